@@ -1,0 +1,175 @@
+"""Device meshes, and the devices that a config asks for.
+
+Every mesh has the axes `data`, `fsdp` and `tensor`, in this order, whatever their sizes:
+batches are split over data and fsdp, weights over fsdp, heads and widths over tensor.
+"""
+
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh
+
+from medscope_jax.errors import UserError, closest
+
+AXES = ("data", "fsdp", "tensor")
+
+# What a TPU calls itself -> the name it is sold under.
+_TPU_GENERATIONS = {
+    "tpu v4": "v4",
+    "tpu v5 lite": "v5e",
+    "tpu v5e": "v5e",
+    "tpu v5": "v5p",
+    "tpu v5p": "v5p",
+    "tpu v6 lite": "v6e",
+    "tpu v6e": "v6e",
+}
+
+
+def make_mesh(
+    axes: Mapping[str, int],
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    kv_heads: int | None = None,
+) -> Mesh:
+    """Lays the devices out as a mesh of Auto axes (data, fsdp, tensor).
+
+    Args:
+      axes: size of each axis by name; a missing axis has size 1, and one axis may be -1: the rest.
+      devices: all of them are used; by default every device of the default backend.
+      kv_heads: key-value heads of the model, which the tensor axis has to divide; None: unchecked.
+
+    Returns:
+      A mesh whose axis types are Auto: the compiler places collectives from the inputs' shardings.
+
+    Raises:
+      UserError: an unknown axis, sizes that do not multiply to the number of devices, or a tensor
+        axis that does not divide the key-value heads.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = axis_sizes(axes, len(devices))
+    if kv_heads is not None and kv_heads % sizes["tensor"]:
+        allowed = [n for n in range(1, kv_heads + 1) if kv_heads % n == 0]
+        raise UserError(
+            f"mesh axis tensor={sizes['tensor']} does not divide the model's {kv_heads} key-value "
+            f"heads; use one of {', '.join(map(str, allowed))}"
+        )
+    # On TPUs this follows the physical links; splitting a physical axis beats refusing the mesh.
+    grid = mesh_utils.create_device_mesh(
+        tuple(sizes.values()), devices, allow_split_physical_axes=True
+    )
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def axis_sizes(axes: Mapping[str, int], num_devices: int) -> dict[str, int]:
+    """Resolves -1 and missing axes to the sizes (data, fsdp, tensor) for that many devices.
+
+    >>> axis_sizes({"data": -1, "tensor": 2}, 8)
+    {'data': 4, 'fsdp': 1, 'tensor': 2}
+
+    Raises:
+      UserError: an unknown axis, a bad size, or sizes that do not multiply to `num_devices`.
+    """
+    for name, size in axes.items():
+        if name not in AXES:
+            raise UserError(
+                f"unknown mesh axis {name!r}{closest(name, AXES)}; axes are {', '.join(AXES)}"
+            )
+        if not isinstance(size, int) or isinstance(size, bool) or (size < 1 and size != -1):
+            raise UserError(
+                f"mesh axis {name}={size!r} must be a positive integer, or -1: the rest"
+            )
+    sizes = {name: axes.get(name, 1) for name in AXES}
+    text = ", ".join(f"{name}={size}" for name, size in sizes.items())
+    free = [name for name, size in sizes.items() if size == -1]
+    if len(free) > 1:
+        raise UserError(f"mesh {text}: only one axis may be -1 (the rest)")
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if free and num_devices % fixed == 0 and num_devices:
+        sizes[free[0]] = num_devices // fixed
+    elif free or fixed != num_devices:
+        multiple = "a multiple of " if free else ""
+        raise UserError(
+            f"mesh {text} needs {multiple}{fixed} devices but there are {num_devices}; "
+            "change config.mesh so that its sizes multiply to the number of devices"
+        )
+    return sizes
+
+
+def check_device(device: Mapping) -> list[jax.Device]:
+    """Finds the devices that a config's `device` section asks for.
+
+    Args:
+      device: `platform` ("cpu", "gpu" or "tpu"), `kind` (part of the device's name such as "H100",
+        or a TPU generation such as "v5e"; "" for any) and `count` (the least number of them).
+
+    Returns:
+      All devices of that platform and kind, over all processes.
+
+    Raises:
+      UserError: one line that says what is needed, what was found, and where to go instead.
+    """
+    platform, kind, count = device["platform"], device["kind"], device["count"]
+    if platform not in ("cpu", "gpu", "tpu"):
+        raise UserError(f"config.device.platform is {platform!r}; use 'cpu', 'gpu' or 'tpu'")
+    quiet_tpu_runtime()
+    if platform == "cpu" and not jax.config.jax_platforms:
+        jax.config.update("jax_platforms", "cpu")  # leave accelerators to other processes
+    matching = [d for d in _devices(platform) if _is_kind(d.device_kind, kind)]
+    if len(matching) >= max(count, 1):
+        return matching
+    wanted = f"{count} {platform.upper()} device(s)" + (f" of kind {kind!r}" if kind else "")
+    found = Counter(f"{d.platform} ({d.device_kind})" for d in _devices(None) or _devices("cpu"))
+    found_text = ", ".join(f"{n} x {name}" for name, n in sorted(found.items())) or "none"
+    if jax.config.jax_platforms:
+        found_text += f" (JAX_PLATFORMS={jax.config.jax_platforms})"
+    raise UserError(
+        f"this config needs {wanted} but found {found_text}; run --config tpu_configs/cpu.py here, "
+        "or see what it would use with python -m medscope_jax.plan --config FILE"
+    )
+
+
+def tpu_generation(device_kind: str) -> str:
+    """ "TPU v5 lite" -> "v5e"; "" where the kind is no known TPU."""
+    return _TPU_GENERATIONS.get(device_kind.lower(), "")
+
+
+def quiet_tpu_runtime() -> None:
+    """Keeps libtpu from searching and complaining on a machine that has no TPU.
+
+    JAX sets TPU_SKIP_MDS_QUERY where it sees no TPU chip; only there are the values below set, so
+    that a real TPU host keeps its own. Must run before the first device look-up to have an effect.
+    """
+    if os.environ.get("TPU_SKIP_MDS_QUERY") != "1":
+        return
+    for name, value in {
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_STDERR_LOG_LEVEL": "3",
+        "TPU_MIN_LOG_LEVEL": "3",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _devices(platform: str | None) -> list[jax.Device]:
+    """The platform's devices, or the default backend's; none where it can't be started.
+
+    Back ends fail in many ways (RuntimeError, AssertionError, plug-in errors) and all mean "not
+    there".
+    """
+    try:
+        return list(np.asarray(jax.devices(platform)).flat)
+    except Exception:
+        return []
+
+
+def _is_kind(device_kind: str, kind: str) -> bool:
+    wanted = kind.lower()
+    if wanted in _TPU_GENERATIONS.values():
+        return tpu_generation(device_kind) == wanted
+    return wanted in device_kind.lower()

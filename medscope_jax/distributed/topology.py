@@ -1,0 +1,196 @@
+"""Compiling programs for TPUs that are not there, and what the compiled program needs.
+
+`libtpu` holds the TPU compiler, and JAX can hand it a topology by name instead of real chips. What
+comes out is the very executable that a real slice would run, so its bytes a chip are exact.
+"""
+
+import dataclasses
+import importlib.util
+import math
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+from medscope_jax.distributed.mesh import quiet_tpu_runtime, tpu_generation
+from medscope_jax.errors import UserError, one_line
+
+GIB = 2**30
+
+# Bytes of HBM that a program may use, as the compiler itself states them when it runs out
+# (libtpu 0.0.52): less than the chip has, since the runtime keeps some.
+USABLE_HBM_BYTES = {
+    "v4": int(30.75 * GIB),
+    "v5e": int(15.75 * GIB),
+    "v5p": int(95.73 * GIB),
+    "v6e": int(31.24 * GIB),
+}
+
+_COLLECTIVE = re.compile(
+    r"\b(all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute"
+    r"|collective-broadcast)(?:-start)?\("
+)
+_SCATTER_FUSION = re.compile(r"^\s*%?all-reduce-scatter[\w.\-]*\s.*\{\s*$", re.MULTILINE)
+_OVERFLOW = re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available (\w+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What one compiled program needs on each chip. All sizes in bytes a chip."""
+
+    chips: int
+    device_kind: str
+    arguments_bytes: dict[str, int]  # by argument, from its sharding
+    outputs_bytes: int  # of which aliased_bytes reuse a donated argument's memory
+    aliased_bytes: int
+    temporaries_bytes: int
+    code_bytes: int
+    peak_bytes: int  # arguments, outputs and temporaries at the worst moment
+    hbm_bytes: int | None  # what the chip offers; None where the kind is not in the table
+    fits: bool
+    collectives: dict[str, int]  # number of instructions; one in a loop's body counts once
+    compile_seconds: float
+    message: str  # why it does not fit; "" if it does
+
+
+def topology_devices(topology: str) -> list[jax.Device]:
+    """The (absent) devices of a TPU slice such as "v5e:4x4", "v6e:2x4", "v5p:2x2x2".
+
+    One device a chip. They can be laid out as a mesh and compiled for, but hold no arrays.
+
+    Raises:
+      UserError: libtpu is missing, or no such slice.
+    """
+    generation, _, shape = topology.partition(":")
+    if generation not in USABLE_HBM_BYTES or not re.fullmatch(r"\d+(x\d+){1,2}", shape):
+        raise UserError(
+            f"topology {topology!r} is not GENERATION:SHAPE such as v5e:4x4 or v5p:2x2x1; "
+            f"generations are {', '.join(USABLE_HBM_BYTES)}"
+        )
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "compiling for a TPU topology needs libtpu (Linux on x86-64): pip install libtpu"
+        )
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no metadata server to ask for a slice
+    quiet_tpu_runtime()
+    # A v4 chip is two cores; as one device ("megacore") it is what a v4 slice runs by default.
+    options = {"chip_config_name": "megacore"} if generation == "v4" else {}
+    try:
+        description = topologies.get_topology_desc(topology, "tpu", **options)
+        return list(description.devices)
+    except Exception as error:
+        raise UserError(
+            f"no TPU slice {topology!r}: {one_line(error)[:200]}; try v5e:2x2, v6e:2x4 or v5p:2x2x1"
+        ) from error
+
+
+def compile_for(
+    function: Callable,
+    arguments: Mapping[str, Any],
+    *,
+    donate: Sequence[str] = (),
+    out_shardings: Any = None,
+) -> Report:
+    """Compiles `function(*arguments.values())` for the devices that its arguments are sharded over.
+
+    Args:
+      function: traceable, or jitted already (then `donate` and `out_shardings` are its own matter).
+      arguments: name -> tree of jax.ShapeDtypeStruct, each with a NamedSharding on one mesh, which
+        may be a mesh of `topology_devices`. In the order of the function's parameters.
+      donate: names of arguments whose memory the outputs may take over.
+      out_shardings: as of jax.jit; None: the compiler's choice.
+
+    Returns:
+      A Report. A program too large for the chip's memory gives `fits=False`, not an exception.
+    """
+    leaves = [leaf for leaf in jax.tree.leaves(dict(arguments)) if leaf.sharding is not None]
+    mesh = leaves[0].sharding.mesh
+    kind = mesh.devices.flat[0].device_kind
+    names = list(arguments)
+    if not hasattr(function, "lower"):
+        options = {} if out_shardings is None else {"out_shardings": out_shardings}
+        donated = tuple(names.index(name) for name in donate)
+        function = jax.jit(function, donate_argnums=donated, **options)
+    report = {
+        "chips": mesh.size,
+        "device_kind": tpu_generation(kind) or kind,
+        "arguments_bytes": {name: bytes_per_chip(tree) for name, tree in arguments.items()},
+        "hbm_bytes": USABLE_HBM_BYTES.get(tpu_generation(kind)),
+    }
+    start = time.perf_counter()
+    try:
+        with jax.set_mesh(mesh):
+            compiled = function.lower(*arguments.values()).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _too_large(error, report, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    memory = compiled.memory_analysis()
+    peak = memory.peak_memory_in_bytes or (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
+    limit = report["hbm_bytes"]
+    fits = limit is None or peak <= limit
+    return Report(
+        **report,
+        outputs_bytes=memory.output_size_in_bytes,
+        aliased_bytes=memory.alias_size_in_bytes,
+        temporaries_bytes=memory.temp_size_in_bytes,
+        code_bytes=memory.generated_code_size_in_bytes,
+        peak_bytes=peak,
+        fits=fits,
+        collectives=count_collectives(compiled.as_text()),
+        compile_seconds=seconds,
+        message="" if fits else f"needs {peak / GIB:.2f} of {limit / GIB:.2f} GiB a chip",
+    )
+
+
+def bytes_per_chip(tree: Any) -> int:
+    """Bytes that one chip holds of a tree of ShapeDtypeStructs; without a sharding, all of it."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        shape = leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
+        total += math.prod(shape) * leaf.dtype.itemsize
+    return total
+
+
+def count_collectives(hlo_text: str) -> dict[str, int]:
+    """Number of collective instructions by kind in a compiled program's text.
+
+    The TPU compiler turns reduce-scatter into a fusion named all-reduce-scatter around an
+    all-reduce; it is counted as the reduce-scatter that it is.
+    """
+    counts = Counter(match.group(1) for match in _COLLECTIVE.finditer(hlo_text))
+    scatters = len(_SCATTER_FUSION.findall(hlo_text))
+    if scatters:
+        counts["reduce-scatter"] += scatters
+        counts["all-reduce"] -= scatters
+    return {kind: number for kind, number in sorted(counts.items()) if number > 0}
+
+
+def _too_large(error: Exception, report: dict, seconds: float) -> Report:
+    """The report of a program that the compiler refused for want of memory."""
+    match = _OVERFLOW.search(str(error))
+    scale = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
+    needed = int(float(match.group(1)) * scale[match.group(2)]) if match else 0
+    return Report(
+        **report,
+        outputs_bytes=0,
+        aliased_bytes=0,
+        temporaries_bytes=needed,
+        code_bytes=0,
+        peak_bytes=sum(report["arguments_bytes"].values()) + needed,
+        fits=False,
+        collectives={},
+        compile_seconds=seconds,
+        message=one_line(error)[:500],
+    )
