@@ -1,0 +1,124 @@
+"""Static shapes of the model: frozen, hashable dataclasses that are safe as jit's static arguments.
+
+Field names are those of Hugging Face's Qwen2_5_VL configs, so that a reader finds them again.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from medscope_jax.errors import UserError, closest
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+    """Shape of the vision tower; patch_size and window_size are in pixels."""
+
+    depth: int = 2  # blocks
+    hidden_size: int = 64
+    intermediate_size: int = 128
+    num_heads: int = 4
+    in_channels: int = 3
+    patch_size: int = 14  # pixels a side
+    spatial_merge_size: int = 2  # patches a side that become one token
+    temporal_patch_size: int = 2  # frames a patch
+    window_size: int = 112  # pixels a side of an attention window
+    fullatt_block_indexes: tuple[int, ...] = (1,)  # blocks that attend over the whole frame
+    out_hidden_size: int = 128  # width of a visual token: the decoder's hidden_size
+    initializer_range: float = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """Shape of the decoder."""
+
+    vocab_size: int = 512
+    hidden_size: int = 128
+    intermediate_size: int = 384
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 2
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 1e6
+    mrope_section: tuple[int, int, int] = (4, 6, 6)  # frequencies for time, height, width
+    tie_word_embeddings: bool = True
+    initializer_range: float = 0.02
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The whole model: its two towers, and how it computes.
+
+    dtype is what activations and matrix products use, param_dtype what parameters are stored in;
+    remat recomputes each layer in the backward pass, which trades time for memory.
+    """
+
+    vision: VisionConfig = VisionConfig()
+    text: TextConfig = TextConfig()
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+    remat: bool = False
+
+    def __post_init__(self):
+        """Reject shapes that cannot work, in one line that says which."""
+        text, vision = self.text, self.vision
+        _require(
+            text.hidden_size % text.num_attention_heads == 0,
+            "text.hidden_size must be a multiple of num_attention_heads",
+        )
+        _require(
+            text.num_attention_heads % text.num_key_value_heads == 0,
+            "text.num_attention_heads must be a multiple of num_key_value_heads",
+        )
+        _require(
+            len(text.mrope_section) == 3 and 2 * sum(text.mrope_section) == text.head_dim,
+            f"text.mrope_section must be three numbers of sum {text.head_dim // 2}",
+        )
+        _require(
+            vision.hidden_size % (4 * vision.num_heads) == 0,
+            "vision.hidden_size must be a multiple of 4 * num_heads",
+        )
+        _require(
+            vision.window_size >= vision.patch_size * vision.spatial_merge_size,
+            "vision.window_size must hold at least one merged token",
+        )
+        _require(
+            vision.out_hidden_size == text.hidden_size,
+            "vision.out_hidden_size must equal text.hidden_size",
+        )
+
+
+def model_config(section: Mapping[str, Any]) -> ModelConfig:
+    """The ModelConfig that a config file's section describes.
+
+    Args:
+        section: mapping (dict or ml_collections ConfigDict) with the fields of ModelConfig, where
+            `vision` and `text` are mappings themselves. Left out: the field's default, except
+            vision.out_hidden_size, which follows text.hidden_size.
+
+    Raises:
+        UserError: an unknown key (the closest known one is named) or an impossible shape.
+    """
+    values = dict(section)
+    text = _build(TextConfig, dict(values.pop("text", {})), "text.")
+    vision = {"out_hidden_size": text.hidden_size, **dict(values.pop("vision", {}))}
+    values |= {"vision": _build(VisionConfig, vision, "vision."), "text": text}
+    return _build(ModelConfig, values, "")
+
+
+def _build(kind, values: dict, prefix: str):
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key in values:
+        if key not in known:
+            raise UserError(f"unknown model key {prefix}{key}{closest(key, known)}")
+    return kind(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in values.items()})
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)

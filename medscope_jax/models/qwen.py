@@ -1,0 +1,138 @@
+"""The model as functions over plain parameter trees: what the other rooms call."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from medscope_jax.models.config import ModelConfig
+from medscope_jax.models.language import Cache, LanguageModel, make_context
+from medscope_jax.models.vision import VisionTower, frame_grid
+
+
+def init_params(config: ModelConfig, key: jax.Array) -> dict:
+    """Random parameters {"vision": ..., "text": ...}; layers are stacked along axis 0.
+
+    Under jax.eval_shape it allocates nothing, whatever the size.
+    """
+    vision_key, text_key = jax.random.split(key)
+    vision, text = config.vision, config.text
+    side = vision.patch_size * vision.spatial_merge_size
+    frames = jnp.zeros((1, 1, side, side, vision.in_channels), jnp.uint8)
+    embeddings = jnp.zeros((1, 1, text.hidden_size), config.dtype)
+    context = make_context(config, jnp.zeros((3, 1, 1), jnp.int32), jnp.ones((1, 1, 1), bool))
+    return {
+        "vision": VisionTower(config).init(vision_key, frames)["params"],
+        "text": LanguageModel(config).init(text_key, embeddings, context)["params"],
+    }
+
+
+def count_params(config: ModelConfig) -> int:
+    """Number of parameters, computed without allocating any."""
+    shapes = jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def encode_frames(params: dict, config: ModelConfig, frames: jax.Array) -> jax.Array:
+    """Visual tokens [N, S, D] of frames uint8 [N, H, W, 3] (RGB), each frame alone.
+
+    The frame fills both slots of the temporal patch, as an image does in Qwen2.5-VL.
+    """
+    return VisionTower(config).apply({"params": params["vision"]}, frames[:, None])
+
+
+def encode_pairs(params: dict, config: ModelConfig, frames: jax.Array) -> jax.Array:
+    """Visual tokens [N, S, D] of frame pairs uint8 [N, 2, H, W, 3]: native video mode."""
+    return VisionTower(config).apply({"params": params["vision"]}, frames)
+
+
+def embed(
+    params: dict, config: ModelConfig, tokens: jax.Array, frame: jax.Array, bank: jax.Array
+) -> jax.Array:
+    """Input embeddings [B, L, D]: where(frame >= 0, bank[frame], embedding[tokens]).
+
+    Args:
+        tokens: int32 [B, L]; ignored at visual positions.
+        frame: int32 [B, L]: row of the flat bank [V * T * S, D], or -1 where the position is text.
+            Rows beyond the bank are clipped.
+        bank: [R, D] visual tokens; R = 0 if there are none.
+    """
+    text = LanguageModel(config).apply({"params": params["text"]}, tokens, method="embed")
+    if bank.shape[0] == 0:
+        return text
+    seen = jnp.take(bank, jnp.maximum(frame, 0), axis=0, mode="clip").astype(text.dtype)
+    return jnp.where((frame >= 0)[..., None], seen, text)
+
+
+def forward(
+    params: dict, config: ModelConfig, embeddings: jax.Array, positions: jax.Array, valid: jax.Array
+) -> jax.Array:
+    """Hidden states [B, L, D] after the final norm.
+
+    Args:
+        embeddings: [B, L, D].
+        positions: int32 [3, B, L], see mrope_positions.
+        valid: bool [B, L]; slot i attends to the valid slots up to i. What stands in invalid slots
+            (NaN included) never changes a valid slot's result.
+    """
+    length = embeddings.shape[1]
+    embeddings = jnp.where(valid[..., None], embeddings, 0)
+    allowed = jnp.tril(jnp.ones((length, length), bool)) & valid[:, None]
+    context = make_context(config, positions, allowed)
+    return LanguageModel(config).apply({"params": params["text"]}, embeddings, context)[0]
+
+
+def init_cache(config: ModelConfig, batch: int, length: int) -> Cache:
+    """An empty cache for `batch` rows of at most `length` slots."""
+    text = config.text
+    shape = (text.num_hidden_layers, batch, length, text.num_key_value_heads, text.head_dim)
+    return Cache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+
+
+def forward_cached(
+    params: dict,
+    config: ModelConfig,
+    embeddings: jax.Array,
+    positions: jax.Array,
+    cache: Cache,
+    start: jax.Array,
+    count: jax.Array,
+) -> tuple[jax.Array, Cache]:
+    """Feed each row its next inputs.
+
+    Args:
+        embeddings: [B, N, D]; positions: int32 [3, B, N].
+        cache: from init_cache or an earlier call.
+        start: int32 [B], slots that each row has filled already; its inputs go to
+            start .. start + count - 1. Slots beyond the cache are not written: bound them yourself.
+        count: int32 [B], inputs of each row that are real (0 to N); the rest is never written and
+            its hidden states mean nothing.
+
+    Returns:
+        (hidden [B, N, D] after the final norm, the cache). Input i attends to slots <= start + i.
+    """
+    inputs, length = jnp.arange(embeddings.shape[1]), cache.k.shape[2]
+    slots = start[:, None] + inputs
+    allowed = jnp.arange(length) <= slots[..., None]
+    slots = jnp.where(inputs < count[:, None], slots, length)
+    context = make_context(config, positions, allowed, slots)
+    return LanguageModel(config).apply({"params": params["text"]}, embeddings, context, cache)
+
+
+def logits(params: dict, config: ModelConfig, hidden: jax.Array) -> jax.Array:
+    """Scores float32 [..., V] of hidden states [..., D]; V is large: go chunk by chunk."""
+    return LanguageModel(config).apply({"params": params["text"]}, hidden, method="logits")
+
+
+__all__ = [
+    "count_params",
+    "embed",
+    "encode_frames",
+    "encode_pairs",
+    "forward",
+    "forward_cached",
+    "frame_grid",
+    "init_cache",
+    "init_params",
+    "logits",
+]

@@ -1,0 +1,194 @@
+"""The vision tower: frames of one size in, a few tokens a frame out.
+
+All frames of a call share a static (height, width), so the window permutation is NumPy at trace
+time and windowed attention is one batched dense attention. A frame never sees its neighbours.
+
+Drawn example: 2 x 3 merged tokens, windows of 2 x 2. Tokens are kept in window order:
+
+    raster   0 1 2      window order  0 1 3 4 | 2 5        slots  0 1 2 3
+             3 4 5                                                4 5 - -
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from medscope_jax.models.attention import attend
+from medscope_jax.models.config import ModelConfig, VisionConfig
+from medscope_jax.models.layers import RMSNorm, SwiGLU, dense, precision
+from medscope_jax.models.rope import rotate, vision_tables
+
+# Mean and standard deviation of CLIP's training images, channels RGB in [0, 1]: what Qwen's
+# processor normalizes with.
+IMAGE_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+IMAGE_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+
+
+class Grid(NamedTuple):
+    """Static bookkeeping of one frame size; P patches, G = P / merge^2 tokens."""
+
+    order: np.ndarray  # int [G]: raster index of the token that stands at each place
+    slots: np.ndarray  # int [windows, size]: place of each window's patch; 0 where padding
+    filled: np.ndarray  # bool [windows, size]: the slot holds a patch
+    cos: np.ndarray  # float32 [P, head_dim / 2], in window order
+    sin: np.ndarray
+
+
+def frame_grid(config: ModelConfig, height: int, width: int) -> tuple[int, int]:
+    """Merged tokens (h', w') of a frame of height x width pixels.
+
+    Raises:
+        ValueError: a side is not a positive multiple of patch_size * spatial_merge_size.
+    """
+    unit = config.vision.patch_size * config.vision.spatial_merge_size
+    if height <= 0 or width <= 0 or height % unit or width % unit:
+        raise ValueError(
+            f"frames of {height}x{width} pixels do not split into {unit}-pixel tokens: resize them"
+        )
+    return height // unit, width // unit
+
+
+def make_grid(vision: VisionConfig, rows: int, columns: int) -> Grid:
+    """The Grid of a frame of rows x columns merged tokens."""
+    merge = vision.spatial_merge_size
+    side = vision.window_size // merge // vision.patch_size
+    raster = np.arange(rows * columns).reshape(rows, columns)
+    windows = [
+        raster[top : top + side, left : left + side].ravel()
+        for top in range(0, rows, side)
+        for left in range(0, columns, side)
+    ]
+    order = np.concatenate(windows)
+    lengths = np.array([window.size for window in windows]) * merge**2
+    starts = np.cumsum(lengths) - lengths
+    within = np.arange(lengths.max())
+    filled = within < lengths[:, None]
+    slots = np.where(filled, starts[:, None] + within, 0)
+    # A token's merge x merge patches stand together, in raster order.
+    row = (order // columns)[:, None, None] * merge + np.arange(merge)[:, None]
+    column = (order % columns)[:, None, None] * merge + np.arange(merge)
+    row, column = (np.broadcast_to(a, (order.size, merge, merge)).ravel() for a in (row, column))
+    cos, sin = vision_tables(row, column, vision.hidden_size // vision.num_heads)
+    return Grid(order, slots, filled, cos, sin)
+
+
+class VisionAttention(nn.Module):
+    """Attention within windows, or within the whole frame where `whole` is true."""
+
+    config: ModelConfig
+    grid: Grid
+
+    @nn.compact
+    def __call__(self, x, whole):
+        """Attend x [N, P, D] -> [N, P, D]; whole is a bool scalar (traced)."""
+        vision, grid = self.config.vision, self.grid
+        frames, patches, width = x.shape
+        stddev = vision.initializer_range
+        qkv = dense(3 * width, True, stddev, self.config, "qkv")(x)
+        qkv = qkv.reshape(frames, patches, 3, vision.num_heads, width // vision.num_heads)
+        query, key, value = (qkv[:, :, i] for i in range(3))
+        query, key = rotate(query, grid.cos, grid.sin), rotate(key, grid.cos, grid.sin)
+
+        def frame_wide(query, key, value):
+            return attend(query, key, value, None)
+
+        def windowed(query, key, value):
+            windows, size = grid.slots.shape
+            even = bool(grid.filled.all())
+
+            def split(a):
+                a = a if even else a[:, grid.slots.ravel()]
+                return a.reshape(frames * windows, size, *a.shape[2:])
+
+            allowed = None if even else jnp.tile(grid.filled[:, None], (frames, 1, 1))
+            out = attend(split(query), split(key), split(value), allowed)
+            out = out.reshape(frames, windows * size, *out.shape[2:])
+            return out if even else out[:, np.flatnonzero(grid.filled.ravel())]
+
+        if grid.slots.shape[0] == 1:  # one window holds the frame: both kinds are the same
+            out = frame_wide(query, key, value)
+        else:
+            out = jax.lax.cond(whole, frame_wide, windowed, query, key, value)
+        return dense(width, True, stddev, self.config, "proj")(out.reshape(x.shape))
+
+
+class VisionBlock(nn.Module):
+    """One layer of the tower, in the shape that nn.scan wants."""
+
+    config: ModelConfig
+    grid: Grid
+
+    @nn.compact
+    def __call__(self, x, whole):
+        """x [N, P, D] through attention and the feed-forward."""
+        vision = self.config.vision
+        norm = (1e-6, self.config.dtype, self.config.param_dtype)
+        attention = VisionAttention(self.config, self.grid, name="attn")
+        x = x + attention(RMSNorm(*norm, name="norm1")(x), whole)
+        mlp = SwiGLU(
+            self.config, vision.intermediate_size, True, vision.initializer_range, name="mlp"
+        )
+        return x + mlp(RMSNorm(*norm, name="norm2")(x)), None
+
+
+class VisionTower(nn.Module):
+    """Patches, blocks (parameters stacked), merger."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, frames):
+        """Tokens [N, S, out_hidden_size] of frames [N, t, H, W, C] in 0..255.
+
+        t is temporal_patch_size, or 1: the frame then stands in every slot of the temporal patch.
+        """
+        config, vision = self.config, self.config.vision
+        rows, columns = frame_grid(config, *frames.shape[2:4])
+        grid = make_grid(vision, rows, columns)
+        x = self.embed_patches(frames, grid, rows, columns)
+        block = nn.remat(VisionBlock, prevent_cse=False) if config.remat else VisionBlock
+        whole = np.isin(np.arange(vision.depth), vision.fullatt_block_indexes)
+        x, _ = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=vision.depth,
+            unroll=vision.depth if vision.depth <= 4 else 1,
+        )(config, grid, name="blocks")(x, whole)
+        return self.merge(x, grid)
+
+    def embed_patches(self, frames, grid: Grid, rows: int, columns: int):
+        """Normalized pixels through the patch projection: [N, P, D] in window order."""
+        vision, merge, patch = self.config.vision, self.config.vision.spatial_merge_size, 0
+        patch = vision.patch_size
+        count, slots, *_, channels = frames.shape
+        kernel = self.param(
+            "patch_embed",
+            nn.initializers.normal(vision.initializer_range),
+            (channels, vision.temporal_patch_size, patch, patch, vision.hidden_size),
+            self.config.param_dtype,
+        )
+        if slots != vision.temporal_patch_size:
+            kernel = kernel.sum(axis=1, keepdims=True)
+        pixels = (frames.astype(jnp.float32) / 255 - IMAGE_MEAN) / IMAGE_STD
+        pixels = pixels.reshape(count, slots, rows, merge, patch, columns, merge, patch, channels)
+        # to [N, row, column, merge row, merge column, C, t, patch row, patch column]
+        pixels = pixels.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
+        pixels = pixels.reshape(count, rows * columns, -1)[:, grid.order]
+        pixels = pixels.reshape(count, rows * columns * merge**2, -1).astype(self.config.dtype)
+        kernel = kernel.reshape(-1, vision.hidden_size).astype(self.config.dtype)
+        return jnp.matmul(pixels, kernel, precision=precision(self.config.dtype))
+
+    def merge(self, x, grid: Grid):
+        """Merge patches to tokens: [N, P, D] to [N, S, out_hidden_size], raster order."""
+        config, vision = self.config, self.config.vision
+        x = RMSNorm(1e-6, config.dtype, config.param_dtype, name="merger_norm")(x)
+        width = vision.hidden_size * vision.spatial_merge_size**2
+        x = x.reshape(x.shape[0], -1, width)
+        x = dense(width, True, vision.initializer_range, config, "merger_in")(x)
+        x = jax.nn.gelu(x, approximate=False)
+        x = dense(vision.out_hidden_size, True, vision.initializer_range, config, "merger_out")(x)
+        return x[:, np.argsort(grid.order)]
