@@ -1,0 +1,39 @@
+"""Tokenizers, the chat protocol, and conversations as integers."""
+
+from medscope_jax.dialogue.episode import (
+    CallRecord,
+    Episode,
+    Layout,
+    Role,
+    Row,
+    build_episode,
+    build_prompt,
+    frame_end_ids,
+    generated_text,
+    pad_row,
+    stamp_ids,
+)
+from medscope_jax.dialogue.tokenizer import (
+    Tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+    train_tokenizer,
+)
+
+__all__ = [
+    "CallRecord",
+    "Episode",
+    "Layout",
+    "Role",
+    "Row",
+    "Tokenizer",
+    "build_episode",
+    "build_prompt",
+    "frame_end_ids",
+    "generated_text",
+    "load_tokenizer",
+    "pad_row",
+    "save_tokenizer",
+    "stamp_ids",
+    "train_tokenizer",
+]

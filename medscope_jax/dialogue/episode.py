@@ -1,0 +1,194 @@
+"""Episodes: the one record that SFT, rollouts, the loss and evaluation share; and how text becomes one.
+
+An episode is integers only. A visual position holds no pixels but an index into the frame bank, so a
+preview, a tool's observation and the training forward pass are the same gather:
+
+    tokens  ... 12.0 <img> <img> 13.0 <img> <img> \\n  When  does ...
+    frame   ...  -1    24    25   -1    26    27   -1   -1    -1  ...   (S = 2 tokens a frame)
+
+Observations are never stored in records: they are executed again from the calls that the turns hold,
+by the same rules as on the device, so that a record and a rollout cannot drift apart.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import struct
+
+from medscope_jax.dialogue import protocol
+from medscope_jax.dialogue.tokenizer import Tokenizer
+from medscope_jax.tools import CallStatus, error_text, parse_call, select_frames_host
+
+
+class Role(enum.IntEnum):
+    """What a position of an episode is; only GENERATED positions carry loss."""
+
+    PADDING = 0
+    PROMPT = 1
+    GENERATED = 2
+    OBSERVATION = 3
+
+
+class CallRecord(NamedTuple):
+    """The calls of a batch of episodes, in order; rows with fewer calls end in empty slots."""
+
+    tool: jax.Array  # [B, C] int32, tools.Tool; Tool.NONE where unknown
+    start: jax.Array  # [B, C] float32 seconds
+    end: jax.Array  # [B, C] float32 seconds
+    status: jax.Array  # [B, C] int32, tools.CallStatus; -1 in empty slots
+    where: jax.Array  # [B, C] int32 slot of the call's </tool_call>; -1 in empty slots
+
+
+@struct.dataclass
+class Episode:
+    """A batch of conversations; row b fills slots 0 .. length-1, the rest is padding."""
+
+    tokens: jax.Array  # [B, L] int32 ids; the image id at visual positions
+    frame: jax.Array  # [B, L] int32 flat index into the bank [V*T*S]; -1 where the position is text
+    role: jax.Array  # [B, L] int32 Role
+    positions: jax.Array  # [3, B, L] int32 M-RoPE positions
+    logprobs: jax.Array  # [B, L] float32 as sampled; 0 where not generated
+    calls: CallRecord
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How conversations are laid out in slots.
+
+    frame_format is the text of one frame, such as "{time:.1f}{frame}", with {frame} standing for its S
+    visual tokens; Qwen's weights want "<{time:.1f}s><|vision_start|>{frame}<|vision_end|>".
+    """
+
+    length: int  # slots of an episode
+    preview_frames: int  # most frames of the preview
+    window_frames: int  # most frames of an observation
+    grid: tuple[int, int]  # merged tokens of a frame (height, width); S = height * width
+    frame_format: str
+    max_tool_turns: int
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """S."""
+        return self.grid[0] * self.grid[1]
+
+
+class Row(NamedTuple):
+    """One conversation before batching: three lists of equal length, and its executed calls."""
+
+    tokens: list[int]
+    frame: list[int]  # index into the row's own frames: t * S + s, or -1
+    role: list[int]
+    calls: list[tuple]  # (tool, start, end, status, where)
+
+
+def stamp_ids(tokenizer: Tokenizer, layout: Layout, times: Sequence[float]) -> list[list[int]]:
+    """Token ids of the text before each frame's visual tokens; times in seconds."""
+    opening = layout.frame_format.split("{frame}")[0]
+    return [tokenizer.encode(opening.format(time=float(time))) for time in times]
+
+
+def frame_end_ids(tokenizer: Tokenizer, layout: Layout) -> list[int]:
+    """Token ids of the text after each frame's visual tokens."""
+    return tokenizer.encode(layout.frame_format.split("{frame}")[1])
+
+
+def _append(row: Row, ids: Sequence[int], role: Role) -> None:
+    row.tokens.extend(ids)
+    row.frame.extend([-1] * len(ids))
+    row.role.extend([role] * len(ids))
+
+
+def _append_frames(row, indices, times, tokenizer, layout, role: Role) -> None:
+    """Appends stamp, visual tokens and end text of each frame index."""
+    image, size = tokenizer.tag(protocol.IMAGE), layout.tokens_per_frame
+    end = frame_end_ids(tokenizer, layout)
+    stamps = stamp_ids(tokenizer, layout, [times[i] for i in indices])
+    for index, stamp in zip(indices, stamps, strict=True):
+        _append(row, stamp, role)
+        row.tokens.extend([image] * size)
+        row.frame.extend(range(index * size, index * size + size))
+        row.role.extend([role] * size)
+        _append(row, end, role)
+
+
+def build_prompt(
+    question: str, shown: Sequence[int], times, tokenizer: Tokenizer, layout: Layout, tools: bool
+) -> Row:
+    """The prompt of an episode: system, the shown frames with their stamps, question, instruction.
+
+    shown: indices into times [T] (seconds) of the frames that the prompt shows.
+    """
+    row = Row([], [], [], [])
+    _append(row, tokenizer.encode(protocol.prompt_opening(tools)), Role.PROMPT)
+    _append_frames(row, shown, times, tokenizer, layout, Role.PROMPT)
+    _append(row, tokenizer.encode(protocol.prompt_closing(question, tools)), Role.PROMPT)
+    return row
+
+
+def build_episode(
+    question: str,
+    turns: Sequence[str],
+    shown: Sequence[int],
+    times: np.ndarray,
+    duration: float,
+    tokenizer: Tokenizer,
+    layout: Layout,
+    tools: bool,
+) -> Row:
+    """A whole conversation: the prompt, and each assistant turn with the observation of its call.
+
+    turns end in </tool_call> (an observation follows) or </answer>; times [T] and duration in seconds.
+    ValueError if it needs more than layout.length slots, so that nothing is cut silently.
+    """
+    row = build_prompt(question, shown, times, tokenizer, layout, tools)
+    im_end = tokenizer.tag(protocol.IM_END)
+    for turn in turns:
+        _append(row, tokenizer.encode(turn), Role.GENERATED)
+        if not turn.endswith(protocol.TOOL_CALL_END):
+            _append(row, [im_end], Role.GENERATED)
+            break
+        text = turn[: -len(protocol.TOOL_CALL_END)].rpartition(protocol.TOOL_CALL)[2]
+        call = parse_call(text, duration)
+        row.calls.append((*call, len(row.tokens) - 1))
+        _append(row, tokenizer.encode(protocol.OBSERVATION_OPENING), Role.OBSERVATION)
+        if call.status == CallStatus.OK:
+            indices, count = select_frames_host(
+                call.tool, call.start, call.end, times, len(times), layout.window_frames
+            )
+            _append_frames(row, indices[:count], times, tokenizer, layout, Role.OBSERVATION)
+        else:
+            _append(row, tokenizer.encode(error_text(call.status)), Role.OBSERVATION)
+        _append(row, tokenizer.encode(protocol.OBSERVATION_CLOSING), Role.OBSERVATION)
+    if len(row.tokens) > layout.length:
+        raise ValueError(
+            f"an episode of {len(row.tokens)} tokens does not fit dialogue.length={layout.length}: "
+            f"{question[:60]!r}"
+        )
+    return row
+
+
+def pad_row(row: Row, length: int) -> dict[str, np.ndarray]:
+    """A row as arrays [length]: tokens, frame (-1 padded) and role (PADDING)."""
+    count = len(row.tokens)
+    arrays = {
+        "tokens": np.zeros(length, np.int32),
+        "frame": np.full(length, -1, np.int32),
+        "role": np.zeros(length, np.int32),
+    }
+    for name, values in (("tokens", row.tokens), ("frame", row.frame), ("role", row.role)):
+        arrays[name][:count] = values
+    return arrays
+
+
+def generated_text(tokens: np.ndarray, role: np.ndarray, tokenizer: Tokenizer) -> str:
+    """The assistant's and the tools' words of one row [L], without prompt and padding.
+
+    Visual tokens read as nothing; this is the transcript that rewards and traces parse.
+    """
+    image = tokenizer.tag(protocol.IMAGE)
+    kept = (role == Role.GENERATED) | (role == Role.OBSERVATION)
+    return tokenizer.decode([int(t) for t in tokens[kept] if t != image])

@@ -1,0 +1,139 @@
+"""The conversation's fixed words: tags, system prompts, instruction and observation frames.
+
+The wording follows Qwen's tool-calling chat form (function signatures as JSON inside <tools></tools>,
+calls as JSON inside <tool_call></tool_call>) and the MedScope protocol think / tool_call / answer.
+"""
+
+import json
+
+PAD = "<|endoftext|>"
+IM_START, IM_END = "<|im_start|>", "<|im_end|>"
+IMAGE = "<|image_pad|>"
+VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
+TOOL_CALL, TOOL_CALL_END = "<tool_call>", "</tool_call>"
+
+TAGS = (
+    PAD,
+    IM_START,
+    IM_END,
+    IMAGE,
+    VISION_START,
+    VISION_END,
+    *(f"<{slash}{name}>" for name in ("think", "answer", "tools") for slash in ("", "/")),
+    TOOL_CALL,
+    TOOL_CALL_END,
+    "<tool_response>",
+    "</tool_response>",
+    "\n",
+)
+
+# Every episode's video goes by one alias: real paths can name patients, and tools ignore paths anyway.
+VIDEO_PATH = "video.mp4"
+
+
+def _function(name: str, description: str, **parameters: str) -> dict:
+    """A function signature in the JSON form that Qwen's chat template shows."""
+    properties = {key: {"type": kind} for key, kind in parameters.items()}
+    return {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": description,
+            "parameters": {"type": "object", "properties": properties, "required": [*parameters]},
+        },
+    }
+
+
+FUNCTIONS = (
+    _function(
+        "crop_video",
+        "Look at densely sampled frames of a window, in seconds.",
+        video_path="string",
+        start_time="number",
+        end_time="number",
+    ),
+    _function(
+        "get_frame",
+        "Look at the three frames nearest to a timestamp, in seconds.",
+        video_path="string",
+        timestamp="number",
+    ),
+)
+
+SYSTEM = "You are a helpful assistant."
+SYSTEM_WITH_TOOLS = (
+    SYSTEM
+    + "\n\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+    + "You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n"
+    + "\n".join(json.dumps(function) for function in FUNCTIONS)
+    + "\n</tools>\n\nFor each function call, return a json object with function name and arguments "
+    + "within <tool_call></tool_call> XML tags:\n<tool_call>\n"
+    + '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
+)
+
+INSTRUCTION_WITH_TOOLS = (
+    f"Think first. Call crop_video or get_frame on {VIDEO_PATH} if you need to look closer. "
+    "Then answer, strictly as <think></think>, <tool_call></tool_call> (if needed), "
+    "<answer></answer>."
+)
+INSTRUCTION = "Think first, then answer, strictly as <think></think>, <answer></answer>."
+
+CALL_PHRASES = (
+    f'{{"name": "crop_video", "arguments": {{"video_path": "{VIDEO_PATH}", "start_time": ',
+    ', "end_time": ',
+    f'{{"name": "get_frame", "arguments": {{"video_path": "{VIDEO_PATH}", "timestamp": ',
+    "}}",
+)
+
+
+def prompt_opening(tools: bool) -> str:
+    """Everything before the frames that the user shows."""
+    system = SYSTEM_WITH_TOOLS if tools else SYSTEM
+    return f"{IM_START}system\n{system}{IM_END}\n{IM_START}user\n"
+
+
+def prompt_closing(question: str, tools: bool) -> str:
+    """Everything between the frames and the assistant's first token."""
+    instruction = INSTRUCTION_WITH_TOOLS if tools else INSTRUCTION
+    return f"\n{question}\n{instruction}{IM_END}\n{IM_START}assistant\n"
+
+
+OBSERVATION_OPENING = f"{IM_END}\n{IM_START}user\n<tool_response>"
+OBSERVATION_CLOSING = f"</tool_response>{IM_END}\n{IM_START}assistant\n"
+
+
+def crop_call(start: float, end: float) -> str:
+    """A crop_video call as the phantom teacher writes it; times in seconds."""
+    return (
+        f"{TOOL_CALL}{CALL_PHRASES[0]}{start:.1f}{CALL_PHRASES[1]}{end:.1f}"
+        f"{CALL_PHRASES[3]}{TOOL_CALL_END}"
+    )
+
+
+def frame_call(timestamp: float) -> str:
+    """A get_frame call as the phantom teacher writes it; time in seconds."""
+    return f"{TOOL_CALL}{CALL_PHRASES[2]}{timestamp:.1f}{CALL_PHRASES[3]}{TOOL_CALL_END}"
+
+
+def constant_phrases(limit: int) -> list[str]:
+    """The protocol's constant texts cut at spaces into pieces of at most `limit` characters.
+
+    A tokenizer that knows these phrases writes the system prompt in a score of tokens. The tags that a
+    model must write itself never hide inside a phrase that it could write.
+    """
+    texts = [f"system\n{SYSTEM_WITH_TOOLS}", f"system\n{SYSTEM}", "user\n", "assistant\n"]
+    texts += [f"\n{INSTRUCTION}", f"\n{INSTRUCTION_WITH_TOOLS}"]
+    pieces = [piece for text in texts for piece in _cut(text, limit)]
+    return list(dict.fromkeys([*CALL_PHRASES, *pieces]))
+
+
+def _cut(line: str, limit: int) -> list[str]:
+    """A line cut before spaces into pieces of at most `limit` characters where words allow it."""
+    pieces, piece = [], ""
+    for index, word in enumerate(line.split(" ")):
+        word = word if index == 0 else " " + word
+        if piece and len(piece) + len(word) > limit:
+            pieces.append(piece)
+            piece = ""
+        piece += word
+    return [*pieces, piece]

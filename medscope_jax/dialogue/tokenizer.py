@@ -1,0 +1,119 @@
+"""Tokenizers: text <-> ids, and the bytes behind every id for the on-device interpreter.
+
+The phantom suite's own tokenizer is SentencePiece. Three kinds of pieces are fixed before training:
+the protocol's tags (so that a program finds them by one id), its constant phrases (so that a laptop's
+episodes stay short) and the ticks of the frame bank's clock, "0.0", "1.0", ... (so that a time is one
+token, which a model can copy from a frame's stamp into a call). The rest is byte-pair encoding with
+byte fallback: no text is out of vocabulary, and every id stands for known bytes.
+"""
+
+import dataclasses
+import io
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import sentencepiece
+
+from medscope_jax.dialogue import protocol
+from medscope_jax.errors import UserError
+
+_SPACE = "\u2581"  # SentencePiece writes a space as this character inside its pieces.
+_PHRASE_LIMIT = 80  # characters; the interpreter's byte table is as wide as the longest piece
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """What the project asks of a tokenizer.
+
+    encode: text -> ids, tags becoming their single ids. pieces: the bytes of each id. serialized: the
+    file's content, for saving.
+    """
+
+    encode: Callable[[str], list[int]]
+    pieces: tuple[bytes, ...]
+    serialized: bytes = dataclasses.field(repr=False)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids."""
+        return len(self.pieces)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids; bytes that are no valid UTF-8 become U+FFFD."""
+        return b"".join(self.pieces[i] for i in ids).decode("utf-8", errors="replace")
+
+    def tag(self, text: str) -> int:
+        """The id of a text that must be one token, such as a tag; ValueError if it is not."""
+        ids = self.encode(text)
+        if len(ids) != 1:
+            raise ValueError(f"{text!r} is {len(ids)} tokens in this tokenizer, not one")
+        return ids[0]
+
+
+def train_tokenizer(corpus: Iterable[str], vocab_size: int, ticks: int) -> Tokenizer:
+    """Trains the SentencePiece tokenizer on texts; "0.0" ... f"{ticks - 1}.0" are single pieces.
+
+    Deterministic for the same corpus. `vocab_size` is an upper bound: a corpus too small for it gives
+    fewer pieces.
+    """
+    times = [f"{second}.0" for second in range(ticks)]
+    phrases = [p.replace(" ", _SPACE) for p in protocol.constant_phrases(_PHRASE_LIMIT)]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(corpus),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=vocab_size,
+        hard_vocab_limit=False,
+        user_defined_symbols=[*protocol.TAGS, *phrases, *times],
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=False,
+        allow_whitespace_only_pieces=True,
+        split_digits=True,
+        character_coverage=1.0,
+        bos_id=-1,
+        eos_id=-1,
+        pad_id=-1,
+        unk_id=0,
+        num_threads=1,
+        minloglevel=2,
+    )
+    return sentencepiece_tokenizer(model.getvalue())
+
+
+def sentencepiece_tokenizer(serialized: bytes) -> Tokenizer:
+    """A tokenizer from a serialized SentencePiece model."""
+    processor = sentencepiece.SentencePieceProcessor(model_proto=serialized)
+    size = processor.get_piece_size()
+    return Tokenizer(
+        encode=processor.encode,
+        pieces=tuple(_piece_bytes(processor, i) for i in range(size)),
+        serialized=serialized,
+    )
+
+
+def _piece_bytes(processor: sentencepiece.SentencePieceProcessor, index: int) -> bytes:
+    if processor.is_control(index) or processor.is_unknown(index):
+        return b""
+    piece = processor.id_to_piece(index)
+    if processor.is_byte(index):
+        return bytes([int(piece[1:-1], 16)])  # "<0x0A>"
+    return piece.replace(_SPACE, " ").encode()
+
+
+def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    """Writes the tokenizer's file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(tokenizer.serialized)
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Reads a tokenizer's file; UserError where it is missing or broken."""
+    try:
+        return sentencepiece_tokenizer(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: no tokenizer there ({error.strerror}); train first") from error
+    except RuntimeError as error:
+        raise UserError(f"{path}: not a SentencePiece model; delete it and train again") from error
