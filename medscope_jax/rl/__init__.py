@@ -1,0 +1,67 @@
+"""Rewards, judges, grounding-aware advantages and the policy loss."""
+
+from medscope_jax.rl.advantages import AdvantageConfig, grounding_aware_advantages
+from medscope_jax.rl.endpoint import EndpointConfig, JudgeError, endpoint_judge, judge_many
+from medscope_jax.rl.intervals import (
+    interval_iou,
+    merge_spans,
+    parse_intervals,
+    total_length,
+)
+from medscope_jax.rl.judge import judge_answer, normalize_answer, token_f1
+from medscope_jax.rl.loss import (
+    LossConfig,
+    aggregate,
+    loss_normalizer,
+    policy_loss,
+    reference_kl,
+)
+from medscope_jax.rl.rewards import (
+    Evidence,
+    Reward,
+    RewardConfig,
+    as_evidence,
+    crop_reward,
+    extract_answer,
+    fidelity,
+    format_reward,
+    frame_reward,
+    last_executed_calls,
+    last_valid_calls,
+    score_transcript,
+    window_iou,
+)
+
+__all__ = [
+    "AdvantageConfig",
+    "EndpointConfig",
+    "Evidence",
+    "JudgeError",
+    "LossConfig",
+    "Reward",
+    "RewardConfig",
+    "aggregate",
+    "as_evidence",
+    "crop_reward",
+    "endpoint_judge",
+    "extract_answer",
+    "fidelity",
+    "format_reward",
+    "frame_reward",
+    "grounding_aware_advantages",
+    "interval_iou",
+    "judge_answer",
+    "judge_many",
+    "last_executed_calls",
+    "last_valid_calls",
+    "loss_normalizer",
+    "merge_spans",
+    "normalize_answer",
+    "parse_intervals",
+    "policy_loss",
+    "reference_kl",
+    "score_transcript",
+    "token_f1",
+    "total_length",
+    "window_iou",
+]

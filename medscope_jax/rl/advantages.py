@@ -1,0 +1,89 @@
+"""Grounding-aware group advantages (GA-GRPO)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from medscope_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class AdvantageConfig:
+    """How evidence modulates group advantages.
+
+    Fields:
+      mode: "binary", "continuous", or "none" (plain group advantages, for ablations).
+      good_scale, bad_scale: binary: factors for agreement and disagreement of the advantage's
+        sign with the evidence.
+      alpha, clip, min_scale: continuous: slope, bound of the fidelity, smallest factor.
+      normalize_by_std: divide by the group's sample standard deviation plus `std_epsilon`.
+    """
+
+    mode: str = "binary"
+    good_scale: float = 1.2
+    bad_scale: float = 0.8
+    alpha: float = 0.2
+    clip: float = 1.0
+    min_scale: float = 0.1
+    normalize_by_std: bool = False
+    std_epsilon: float = 1e-6
+
+    def __post_init__(self):
+        if self.mode not in ("binary", "continuous", "none"):
+            raise UserError(f'mode is "{self.mode}"; choose "binary", "continuous" or "none"')
+
+
+def group_advantages(rewards: jax.Array, config: AdvantageConfig) -> jax.Array:
+    """Reward minus its group's mean, [P, G] -> [P, G] (P questions, G rollouts each)."""
+    advantages = rewards - jnp.mean(rewards, axis=1, keepdims=True)
+    if not config.normalize_by_std:
+        return advantages
+    # A group of one has no spread: its advantage is 0 either way.
+    degrees = max(rewards.shape[1] - 1, 1)
+    deviation = jnp.sqrt(jnp.sum(advantages**2, axis=1, keepdims=True) / degrees)
+    return advantages / (deviation + config.std_epsilon)
+
+
+def grounding_aware_advantages(
+    rewards: jax.Array,
+    fidelity: jax.Array,
+    valid: jax.Array,
+    config: AdvantageConfig = AdvantageConfig(),
+) -> jax.Array:
+    """Group advantages, scaled by how well each trajectory's evidence supports them.
+
+    Well-grounded wins and badly grounded losses count for more; lucky wins and unlucky losses
+    count for less:
+
+        binary         f > 0         f <= 0
+        A >= 0      good_scale     bad_scale
+        A <  0       bad_scale    good_scale
+
+    Args:
+      rewards: [P, G] total rewards of P questions with G rollouts each.
+      fidelity: [P, G] evidence fidelity f; ignored where not valid.
+      valid: [P, G] bool: the trajectory used a tool and f is known.
+      config: see AdvantageConfig.
+
+    Returns: [P, G] float32. Raises ValueError for shapes that differ.
+    """
+    rewards = jnp.asarray(rewards, jnp.float32)
+    fidelity = jnp.asarray(fidelity, jnp.float32)
+    valid = jnp.asarray(valid, bool)
+    if rewards.ndim != 2 or not rewards.shape == fidelity.shape == valid.shape:
+        raise ValueError(
+            f"rewards {rewards.shape}, fidelity {fidelity.shape} and valid {valid.shape} "
+            "must all be [questions, rollouts]"
+        )
+    advantages = group_advantages(rewards, config)
+    if config.mode == "none":
+        return advantages
+    if config.mode == "binary":
+        agree = (advantages >= 0) == (fidelity > 0)
+        scale = jnp.where(agree, config.good_scale, config.bad_scale)
+    else:
+        bounded = jnp.clip(fidelity, -config.clip, config.clip)
+        direction = jnp.where(advantages >= 0, 1.0, -1.0)
+        scale = jnp.maximum(1.0 + config.alpha * direction * bounded, config.min_scale)
+    return advantages * jnp.where(valid, scale, 1.0)

@@ -1,0 +1,129 @@
+"""Clipped policy-gradient loss over the generated tokens of trajectories."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from medscope_jax.errors import UserError
+
+# exp() of anything beyond this says nothing more about the policy and overflows sooner or later.
+LOG_RATIO_BOUND = 20.0
+AGGREGATIONS = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Clipping and aggregation of the policy loss.
+
+    Fields:
+      clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high].
+      dual_clip: bound of the loss at dual_clip * |A| where A < 0 (above 1).
+      aggregation: "token-mean" over all tokens, or per trajectory a sum or mean over its tokens,
+        then a mean over trajectories: "seq-mean-token-sum", "seq-mean-token-mean".
+    """
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float = 3.0
+    aggregation: str = "token-mean"
+
+    def __post_init__(self):
+        if self.aggregation not in AGGREGATIONS:
+            raise UserError(
+                f'aggregation is "{self.aggregation}"; choose {", ".join(AGGREGATIONS)}'
+            )
+        if self.dual_clip <= 1.0:
+            raise UserError(f"dual_clip is {self.dual_clip}; it must be above 1")
+
+
+def loss_normalizer(mask: jax.Array, aggregation: str) -> jax.Array:
+    """What `aggregate` divides by: tokens with mask, or trajectories that have any. Scalar >= 1.
+
+    A caller that splits a batch passes the whole batch's normalizer to each part; the parts'
+    losses and gradients then add up to the whole batch's.
+    """
+    mask = mask.astype(jnp.float32)
+    count = jnp.sum(mask) if aggregation == "token-mean" else jnp.sum(jnp.any(mask > 0, axis=-1))
+    return jnp.maximum(count.astype(jnp.float32), 1.0)
+
+
+def aggregate(
+    values: jax.Array, mask: jax.Array, aggregation: str, normalizer: jax.Array | None = None
+) -> jax.Array:
+    """Reduces per-token values [B, T] under a mask [B, T] to a scalar.
+
+    Rows without a masked token count nowhere, so padding rows are invisible.
+    """
+    mask = mask.astype(jnp.float32)
+    rows = jnp.sum(values * mask, axis=-1)
+    if aggregation == "seq-mean-token-mean":
+        rows = rows / jnp.maximum(jnp.sum(mask, axis=-1), 1.0)
+    if normalizer is None:
+        normalizer = loss_normalizer(mask, aggregation)
+    return jnp.sum(rows) / normalizer
+
+
+def _log_ratio(logprobs: jax.Array, reference: jax.Array, mask: jax.Array) -> jax.Array:
+    # Padding may hold anything, NaN included; it must reach neither the loss nor its gradient.
+    keep = mask > 0
+    difference = jnp.where(keep, logprobs, 0.0) - jnp.where(keep, reference, 0.0)
+    return jnp.clip(difference, -LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+
+
+def policy_loss(
+    logprobs: jax.Array,
+    old_logprobs: jax.Array,
+    advantages: jax.Array,
+    mask: jax.Array,
+    config: LossConfig = LossConfig(),
+    normalizer: jax.Array | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The dual-clipped ratio objective (PPO/GRPO form, no KL term).
+
+    Args:
+      logprobs: [B, T] log-probabilities of the sampled tokens under the policy being trained.
+      old_logprobs: [B, T] the same, recorded while sampling.
+      advantages: [B] one advantage a trajectory.
+      mask: [B, T] 1 (or True) on generated tokens; observations and padding carry no loss.
+      config: see LossConfig.
+      normalizer: scalar from `loss_normalizer` of a larger batch that this is a part of.
+
+    Returns: (scalar loss, metrics): `clip_fraction` and `dual_clip_fraction` of tokens and
+      `approx_kl`, the mean of old - new log-probability over tokens (of this part of the batch).
+    """
+    log_ratio = _log_ratio(logprobs, jax.lax.stop_gradient(old_logprobs), mask)
+    ratio = jnp.exp(log_ratio)
+    # A row without tokens is padding: its advantage may be anything, NaN included.
+    used = jnp.any(mask > 0, axis=-1)
+    weights = jax.lax.stop_gradient(jnp.where(used, advantages, 0.0))[:, None]
+    plain = -weights * ratio
+    clipped = -weights * jnp.clip(ratio, 1.0 - config.clip_low, 1.0 + config.clip_high)
+    pessimistic = jnp.maximum(plain, clipped)
+    bound = -weights * config.dual_clip
+    negative = weights < 0
+    values = jnp.where(negative, jnp.minimum(bound, pessimistic), pessimistic)
+    loss = aggregate(values, mask, config.aggregation, normalizer)
+    metrics = {
+        "clip_fraction": aggregate(clipped > plain, mask, "token-mean"),
+        "dual_clip_fraction": aggregate(negative & (pessimistic > bound), mask, "token-mean"),
+        "approx_kl": aggregate(-log_ratio, mask, "token-mean"),
+    }
+    return loss, jax.tree.map(jax.lax.stop_gradient, metrics)
+
+
+def reference_kl(
+    logprobs: jax.Array,
+    reference_logprobs: jax.Array,
+    mask: jax.Array,
+    config: LossConfig = LossConfig(),
+    normalizer: jax.Array | None = None,
+) -> jax.Array:
+    """Estimate of the KL divergence to a reference policy, for callers that add such a term.
+
+    The non-negative estimator exp(d) - d - 1 with d = reference - policy log-probability
+    (Schulman's k3), aggregated like the loss. All arrays [B, T]; returns a scalar.
+    """
+    difference = -_log_ratio(logprobs, jax.lax.stop_gradient(reference_logprobs), mask)
+    values = jnp.expm1(difference) - difference
+    return aggregate(values, mask, config.aggregation, normalizer)

@@ -1,0 +1,270 @@
+"""Reward of one trajectory: answer, format and evidence (plain Python, float64).
+
+Follows MedScope (arXiv 2602.13332): R = R_acc + R_format + R_crop + R_frame, with two guarded
+traps. `floor` in floating point loses a step at exact marks, so margins get 1e-9. And the
+published crop reward scores a partial overlap below no call at all; `crop_reward="smooth"`
+offers a version without that cliff.
+"""
+
+import dataclasses
+import json
+import math
+import numbers
+import re
+from collections.abc import Iterable, Sequence
+
+from medscope_jax.errors import UserError
+from medscope_jax.rl.intervals import Span, interval_iou, merge_spans
+from medscope_jax.tools import CallStatus, Tool, parse_call
+
+# Guards exact marks such as IoU 0.6 with h0 = 0.5 and delta = 0.05 against rounding.
+MARK_EPSILON = 1e-9
+MAX_ANSWER_CHARACTERS = 1000
+
+_TAG = re.compile(r"<(/?)(think|tool_call|answer)>")
+_LETTER = {"think": "t", "tool_call": "c", "answer": "a"}
+# Lower case opens, upper case closes: think, then any number of (call, think), then the answer.
+_WELL_FORMED = re.compile(r"tT(?:cCtT)*aA")
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_TOOL_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+_TOOL_RESPONSE = "<tool_response>"
+
+# Evidence of a question: spans in seconds, or one frame time in seconds.
+Evidence = Sequence[Sequence[float]] | float
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardConfig:
+    """Weights and thresholds of the reward.
+
+    Fields:
+      h0: IoU from which a window counts as on target.
+      delta: IoU gain of one bonus step above h0.
+      eta: bonus of one step.
+      alpha: scale of the crop reward's main term.
+      frame_window: seconds over which the reward of a frame time falls to 0.
+      answer_weight, format_weight, evidence_weight: weights in the total.
+      crop_reward: "step" as published, or "smooth" (alpha * IoU in place of the sign).
+      fidelity: "masked" (a validity mask of its own) or "fork" (negative values mean "unknown").
+    """
+
+    h0: float = 0.5
+    delta: float = 0.05
+    eta: float = 0.1
+    alpha: float = 1.0
+    frame_window: float = 1.0
+    answer_weight: float = 1.0
+    format_weight: float = 1.0
+    evidence_weight: float = 1.0
+    crop_reward: str = "step"
+    fidelity: str = "masked"
+
+    def __post_init__(self):
+        if self.crop_reward not in ("step", "smooth"):
+            raise UserError(f'crop_reward is "{self.crop_reward}"; choose "step" or "smooth"')
+        if self.fidelity not in ("masked", "fork"):
+            raise UserError(f'fidelity is "{self.fidelity}"; choose "masked" or "fork"')
+        if not (self.delta > 0 and self.frame_window > 0):
+            raise UserError("delta and frame_window must be positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reward:
+    """Reward parts of one trajectory (unweighted), their weighted total and what it looked at.
+
+    Fields:
+      accuracy, format: answer and format reward in [0, 1].
+      crop, frame: evidence reward of the last valid crop_video and get_frame call.
+      total: weighted sum of the four.
+      window: (start, end) seconds of the crop_video call that counted, or None.
+      timestamp: seconds of the get_frame call that counted, or None.
+      iou: IoU of `window` with the evidence spans (a frame time: 1 inside, 0 outside).
+      grounded: whether the question has evidence to compare with.
+    """
+
+    accuracy: float
+    format: float
+    crop: float
+    frame: float
+    total: float
+    window: Span | None = None
+    timestamp: float | None = None
+    iou: float = 0.0
+    grounded: bool = True
+
+    @property
+    def evidence(self) -> float:
+        """Evidence reward: crop plus frame."""
+        return self.crop + self.frame
+
+
+def as_evidence(spans: Iterable[Sequence[float]], frame_time: float = -1.0) -> Evidence:
+    """Evidence of a record: its frame time where that is >= 0, else its spans [n, 2] in seconds."""
+    if float(frame_time) >= 0:
+        return float(frame_time)
+    return [(float(start), float(end)) for start, end in spans]
+
+
+def extract_answer(text: str) -> str | None:
+    """Text of the first complete <answer>...</answer>, stripped; None if there is none."""
+    match = _ANSWER.search(text)
+    return match[1].strip() if match else None
+
+
+def format_reward(text: str) -> float:
+    """1.0 if the transcript is think, (tool_call, think)*, answer with balanced tags, else 0.0.
+
+    Text between the elements (tool responses, role markers) is allowed; before the first <think>
+    and after </answer> only white space is. An answer of 1,000 characters or more is an error.
+    """
+    text = text.strip()
+    letters = (
+        _LETTER[tag[2]].upper() if tag[1] else _LETTER[tag[2]] for tag in _TAG.finditer(text)
+    )
+    if not (text.startswith("<think>") and text.endswith("</answer>")):
+        return 0.0
+    if not _WELL_FORMED.fullmatch("".join(letters)):
+        return 0.0
+    answer = extract_answer(text)
+    return 1.0 if answer is not None and len(answer) < MAX_ANSWER_CHARACTERS else 0.0
+
+
+def last_valid_calls(text: str, duration: float | None = None) -> tuple[Span | None, float | None]:
+    """Last valid crop_video window and get_frame timestamp written in a transcript, in seconds.
+
+    The rules are those of `tools.parse_call`; with a duration, calls beyond it are invalid and
+    ends are clamped to it. Without any tool response in the text nothing counts: (None, None).
+    """
+    if _TOOL_RESPONSE not in text:
+        return None, None
+    limit = math.inf if duration is None else float(duration)
+    window = timestamp = None
+    for match in _TOOL_CALL.finditer(text):
+        call = parse_call(match[1], limit)
+        if call.status != CallStatus.OK:
+            continue
+        # parse_call rounds times to float32 as the device does; the reward is float64.
+        arguments = json.loads(match[1], parse_int=float)["arguments"]
+        if call.tool == Tool.CROP_VIDEO:
+            window = (float(arguments["start_time"]), min(float(arguments["end_time"]), limit))
+        else:
+            timestamp = float(arguments["timestamp"])
+    return window, timestamp
+
+
+def last_executed_calls(calls: Iterable[tuple]) -> tuple[Span | None, float | None]:
+    """As `last_valid_calls`, from executed calls (tool, start, end, status) in order."""
+    window = timestamp = None
+    for tool, start, end, status in calls:
+        if int(status) != CallStatus.OK:
+            continue
+        if int(tool) == Tool.CROP_VIDEO:
+            window = (float(start), float(end))
+        elif int(tool) == Tool.GET_FRAME:
+            timestamp = float(start)
+    return window, timestamp
+
+
+def window_iou(window: Span, evidence: Evidence) -> float:
+    """IoU of a window with the union of the evidence spans; for a frame time 1 inside, else 0."""
+    if isinstance(evidence, numbers.Real):
+        return 1.0 if window[0] <= evidence <= window[1] else 0.0
+    return interval_iou([window], evidence)
+
+
+def crop_reward(iou: float, config: RewardConfig) -> float:
+    """Reward of a window with the given IoU with a segment of evidence.
+
+    IoU 0 gives 0. "step": alpha * sign(IoU - h0), sign(0) = +1; "smooth": alpha * IoU. Both add
+    eta for every full delta above h0.
+    """
+    if iou <= 0:
+        return 0.0
+    margin = iou - config.h0 + MARK_EPSILON
+    bonus = config.eta * math.floor(margin / config.delta) if margin >= 0 else 0.0
+    if config.crop_reward == "smooth":
+        return config.alpha * iou + bonus
+    return (config.alpha if margin >= 0 else -config.alpha) + bonus
+
+
+def frame_reward(timestamp: float, evidence: Evidence, config: RewardConfig) -> float:
+    """Reward of a get_frame time: 1 inside the spans, else 0; near a frame time by distance."""
+    if isinstance(evidence, numbers.Real):
+        return max(0.0, 1.0 - abs(timestamp - evidence) / config.frame_window)
+    return 1.0 if any(start <= timestamp <= end for start, end in merge_spans(evidence)) else 0.0
+
+
+def score_transcript(
+    text: str,
+    evidence: Evidence,
+    judge_score: float,
+    config: RewardConfig = RewardConfig(),
+    *,
+    duration: float | None = None,
+    calls: Iterable[tuple] | None = None,
+) -> Reward:
+    """Scores one finished trajectory.
+
+    Args:
+      text: the transcript: the model's turns with the <tool_response> markers of observations.
+      evidence: spans [[start, end], ...] in seconds ([] if unknown), or one frame time (float).
+      judge_score: what a judge says of the answer: 1, 0.5 or 0.
+      config: weights and thresholds.
+      duration: seconds of the video; calls beyond it are invalid, ends are clamped to it.
+      calls: executed calls (tool, start, end, status), failed ones included, where the caller
+        has them. They then replace what the text says, so that a response that the model made up
+        itself earns nothing: more <tool_response> markers than calls is a format error.
+
+    Returns: a Reward. Raises ValueError for a judge score outside [0, 1].
+    """
+    if not 0.0 <= judge_score <= 1.0:
+        raise ValueError(f"judge_score is {judge_score}; it must lie in [0, 1]")
+    answer = extract_answer(text)
+    usable = answer is not None and 0 < len(answer) < MAX_ANSWER_CHARACTERS
+    accuracy = float(judge_score) if usable else 0.0
+    formatted = format_reward(text)
+
+    if calls is None:
+        window, timestamp = last_valid_calls(text, duration)
+    else:
+        calls = list(calls)
+        window, timestamp = last_executed_calls(calls)
+        if text.count(_TOOL_RESPONSE) > len(calls):
+            formatted = 0.0
+
+    single = isinstance(evidence, numbers.Real)
+    evidence = float(evidence) if single else merge_spans(evidence)
+    grounded = single or bool(evidence)
+    crop = frame = iou = 0.0
+    if grounded and window is not None:
+        iou = window_iou(window, evidence)
+        crop = iou if single else crop_reward(iou, config)
+    if grounded and timestamp is not None:
+        frame = frame_reward(timestamp, evidence, config)
+    total = (
+        config.answer_weight * accuracy
+        + config.format_weight * formatted
+        + config.evidence_weight * (crop + frame)
+    )
+    return Reward(
+        accuracy, formatted, crop, frame, total, window, timestamp, iou, grounded=grounded
+    )
+
+
+def fidelity(reward: Reward, config: RewardConfig = RewardConfig()) -> tuple[float, bool]:
+    """Evidence fidelity f of a trajectory and whether it may modulate the advantage.
+
+    f is the crop reward, or the frame reward where no window was cropped. "masked": valid if the
+    question has evidence and a call counted, whatever the sign of f. "fork": additionally
+    f >= 0, which leaves partial overlaps unmodulated, as the co-author's fork does.
+
+    The smooth crop reward is positive for any overlap and could not tell good from bad, so f is
+    then IoU - h0: positive on target, as with the published reward.
+    """
+    looked = reward.window is not None or reward.timestamp is not None
+    value = reward.crop if reward.window is not None else reward.frame
+    if config.fidelity == "fork":
+        return value, reward.grounded and looked and value >= 0
+    if config.crop_reward == "smooth" and reward.window is not None:
+        value = reward.iou - config.h0 + MARK_EPSILON
+    return value, reward.grounded and looked
