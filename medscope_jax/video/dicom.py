@@ -1,0 +1,281 @@
+"""DICOM recordings through pydicom: exact frame times, RGB, and nothing about the patient.
+
+Only the tags below are ever read into memory, and pydicom's own warnings and error texts, which may
+quote header values, are dropped: no message, note or result holds anything but pixel geometry and
+times. (Names burned into the pixels are another matter: see header_notes.)
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import pydicom
+import pydicom.config
+from pydicom.encaps import generate_fragments, parse_basic_offsets, parse_fragments
+from pydicom.pixels import get_decoder, iter_pixels
+
+from medscope_jax.video.frames import (
+    Video,
+    VideoError,
+    fit_frame,
+    letterbox_note,
+    thinning_note,
+    tick_frames,
+)
+from medscope_jax.video.grayscale import GREY_TAGS, ToRGB
+
+_TIME_TAGS = [
+    "FrameIncrementPointer",
+    "FrameTime",
+    "FrameTimeVector",
+    "ActualFrameDuration",
+    "RecommendedDisplayFrameRate",
+    "CineRate",
+]
+_SHAPE_TAGS = ["NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "BurnedInAnnotation"]
+# MPEG-2, H.264 and HEVC streams: one video stream, not one compressed image a frame.
+_VIDEO_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{n}" for n in range(100, 109))
+
+
+def read_dicom(
+    path: str, fps: float, size: tuple[int, int], max_frames: int | None = None
+) -> Video:
+    """Reads a multi-frame DICOM file at the bank rate; arguments and result as read_video.
+
+    Times come from FrameTimeVector or FrameTime (whichever FrameIncrementPointer names; else the
+    first that is there), ActualFrameDuration, RecommendedDisplayFrameRate or CineRate.
+
+    Raises:
+      VideoError: no pixels, a single image, no times, a compression that needs another package,
+        fewer frames than the header promises, broken pixel data.
+    """
+    with _quiet():
+        header, position = _header(path)
+        count = _frame_count(path, header)
+        _check_decoder(path, header)
+        _check_complete(path, header, position, count)
+        times, end = _frame_times(path, header, count)
+        chosen = tick_frames(times, end, fps, max_frames)
+        to_rgb = _guarded(path, "its colours cannot be interpreted", lambda: ToRGB(header))
+        if to_rgb.needs_range:
+            for image in _images(path, chosen, count):
+                to_rgb.extend_range(image)
+        frames = np.empty((len(chosen), *size, 3), np.uint8)
+        for k, image in enumerate(_images(path, chosen, count)):
+            rgb = _guarded(path, "its colours cannot be interpreted", lambda x=image: to_rgb(x))
+            frames[k] = fit_frame(rgb, size)
+    notes = [*_notes(header), *thinning_note(times, end, fps, max_frames)]
+    notes += letterbox_note((int(header.Rows), int(header.Columns)), size)
+    return Video(frames, times[chosen], end, count, tuple(notes))
+
+
+def read_stream(path: str):
+    """A context manager giving a temporary file with the MPEG stream inside, or None if none is.
+
+    The temporary file has a random name, holds the bare stream and is removed at the end.
+    """
+    with _quiet():
+        header, position = _header(path)
+    if str(header.file_meta.TransferSyntaxUID).removesuffix(".1") not in _VIDEO_SYNTAXES:
+        return None
+    return _stream_file(path, position)
+
+
+def header_notes(path: str) -> tuple[str, ...]:
+    """What a reader of this DICOM file's frames must know, as in Video.notes."""
+    with _quiet():
+        return tuple(_notes(_header(path)[0]))
+
+
+def _notes(header: pydicom.Dataset) -> list[str]:
+    if str(header.get("BurnedInAnnotation", "NO")).upper() != "YES":
+        return []
+    return ["the header says that annotations, maybe identifying ones, are burned into the pixels"]
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Drops pydicom's warnings and log lines: they may quote values of the header."""
+    logger = logging.getLogger("pydicom")
+    disabled = logger.disabled
+    logger.disabled = True
+    try:
+        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = disabled
+
+
+def _guarded(path: str, problem: str, read):
+    """read(), with whatever it raises turned into a VideoError that quotes nothing.
+
+    pydicom raises nearly every exception type on broken input, and its texts hold header values;
+    `from None` and a fixed text keep them out of logs and tracebacks.
+    """
+    try:
+        return read()
+    except (VideoError, MemoryError):
+        raise
+    except Exception:
+        raise VideoError(f"{path}: DICOM, but {problem}; export the recording again") from None
+
+
+def _header(path: str) -> tuple[pydicom.Dataset, int]:
+    """The few tags that matter, and the file position of the pixel data element."""
+
+    def read():
+        with open(path, "rb") as file:
+            header = pydicom.dcmread(
+                file,
+                stop_before_pixels=True,
+                specific_tags=[*_TIME_TAGS, *_SHAPE_TAGS, *GREY_TAGS],
+            )
+            return header, file.tell()
+
+    header, position = _guarded(path, "its header is broken", read)
+    if "TransferSyntaxUID" not in header.file_meta or "Rows" not in header:
+        raise VideoError(f"{path}: DICOM without images (a report or a plan?); name a recording")
+    return header, position
+
+
+def _frame_count(path: str, header: pydicom.Dataset) -> int:
+    count = _guarded(
+        path, "its number of frames is unreadable", lambda: int(header.get("NumberOfFrames") or 1)
+    )
+    if count < 2:
+        raise VideoError(f"{path}: DICOM with a single image, not a recording; name a clip (cine)")
+    return count
+
+
+def _check_decoder(path: str, header: pydicom.Dataset) -> None:
+    syntax = header.file_meta.TransferSyntaxUID
+    if not syntax.is_compressed:
+        return
+    decoder = _guarded(path, "its compression is unknown", lambda: get_decoder(syntax))
+    if not decoder.is_available:
+        needs = " or ".join(decoder.missing_dependencies)
+        raise VideoError(
+            f"{path}: DICOM compressed as {syntax.name}, which pydicom cannot decode here; "
+            f"install one of: {needs}"
+        )
+
+
+def _check_complete(path: str, header: pydicom.Dataset, position: int, count: int) -> None:
+    """Raises VideoError where the pixel data holds fewer (or, by its table, other) frames.
+
+    Without an offset table a frame may span several fragments, so more fragments than frames are
+    no contradiction; fewer are.
+    """
+    if not header.file_meta.TransferSyntaxUID.is_encapsulated:
+        has, needs = os.path.getsize(path) - position, _native_bytes(path, header)
+        if has < needs * count:
+            raise _incomplete(path, count, has // max(1, needs))
+        return
+
+    def held():
+        with open(path, "rb") as file:
+            file.seek(position + 12)  # tag, VR, 2 reserved bytes, length: always explicit here
+            offsets = parse_basic_offsets(file)
+            fragments, _ = parse_fragments(file)
+        return len(offsets), fragments
+
+    offsets, fragments = _guarded(path, "its pixel data is cut short or broken", held)
+    if fragments < count:
+        raise _incomplete(path, count, fragments)
+    if offsets and offsets != count:
+        raise VideoError(
+            f"{path}: DICOM whose header promises {count} frames and whose offset table lists "
+            f"{offsets}; export the recording again"
+        )
+
+
+def _incomplete(path: str, promised: int, came: int) -> VideoError:
+    return VideoError(
+        f"{path}: incomplete: {promised} frames promised, at most {came} are there; "
+        "copy or export it again"
+    )
+
+
+def _native_bytes(path: str, header: pydicom.Dataset) -> int:
+    """Bytes of one uncompressed frame."""
+
+    def size():
+        samples = float(header.get("SamplesPerPixel", 1))
+        if header.get("PhotometricInterpretation") == "YBR_FULL_422":
+            samples = 2.0  # two chroma values for two pixels
+        return int(header.Rows * header.Columns * samples * header.BitsAllocated // 8)
+
+    return _guarded(path, "its image geometry is unreadable", size)
+
+
+def _frame_times(path: str, header: pydicom.Dataset, count: int) -> tuple[np.ndarray, float]:
+    """Seconds of each frame [count], from the first frame, and the end of the last one."""
+
+    def read() -> tuple[np.ndarray, float] | None:
+        vector = np.atleast_1d(np.asarray(header.get("FrameTimeVector") or [], np.float64))
+        pointer = header.get("FrameIncrementPointer")
+        steady = _steady_interval(header)
+        use_vector = len(vector) == count and (pointer != 0x00181063 or not steady)
+        if use_vector:
+            # Increments in ms; the first, before the first frame, is 0 by the standard.
+            times = np.cumsum(vector) / 1000
+            times -= times[0]
+            steps = np.diff(times)
+            if np.isfinite(times).all() and (steps > 0).all():
+                return times, float(times[-1] + np.median(steps))
+        return (np.arange(count) * steady, count * steady) if steady else None
+
+    timing = _guarded(path, "its frame times are unreadable", read)
+    if timing is None:
+        raise VideoError(
+            f"{path}: DICOM without frame times (FrameTime, FrameTimeVector, "
+            "RecommendedDisplayFrameRate or CineRate); export it with its cine module"
+        )
+    return timing
+
+
+def _steady_interval(header: pydicom.Dataset) -> float:
+    """Seconds between frames where the header gives one number for all; 0 where it gives none."""
+    for tag in ("FrameTime", "ActualFrameDuration"):  # ms
+        value = float(header.get(tag) or 0)
+        if np.isfinite(value) and value > 0:
+            return value / 1000
+    for tag in ("RecommendedDisplayFrameRate", "CineRate"):  # frames a second
+        value = float(header.get(tag) or 0)
+        if np.isfinite(value) and value > 0:
+            return 1 / value
+    return 0.0
+
+
+def _images(path: str, chosen: np.ndarray, count: int) -> Iterator[np.ndarray]:
+    """The chosen frames as stored, one in memory at a time; YBR already turned into RGB."""
+    images = iter_pixels(path, indices=[int(i) for i in chosen])
+    for i in chosen:
+        problem = f"frame {i} of {count} cannot be decoded"
+        yield _guarded(path, problem, lambda: next(images))
+
+
+@contextlib.contextmanager
+def _stream_file(path: str, position: int) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        stream = os.path.join(folder, "stream")
+
+        def write():
+            with open(path, "rb") as source, open(stream, "wb") as target:
+                source.seek(position + 12)
+                parse_basic_offsets(source)
+                for fragment in generate_fragments(source):
+                    target.write(fragment)
+
+        if shutil.disk_usage(folder).free < os.path.getsize(path):
+            raise VideoError(
+                f"{path}: no room to unpack the MPEG stream; free some temporary space"
+            )
+        _guarded(path, "its MPEG stream cannot be unpacked", write)
+        yield stream
