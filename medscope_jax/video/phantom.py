@@ -1,0 +1,245 @@
+"""Phantom procedures: scripts of clinical-looking recordings whose events are known exactly.
+
+As imaging has phantoms, so have procedures: a script is a sequence of phases, each with its own
+light, and of brief events inside them. Phases show in a sparse preview; no event does, because no
+event covers a preview instant. phantom_render draws a script; nothing here draws.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from medscope_jax.video.frames import preview_indices
+
+SPLITS = ("train", "validation", "test")
+SOURCES = ("ophthalmic", "endoscopic", "laparoscopic")
+SIDES = ("left", "right")
+COLOURS = ("red", "yellow", "green", "blue")
+COUNTS = ("one", "two", "three")
+
+# Whole seconds, both ends possible.
+DURATIONS = {"ophthalmic": (100, 240), "endoscopic": (60, 100), "laparoscopic": (180, 240)}
+# How much a source's own habit, against chance, decides the order of phases.
+_HABIT = {"ophthalmic": 0.5, "endoscopic": 0.5, "laparoscopic": 0.0}
+# Relative frequency of an event's length in seconds; mostly 3 to 7.
+_LENGTHS = {2: 1, 3: 3, 4: 4, 5: 4, 6: 4, 7: 3, 8: 1}
+_EVENT_CHANCE = 0.9
+_MIN_EVENTS = 3
+# The teacher's first window spreads 16 frames over what the preview shows of a phase, a few
+# seconds jitter included; a shorter event could fall between two of them and never be seen.
+_COARSE_FRAMES, _COARSE_SLACK = 16, 4
+
+
+@dataclasses.dataclass(frozen=True)
+class EventKind:
+    """A kind of event: its word, the one phase it belongs to, and the two details one can ask."""
+
+    name: str
+    plural: str
+    phase: str
+    details: tuple[str, str]
+
+
+_EVENTS = (
+    EventKind("bleed", "bleeds", "incision", ("side", "count")),
+    EventKind("polyp", "polyps", "inspection", ("colour", "side")),
+    EventKind("jet", "jets", "irrigation", ("colour", "side")),
+    EventKind("grasper", "graspers", "removal", ("colour", "side")),
+    EventKind("implant", "implants", "insertion", ("colour", "count")),
+    EventKind("smoke", "smoke puffs", "cautery", ("side", "count")),
+    EventKind("clip", "clips", "closure", ("colour", "count")),
+)
+EVENTS = {kind.name: kind for kind in _EVENTS}
+PHASES = tuple(kind.phase for kind in _EVENTS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A phase shows at start <= t < end (whole seconds); first_seen and last_seen: in the preview."""
+
+    kind: str
+    start: int
+    end: int
+    first_seen: int
+    last_seen: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """An event shows at start <= t <= end (whole seconds); details nobody asks are set all the same."""
+
+    kind: str
+    start: int
+    end: int
+    side: str
+    colour: str
+    count: str
+
+    @property
+    def centre(self) -> int:
+        """The tick in the middle; a polyp-like finding of even length is clearest there."""
+        return (self.start + self.end) // 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Procedure:
+    """One scripted recording; entropy seeds its drawing and its records.
+
+    Attributes:
+      id: unique over splits, e.g. "train-ophthalmic-007".
+      split, source: of SPLITS and SOURCES.
+      duration: whole seconds.
+      preview: the seconds at which a preview shows a frame.
+      phases: in time order, covering [0, duration).
+      events: in time order, at most one a phase.
+      entropy: the seed words of this procedure.
+    """
+
+    id: str
+    split: str
+    source: str
+    duration: int
+    preview: tuple[int, ...]
+    phases: tuple[Phase, ...]
+    events: tuple[Event, ...]
+    entropy: tuple[int, ...]
+
+    def phase_at(self, time: float) -> Phase:
+        """The phase that shows at a time; the last one beyond the end."""
+        return next((p for p in self.phases if time < p.end), self.phases[-1])
+
+    def phase_of(self, event: Event) -> Phase:
+        """The phase that an event belongs to."""
+        return self.phase_at(event.start)
+
+    def random(self, *purpose: int) -> np.random.Generator:
+        """A generator of this procedure's own for one purpose; equal calls give equal streams."""
+        seed, *key = self.entropy
+        return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(*key, *purpose)))
+
+
+def make_procedure(
+    seed: int, split: str, source: str, index: int, preview_frames: int = 12
+) -> Procedure:
+    """Writes the script of one procedure, a function of the arguments alone.
+
+    Every phase holds at least two preview instants, so every event can lie in a gap between two
+    instants that both show its phase: the preview tells where to look, never what is there.
+
+    Args:
+      seed: the suite's seed.
+      split, source: of SPLITS and SOURCES.
+      index: which procedure of that split and source.
+      preview_frames: frames of the model's preview of the whole recording, at least 8.
+
+    Raises:
+      ValueError: preview_frames is under 8, or split or source is unknown.
+    """
+    if preview_frames < 8:
+        raise ValueError(f"phantom procedures need a preview of 8 frames or more: {preview_frames}")
+    entropy = (seed, SPLITS.index(split), SOURCES.index(source), index)
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=entropy[1:]))
+    low, high = DURATIONS[source]
+    duration = int(rng.integers(low, high + 1))
+    preview = preview_indices(duration, preview_frames)
+    phases = _phases(rng, source, preview, duration)
+    events = _events(rng, source, preview, phases)
+    return Procedure(
+        id=f"{split}-{source}-{index:03d}",
+        split=split,
+        source=source,
+        duration=duration,
+        preview=tuple(int(t) for t in preview),
+        phases=phases,
+        events=events,
+        entropy=entropy,
+    )
+
+
+def to_json(procedure: Procedure) -> dict:
+    """The script as plain lists and dicts."""
+    return dataclasses.asdict(procedure)
+
+
+def from_json(script: Mapping) -> Procedure:
+    """The inverse of to_json, from parsed JSON."""
+    return Procedure(
+        **{
+            **script,
+            "preview": tuple(script["preview"]),
+            "entropy": tuple(script["entropy"]),
+            "phases": tuple(Phase(**phase) for phase in script["phases"]),
+            "events": tuple(Event(**event) for event in script["events"]),
+        }
+    )
+
+
+def _phases(
+    rng: np.random.Generator, source: str, preview: np.ndarray, duration: int
+) -> tuple[Phase, ...]:
+    """Chooses 4 to 6 kinds, their order, and how many preview instants each one holds."""
+    few = duration <= 120
+    num = int(rng.choice([4, 5, 6], p=[0.4, 0.4, 0.2] if few else [0.2, 0.4, 0.4]))
+    num = min(num, len(preview) // 2)
+    kinds = rng.permutation(len(PHASES))[:num]
+    habit = _HABIT[source]
+    kinds = kinds[np.argsort(habit * kinds / len(PHASES) + (1 - habit) * rng.random(num))]
+
+    instants = np.full(num, 2)
+    most = max(4, -(-len(preview) // num) + 1)
+    for _ in range(len(preview) - 2 * num):
+        instants[rng.choice(np.flatnonzero(instants < most))] += 1
+
+    # A change of phase lies well inside its gap, so each phase lasts 1.5 preview spacings or more.
+    last_instant = np.cumsum(instants) - 1
+    starts = [0]
+    for i, instant in enumerate(last_instant[:-1]):
+        fraction = rng.uniform(0.5 if i == 0 else 0.3, 0.5 if i == num - 2 else 0.7)
+        gap = preview[instant + 1] - preview[instant]
+        starts.append(int(preview[instant] + np.clip(round(fraction * gap), 1, gap - 1)))
+    ends = [*starts[1:], duration]
+    return tuple(
+        Phase(PHASES[kind], start, end, int(preview[last - n + 1]), int(preview[last]))
+        for kind, start, end, last, n in zip(
+            kinds, starts, ends, last_instant, instants, strict=True
+        )
+    )
+
+
+def _events(
+    rng: np.random.Generator, source: str, preview: np.ndarray, phases: tuple[Phase, ...]
+) -> tuple[Event, ...]:
+    """Places at most one event a phase, at random in a random one of the phase's preview gaps."""
+    has_event = rng.random(len(phases)) < _EVENT_CHANCE
+    missing = max(0, _MIN_EVENTS - int(has_event.sum()))
+    has_event[rng.permutation(np.flatnonzero(~has_event))[:missing]] = True
+    kind_of = {kind.phase: kind for kind in EVENTS.values()}
+    events = []
+    for phase in (p for p, chosen in zip(phases, has_event, strict=True) if chosen):
+        kind = kind_of[phase.kind]
+        inside = preview[(preview >= phase.first_seen) & (preview <= phase.last_seen)]
+        which = int(rng.integers(len(inside) - 1))
+        before, after = int(inside[which]), int(inside[which + 1])
+        length = _length(rng, source, phase, after - before - 2)
+        # One tick, a second, of margin to either preview instant.
+        start = int(rng.integers(before + 1, after - length))
+        details = {
+            "side": str(rng.choice(SIDES)),
+            "colour": str(rng.choice(COLOURS)) if "colour" in kind.details else COLOURS[0],
+            "count": str(rng.choice(COUNTS)) if "count" in kind.details else COUNTS[0],
+        }
+        events.append(Event(kind.name, start, start + length, **details))
+    return tuple(events)
+
+
+def _length(rng: np.random.Generator, source: str, phase: Phase, longest: int) -> int:
+    """Draws an event's length in seconds: fits its gap, and shows in the teacher's first window."""
+    spacing = (phase.last_seen - phase.first_seen + _COARSE_SLACK) / (_COARSE_FRAMES - 1)
+    shortest = min(int(np.ceil(spacing)) - 1, longest)
+    # An even length has a tick in its middle: the frame time that endoscopic evidence names.
+    step = 2 if source == "endoscopic" else 1
+    fits = [n for n in _LENGTHS if shortest <= n <= longest and n % step == 0]
+    fits = fits or [min(2, longest)]
+    weights = np.array([_LENGTHS[n] for n in fits], float)
+    return int(rng.choice(fits, p=weights / weights.sum()))
