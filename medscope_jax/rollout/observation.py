@@ -1,0 +1,111 @@
+"""Observations on the device: a call becomes the tokens that the model reads next."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from medscope_jax.dialogue import Layout, Tokenizer, frame_end_ids, protocol
+from medscope_jax.tools import CallStatus, byte_table, error_text, select_frames
+from medscope_jax.video import FrameBank
+
+
+class Vocabulary(NamedTuple):
+    """The token ids that the compiled loop needs, as device arrays. -1 pads rows of ids."""
+
+    table: object  # tools.byte_table: the bytes of every id
+    image: jax.Array  # [] id at visual positions
+    im_end: jax.Array  # [] ends an assistant turn
+    call_open: jax.Array  # [] <tool_call>
+    call_close: jax.Array  # [] </tool_call>
+    opening: jax.Array  # [O] ids before an observation's content
+    closing: jax.Array  # [C] ids after it
+    frame_end: jax.Array  # [E] ids after each frame's visual tokens
+    errors: jax.Array  # [statuses, M] ids of each CallStatus's error text
+
+
+def vocabulary(tokenizer: Tokenizer, layout: Layout) -> Vocabulary:
+    """Builds the Vocabulary of a tokenizer once, outside the loop."""
+    errors = [tokenizer.encode(error_text(status)) for status in CallStatus]
+    padded = np.full((len(errors), max(map(len, errors))), -1, np.int32)
+    for row, ids in zip(padded, errors, strict=True):
+        row[: len(ids)] = ids
+
+    def ids(text: str) -> jax.Array:
+        return jnp.asarray(tokenizer.encode(text), jnp.int32)
+
+    return Vocabulary(
+        table=byte_table(tokenizer.pieces),
+        image=jnp.int32(tokenizer.tag(protocol.IMAGE)),
+        im_end=jnp.int32(tokenizer.tag(protocol.IM_END)),
+        call_open=jnp.int32(tokenizer.tag(protocol.TOOL_CALL)),
+        call_close=jnp.int32(tokenizer.tag(protocol.TOOL_CALL_END)),
+        opening=ids(protocol.OBSERVATION_OPENING),
+        closing=ids(protocol.OBSERVATION_CLOSING),
+        frame_end=jnp.asarray(frame_end_ids(tokenizer, layout), jnp.int32),
+        errors=jnp.asarray(padded),
+    )
+
+
+def observe(
+    call, video: jax.Array, bank: FrameBank, words: Vocabulary, layout: Layout
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The observation of each row's call.
+
+    Args:
+        call: tools.Call of arrays [R].
+        video: [R] int32, each row's video in the bank.
+
+    Returns:
+        (tokens [R, M], frame [R, M] flat bank index or -1, count [R]): real entries come first, in
+        reading order; M is static: the longest observation that the layout allows.
+    """
+
+    def one(tool, start, end, status, video):
+        indices, count = select_frames(
+            tool, start, end, bank.times[video], bank.length[video], layout.window_frames
+        )
+        tokens, frame = _frames(indices, count, video, bank, words)
+        good = status == CallStatus.OK
+        error = words.errors[status]
+        tokens = jnp.concatenate(
+            [
+                words.opening,
+                jnp.where(good, tokens, -1),
+                jnp.where(good, -1, error),
+                words.closing,
+            ]
+        )
+        pads = [(len(words.opening), len(error) + len(words.closing))]
+        frame = jnp.pad(jnp.where(good, frame, -1), pads, constant_values=-1)
+        return _compact(tokens, frame)
+
+    return jax.vmap(one)(call.tool, call.start, call.end, call.status, video)
+
+
+def _frames(indices, count, video, bank: FrameBank, words: Vocabulary):
+    """Stamp, visual tokens and end of each selected frame [F]: ids and bank indices, -1 where none."""
+    total, size = bank.tokens.shape[1:3]
+    selected = jnp.arange(indices.shape[0]) < count
+    stamps = bank.stamps[video, indices]  # [F, W]
+    visual = (video * total + indices)[:, None] * size + jnp.arange(size)  # [F, S]
+    ends = jnp.broadcast_to(words.frame_end, (indices.shape[0], len(words.frame_end)))
+    tokens = jnp.concatenate([stamps, jnp.full_like(visual, words.image), ends], axis=1)
+    frame = jnp.concatenate(
+        [jnp.full_like(stamps, -1), visual, jnp.full_like(ends, -1)], axis=1
+    )
+    return (
+        jnp.where(selected[:, None], tokens, -1).reshape(-1),
+        jnp.where(selected[:, None], frame, -1).reshape(-1),
+    )
+
+
+def _compact(tokens: jax.Array, frame: jax.Array):
+    """Moves the entries with tokens >= 0 of one row [M] to the front, keeping their order."""
+    real = tokens >= 0
+    # Dropped entries aim one past the end, where the scatter discards them.
+    target = jnp.where(real, jnp.cumsum(real) - 1, tokens.shape[0])
+    compacted = jnp.zeros_like(tokens).at[target].set(tokens, mode="drop")
+    frames = jnp.full_like(frame, -1).at[target].set(frame, mode="drop")
+    return compacted, frames, jnp.sum(real).astype(jnp.int32)

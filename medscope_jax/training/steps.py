@@ -1,0 +1,206 @@
+"""The training steps, as pure functions: supervised (stages 1 and 2) and GA-GRPO (stage 3).
+
+All of them see an episode the same way: embed tokens and bank frames, one causal forward pass,
+log-probabilities of the generated tokens.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from medscope_jax.dialogue import Episode, Role
+from medscope_jax.models import (
+    ModelConfig,
+    embed,
+    encode_frames,
+    forward,
+    logits,
+    mrope_positions,
+)
+from medscope_jax.rl import LossConfig, loss_normalizer, policy_loss, reference_kl
+from medscope_jax.training.state import TrainState, apply_gradients, trained
+
+
+class Targets(NamedTuple):
+    """The generated tokens of a batch, packed to the front: G at most a row.
+
+    Only these need scores over the vocabulary, a fraction of an episode's positions.
+    """
+
+    slots: jax.Array  # [B, G] int32 slot of each generated token; 0 where there are fewer
+    mask: jax.Array  # [B, G] bool
+
+
+def find_targets(role: jax.Array, count: int) -> Targets:
+    """Targets of roles [B, L]; `count` G must hold every row's generated tokens (see most_targets)."""
+    generated = role == Role.GENERATED
+    slots = jnp.argsort(~generated, axis=1, stable=True)[:, :count]
+    mask = jnp.take_along_axis(generated, slots, axis=1)
+    return Targets(jnp.where(mask, slots, 0), mask)
+
+
+def token_logprobs(
+    params: dict,
+    model: ModelConfig,
+    tokens: jax.Array,
+    frame: jax.Array,
+    role: jax.Array,
+    bank: jax.Array,
+    targets: Targets,
+    grid: tuple[int, int],
+    temperature: float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probabilities of the generated tokens from one full forward pass.
+
+    Args:
+        tokens, frame, role: [B, L], see Episode.
+        bank: flat bank [R, D].
+        temperature: that the tokens were sampled with; 0 (greedy) counts as 1.
+
+    Returns:
+        (logprobs [B, G], entropy [B, G]), 0 where targets.mask is False.
+    """
+    valid = role != Role.PADDING
+    positions, _ = mrope_positions(frame, valid, grid, jnp.zeros(tokens.shape[:1], jnp.int32))
+    hidden = forward(params, model, embed(params, model, tokens, frame, bank), positions, valid)
+    # The token in slot i is predicted from slot i - 1; slot 0 is never generated.
+    before = jnp.maximum(targets.slots - 1, 0)[..., None]
+    scores = logits(params, model, jnp.take_along_axis(hidden, before, axis=1))
+    every = jax.nn.log_softmax(scores / (temperature or 1.0))
+    wanted = jnp.take_along_axis(tokens, targets.slots, axis=1)[..., None]
+    chosen = jnp.take_along_axis(every, wanted, axis=-1)[..., 0]
+    entropy = -jnp.sum(jnp.exp(every) * every, axis=-1)
+    return jnp.where(targets.mask, chosen, 0.0), jnp.where(targets.mask, entropy, 0.0)
+
+
+def sft_step(
+    state: TrainState,
+    batch: dict,
+    bank: jax.Array,
+    *,
+    model: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    grid: tuple[int, int],
+    targets: int,
+    train_vision: bool,
+) -> tuple[TrainState, dict]:
+    """One supervised step: cross-entropy of the generated tokens.
+
+    Args:
+        batch: tokens, frame, role [B, L]; with train_vision also frames uint8 [B, F, H, W, 3], into
+            which `frame` points row by row: the bank is made inside the step, and gradients flow
+            through it.
+        bank: flat bank [R, D] that `frame` points into where the vision tower is frozen.
+        targets: G, most generated tokens of a row.
+    """
+
+    def loss_of(part: dict):
+        params = {**state.params, **part}
+        frame, visual = batch["frame"], bank
+        if train_vision:
+            frames = batch["frames"]
+            visual = encode_frames(params, model, frames.reshape(-1, *frames.shape[2:]))
+            rows = jnp.arange(frame.shape[0])[:, None] * (frames.shape[1] * visual.shape[1])
+            frame = jnp.where(frame >= 0, frame + rows, -1)
+            visual = visual.reshape(-1, visual.shape[-1])
+        wanted = find_targets(batch["role"], targets)
+        logprobs, entropy = token_logprobs(
+            params, model, batch["tokens"], frame, batch["role"], visual, wanted, grid
+        )
+        count = jnp.maximum(jnp.sum(wanted.mask), 1)
+        return -jnp.sum(logprobs) / count, jnp.sum(entropy) / count
+
+    part = trained(state.params, train_vision)
+    (loss, entropy), gradients = jax.value_and_grad(loss_of, has_aux=True)(part)
+    state, norm = apply_gradients(state, gradients, optimizer)
+    return state, {"loss": loss, "entropy": entropy, "gradient_norm": norm}
+
+
+def ga_grpo_step(
+    state: TrainState,
+    episode: Episode,
+    advantages: jax.Array,
+    bank: jax.Array,
+    reference: dict | None,
+    *,
+    model: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    grid: tuple[int, int],
+    targets: int,
+    loss: LossConfig,
+    temperature: float,
+    kl_coefficient: float,
+    micro_batch: int,
+) -> tuple[TrainState, dict]:
+    """One policy-gradient step on a batch of rollouts.
+
+    Args:
+        episode: B rows as sampled, frame indices into `bank`.
+        advantages: [B].
+        bank: flat bank [R, D].
+        reference: the parameters of the policy that a KL penalty pulls to; None without a penalty.
+        micro_batch: rows of one forward and backward pass; gradients add up over the batch, and the
+            result does not depend on it.
+    """
+    rows = advantages.shape[0]
+    parts = max(1, rows // micro_batch)
+    if rows % parts:
+        raise ValueError(f"{rows} rollouts do not split into micro batches of {micro_batch} rows")
+    wanted = find_targets(episode.role, targets)
+    normalizer = loss_normalizer(wanted.mask, loss.aggregation)
+    total = jnp.maximum(jnp.sum(wanted.mask), 1)
+    old = jnp.take_along_axis(episode.logprobs, wanted.slots, axis=1)
+    # Row i goes to part i % parts: each part then lies spread over the devices as the batch does.
+    data = (episode.tokens, episode.frame, episode.role, wanted, old, advantages)
+    data = jax.tree.map(
+        lambda x: x.reshape(rows // parts, parts, *x.shape[1:]).swapaxes(0, 1), data
+    )
+
+    def loss_of(part: dict, piece):
+        tokens, frame, role, wanted, old, advantages = piece
+        params = {**state.params, **part}
+        evaluate = functools.partial(
+            token_logprobs,
+            model=model,
+            tokens=tokens,
+            frame=frame,
+            role=role,
+            bank=bank,
+            targets=wanted,
+            grid=grid,
+            temperature=temperature,
+        )
+        logprobs, entropy = evaluate(params)
+        value, metrics = policy_loss(logprobs, old, advantages, wanted.mask, loss, normalizer)
+        share = jnp.sum(wanted.mask) / total
+        metrics = {name: number * share for name, number in metrics.items()}
+        if reference is not None:
+            anchor, _ = evaluate(reference)
+            kl = reference_kl(logprobs, anchor, wanted.mask, loss, normalizer)
+            value, metrics["kl"] = value + kl_coefficient * kl, kl
+        gap = jnp.where(wanted.mask, jnp.abs(logprobs - old), 0.0)
+        metrics |= {"policy_loss": value, "entropy": jnp.sum(entropy) / total}
+        return value, (metrics, jnp.max(gap))
+
+    part = trained(state.params, train_vision=False)
+    gradient = jax.grad(loss_of, has_aux=True)
+
+    def accumulate(carry, piece):
+        gradients, (metrics, gap) = gradient(part, piece)
+        carried, carried_metrics, largest = carry
+        add = functools.partial(jax.tree.map, jnp.add)
+        return (
+            add(carried, gradients),
+            add(carried_metrics, metrics),
+            jnp.maximum(largest, gap),
+        ), None
+
+    first = jax.tree.map(lambda x: x[0], data)
+    shapes = jax.eval_shape(gradient, part, first)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], *shapes[1]))
+    (gradients, metrics, gap), _ = jax.lax.scan(accumulate, zeros, data)
+    state, norm = apply_gradients(state, gradients, optimizer)
+    return state, {**metrics, "gradient_norm": norm, "logprob_gap": gap}

@@ -1,0 +1,146 @@
+"""A laptop: two cores, 6 GB of memory, no accelerator; the whole job in under 20 minutes.
+
+`cpu.py:smoke` walks the same path in under two minutes, with too few steps to learn much.
+This file is also the schema: every other config has exactly these keys.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """arg: "" for the default run, "smoke" for the short one."""
+    if arg not in ("", "smoke"):
+        raise ValueError(f"unknown argument {arg!r}: leave it out, or say 'smoke'")
+    config = ConfigDict()
+    config.seed = 0
+    config.device = ConfigDict({"platform": "cpu", "kind": "", "count": 1, "topology": ""})
+    config.mesh = ConfigDict({"data": 1, "fsdp": 1, "tensor": 1})
+
+    config.suite = ConfigDict(
+        {
+            "train": (130, 70),  # ophthalmic and endoscopic procedures
+            "validation": (12, 6),
+            "test": (24, 16, 20),  # ophthalmic, endoscopic, laparoscopic (held out)
+            "trajectories": 3,  # of the teacher, for each hard question
+            "seed": 0,
+        }
+    )
+    config.video = ConfigDict({"fps": 1.0, "height": 28, "width": 56, "max_frames": 240})
+    config.dialogue = ConfigDict(
+        {
+            "vocab_size": 1024,
+            "preview_frames": 12,
+            "window_frames": 16,
+            "frame_format": "{time:.1f}{frame}",
+            "length": 288,  # slots of an episode
+            "clip_length": 160,  # slots of a stage-1 episode: one clip, no tools
+            "max_tool_turns": 5,
+        }
+    )
+    config.model = ConfigDict(
+        {
+            "vision": {
+                "depth": 2,
+                "hidden_size": 64,
+                "intermediate_size": 128,
+                "num_heads": 2,
+                "patch_size": 14,
+                "spatial_merge_size": 2,
+                "temporal_patch_size": 2,
+                "window_size": 28,
+                "fullatt_block_indexes": (1,),
+            },
+            "text": {
+                "hidden_size": 128,
+                "intermediate_size": 384,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "rope_theta": 10000.0,
+                "mrope_section": (8, 4, 4),
+                "tie_word_embeddings": True,
+            },
+            "dtype": "float32",
+            "param_dtype": "float32",
+            "remat": False,
+        }
+    )
+
+    optimizer = {"warmup": 0.05, "weight_decay": 0.01, "clip_norm": 1.0, "final_scale": 0.1}
+    # Stage 1, warm-up SFT: captions and questions about clips; the vision tower trains.
+    config.warm_up = ConfigDict(
+        {"steps": 500, "batch_size": 32, "learning_rate": 2e-3, "train_vision": True, **optimizer}
+    )
+    # Stage 2, visual-CoT cold start: tool trajectories and easy questions, from the frame bank.
+    config.cold_start = ConfigDict(
+        {"steps": 300, "batch_size": 32, "learning_rate": 1e-3, "train_vision": False, **optimizer}
+    )
+    # The baseline that cannot look: the same start, data and steps, answers from the preview.
+    config.passive = ConfigDict(
+        {"steps": 300, "batch_size": 32, "learning_rate": 1e-3, "train_vision": False, **optimizer}
+    )
+    # Stage 3, GA-GRPO.
+    config.ga_grpo = ConfigDict(
+        {"steps": 50, "batch_size": 16, "learning_rate": 1e-4, "train_vision": False, **optimizer}
+    )
+    config.rl = ConfigDict(
+        {
+            "group_size": 8,  # rollouts a question; ga_grpo.batch_size counts questions
+            "updates": 1,  # optimizer steps on one batch of rollouts
+            "micro_batch": 32,  # rows of one forward and backward pass
+            "kl_coefficient": 0.0,  # to the policy that stage 3 started from
+        }
+    )
+    config.rollout = ConfigDict(
+        {
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "turn_tokens": 48,
+            "call_tokens": 40,
+            "prefill_rows": 32,
+        }
+    )
+    config.reward = ConfigDict(
+        {
+            "h0": 0.5,
+            "delta": 0.05,
+            "eta": 0.1,
+            "alpha": 1.0,
+            "frame_window": 1.0,
+            "answer_weight": 1.0,
+            "format_weight": 1.0,
+            "evidence_weight": 1.0,
+            "crop_reward": "smooth",  # "step" is the paper's; benchmarks/ablation.py compares them
+        }
+    )
+    config.advantage = ConfigDict(
+        {
+            "mode": "binary",
+            "good_scale": 1.2,
+            "bad_scale": 0.8,
+            "alpha": 0.2,
+            "clip": 1.0,
+            "min_scale": 0.1,
+            "normalize_by_std": False,
+            "std_epsilon": 1e-6,
+        }
+    )
+    config.loss = ConfigDict(
+        {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0, "aggregation": "token-mean"}
+    )
+    config.judge = ConfigDict(
+        {"url": "", "model": "", "timeout": 30.0, "concurrency": 8}  # no url: the built-in judge
+    )
+    config.evaluation = ConfigDict({"samples": 8, "batch_size": 16, "traces": 6})
+    config.log = ConfigDict({"every": 10, "checkpoint_every": 100})
+
+    if arg == "smoke":
+        config.suite.train, config.suite.validation, config.suite.test = (6, 4), (2, 2), (3, 2, 2)
+        config.suite.trajectories = 1
+        for stage in (config.warm_up, config.cold_start, config.passive):
+            stage.steps, stage.batch_size = 12, 8
+        config.ga_grpo.steps, config.ga_grpo.batch_size = 3, 4
+        config.rollout.prefill_rows = 8
+        config.evaluation.samples, config.evaluation.batch_size = 2, 8
+        config.log.every, config.log.checkpoint_every = 3, 6
+    return config
