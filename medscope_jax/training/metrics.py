@@ -1,0 +1,212 @@
+"""The run's log, one JSON line a step, exact across kills; a progress display with time left."""
+
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self, TextIO
+
+import numpy as np
+from tqdm import tqdm
+
+from medscope_jax.errors import UserError, is_disk_full
+
+_LOG = logging.getLogger(__name__)
+_NOT_FINITE = ("nan", "inf", "-inf")
+# Fields that hold wall-clock figures start so; everything else is equal in a resumed run.
+_TIMING = ("seconds", "time")
+
+
+class MetricsWriter:
+    """Appends to metrics.jsonl, `{"stage": ..., "step": ..., "time": ..., ...}` a line.
+
+    Every line is on the disk when `write` returns. `lines` counts them: note it in each checkpoint
+    and give it as `keep` on resume. What was logged after that checkpoint is cut off and logged
+    again, so a resumed run's file equals that of one never killed, timing fields aside.
+    """
+
+    def __init__(self, path: str | Path | None, keep: int = 0):
+        """Opens or makes the file, with its first `keep` lines; None writes nothing."""
+        self.lines = keep
+        self._path = None if path is None else Path(path)
+        self._file = None
+        if self._path is None:
+            return
+        self._file = open(self._path, "a+b")  # noqa: SIM115 - closed by close()
+        self._file.seek(0)
+        lines = [
+            line for line in self._file.read().splitlines(keepends=True)[:keep] if _whole(line)
+        ]
+        if len(lines) < keep:
+            _LOG.warning("%s has %d whole lines, not %d", self._path, len(lines), keep)
+        self.lines = len(lines)
+        self._file.truncate(sum(map(len, lines)))
+
+    def write(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
+        """Appends one line.
+
+        Args:
+          stage: the stage's name.
+          step: the step within the stage.
+          metrics: numbers (NumPy's and JAX's too), strings, or lists and dicts of them. Names of
+            wall-clock figures start with "seconds" or "time".
+
+        Raises:
+          UserError: the disk is full; the lines before are kept.
+        """
+        record = {"stage": stage, "step": int(step), "time": round(time.time(), 3)}
+        line = json.dumps(record | _jsonable(dict(metrics)), allow_nan=False) + "\n"
+        if self._file is not None:
+            end = self._file.seek(0, os.SEEK_END)
+            try:
+                self._file.write(line.encode())
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                if not is_disk_full(error):
+                    raise
+                os.truncate(self._path, end)
+                raise UserError(
+                    f"disk full while writing {self._path}; its {self.lines} lines are kept; "
+                    "free some space and run again"
+                ) from error
+        self.lines += 1
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics file, in order; a half-written last line is left out."""
+    with open(path, "rb") as file:
+        return [_restored(json.loads(line)) for line in file if _whole(line)]
+
+
+def without_timing(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Records less their wall-clock fields: equal in runs that computed the same."""
+    return [
+        {key: value for key, value in record.items() if not key.startswith(_TIMING)}
+        for record in records
+    ]
+
+
+def _whole(line: bytes) -> bool:
+    """Whether a line was written to its end."""
+    try:
+        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _jsonable(value: Any) -> Any:
+    """Plain JSON values; what is not finite becomes "nan", "inf" or "-inf", which JSON can hold."""
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, (str, bool, int, type(None))):
+        return value
+    if not isinstance(value, float):
+        return _jsonable(np.asarray(value).tolist())
+    return value if math.isfinite(value) else str(value)
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _restored(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_restored(item) for item in value]
+    return float(value) if isinstance(value, str) and value in _NOT_FINITE else value
+
+
+class Progress:
+    """Shows how far a long job is and how long it will take yet.
+
+    A bar on a terminal; elsewhere (a log file, a notebook's shell) a line at most every `interval`
+    seconds, and one at the end.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        description: str,
+        done: int = 0,
+        unit: str = "step",
+        stream: TextIO | None = None,
+        interval: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """Starts at `done` of `total` units; `stream` is stderr unless told otherwise."""
+        self._stream = sys.stderr if stream is None else stream
+        self._total, self._description, self._unit = total, description, unit
+        self._first = self._done = done
+        self._interval, self._clock = interval, clock
+        self._start = self._said = clock()
+        self._text = ""
+        self._bar = None
+        if self._stream.isatty():
+            self._bar = tqdm(
+                total=total,
+                desc=description,
+                initial=done,
+                unit=f" {unit}",
+                file=self._stream,
+                dynamic_ncols=True,
+            )
+
+    def update(self, count: int = 1, **shown: Any) -> None:
+        """Counts `count` more units; `shown` are figures to show, such as loss=0.3."""
+        self._done += count
+        self._text = "".join(f", {name} {_short(value)}" for name, value in shown.items())
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._text.removeprefix(", "), refresh=False)
+            self._bar.update(count)
+        elif self._clock() - self._said >= self._interval and self._done < self._total:
+            self._say()
+
+    def close(self) -> None:
+        """Ends the display; without a terminal, prints the last line."""
+        if self._bar is not None:
+            self._bar.close()
+        elif self._done > self._first:
+            self._say()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _say(self) -> None:
+        self._said = self._clock()
+        spent = self._said - self._start
+        left = spent / max(1, self._done - self._first) * (self._total - self._done)
+        ending = f"{_clock_text(left)} left" if self._done < self._total else _clock_text(spent)
+        print(
+            f"{self._description}: {self._done}/{self._total} {self._unit}s{self._text}, {ending}",
+            file=self._stream,
+            flush=True,
+        )
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else f"{float(value):.4g}"
+
+
+def _clock_text(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -1,0 +1,213 @@
+"""A run's folder: what lies where, one run at a time, and files that are whole or not there.
+
+config.json    the config that the run was started with
+suite/         the prepared data
+checkpoints/   training state and data position
+metrics.jsonl  one line a logged step
+results.json   the final table; written last, so a run that has it is done
+report.html    learning curves, the table, evidence traces
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from medscope_jax.config import fingerprint, from_json, to_json
+from medscope_jax.errors import UserError, is_disk_full, one_line
+
+_LOG = logging.getLogger(__name__)
+_MISSING = "nothing"
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """Paths of a run's folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def suite(self) -> Path:
+        return self.path / "suite"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    def is_done(self) -> bool:
+        """Whether the run has ended: results.json is there, whole and not empty."""
+        try:
+            return bool(json.loads(self.results.read_text()))
+        except (OSError, ValueError):
+            return False
+
+
+@contextlib.contextmanager
+def open_workdir(path: str | Path, config: ConfigDict, primary: bool = True) -> Iterator[Workdir]:
+    """Makes or reopens a run's folder and holds it for this run alone, until the context ends.
+
+    Args:
+      path: the folder.
+      config: the run's config, noted in config.json. All but `config.log` must equal the config
+        that the folder was made with.
+      primary: whether this is the process that writes (process 0); only that one locks.
+
+    Raises:
+      UserError: one line: the folder can't be made, another run is using it, or it belongs to
+        another config (the first differing keys with both values).
+    """
+    workdir = Workdir(Path(path))
+    if not primary:
+        yield workdir
+        return
+    try:
+        workdir.path.mkdir(parents=True, exist_ok=True)
+        lock = open(workdir.path / ".lock", "a+")  # noqa: SIM115 - held until the context ends
+    except OSError as error:
+        raise UserError(f"can't use {path} as the workdir: {one_line(error)}") from error
+    with lock:
+        _lock(lock, workdir)
+        _check_config(workdir, config)
+        yield workdir
+
+
+def read_workdir(path: str | Path) -> tuple[Workdir, ConfigDict]:
+    """A run's folder and config, for programs that only read it.
+
+    Raises:
+      UserError: one line, if there is no run in it.
+    """
+    workdir = Workdir(Path(path))
+    try:
+        return workdir, from_json(workdir.config.read_text())
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path} holds no run (no config.json): train with --workdir {path} first"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{workdir.config} can't be read: {one_line(error)}") from error
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a file so that, whatever happens, either the old or the whole new one is there.
+
+    Raises:
+      UserError: the disk is full; the old file is kept.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if is_disk_full(error):
+            kept = "the old one is kept" if path.exists() else "nothing was written"
+            raise UserError(f"disk full while writing {path}; {kept}; free some space") from error
+        raise
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """`write_text` of `value` as JSON."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def sync_folder(path: Path) -> None:
+    """Makes renames inside a folder last beyond a power loss, where the file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _lock(lock: Any, workdir: Workdir) -> None:
+    """Takes the folder's lock; the system lets go of it when the process ends, however it ends."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        holder = lock.read().strip()
+        by = f" (process {holder})" if holder else ""
+        raise UserError(
+            f"{workdir.path} is in use by another run{by}: wait for it, or choose another --workdir"
+        ) from error
+    except OSError as error:  # some network file systems have no locks
+        _LOG.warning("%s can't be locked (%s): start no second run in it", workdir.path, error)
+        return
+    with contextlib.suppress(OSError):  # the number is a courtesy; a full disk is reported later
+        lock.seek(0)
+        lock.truncate()
+        lock.write(str(os.getpid()))
+        lock.flush()
+
+
+def _check_config(workdir: Workdir, config: ConfigDict) -> None:
+    text = to_json(config) + "\n"
+    if not workdir.config.exists():
+        made = [p for p in (workdir.checkpoints, workdir.metrics, workdir.results) if p.exists()]
+        if made:
+            raise UserError(
+                f"{workdir.path} has {made[0].name} but no config.json, so its config is unknown: "
+                "choose another --workdir"
+            )
+        write_text(workdir.config, text)
+        return
+    _, old = read_workdir(workdir.path)
+    if fingerprint(old) != fingerprint(config):
+        different = differences(old, from_json(text))
+        shown = "; ".join(f"{key} was {a}, now {b}" for key, a, b in different[:3])
+        more = f"; and {len(different) - 3} more" if len(different) > 3 else ""
+        raise UserError(
+            f"{workdir.path} was made with another config: {shown}{more}. "
+            "Choose another --workdir or the same config"
+        )
+    if workdir.config.read_text() != text:  # only how it logs has changed
+        write_text(workdir.config, text)
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[tuple[str, str, str]]:
+    """The dotted keys, `log` aside, in which two configs differ, with both values as text."""
+    a, b = _flat(old.to_dict(), ""), _flat(new.to_dict(), "")
+    keys = sorted(key for key in a.keys() | b.keys() if key.split(".")[0] != "log")
+    rows = [(key, a.get(key, _MISSING), b.get(key, _MISSING)) for key in keys]
+    return [row for row in rows if row[1] != row[2]]
+
+
+def _flat(values: dict[str, Any], prefix: str) -> dict[str, str]:
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = repr(value)
+    return flat
