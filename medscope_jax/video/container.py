@@ -148,7 +148,7 @@ def _trims(elst: bytes, movie_scale: int, media_seconds: float) -> bool:
 
 
 def _scale_and_duration(header: bytes) -> tuple[int, int]:
-    """Units a second and duration in them, from an mvhd or mdhd box's body; zeros if it is empty."""
+    """Units a second and duration in them, from an mvhd or mdhd box's body; zeros if empty."""
     if len(header) < 20:
         return 0, 0
     word = 8 if header[0] else 4

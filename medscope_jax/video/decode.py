@@ -27,6 +27,10 @@ from medscope_jax.video.frames import (
     tick_frames,
 )
 
+# FFmpeg's own messages would reach stderr beside our one line. OpenCV reads this variable when the
+# process first touches a video, so it is set on import; a user's own value stays.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
 # Lost frames that are noted but tolerated in a complete file: encoders do leave an undecodable
 # frame or two (an open group at the start, a last frame never flushed).
 _TOLERATED_FRAMES = 2
@@ -113,8 +117,7 @@ def _inspect_file(path: str) -> Container:
 
 @contextlib.contextmanager
 def _quiet():
-    """Keeps OpenCV's and FFmpeg's own messages off stderr: each problem is one VideoError."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read by OpenCV when it opens a file
+    """Keeps OpenCV's own messages off stderr: each problem is one VideoError."""
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
@@ -136,15 +139,15 @@ def _capture(path: str, packets_only: bool = False):
         capture.release()
 
 
-def _stamps(path: str, packets_only: bool) -> np.ndarray:
-    """Times of all frames, float64 [N] seconds, strictly increasing, from the packets' stamps."""
+def _stamps(path: str, packets_only: bool) -> tuple[np.ndarray, int]:
+    """Distinct times of all frames, float64 [N] seconds, increasing; number of packets."""
     times = []
     with _capture(path, packets_only) as capture:
         while capture.isOpened() and capture.grab():
             times.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
     times = np.array(times, np.float64)
-    times = np.sort(times[np.isfinite(times) & (times > -_SAME_TIME)])
-    return times[np.diff(times, prepend=-np.inf) > _SAME_TIME]
+    stamps = np.sort(times[np.isfinite(times) & (times > -_SAME_TIME)])
+    return stamps[np.diff(stamps, prepend=-np.inf) > _SAME_TIME], len(times)
 
 
 def _read_opencv(
@@ -166,10 +169,14 @@ def _read_opencv(
             rate = capture.get(cv2.CAP_PROP_FPS)
             count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         promised = int(count) if 0 < count < 1e9 else 0
-        listed = _stamps(path, packets_only=True)
-        if len(listed) < max(1, 0.5 * promised):
+        listed, packets = _stamps(path, packets_only=True)
+        if len(listed) < max(1, 0.5 * packets):
             # Stamps missing from the packets: FFmpeg makes some while decoding.
-            listed = max(listed, _stamps(path, packets_only=False), key=len)
+            listed, packets = _stamps(path, packets_only=False)
+            if len(listed) < 0.5 * packets:
+                raise VideoError(
+                    f"{shown}: a bare stream whose frames carry no times; remux it into an mp4"
+                )
         if not len(listed):
             came = (
                 f"its container promises {promised} frames, none came" if promised else "no frame"
@@ -180,7 +187,9 @@ def _read_opencv(
             float(np.median(np.diff(listed))) if len(listed) > 1 else 1 / (rate if rate > 0 else 1)
         )
         chosen = tick_frames(listed, listed[-1] + interval, fps, max_frames)
-        frames, times, decoded, original = _decode(path, listed, listed[chosen], interval, size)
+        frames, times, decoded, original = _decode(
+            path, listed, listed[chosen], packets, interval, size
+        )
     if not len(times):
         raise VideoError(
             f"{shown}: nothing can be decoded (0 of {max(promised, len(listed))} frames came); "
@@ -199,7 +208,12 @@ def _read_opencv(
 
 
 def _decode(
-    path: str, listed: np.ndarray, wanted: np.ndarray, interval: float, size: tuple[int, int]
+    path: str,
+    listed: np.ndarray,
+    wanted: np.ndarray,
+    packets: int,
+    interval: float,
+    size: tuple[int, int],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]:
     """Decodes every frame, converting only those wanted.
 
@@ -209,6 +223,7 @@ def _decode(
       path: the file.
       listed: [N] seconds, times of all packets.
       wanted: [T] seconds, some of them.
+      packets: how many frames there can be.
       interval: seconds, stands in for a stamp that the decoder does not give.
       size: (H, W).
 
@@ -217,9 +232,15 @@ def _decode(
     """
     frames = np.empty((len(wanted), *size, 3), np.uint8)
     times, decoded, original = [], [], size
-    next_wanted, last = 0, -math.inf
+    next_wanted, last, failed = 0, -math.inf, 0
     with _capture(path) as capture:
-        while capture.grab():
+        # A damaged frame makes one grab fail, exactly as the end does; those behind it still come.
+        while True:
+            if not capture.grab():
+                failed += 1
+                if len(decoded) + failed > packets:
+                    break
+                continue
             time = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
             if not time > last + _SAME_TIME:  # no stamp (reported as 0), or NaN
                 later = np.searchsorted(listed, last + _SAME_TIME, side="right")
@@ -231,6 +252,7 @@ def _decode(
             came, image = capture.retrieve()
             if not came:
                 decoded.pop()
+                failed += 1
                 continue
             if image.ndim == 2:
                 image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
@@ -255,8 +277,10 @@ def _shortfall(
     cut = cut if container.missing_bytes else ""
     if lost <= 0 and not cut:
         return []
+    if container.edited and not cut:
+        return [f"the file's edit list shows {decoded} of the {promised} frames stored"]
     account = f"{promised} frames promised, {decoded} decoded{cut}"
-    many = lost > max(_TOLERATED_FRAMES, _TOLERATED_SHARE * promised) and not container.edited
+    many = lost > max(_TOLERATED_FRAMES, _TOLERATED_SHARE * promised)
     if (cut or many) and not partial:
         raise VideoError(
             f"{shown}: incomplete: {account}; copy it again, or read it with partial=True"
