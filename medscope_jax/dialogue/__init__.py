@@ -12,6 +12,7 @@ from medscope_jax.dialogue.episode import (
     generated_text,
     pad_row,
     stamp_ids,
+    turn_texts,
 )
 from medscope_jax.dialogue.tokenizer import (
     Tokenizer,
@@ -36,4 +37,5 @@ __all__ = [
     "save_tokenizer",
     "stamp_ids",
     "train_tokenizer",
+    "turn_texts",
 ]

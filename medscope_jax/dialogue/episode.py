@@ -187,8 +187,28 @@ def pad_row(row: Row, length: int) -> dict[str, np.ndarray]:
 def generated_text(tokens: np.ndarray, role: np.ndarray, tokenizer: Tokenizer) -> str:
     """The assistant's and the tools' words of one row [L], without prompt and padding.
 
-    Visual tokens read as nothing; this is the transcript that rewards and traces parse.
+    Visual tokens read as nothing, and so does the <|im_end|> that ends the last turn; this is the
+    transcript that rewards and traces parse.
     """
-    image = tokenizer.tag(protocol.IMAGE)
+    image, im_end = tokenizer.tag(protocol.IMAGE), tokenizer.tag(protocol.IM_END)
     kept = (role == Role.GENERATED) | (role == Role.OBSERVATION)
-    return tokenizer.decode([int(t) for t in tokens[kept] if t != image])
+    ids = [int(t) for t in tokens[kept] if t != image]
+    if ids and ids[-1] == im_end:
+        ids.pop()
+    return tokenizer.decode(ids)
+
+
+def turn_texts(tokens: np.ndarray, role: np.ndarray, tokenizer: Tokenizer) -> list[str]:
+    """The assistant's turns of one row [L], as text, in order."""
+    im_end = tokenizer.tag(protocol.IM_END)
+    turns, turn, before = [], [], Role.PROMPT
+    for token, kind in zip(tokens, role, strict=True):
+        if kind == Role.GENERATED and token != im_end:
+            turn.append(int(token))
+        elif before == Role.GENERATED and turn:
+            turns.append(tokenizer.decode(turn))
+            turn = []
+        before = kind
+    if turn:
+        turns.append(tokenizer.decode(turn))
+    return turns

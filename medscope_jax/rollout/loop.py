@@ -290,8 +290,8 @@ def make_rollout(mesh, model: ModelConfig, layout: Layout, config: RolloutConfig
     """The compiled rollout: (params, bank, prompts, words) -> (Episode, metrics).
 
     With a mesh, questions are split over its data and fsdp axes and every device runs its own loop:
-    no device waits for another's turns, and a row's result does not depend on the split. The bank
-    must then be split alike: prompts.video counts within each device's part.
+    no device waits for another's turns, and a row's result does not depend on the split. The bank's
+    videos are split alike, so a question's video must lie in its device's part.
     """
     program = functools.partial(rollout, model=model, layout=layout, config=config)
     if mesh is None or mesh.size == 1:
@@ -301,7 +301,18 @@ def make_rollout(mesh, model: ModelConfig, layout: Layout, config: RolloutConfig
         return jax.jit(program)
 
     def local(params, bank, prompts, words):
+        # Indices count over the whole bank outside, over this device's part of it inside.
+        videos = bank.length.shape[0] * jax.lax.axis_index(axes)
+        stride = bank.tokens.shape[1] * bank.tokens.shape[2]
+
+        def move(frame, by):
+            return jnp.where(frame >= 0, frame + by * stride, -1)
+
+        prompts = prompts.replace(
+            video=prompts.video - videos, frame=move(prompts.frame, -videos)
+        )
         episode, metrics = program(params, bank, prompts, words)
+        episode = episode.replace(frame=move(episode.frame, videos))
         return episode, jax.tree.map(lambda x: jax.lax.psum(x, axes), metrics)
 
     split, whole = PartitionSpec(axes), PartitionSpec()

@@ -1,0 +1,131 @@
+"""Records -> training examples: fixed-shape arrays, ready to batch."""
+
+from collections.abc import Mapping, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from medscope_jax.dialogue import (
+    Layout,
+    Role,
+    Row,
+    Tokenizer,
+    build_episode,
+    build_prompt,
+    pad_row,
+)
+from medscope_jax.errors import UserError
+from medscope_jax.rollout import Prompts
+from medscope_jax.tools import Tool, select_frames_host
+from medscope_jax.video import FrameBank, Video, preview_indices
+
+
+def clip_row(record: Mapping, video: Video, tokenizer: Tokenizer, layout: Layout):
+    """Stage 1: an episode about a clip whose frames it shows. Returns (Row, shown frame indices).
+
+    The row's frame indices count within the shown frames, because their bank is made in the step.
+    """
+    start, end = (float(x) for x in record["window"])
+    indices, count = select_frames_host(
+        Tool.CROP_VIDEO, start, end, video.times, len(video.times), layout.window_frames
+    )
+    shown = indices[:count]
+    row = build_episode(
+        record["question"],
+        record["turns"],
+        range(count),
+        video.times[shown],
+        video.duration,
+        tokenizer,
+        layout,
+        tools=False,
+    )
+    return row, shown
+
+
+def clip_example(record: Mapping, video: Video, tokenizer: Tokenizer, layout: Layout) -> dict:
+    """clip_row as arrays: tokens, frame, role [L] and frames uint8 [F, H, W, 3]."""
+    row, shown = clip_row(record, video, tokenizer, layout)
+    frames = np.zeros((layout.window_frames, *video.frames.shape[1:]), np.uint8)
+    frames[: len(shown)] = video.frames[shown]
+    return {**pad_row(row, layout.length), "frames": frames}
+
+
+def dialogue_row(record: Mapping, video: Video, tokenizer: Tokenizer, layout: Layout) -> Row:
+    """Stage 2: the whole-video preview, then the record's turns with their observations."""
+    return build_episode(
+        record["question"],
+        record["turns"],
+        preview_indices(len(video.times), layout.preview_frames),
+        video.times,
+        video.duration,
+        tokenizer,
+        layout,
+        tools=record["part"] != "passive",
+    )
+
+
+def dialogue_example(
+    record: Mapping, video: Video, place: int, tokenizer: Tokenizer, layout: Layout, max_frames: int
+) -> dict:
+    """dialogue_row as arrays [L], frame pointing into the flat bank; place: the video's row there."""
+    arrays = pad_row(dialogue_row(record, video, tokenizer, layout), layout.length)
+    offset = place * max_frames * layout.tokens_per_frame
+    arrays["frame"] = np.where(arrays["frame"] >= 0, arrays["frame"] + offset, -1).astype(np.int32)
+    return arrays
+
+
+def measure_rows(rows: Sequence[Row], multiple: int = 8) -> tuple[int, int]:
+    """(slots, generated tokens) that hold every row, rounded up: shapes that waste little."""
+    if not rows:
+        raise UserError("the suite has no records for this stage")
+    slots = max(len(row.tokens) for row in rows)
+    generated = max(row.role.count(Role.GENERATED) for row in rows)
+    return -slots // multiple * -multiple, -generated // multiple * -multiple
+
+
+def prompt_width(questions: Sequence[str], tokenizer: Tokenizer, layout: Layout, tools: bool):
+    """Slots that hold the prompt of every question, rounded up to a multiple of 8."""
+    times = np.arange(layout.preview_frames, dtype=np.float64)
+    longest = max(questions, key=lambda text: len(tokenizer.encode(text)))
+    row = build_prompt(longest, range(len(times)), times, tokenizer, layout, tools)
+    return -len(row.tokens) // 8 * -8
+
+
+def make_prompts(
+    records: Sequence[Mapping],
+    videos: Sequence[int],
+    times: Sequence[np.ndarray],
+    bank: FrameBank,
+    keys,
+    width: int,
+    tokenizer: Tokenizer,
+    layout: Layout,
+    tools: bool,
+) -> Prompts:
+    """The prompts of P questions about videos [P] (rows of bank); times [P] of arrays, seconds.
+
+    keys: [P, group] random keys.
+    """
+    stride = bank.tokens.shape[1] * layout.tokens_per_frame
+    tokens = np.zeros((len(records), width), np.int32)
+    frame = np.full((len(records), width), -1, np.int32)
+    length = np.zeros(len(records), np.int32)
+    for i, (record, place, when) in enumerate(zip(records, videos, times, strict=True)):
+        shown = preview_indices(len(when), layout.preview_frames)
+        row = build_prompt(record["question"], shown, when, tokenizer, layout, tools)
+        length[i] = len(row.tokens)
+        if length[i] > width:
+            raise UserError(
+                f"a prompt of {length[i]} tokens is longer than {width}: {record['question'][:60]!r}"
+            )
+        tokens[i, : length[i]] = row.tokens
+        local = np.asarray(row.frame)
+        frame[i, : length[i]] = np.where(local >= 0, local + place * stride, -1)
+    return Prompts(
+        tokens=jnp.asarray(tokens),
+        frame=jnp.asarray(frame),
+        length=jnp.asarray(length),
+        video=jnp.asarray(np.asarray(videos, np.int32)),
+        keys=keys,
+    )
