@@ -118,12 +118,14 @@ def _inspect_file(path: str) -> Container:
 @contextlib.contextmanager
 def _quiet():
     """Keeps OpenCV's own messages off stderr: each problem is one VideoError."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    # OpenCV 5 moved the level from cv2 itself to cv2.utils.logging.
+    logging = getattr(cv2.utils, "logging", cv2)
+    level = logging.getLogLevel()
+    logging.setLogLevel(0)  # silent
     try:
         yield
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        logging.setLogLevel(level)
 
 
 @contextlib.contextmanager

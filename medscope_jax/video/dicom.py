@@ -19,6 +19,7 @@ import pydicom.config
 from pydicom.encaps import generate_fragments, parse_basic_offsets, parse_fragments
 from pydicom.pixels import get_decoder, iter_pixels
 
+from medscope_jax.video.dicom_rgb import PIXEL_TAGS, ToRGB
 from medscope_jax.video.frames import (
     Video,
     VideoError,
@@ -27,7 +28,6 @@ from medscope_jax.video.frames import (
     thinning_note,
     tick_frames,
 )
-from medscope_jax.video.grayscale import GREY_TAGS, ToRGB
 
 _TIME_TAGS = [
     "FrameIncrementPointer",
@@ -74,7 +74,7 @@ def read_dicom(
     return Video(frames, times[chosen], end, count, tuple(notes))
 
 
-def read_stream(path: str):
+def read_stream(path: str) -> contextlib.AbstractContextManager[str] | None:
     """A context manager giving a temporary file with the MPEG stream inside, or None if none is.
 
     The temporary file has a random name, holds the bare stream and is removed at the end.
@@ -134,7 +134,7 @@ def _header(path: str) -> tuple[pydicom.Dataset, int]:
             header = pydicom.dcmread(
                 file,
                 stop_before_pixels=True,
-                specific_tags=[*_TIME_TAGS, *_SHAPE_TAGS, *GREY_TAGS],
+                specific_tags=[*_TIME_TAGS, *_SHAPE_TAGS, *PIXEL_TAGS],
             )
             return header, file.tell()
 
@@ -267,7 +267,7 @@ def _stream_file(path: str, position: int) -> Iterator[str]:
         stream = os.path.join(folder, "stream")
 
         def write():
-            with open(path, "rb") as source, open(stream, "wb") as target:
+            with _quiet(), open(path, "rb") as source, open(stream, "wb") as target:
                 source.seek(position + 12)
                 parse_basic_offsets(source)
                 for fragment in generate_fragments(source):

@@ -4,7 +4,7 @@ import numpy as np
 import pydicom
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
 
-GREY_TAGS = [
+PIXEL_TAGS = [
     "PhotometricInterpretation",
     "BitsAllocated",
     "BitsStored",
@@ -40,7 +40,7 @@ class ToRGB:
     """
 
     def __init__(self, header: pydicom.Dataset):
-        """header: the GREY_TAGS of the file. Raises ValueError on a colour model it cannot map."""
+        """header: the PIXEL_TAGS of the file. Raises ValueError on a colour model it cannot map."""
         self.header = header
         self.model = str(header.PhotometricInterpretation)
         if self.model not in (*_GREY, *_COLOUR, "PALETTE COLOR"):
