@@ -16,7 +16,7 @@ class UserError(ValueError):
     """A mistake or limit outside the program; its one-line message is all the user needs."""
 
 
-def is_disk_full(error: BaseException) -> bool:
+def is_disk_full(error: BaseException | None) -> bool:
     """Whether `error`, or anything it was raised from, says that the disk or quota is full.
 
     Storage libraries rewrap the operating system's error as text, so the text is looked at too.

@@ -35,8 +35,8 @@ def make_batches(
     """Returns an iterator over this process's rows of each global batch.
 
     Every epoch is shuffled anew; a batch may span two epochs, and rows left at the very end that
-    do not fill a batch are dropped. Process i of P holds rows [i * B / P, (i + 1) * B / P) of the batch
-    that one process would see, whatever P is:
+    do not fill a batch are dropped. Process i of P holds rows [i * B / P, (i + 1) * B / P) of the
+    batch that one process would see, whatever P is:
 
         records in shuffled order   3 1 0 2 | 4 7 5 6      batch_size 4
         process 0 of 2              3 1     | 4 7

@@ -1,0 +1,298 @@
+"""Checkpoints: training state, data position and metadata in one atomic Orbax checkpoint.
+
+A checkpoint is there as a whole or not at all (Orbax writes it aside and renames it), whenever
+the process is killed. Every array carries a checksum that does not depend on how it is sharded, so
+damage by a disk, a copy or a hand is noticed on restore, and the checkpoint before is used.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from medscope_jax.errors import UserError, is_disk_full, one_line
+from medscope_jax.training import leaves as leaves_lib
+
+_LOG = logging.getLogger(__name__)
+_ORBAX_LOG = logging.getLogger("absl")
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a checkpoint held."""
+
+    state: Any  # the pytree, on the devices that were asked for
+    data: Any  # the data iterator's state
+    meta: dict[str, Any]  # as given to save: stage, step, ...
+
+
+class Checkpoints:
+    """The numbered checkpoints in one folder, newest last.
+
+    Numbers only count saves; the step and stage of a checkpoint are in its `meta`, so a new stage
+    may start at step 0 again. All processes of a run call every method together.
+    """
+
+    def __init__(self, directory: str | Path, latest: int = 2, asynchronous: bool = False):
+        """Opens or makes the folder and clears away what a killed run left half-written.
+
+        Args:
+          directory: the folder; for several processes, one that all of them see.
+          latest: how many of the newest to keep, beside the newest of each finished stage.
+          asynchronous: let `save` return once the arrays are copied and write in the background.
+        """
+        self._directory = Path(directory).absolute()
+        self._latest = latest
+        self._asynchronous = asynchronous
+        _ORBAX_LOG.addFilter(_is_other_than_full_disk)
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                enable_async_checkpointing=asynchronous,
+                cleanup_tmp_directories=True,
+                step_format_fixed_length=6,
+            ),
+        )
+        self._bad: set[int] = set()
+        self._manifests: dict[int, dict[str, Any]] = {}
+        self._number = max(self._manager.all_steps(), default=0)
+        self._pending: int | None = None  # the number being written in the background
+
+    def save(self, state: Any, data: Any, meta: dict, stage_finished: bool = False) -> int:
+        """Saves one checkpoint, then deletes those no longer kept.
+
+        Args:
+          state: pytree of arrays, sharded or not; typed random keys are saved as their data.
+          data: the data iterator's state, of JSON values.
+          meta: of JSON values, with at least "stage" and "step".
+          stage_finished: keep it until a newer one finishes the same stage.
+
+        Returns:
+          The checkpoint's number.
+
+        Raises:
+          UserError: the disk is full; what was written of this checkpoint is removed, those before
+            are kept.
+        """
+        self.wait()
+        arrays = {name: leaves_lib.plain(leaf) for name, leaf in leaves_lib.named(state).items()}
+        leaves = leaves_lib.describe(arrays)
+        manifest = {"meta": meta, "stage_finished": stage_finished, "leaves": leaves}
+        manifest, data = json.loads(json.dumps([manifest, data]))
+        number = self._number + 1
+        self._manifests[number] = manifest
+        arguments = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(arrays),
+            data=ocp.args.JsonSave({"state": data}),
+            meta=ocp.args.JsonSave(manifest | {"seal": _seal(manifest, data)}),
+        )
+        with self._report_full_disk(number):
+            self._manager.save(number, args=arguments, force=True)
+        self._number = self._pending = number
+        if not self._asynchronous:
+            self.wait()
+        return number
+
+    def restore(
+        self,
+        abstract: Any | Callable[[dict[str, Any]], Any],
+        stage: str | None = None,
+        partial: bool = False,
+    ) -> Restored | None:
+        """Restores the newest intact checkpoint; None if the folder has none at all.
+
+        A damaged checkpoint is named in a warning, and the one before is tried.
+
+        Args:
+          abstract: the state's structure: arrays or `jax.ShapeDtypeStruct`s, whose shardings say
+            where the arrays go (any mesh; where there is none, the default device). Or a function
+            that gives it for a checkpoint's `meta`, where stages differ in structure.
+          stage: only the checkpoint that finished this stage.
+          partial: `abstract` is only a part of the saved state (say, the parameters without the
+            optimizer), under the same names.
+
+        Raises:
+          UserError: every checkpoint is damaged, or it holds other names, shapes or types.
+        """
+        self.wait()
+        numbers = [n for n in sorted(self._manager.all_steps(), reverse=True) if n not in self._bad]
+        damaged = []
+        for number in numbers:
+            try:
+                manifest, data = self._manifest(number)
+            except Exception as error:
+                self._set_aside(number, error)
+                damaged.append(number)
+                continue
+            meta = manifest["meta"]
+            if stage is not None and not (manifest["stage_finished"] and meta["stage"] == stage):
+                continue
+            wanted = abstract(meta) if callable(abstract) else abstract
+            target = {n: leaves_lib.abstract(leaf) for n, leaf in leaves_lib.named(wanted).items()}
+            difference = leaves_lib.difference(manifest["leaves"], target, partial)
+            if difference:
+                raise UserError(
+                    f"{self._path(number)} is of another model: {difference}; "
+                    "use the config that it was made with"
+                )
+            arrays = self._read_arrays(number, manifest["leaves"], target)
+            if arrays is None:
+                damaged.append(number)
+                continue
+            leaves = map(leaves_lib.unplain, arrays.values(), jax.tree.leaves(wanted))
+            return Restored(jax.tree.unflatten(jax.tree.structure(wanted), leaves), data, meta)
+        if damaged:
+            raise UserError(
+                f"{self._directory} has no intact checkpoint{f' of {stage}' if stage else ''} "
+                f"({len(damaged)} damaged): put back a copy, or start over in another --workdir"
+            )
+        return None
+
+    def metas(self) -> list[dict[str, Any]]:
+        """The `meta` of every checkpoint whose metadata can be read, oldest first."""
+        self.wait()
+        metas = []
+        for number in sorted(set(self._manager.all_steps()) - self._bad):
+            with contextlib.suppress(Exception):
+                metas.append(self._manifest(number)[0]["meta"])
+        return metas
+
+    def wait(self) -> None:
+        """Waits until the last save is on the disk; raises as `save` does if it failed."""
+        if self._pending is None:
+            return
+        number, self._pending = self._pending, None
+        with self._report_full_disk(number):
+            self._manager.wait_until_finished()
+        self._prune()
+
+    def close(self) -> None:
+        """Finishes the last save and lets go of the folder."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+            _ORBAX_LOG.removeFilter(_is_other_than_full_disk)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _manifest(self, number: int) -> tuple[dict[str, Any], Any]:
+        """A checkpoint's JSON parts, verified."""
+        read = self._manager.restore(
+            number,
+            args=ocp.args.Composite(data=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore()),
+        )
+        manifest, data = dict(read.meta), read.data["state"]
+        if manifest.pop("seal") != _seal(manifest, data):
+            raise ValueError("its metadata or data position was altered")
+        self._manifests[number] = manifest
+        return manifest, data
+
+    def _read_arrays(
+        self, number: int, saved: dict[str, Any], target: dict[str, Any]
+    ) -> dict[str, jax.Array] | None:
+        """The arrays, in `target`'s order; None (after a warning) if any process finds damage."""
+        error = arrays = None
+        try:
+            arguments = ocp.args.PyTreeRestore(
+                item=target,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+                partial_restore=True,
+            )
+            read = self._manager.restore(number, args=ocp.args.Composite(state=arguments)).state
+            arrays = {name: read[name] for name in target}
+            wrong = [n for n, leaf in leaves_lib.describe(arrays).items() if leaf[2] != saved[n][2]]
+            if wrong:
+                raise ValueError(f"the contents of {wrong[0]} were altered")
+        except Exception as caught:
+            # Too little memory says nothing about the checkpoint.
+            if isinstance(caught, MemoryError) or "Out of memory" in str(caught):
+                raise
+            error = caught
+        if jax.process_count() > 1:
+            failed = multihost_utils.process_allgather(np.array(error is not None))
+            if failed.any() and error is None:
+                error = ValueError("another process found it damaged")
+        if error is not None:
+            self._set_aside(number, error)
+            return None
+        return arrays
+
+    def _set_aside(self, number: int, error: Exception) -> None:
+        self._bad.add(number)
+        reason = one_line(error)
+        reason = reason if len(reason) <= 160 else reason[:157] + "..."
+        _LOG.warning("checkpoint %s is damaged and not used: %s", self._path(number), reason)
+
+    def _prune(self) -> None:
+        """Deletes what is neither among the newest nor a stage's last; never what is damaged.
+
+        A damaged checkpoint may have been a passing fault of the disk, or worth a rescue.
+        """
+        numbers = [n for n in sorted(self._manager.all_steps()) if n not in self._bad]
+        keep = set(numbers[-self._latest :])
+        finished = {}
+        for number in numbers:
+            if number not in self._manifests:
+                try:
+                    self._manifest(number)
+                except Exception:
+                    # Killed while deleting: the metadata is gone. Anything else is left alone.
+                    if (self._path(number) / "meta").exists():
+                        keep.add(number)
+                    continue
+            manifest = self._manifests[number]
+            if manifest["stage_finished"]:
+                finished[manifest["meta"]["stage"]] = number
+        for number in numbers:
+            if number not in keep and number not in finished.values():
+                self._manager.delete(number)
+                self._manifests.pop(number, None)
+
+    @contextlib.contextmanager
+    def _report_full_disk(self, number: int) -> Iterator[None]:
+        """Turns a full disk into one line, and removes what was written of the checkpoint."""
+        try:
+            yield
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            self._manifests.pop(number, None)
+            self._number = number  # a number is used once, whatever is left of it
+            if jax.process_index() == 0:
+                for path in self._directory.glob(f"{number:06d}*tmp*"):
+                    shutil.rmtree(path, ignore_errors=True)
+            numbers = sorted(set(self._manager.all_steps()) - self._bad - {number})
+            kept = f"{self._path(numbers[-1]).name} before it is kept" if numbers else "none before"
+            raise UserError(
+                f"disk full while saving checkpoint {self._path(number)}; its parts are removed, "
+                f"{kept}; free some space and run the same command again"
+            ) from error
+
+    def _path(self, number: int) -> Path:
+        return self._directory / f"{number:06d}"
+
+
+def _is_other_than_full_disk(record: logging.LogRecord) -> bool:
+    """Log filter: Orbax raises a full disk to us; its threads' traces would bury our one line."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (is_disk_full(OSError(record.getMessage())) or is_disk_full(error))
+
+
+def _seal(manifest: dict[str, Any], data: Any) -> int:
+    """Checksum of a checkpoint's JSON parts."""
+    return zlib.crc32(json.dumps([manifest, data], sort_keys=True).encode())

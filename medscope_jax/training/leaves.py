@@ -1,0 +1,91 @@
+"""A pytree's leaves as named plain arrays with checksums: what a checkpoint stores."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """The leaves by their path, "params/text/embed": a format that knows no container types."""
+    pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
+    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
+    if len(named) != len(pairs):
+        raise ValueError("two leaves of the state have the same path")
+    return named
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def plain(leaf: Any) -> jax.Array:
+    """A leaf as a plain array."""
+    return jax.random.key_data(leaf) if _is_key(leaf) else jnp.asarray(leaf)
+
+
+def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    """What `plain` makes of a leaf, and where it shall lie: as the leaf, or on the first device."""
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    raw = jax.eval_shape(plain, leaf)
+    return jax.ShapeDtypeStruct(raw.shape, raw.dtype, sharding=sharding)
+
+
+def unplain(array: jax.Array, wanted: Any) -> jax.Array:
+    """Undoes `plain`; leaves the array free to go anywhere if `wanted` names no place for it."""
+    placed = getattr(wanted, "sharding", None) is not None and getattr(wanted, "committed", True)
+    if not placed:
+        array = jnp.array(jax.device_get(array))
+    if not _is_key(wanted):
+        return array
+    implementation = []
+    jax.eval_shape(lambda key: implementation.append(jax.random.key_impl(key)), wanted)
+    return jax.random.wrap_key_data(array, impl=implementation[0])
+
+
+def describe(arrays: dict[str, jax.Array]) -> dict[str, list[Any]]:
+    """[dtype, shape, checksum] of each array."""
+    sums = jax.device_get({name: _checksum(array) for name, array in arrays.items()})
+    return {
+        name: [str(array.dtype), list(array.shape), int(sums[name])]
+        for name, array in arrays.items()
+    }
+
+
+def difference(
+    saved: dict[str, list[Any]], target: dict[str, jax.ShapeDtypeStruct], partial: bool
+) -> str:
+    """Says how the first leaf that differs does, in name, type or shape; "" if none does.
+
+    Args:
+      saved: from `describe`.
+      target: what is asked for; with `partial`, leaves that are only in `saved` are no difference.
+    """
+    wanted = {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in target.items()}
+    for name in sorted(wanted.keys() | (set() if partial else saved.keys())):
+        pair = [saved[name][:2] if name in saved else None, wanted.get(name)]
+        if pair[0] != pair[1]:
+            there, here = ["nothing" if leaf is None else f"{leaf[0]}{leaf[1]}" for leaf in pair]
+            return f"{name} is {there} there, but {here} here"
+    return ""
+
+
+@jax.jit
+def _checksum(array: jax.Array) -> jax.Array:
+    """A sum over words, each times an odd number made from its place, modulo 2^32.
+
+    Integer addition commutes, so any sharding gives the same sum; an odd factor has an inverse, so
+    any change of one word changes it, and unequal factors tell words that changed places.
+    """
+    if array.dtype == jnp.bool_:
+        array = array.astype(jnp.uint8)
+    width = min(array.dtype.itemsize, 4)
+    words = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * width}"))
+    words = words.astype(jnp.uint32)
+    place = jnp.zeros(words.shape, jnp.uint32)
+    for axis, size in enumerate(words.shape):
+        place = place * jnp.uint32(size % 2**32)
+        place += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+    return jnp.sum(words * (place * jnp.uint32(2654435761) * 2 + 1), dtype=jnp.uint32)
