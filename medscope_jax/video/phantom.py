@@ -36,19 +36,20 @@ class EventKind:
     """A kind of event: its word, the one phase it belongs to, and the two details one can ask."""
 
     name: str
-    plural: str
     phase: str
     details: tuple[str, str]
+    singular: str
+    plural: str
 
 
 _EVENTS = (
-    EventKind("bleed", "bleeds", "incision", ("side", "count")),
-    EventKind("polyp", "polyps", "inspection", ("colour", "side")),
-    EventKind("jet", "jets", "irrigation", ("colour", "side")),
-    EventKind("grasper", "graspers", "removal", ("colour", "side")),
-    EventKind("implant", "implants", "insertion", ("colour", "count")),
-    EventKind("smoke", "smoke puffs", "cautery", ("side", "count")),
-    EventKind("clip", "clips", "closure", ("colour", "count")),
+    EventKind("bleed", "incision", ("side", "count"), "bleed", "bleeds"),
+    EventKind("polyp", "inspection", ("colour", "side"), "polyp", "polyps"),
+    EventKind("jet", "irrigation", ("colour", "side"), "jet", "jets"),
+    EventKind("grasper", "removal", ("colour", "side"), "grasper", "graspers"),
+    EventKind("implant", "insertion", ("colour", "count"), "implant", "implants"),
+    EventKind("smoke", "cautery", ("side", "count"), "smoke puff", "smoke puffs"),
+    EventKind("clip", "closure", ("colour", "count"), "clip", "clips"),
 )
 EVENTS = {kind.name: kind for kind in _EVENTS}
 PHASES = tuple(kind.phase for kind in _EVENTS)
@@ -56,7 +57,7 @@ PHASES = tuple(kind.phase for kind in _EVENTS)
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A phase shows at start <= t < end (whole seconds); first_seen and last_seen: in the preview."""
+    """A phase shows at start <= t < end, whole seconds; first_seen, last_seen: in the preview."""
 
     kind: str
     start: int
@@ -67,7 +68,7 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """An event shows at start <= t <= end (whole seconds); details nobody asks are set all the same."""
+    """An event shows at start <= t <= end, whole seconds; unasked details are set all the same."""
 
     kind: str
     start: int

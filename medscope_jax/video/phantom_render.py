@@ -28,7 +28,7 @@ _BLOOD, _PUFF, _STEEL, _EDGE = (196, 0, 16), (240, 240, 244), (150, 154, 160), (
 
 
 def render(procedure: Procedure) -> Iterator[np.ndarray]:
-    """Yields every frame, RGB uint8 [HEIGHT, WIDTH, 3], FPS a second; frame i shows time i / FPS."""
+    """Yields every frame, RGB uint8 [HEIGHT, WIDTH, 3]; frame i shows time i / FPS."""
     rng = procedure.random(_DRAWING)
     num_frames = procedure.duration * FPS
     tint = rng.uniform(0.9, 1.1) * rng.uniform(0.95, 1.05, 3)
@@ -104,9 +104,7 @@ def _wander(
     return reach * np.sin(time * rates + rng.uniform(0, 2 * np.pi, (num, 3))).mean(-1)
 
 
-def _bursts(
-    rng: np.random.Generator, length: int, per_minute: float, longest: int
-) -> np.ndarray:
+def _bursts(rng: np.random.Generator, length: int, per_minute: float, longest: int) -> np.ndarray:
     """Booleans [length]: true in short random runs of 1 to longest frames."""
     on = np.zeros(length, bool)
     for start in np.flatnonzero(rng.random(length) < per_minute / (60 * FPS)):

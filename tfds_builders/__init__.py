@@ -1,0 +1,1 @@
+"""TFDS builders of ClinVideoSuite (no TensorFlow needed), and its phantom stand-in."""

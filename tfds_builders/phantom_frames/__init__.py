@@ -1,0 +1,1 @@
+"""Frames of the phantom suite's recordings; see phantom_frames.py."""

@@ -1,0 +1,1 @@
+"""Records of the phantom suite: questions, captions, trajectories; see phantom_suite.py."""

@@ -1,0 +1,194 @@
+"""Prepares the phantom suite in a workdir: recordings, frames and records.
+
+    python -m tfds_builders.prepare --workdir DIR [--smoke]
+
+DIR/suite/videos      the recordings (mp4) and procedures.json, their scripts
+DIR/suite/tfds        phantom_frames and phantom_suite, ArrayRecord
+DIR/suite/suite.json  the configuration that all of it belongs to
+DIR/suite/done.json   written last; without it the suite is not used
+
+A killed run is continued: whole recordings and whole datasets are kept, the rest is made again.
+"""
+
+import argparse
+import concurrent.futures
+import contextlib
+import json
+import multiprocessing
+import os
+import pathlib
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import cv2
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from medscope_jax.errors import UserError, run_main
+from medscope_jax.video.frames import VideoError
+from medscope_jax.video.phantom import Procedure, from_json, to_json
+from medscope_jax.video.phantom_render import write_video
+from tfds_builders.phantom_frames.phantom_frames import PhantomFrames
+from tfds_builders.phantom_suite.phantom_suite import PhantomSuite
+from tfds_builders.read import suite_dir
+from tfds_builders.suite import (
+    PARTS,
+    SuiteConfig,
+    config_to_json,
+    fingerprint,
+    procedures,
+    smoke_suite,
+)
+
+
+def prepare_suite(
+    workdir: str | os.PathLike, config: SuiteConfig, progress: bool = True, processes: int = 2
+) -> pathlib.Path:
+    """Makes the suite in workdir/suite, or finds it made.
+
+    Args:
+      workdir: created if missing.
+      config: the suite's.
+      progress: show progress bars.
+      processes: how many processes draw, encode and decode recordings; 1 uses none but this one.
+
+    Returns:
+      workdir/suite.
+
+    Raises:
+      UserError: the folder holds another configuration's suite, or the disk is full.
+    """
+    folder = suite_dir(workdir)
+    stamp = {"fingerprint": fingerprint(config), "config": config_to_json(config)}
+    _claim(folder, stamp)
+    done = folder / "done.json"
+    if done.exists():
+        return folder
+    scripts = procedures(config)
+    videos, data = folder / "videos", folder / "tfds"
+    videos.mkdir(exist_ok=True)
+    _write_json(
+        videos / "procedures.json",
+        {"config": config_to_json(config), "procedures": [to_json(p) for p in scripts]},
+    )
+    # What a killed build left is under a name of its own; TFDS would never look at it again.
+    for left in [*data.glob("**/*incomplete*"), *videos.glob("*.partial.mp4")]:
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    with _workers(processes) as spread:
+        _draw(spread, scripts, videos, progress)
+        with _quiet_tfds():
+            _build(spread, videos, data, len(scripts), progress)
+    _write_json(done, {"fingerprint": stamp["fingerprint"]})
+    return folder
+
+
+def _claim(folder: pathlib.Path, stamp: dict) -> None:
+    """Makes the folder this configuration's own, or says whose it is."""
+    path = folder / "suite.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        _write_json(path, stamp)
+    elif json.loads(path.read_text())["fingerprint"] != stamp["fingerprint"]:
+        raise UserError(
+            f"{folder} holds the suite of another configuration; "
+            "choose another workdir or delete that folder"
+        )
+
+
+def _draw(spread: Callable, scripts: list[Procedure], videos: pathlib.Path, progress: bool) -> None:
+    """Writes the recordings that are not there yet."""
+    missing = [p for p in scripts if not (videos / f"{p.id}.mp4").exists()]
+    # The longest first, so that no process idles at the end.
+    missing.sort(key=lambda p: -p.duration)
+    jobs = [(to_json(p), str(videos / f"{p.id}.mp4")) for p in missing]
+    made = spread(_draw_one, jobs)
+    for _ in tqdm(made, "drawing procedures", len(jobs), unit="video", disable=not progress):
+        pass
+
+
+def _draw_one(job: tuple[dict, str]) -> None:
+    script, path = job
+    try:
+        write_video(from_json(script), path)
+    except VideoError as error:
+        raise UserError(str(error)) from error
+
+
+def _build(
+    spread: Callable, videos: pathlib.Path, data: pathlib.Path, num_videos: int, progress: bool
+) -> None:
+    """Builds every dataset that is not there yet; each appears only when it is whole."""
+    download = tfds.download.DownloadConfig(manual_dir=videos)
+    options = {"data_dir": data, "file_format": "array_record"}
+    bar = tqdm(total=num_videos + len(PARTS), desc="building datasets", disable=not progress)
+
+    def counted(function: Callable, jobs: Iterable) -> Iterator:
+        for result in spread(function, jobs):
+            yield result
+            bar.update()
+
+    with bar:
+        PhantomFrames(map_videos=counted, **options).download_and_prepare(download_config=download)
+        for part in PARTS:
+            builder = PhantomSuite(config=part, **options)
+            builder.download_and_prepare(download_config=download)
+            bar.update()
+
+
+@contextlib.contextmanager
+def _workers(processes: int) -> Iterator[Callable]:
+    """An ordered map over fresh processes; a plain map for one process."""
+    if processes <= 1:
+        yield map
+        return
+    # Fresh processes: forking one that has started JAX's threads can deadlock.
+    with concurrent.futures.ProcessPoolExecutor(
+        processes, multiprocessing.get_context("spawn"), _start_worker
+    ) as executor:
+        try:
+            yield executor.map
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _start_worker() -> None:
+    """One thread a process; ends with the parent, even if that is killed."""
+    cv2.setNumThreads(1)
+    parent = multiprocessing.parent_process()
+
+    def follow():
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _quiet_tfds() -> Iterator[None]:
+    """Hides TFDS's own bars and its download notice: prepare_suite shows one bar for all."""
+    tfds.disable_progress_bar()
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+        yield
+
+
+def _write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a file that is either whole or not there."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value))
+    partial.replace(path)
+
+
+def main(arguments: list[str]) -> None:
+    """Prepares the default suite, or the smoke one."""
+    parser = argparse.ArgumentParser("tfds_builders.prepare", description=__doc__.split("\n")[0])
+    parser.add_argument("--workdir", required=True, help="where to put the suite")
+    parser.add_argument("--smoke", action="store_true", help="the tiny suite")
+    flags = parser.parse_args(arguments)
+    print(prepare_suite(flags.workdir, smoke_suite() if flags.smoke else SuiteConfig()))
+
+
+if __name__ == "__main__":
+    run_main(main)
