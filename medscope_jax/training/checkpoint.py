@@ -13,7 +13,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
@@ -36,20 +36,27 @@ class Restored:
     meta: dict[str, Any]  # as given to save: stage, step, ...
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager):
     """The numbered checkpoints in one folder, newest last.
 
     Numbers only count saves; the step and stage of a checkpoint are in its `meta`, so a new stage
     may start at step 0 again. All processes of a run call every method together.
     """
 
-    def __init__(self, directory: str | Path, latest: int = 2, asynchronous: bool = False):
+    def __init__(
+        self,
+        directory: str | Path,
+        latest: int = 2,
+        asynchronous: bool = False,
+        read_only: bool = False,
+    ):
         """Opens or makes the folder and clears away what a killed run left half-written.
 
         Args:
           directory: the folder; for several processes, one that all of them see.
           latest: how many of the newest to keep, beside the newest of each finished stage.
           asynchronous: let `save` return once the arrays are copied and write in the background.
+          read_only: only restore, and change nothing: a run may be saving here at this moment.
         """
         self._directory = Path(directory).absolute()
         self._latest = latest
@@ -59,7 +66,9 @@ class Checkpoints:
             self._directory,
             options=ocp.CheckpointManagerOptions(
                 enable_async_checkpointing=asynchronous,
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                read_only=read_only,
                 step_format_fixed_length=6,
             ),
         )
@@ -81,8 +90,7 @@ class Checkpoints:
           The checkpoint's number.
 
         Raises:
-          UserError: the disk is full; what was written of this checkpoint is removed, those before
-            are kept.
+          UserError: the disk is full; what was written of this one is removed, the rest is kept.
         """
         self.wait()
         arrays = {name: leaves_lib.plain(leaf) for name, leaf in leaves_lib.named(state).items()}
@@ -184,18 +192,13 @@ class Checkpoints:
             self._manager.close()
             _ORBAX_LOG.removeFilter(_is_other_than_full_disk)
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def _manifest(self, number: int) -> tuple[dict[str, Any], Any]:
         """A checkpoint's JSON parts, verified."""
-        read = self._manager.restore(
-            number,
-            args=ocp.args.Composite(data=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore()),
-        )
+        parts = ocp.args.Composite(data=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore())
+        read = self._manager.restore(number, args=parts)
         manifest, data = dict(read.meta), read.data["state"]
         if manifest.pop("seal") != _seal(manifest, data):
             raise ValueError("its metadata or data position was altered")

@@ -37,6 +37,13 @@ class MetricsWriter:
         if self._path is None:
             return
         self._file = open(self._path, "a+b")  # noqa: SIM115 - closed by close()
+        self.cut(keep)
+
+    def cut(self, keep: int) -> None:
+        """Cuts the file to its first `keep` lines, as an older checkpoint asks for."""
+        self.lines = keep
+        if self._file is None:
+            return
         self._file.seek(0)
         lines = [
             line for line in self._file.read().splitlines(keepends=True)[:keep] if _whole(line)

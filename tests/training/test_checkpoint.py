@@ -183,7 +183,19 @@ def test_half_written_leftovers_are_cleared(tmp_path):
     shutil.copytree(tmp_path / "000002", tmp_path / "000003.orbax-checkpoint-tmp")
     shutil.rmtree(tmp_path / "000003.orbax-checkpoint-tmp" / "meta")
     assert restore(tmp_path).meta == meta(2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["000001", "000002"]
+    fill(tmp_path, 3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["000002", "000003"]
+
+
+def test_reading_beside_a_running_save_changes_nothing(tmp_path):
+    fill(tmp_path, 1, 2)
+    shutil.copytree(tmp_path / "000002", tmp_path / "000003.orbax-checkpoint-tmp")
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.restore(make_state()).meta == meta(2)
+    assert (tmp_path / "000003.orbax-checkpoint-tmp" / "meta").exists()
+    with Checkpoints(tmp_path / "none", read_only=True) as checkpoints:
+        assert checkpoints.metas() == [] and checkpoints.restore(make_state()) is None
+    assert not (tmp_path / "none").exists()
 
 
 def test_data_position_goes_with_the_state(tmp_path):

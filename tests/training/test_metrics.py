@@ -44,6 +44,17 @@ def test_half_written_line_is_cut_off_and_missing_ones_are_told(tmp_path, caplog
     assert [r["step"] for r in metrics.read_metrics(path)] == [0]
 
 
+def test_cut_goes_back_to_an_older_checkpoint(tmp_path):
+    path = tmp_path / "m.jsonl"
+    with metrics.MetricsWriter(path) as writer:
+        for step in range(4):
+            writer.write("rl", step, {})
+        writer.cut(2)
+        writer.write("rl", 9, {})
+        assert writer.lines == 3
+    assert [r["step"] for r in metrics.read_metrics(path)] == [0, 1, 9]
+
+
 def test_all_kinds_of_numbers(tmp_path):
     path = tmp_path / "m.jsonl"
     with metrics.MetricsWriter(path) as writer:
