@@ -117,7 +117,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         stage: str | None = None,
         partial: bool = False,
     ) -> Restored | None:
-        """Restores the newest intact checkpoint; None if the folder has none at all.
+        """Restores the newest intact checkpoint; None if there is none (of the stage) at all.
 
         A damaged checkpoint is named in a warning, and the one before is tried.
 
@@ -125,7 +125,7 @@ class Checkpoints(contextlib.AbstractContextManager):
           abstract: the state's structure: arrays or `jax.ShapeDtypeStruct`s, whose shardings say
             where the arrays go (any mesh; where there is none, the default device). Or a function
             that gives it for a checkpoint's `meta`, where stages differ in structure.
-          stage: only the checkpoint that finished this stage.
+          stage: only the checkpoint that finished this stage; None too where it is damaged.
           partial: `abstract` is only a part of the saved state (say, the parameters without the
             optimizer), under the same names.
 
@@ -134,13 +134,13 @@ class Checkpoints(contextlib.AbstractContextManager):
         """
         self.wait()
         numbers = [n for n in sorted(self._manager.all_steps(), reverse=True) if n not in self._bad]
-        damaged = []
+        damaged = 0
         for number in numbers:
             try:
                 manifest, data = self._manifest(number)
             except Exception as error:
                 self._set_aside(number, error)
-                damaged.append(number)
+                damaged += 1
                 continue
             meta = manifest["meta"]
             if stage is not None and not (manifest["stage_finished"] and meta["stage"] == stage):
@@ -155,14 +155,14 @@ class Checkpoints(contextlib.AbstractContextManager):
                 )
             arrays = self._read_arrays(number, manifest["leaves"], target)
             if arrays is None:
-                damaged.append(number)
+                damaged += 1
                 continue
             leaves = map(leaves_lib.unplain, arrays.values(), jax.tree.leaves(wanted))
             return Restored(jax.tree.unflatten(jax.tree.structure(wanted), leaves), data, meta)
-        if damaged:
+        if damaged and stage is None:
             raise UserError(
-                f"{self._directory} has no intact checkpoint{f' of {stage}' if stage else ''} "
-                f"({len(damaged)} damaged): put back a copy, or start over in another --workdir"
+                f"{self._directory} has no intact checkpoint ({damaged} damaged): "
+                "put back a copy, or start over in another --workdir"
             )
         return None
 

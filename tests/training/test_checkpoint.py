@@ -178,6 +178,16 @@ def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path):
         restore(tmp_path)
 
 
+def test_a_damaged_finished_stage_is_as_one_not_finished(tmp_path):
+    fill(tmp_path, 1)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(2), None, meta(2), stage_finished=True)
+        flip(largest_file(tmp_path / "000002" / "state"))
+        assert checkpoints.restore(make_state(), stage="warm_up") is None
+        assert checkpoints.restore(make_state(), stage="rl") is None
+        assert checkpoints.restore(make_state()).meta == meta(1)
+
+
 def test_half_written_leftovers_are_cleared(tmp_path):
     fill(tmp_path, 1, 2)
     shutil.copytree(tmp_path / "000002", tmp_path / "000003.orbax-checkpoint-tmp")
