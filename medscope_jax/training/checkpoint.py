@@ -78,16 +78,13 @@ class Checkpoints(contextlib.AbstractContextManager):
         self._pending: int | None = None  # the number being written in the background
 
     def save(self, state: Any, data: Any, meta: dict, stage_finished: bool = False) -> int:
-        """Saves one checkpoint, then deletes those no longer kept.
+        """Saves one checkpoint, deletes those no longer kept, and returns its number.
 
         Args:
           state: pytree of arrays, sharded or not; typed random keys are saved as their data.
           data: the data iterator's state, of JSON values.
           meta: of JSON values, with at least "stage" and "step".
           stage_finished: keep it until a newer one finishes the same stage.
-
-        Returns:
-          The checkpoint's number.
 
         Raises:
           UserError: the disk is full; what was written of this one is removed, the rest is kept.
