@@ -16,13 +16,17 @@ def get_config(arg: str = "") -> ConfigDict:
     config.device = ConfigDict({"platform": "cpu", "kind": "", "count": 1, "topology": ""})
     config.mesh = ConfigDict({"data": 1, "fsdp": 1, "tensor": 1})
 
+    # Procedures a split and source; laparoscopic ones are held out, out-of-domain.
     config.suite = ConfigDict(
         {
-            "train": (130, 70),  # ophthalmic and endoscopic procedures
-            "validation": (12, 6),
-            "test": (24, 16, 20),  # ophthalmic, endoscopic, laparoscopic (held out)
-            "trajectories": 3,  # of the teacher, for each hard question
             "seed": 0,
+            "train_ophthalmic": 130,
+            "train_endoscopic": 70,
+            "validation_ophthalmic": 12,
+            "validation_endoscopic": 6,
+            "test_ophthalmic": 24,
+            "test_endoscopic": 16,
+            "test_laparoscopic": 20,
         }
     )
     config.video = ConfigDict({"fps": 1.0, "height": 28, "width": 56, "max_frames": 240})
@@ -135,8 +139,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.log = ConfigDict({"every": 10, "checkpoint_every": 100})
 
     if arg == "smoke":
-        config.suite.train, config.suite.validation, config.suite.test = (6, 4), (2, 2), (3, 2, 2)
-        config.suite.trajectories = 1
+        config.suite.train_ophthalmic, config.suite.train_endoscopic = 10, 6
+        config.suite.validation_ophthalmic, config.suite.validation_endoscopic = 2, 2
+        config.suite.test_ophthalmic, config.suite.test_endoscopic = 3, 3
+        config.suite.test_laparoscopic = 2
         for stage in (config.warm_up, config.cold_start, config.passive):
             stage.steps, stage.batch_size = 12, 8
         config.ga_grpo.steps, config.ga_grpo.batch_size = 3, 4

@@ -9,6 +9,7 @@ from medscope_jax.rl.intervals import (
     total_length,
 )
 from medscope_jax.rl.judge import judge_answer, normalize_answer, token_f1
+from medscope_jax.rl.judging import Judge, make_judge
 from medscope_jax.rl.loss import (
     LossConfig,
     aggregate,
@@ -36,6 +37,7 @@ __all__ = [
     "AdvantageConfig",
     "EndpointConfig",
     "Evidence",
+    "Judge",
     "JudgeError",
     "LossConfig",
     "Reward",
@@ -55,6 +57,7 @@ __all__ = [
     "last_executed_calls",
     "last_valid_calls",
     "loss_normalizer",
+    "make_judge",
     "merge_spans",
     "normalize_answer",
     "parse_intervals",

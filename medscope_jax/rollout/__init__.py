@@ -2,14 +2,24 @@
 
 from medscope_jax.rollout.loop import Prompts, RolloutConfig, make_rollout, rollout
 from medscope_jax.rollout.observation import Vocabulary, observe, vocabulary
+from medscope_jax.rollout.questions import (
+    Trajectory,
+    make_prompts,
+    prompt_width,
+    read_trajectories,
+)
 from medscope_jax.rollout.sampling import row_keys, sample
 
 __all__ = [
     "Prompts",
     "RolloutConfig",
+    "Trajectory",
     "Vocabulary",
+    "make_prompts",
     "make_rollout",
     "observe",
+    "prompt_width",
+    "read_trajectories",
     "rollout",
     "row_keys",
     "sample",

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 
 from medscope_jax.dialogue import (
@@ -11,13 +10,11 @@ from medscope_jax.dialogue import (
     Row,
     Tokenizer,
     build_episode,
-    build_prompt,
     pad_row,
 )
 from medscope_jax.errors import UserError
-from medscope_jax.rollout import Prompts
 from medscope_jax.tools import Tool, select_frames_host
-from medscope_jax.video import FrameBank, Video, preview_indices
+from medscope_jax.video import Video, preview_indices
 
 
 def clip_row(record: Mapping, video: Video, tokenizer: Tokenizer, layout: Layout):
@@ -82,50 +79,3 @@ def measure_rows(rows: Sequence[Row], multiple: int = 8) -> tuple[int, int]:
     slots = max(len(row.tokens) for row in rows)
     generated = max(row.role.count(Role.GENERATED) for row in rows)
     return -slots // multiple * -multiple, -generated // multiple * -multiple
-
-
-def prompt_width(questions: Sequence[str], tokenizer: Tokenizer, layout: Layout, tools: bool):
-    """Slots that hold the prompt of every question, rounded up to a multiple of 8."""
-    times = np.arange(layout.preview_frames, dtype=np.float64)
-    longest = max(questions, key=lambda text: len(tokenizer.encode(text)))
-    row = build_prompt(longest, range(len(times)), times, tokenizer, layout, tools)
-    return -len(row.tokens) // 8 * -8
-
-
-def make_prompts(
-    records: Sequence[Mapping],
-    videos: Sequence[int],
-    times: Sequence[np.ndarray],
-    bank: FrameBank,
-    keys,
-    width: int,
-    tokenizer: Tokenizer,
-    layout: Layout,
-    tools: bool,
-) -> Prompts:
-    """The prompts of P questions about videos [P] (rows of bank); times [P] of arrays, seconds.
-
-    keys: [P, group] random keys.
-    """
-    stride = bank.tokens.shape[1] * layout.tokens_per_frame
-    tokens = np.zeros((len(records), width), np.int32)
-    frame = np.full((len(records), width), -1, np.int32)
-    length = np.zeros(len(records), np.int32)
-    for i, (record, place, when) in enumerate(zip(records, videos, times, strict=True)):
-        shown = preview_indices(len(when), layout.preview_frames)
-        row = build_prompt(record["question"], shown, when, tokenizer, layout, tools)
-        length[i] = len(row.tokens)
-        if length[i] > width:
-            raise UserError(
-                f"a prompt of {length[i]} tokens is longer than {width}: {record['question'][:60]!r}"
-            )
-        tokens[i, : length[i]] = row.tokens
-        local = np.asarray(row.frame)
-        frame[i, : length[i]] = np.where(local >= 0, local + place * stride, -1)
-    return Prompts(
-        tokens=jnp.asarray(tokens),
-        frame=jnp.asarray(frame),
-        length=jnp.asarray(length),
-        video=jnp.asarray(np.asarray(videos, np.int32)),
-        keys=keys,
-    )

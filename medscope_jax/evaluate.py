@@ -1,0 +1,176 @@
+"""Evaluates the models of a run: python -m medscope_jax.evaluate --workdir DIR --split SPLIT
+
+Rolls out every question of the split greedily and, beside it, several times with sampling; prints the
+table and writes DIR/evaluation_SPLIT.json.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+
+from medscope_jax.config import ConfigError, parse_arguments, run_main
+from medscope_jax.distributed import batch_shardings, check_device, make_mesh
+from medscope_jax.evaluation import Scored, Trace, print_results, result_rows, write_results
+from medscope_jax.evaluation.runner import run_questions, score_questions
+from medscope_jax.evaluation.traces import make_trace
+from medscope_jax.rl import RewardConfig, make_judge
+from medscope_jax.rollout import Trajectory, make_rollout
+from medscope_jax.training.checkpoint import Checkpoints
+from medscope_jax.training.ga_grpo import reward_all
+from medscope_jax.training.metrics import Progress
+from medscope_jax.training.run import (
+    Run,
+    Split,
+    load_records,
+    load_split,
+    make_run,
+    make_split_bank,
+    model_key,
+    rollout_config,
+)
+from medscope_jax.training.stage import MODELS, finished_params
+from medscope_jax.training.workdir import read_workdir
+
+SPLITS = ("validation", "test")
+
+
+def make_programs(run: Run) -> dict[str, Callable]:
+    """The rollout programs of evaluation: greedy, and sampled several times a question."""
+    groups = {"greedy": 1, "sampled": run.config.evaluation.samples}
+    return {
+        decoding: make_rollout(
+            run.mesh, run.model, run.layout, rollout_config(run.config, group, decoding == "greedy")
+        )
+        for decoding, group in groups.items()
+    }
+
+
+def evaluate_model(
+    run: Run,
+    model: str,
+    params: dict,
+    records: Sequence[dict],
+    split: Split,
+    programs: Mapping[str, Callable],
+) -> tuple[list[Scored], list[Trajectory]]:
+    """Scores of one model on all records, greedy and sampled, and its greedy trajectories.
+
+    programs: from make_programs; shared by all models, so that each compiles once.
+    """
+    section = run.config.evaluation
+    can_look = model != "passive"
+    bank = make_split_bank(run, params, split)
+    judge = make_judge(run.config.judge)
+    scores, greedy = [], []
+    batches = -(-len(records) // section.batch_size)
+    progress = Progress(2 * batches, f"evaluating {model}", unit="batch")
+    for decoding, group in (("greedy", 1), ("sampled", section.samples)):
+        found = []
+        for batch in run_questions(
+            params,
+            programs[decoding],
+            records,
+            [split.rows[record["video"]] for record in records],
+            [video.times for video in split.videos],
+            bank,
+            model_key(run.config, "evaluate"),
+            group=group,
+            batch_size=section.batch_size,
+            tools=can_look,
+            tokenizer=run.tokenizer,
+            words=run.words,
+            layout=run.layout,
+            place_batch=functools.partial(_place, run),
+        ):
+            found.extend(batch)
+            progress.update()
+        scores += score_questions(
+            model,
+            records,
+            found,
+            judge,
+            decoding=decoding,
+            can_look=can_look,
+            seed=run.config.seed,
+            frame_window=run.config.reward.frame_window,
+        )
+        if decoding == "greedy":
+            greedy = [group[0] for group in found]
+    progress.close()
+    return scores, greedy
+
+
+def _place(run: Run, tree):
+    return jax.device_put(tree, batch_shardings(tree, run.mesh))
+
+
+def telling_traces(
+    run: Run, model: str, records: Sequence[dict], found: Sequence[Trajectory], split: Split
+) -> list[Trace]:
+    """Traces of a few questions: the first of each task and source in turn."""
+    kinds: dict[tuple, list[int]] = {}
+    for i, record in enumerate(records):
+        kinds.setdefault((record["task"], record["source"]), []).append(i)
+    order = [i for row in zip(*_padded(list(kinds.values())), strict=True) for i in row]
+    chosen = [i for i in order if i is not None][: run.config.evaluation.traces]
+    asked, told = [records[i] for i in chosen], [found[i] for i in chosen]
+    rewards = reward_all(
+        told, asked, make_judge(run.config.judge), RewardConfig(**run.config.reward)
+    )
+    return [
+        make_trace(
+            record["question"],
+            trajectory,
+            split.videos[split.rows[record["video"]]],
+            run.layout.preview_frames,
+            record,
+            reward,
+            model,
+        )
+        for record, trajectory, reward in zip(asked, told, rewards, strict=True)
+    ]
+
+
+def _padded(lists: list[list]) -> list[list]:
+    longest = max(map(len, lists))
+    return [items + [None] * (longest - len(items)) for items in lists]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Evaluates every finished model of a workdir."""
+    flags = parse_arguments(
+        __doc__,
+        argv,
+        {
+            "--workdir": {"required": True, "metavar": "DIR", "help": "folder of a training run"},
+            "--split": {"default": "test", "metavar": "SPLIT", "help": "validation or test"},
+        },
+    )
+    if flags.split not in SPLITS:
+        raise ConfigError(f"unknown split {flags.split!r}; choose one of {', '.join(SPLITS)}")
+    workdir, config = read_workdir(flags.workdir)
+    devices = check_device(config.device)
+    mesh = make_mesh(config.mesh, devices, kv_heads=config.model.text.num_key_value_heads)
+    run = make_run(config, workdir, mesh)
+    records, split = load_records(run, "eval", flags.split), load_split(run, flags.split)
+    scores: list[Scored] = []
+    programs = make_programs(run)
+    with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
+        for model, stage in MODELS.items():
+            params = finished_params(run, checkpoints, stage)
+            if params is None:
+                print(f"{model}: stage {stage} has not finished yet, so it is left out")
+                continue
+            scores += evaluate_model(run, model, params, records, split, programs)[0]
+    if not scores:
+        raise ConfigError(f"{flags.workdir} holds no finished model yet; go on training it first")
+    rows = result_rows(scores)
+    target = workdir.path / f"evaluation_{flags.split}.json"
+    write_results(target, rows)
+    print_results(rows)
+    print(f"written to {target}")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,102 @@
+"""Between records and rollouts: questions become prompts, finished episodes become trajectories."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from medscope_jax.dialogue import (
+    Episode,
+    Layout,
+    Role,
+    Tokenizer,
+    build_prompt,
+    generated_text,
+    turn_texts,
+)
+from medscope_jax.errors import UserError
+from medscope_jax.rollout.loop import Prompts
+from medscope_jax.video import FrameBank, preview_indices
+
+
+@dataclasses.dataclass(frozen=True)
+class Trajectory:
+    """One finished rollout, read back on the host."""
+
+    text: str  # the transcript: turns and observations, see dialogue.generated_text
+    turns: list[str]  # the assistant's turns
+    calls: list[tuple]  # (tool, start, end, status) of each executed call, seconds
+    frames: list[list[int]]  # bank frames that each call's observation showed
+
+
+def prompt_width(questions: Sequence[str], tokenizer: Tokenizer, layout: Layout, tools: bool):
+    """Slots that hold the prompt of every question, rounded up to a multiple of 8."""
+    times = np.arange(layout.preview_frames, dtype=np.float64)
+    longest = max(questions, key=lambda text: len(tokenizer.encode(text)))
+    row = build_prompt(longest, range(len(times)), times, tokenizer, layout, tools)
+    return -len(row.tokens) // 8 * -8
+
+
+def make_prompts(
+    records: Sequence[Mapping],
+    videos: Sequence[int],
+    times: Sequence[np.ndarray],
+    bank: FrameBank,
+    keys,
+    width: int,
+    tokenizer: Tokenizer,
+    layout: Layout,
+    tools: bool,
+) -> Prompts:
+    """The prompts of P questions about videos [P] (rows of bank); times [P] of arrays, seconds.
+
+    keys: [P, group] random keys.
+    """
+    stride = bank.tokens.shape[1] * layout.tokens_per_frame
+    tokens = np.zeros((len(records), width), np.int32)
+    frame = np.full((len(records), width), -1, np.int32)
+    length = np.zeros(len(records), np.int32)
+    for i, (record, place, when) in enumerate(zip(records, videos, times, strict=True)):
+        shown = preview_indices(len(when), layout.preview_frames)
+        row = build_prompt(record["question"], shown, when, tokenizer, layout, tools)
+        length[i] = len(row.tokens)
+        if length[i] > width:
+            raise UserError(
+                f"a prompt of {length[i]} tokens is longer than {width}: {record['question'][:60]!r}"
+            )
+        tokens[i, : length[i]] = row.tokens
+        local = np.asarray(row.frame)
+        frame[i, : length[i]] = np.where(local >= 0, local + place * stride, -1)
+    return Prompts(
+        tokens=jnp.asarray(tokens),
+        frame=jnp.asarray(frame),
+        length=jnp.asarray(length),
+        video=jnp.asarray(np.asarray(videos, np.int32)),
+        keys=keys,
+    )
+
+
+def read_trajectories(
+    episode: Episode, num_frames: int, tokenizer: Tokenizer, layout: Layout
+) -> list[Trajectory]:
+    """The trajectories of a finished episode's rows (arrays on the host).
+
+    num_frames: T of the bank that the episode's frame indices point into.
+    """
+    size = layout.tokens_per_frame
+    result = []
+    for b in range(episode.tokens.shape[0]):
+        tokens, role = episode.tokens[b], episode.role[b]
+        calls, frames = [], []
+        real = int(np.sum(episode.calls.status[b] >= 0))
+        ends = [*episode.calls.where[b, 1:real], int(np.sum(role != Role.PADDING))]
+        for c in range(real):
+            calls.append(tuple(float(x[b, c]) for x in episode.calls[:3]))
+            calls[-1] = (int(calls[-1][0]), *calls[-1][1:], int(episode.calls.status[b, c]))
+            seen = episode.frame[b, episode.calls.where[b, c] : ends[c]]
+            seen = seen[seen >= 0][::size] // size % num_frames
+            frames.append([int(t) for t in seen])
+        text = generated_text(tokens, role, tokenizer)
+        result.append(Trajectory(text, turn_texts(tokens, role, tokenizer), calls, frames))
+    return result

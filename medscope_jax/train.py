@@ -1,0 +1,98 @@
+"""Trains MedScope: python -m medscope_jax.train --config tpu_configs/cpu.py --workdir DIR
+
+Prepares the suite, trains the three stages and the passive baseline, evaluates all models on the held
+out split, and writes DIR/metrics.jsonl, DIR/checkpoints/, DIR/results.json and DIR/report.html. Run
+again in the same DIR, it goes on where it stopped, or says that it is done.
+"""
+
+import functools
+import json
+import time
+from collections.abc import Sequence
+
+from medscope_jax.config import load_config, parse_arguments, run_main
+from medscope_jax.evaluate import evaluate_model, make_programs, telling_traces
+from medscope_jax.evaluation import print_results, render_report, result_rows, write_results
+from medscope_jax.rl import make_judge
+from medscope_jax.training.checkpoint import Checkpoints
+from medscope_jax.training.ga_grpo import prepare_ga_grpo
+from medscope_jax.training.metrics import MetricsWriter, read_metrics
+from medscope_jax.training.run import Run, load_records, load_split, open_run
+from medscope_jax.training.sft import prepare_clips, prepare_dialogues
+from medscope_jax.training.stage import initial_params, run_stage
+from medscope_jax.training.workdir import Workdir, open_workdir, write_text
+
+
+def train(run: Run, workdir: Workdir) -> dict[str, dict]:
+    """Runs the stages; returns the parameters of each model: passive, sft, rl."""
+    split = load_split(run, "train")
+    with Checkpoints(workdir.checkpoints) as checkpoints:
+        metas = checkpoints.metas()
+        kept = max((meta["lines"] for meta in metas), default=0)
+        writer = MetricsWriter(workdir.metrics, keep=kept)
+        stage = functools.partial(run_stage, run, checkpoints=checkpoints, writer=writer)
+
+        # Stage 1: the vision tower and the language model learn to see and to tell the time.
+        clips = functools.partial(prepare_clips, run, split)
+        warm = stage("warm_up", lambda: initial_params(run), clips)
+
+        # The baseline: the same start and data, but it answers from the preview.
+        dialogues = functools.partial(prepare_dialogues, "passive", run, split)
+        passive = stage("passive", lambda: warm, dialogues)
+
+        # Stage 2: tool trajectories of an imperfect teacher.
+        dialogues = functools.partial(prepare_dialogues, "cold_start", run, split)
+        sft = stage("cold_start", lambda: warm, dialogues)
+
+        # Stage 3: the model's own trajectories, rewarded for answers and for evidence.
+        questions = functools.partial(
+            prepare_ga_grpo, run, split, make_judge(run.config.judge)
+        )
+        rl = stage("ga_grpo", lambda: sft, questions)
+        writer.close()
+    return {"passive": passive, "sft": sft, "rl": rl}
+
+
+def evaluate(run: Run, workdir: Workdir, models: dict[str, dict], seconds: float) -> None:
+    """Evaluates the models on the test split and writes the results and the report."""
+    records, split = load_records(run, "eval", "test"), load_split(run, "test")
+    scores, traces = [], []
+    programs = make_programs(run)
+    for name, params in models.items():
+        scored, found = evaluate_model(run, name, params, records, split, programs)
+        scores += scored
+        if name == "rl":
+            traces = telling_traces(run, name, records, found, split)
+    rows = result_rows(scores)
+    notes = [f"seed {run.config.seed}; this session took {seconds / 60:.1f} min up to evaluation"]
+    report = render_report(read_metrics(workdir.metrics), rows, traces, notes=notes)
+    write_text(workdir.report, report)
+    write_results(workdir.results, rows)  # last: its presence says that the run is done
+    print_results(rows)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses the command line and trains."""
+    flags = parse_arguments(
+        __doc__,
+        argv,
+        {
+            "--config": {"required": True, "metavar": "FILE[:ARG]", "help": "a run's config"},
+            "--workdir": {"required": True, "metavar": "DIR", "help": "folder of the run"},
+        },
+    )
+    begin = time.monotonic()
+    config = load_config(flags.config, flags.overrides)
+    with open_workdir(flags.workdir, config) as workdir:
+        if workdir.is_done():
+            print_results(json.loads(workdir.results.read_text()))
+            print(f"{workdir.path} is done; see {workdir.report}")
+            return
+        run = open_run(config, workdir)
+        models = train(run, workdir)
+        evaluate(run, workdir, models, time.monotonic() - begin)
+        print(f"done in {(time.monotonic() - begin) / 60:.1f} min; see {workdir.report}")
+
+
+if __name__ == "__main__":
+    run_main(main)

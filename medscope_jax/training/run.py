@@ -1,0 +1,160 @@
+"""What every stage of a run shares: config, mesh, tokenizer, model and the suite's videos."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from medscope_jax.dialogue import (
+    Layout,
+    Tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+    stamp_ids,
+    train_tokenizer,
+)
+from medscope_jax.distributed import check_device, make_mesh
+from medscope_jax.models import ModelConfig, encode_frames, frame_grid, model_config
+from medscope_jax.rollout import RolloutConfig, Vocabulary, vocabulary
+from medscope_jax.training.workdir import Workdir
+from medscope_jax.video import FrameBank, Video, make_bank
+from tfds_builders.prepare import prepare_suite
+from tfds_builders.read import load_frames, load_part, suite_corpus, video_rows
+from tfds_builders.suite import suite_config
+
+_ENCODE_FRAMES = 512  # frames of one call when a bank is made
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run's fixed things. Nothing here changes from step to step."""
+
+    config: ConfigDict
+    folder: Path  # the workdir
+    mesh: Mesh
+    tokenizer: Tokenizer
+    words: Vocabulary
+    model: ModelConfig
+    layout: Layout  # of conversations about whole videos
+    clip_layout: Layout  # of stage 1's conversations about clips
+
+
+def open_run(config: ConfigDict, workdir: Workdir, progress: bool = True) -> Run:
+    """Prepares the suite and the tokenizer (or finds them) and builds the Run."""
+    devices = check_device(config.device)
+    mesh = make_mesh(config.mesh, devices, kv_heads=config.model.text.num_key_value_heads)
+    suite = suite_of(config)
+    prepare_suite(workdir.path, suite, progress)
+    path = tokenizer_path(workdir)
+    if not path.exists():
+        corpus = itertools.chain(suite_corpus(suite), ["0123456789 .,:[]{}\"'<>/?!-+"])
+        ticks = config.video.max_frames + 1
+        save_tokenizer(train_tokenizer(corpus, config.dialogue.vocab_size, ticks), path)
+    return make_run(config, workdir, mesh)
+
+
+def make_run(config: ConfigDict, workdir: Workdir, mesh: Mesh) -> Run:
+    """The Run of a workdir whose tokenizer is there."""
+    tokenizer = load_tokenizer(tokenizer_path(workdir))
+    model = with_vocabulary(config.model, tokenizer.vocab_size)
+    layout = make_layout(config, model)
+    clip_layout = dataclasses.replace(layout, length=config.dialogue.clip_length)
+    words = vocabulary(tokenizer, layout)
+    return Run(config, workdir.path, mesh, tokenizer, words, model, layout, clip_layout)
+
+
+def tokenizer_path(workdir: Workdir) -> Path:
+    """Where a run keeps its tokenizer."""
+    return workdir.path / "tokenizer.model"
+
+
+def suite_of(config: ConfigDict):
+    """The SuiteConfig of a run's config: its suite section and what other sections decide."""
+    shared = {
+        "bank_fps": config.video.fps,
+        "frame_height": config.video.height,
+        "frame_width": config.video.width,
+        "preview_frames": config.dialogue.preview_frames,
+        "window_frames": config.dialogue.window_frames,
+    }
+    return suite_config({**config.suite.to_dict(), **shared})
+
+
+def with_vocabulary(section: Mapping, size: int) -> ModelConfig:
+    """The ModelConfig of a config's model section for a vocabulary of `size`, rounded up.
+
+    A multiple of 128 lets every tensor axis divide it; the ids beyond `size` are never used.
+    """
+    text = {**section["text"], "vocab_size": -size // 128 * -128}
+    return model_config({**section, "text": text})
+
+
+def make_layout(config: ConfigDict, model: ModelConfig) -> Layout:
+    """The Layout of a config's conversations."""
+    dialogue = config.dialogue
+    return Layout(
+        length=dialogue.length,
+        preview_frames=dialogue.preview_frames,
+        window_frames=dialogue.window_frames,
+        grid=frame_grid(model, config.video.height, config.video.width),
+        frame_format=dialogue.frame_format,
+        max_tool_turns=dialogue.max_tool_turns,
+    )
+
+
+def rollout_config(config: ConfigDict, group: int, greedy: bool) -> RolloutConfig:
+    """The RolloutConfig of a config, for `group` rollouts a question."""
+    section = config.rollout
+    return RolloutConfig(
+        group=group,
+        turn_tokens=section.turn_tokens,
+        call_tokens=section.call_tokens,
+        prefill_rows=section.prefill_rows,
+        temperature=0.0 if greedy else section.temperature,
+        top_p=1.0 if greedy else section.top_p,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A split's videos, decoded: bank-rate frames are small enough for the host's memory."""
+
+    videos: list[Video]
+    rows: dict[str, int]  # video id -> place in videos, and in the bank made of them
+
+
+def load_split(run: Run, split: str) -> Split:
+    """Reads all videos of a split."""
+    videos = []
+    for example in load_frames(run.folder, split):
+        videos.append(Video(example["frames"], example["times"], example["duration"]))
+    return Split(videos, video_rows(run.folder, split))
+
+
+def load_records(run: Run, part: str, split: str) -> list[dict]:
+    """All records of a part and split: text and spans, small beside the frames."""
+    return list(load_part(run.folder, part, split))
+
+
+def make_split_bank(run: Run, params: dict, split: Split) -> FrameBank:
+    """The frame bank of a split under the given parameters: each frame encoded once."""
+    encode = jax.jit(lambda params, frames: encode_frames(params, run.model, frames))
+    return make_bank(
+        functools.partial(encode, {"vision": params["vision"]}),
+        split.videos,
+        functools.partial(stamp_ids, run.tokenizer, run.layout),
+        batch_frames=_ENCODE_FRAMES,
+        max_frames=run.config.video.max_frames,
+    )
+
+
+def model_key(config: ConfigDict, name: str) -> jax.Array:
+    """The random key of one purpose, from the run's seed; names are fixed, so keys never shift."""
+    number = int.from_bytes(name.encode()[:8].ljust(8), "little") % 2**31
+    return jax.random.fold_in(jax.random.key(config.seed), np.uint32(number))

@@ -1,0 +1,108 @@
+"""Stages 1 and 2, and the passive baseline: supervised fine-tuning on the suite's records."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from medscope_jax.distributed import batch_shardings
+from medscope_jax.training.data import make_batches, mix
+from medscope_jax.training.examples import (
+    clip_example,
+    clip_row,
+    dialogue_example,
+    dialogue_row,
+    measure_rows,
+)
+from medscope_jax.training.run import Run, Split, load_records, make_split_bank
+from medscope_jax.training.stage import Batches, Update, optimizer_of
+from medscope_jax.training.steps import sft_step
+from medscope_jax.video import flat_tokens
+
+# What each stage reads: parts of the suite, mixed in the proportion of their sizes.
+PARTS = {
+    "warm_up": ("cap", "qa"),
+    "cold_start": ("vcot", "cot"),
+    "passive": ("passive", "cot"),
+}
+
+
+def prepare_clips(run: Run, split: Split, params: dict) -> tuple[Batches, Update]:
+    """Stage 1: clips whose frames are encoded inside the step, so that the vision tower learns."""
+    del params  # nothing is made in advance from the first parameters
+    records = _records(run, "warm_up")
+    rows = [
+        clip_row(record, _video(split, record), run.tokenizer, run.clip_layout)[0]
+        for record in records
+    ]
+    slots, generated = measure_rows(rows)
+    layout = dataclasses.replace(run.clip_layout, length=slots)
+
+    def example(record: dict) -> dict:
+        return clip_example(record, _video(split, record), run.tokenizer, layout)
+
+    bank = jnp.zeros((0, run.model.text.hidden_size))
+    return _batches(run, "warm_up", records, example), _update(run, "warm_up", bank, generated)
+
+
+def prepare_dialogues(name: str, run: Run, split: Split, params: dict) -> tuple[Batches, Update]:
+    """Stage 2 and the passive baseline: conversations over a bank that is made once."""
+    records = _records(run, name)
+    rows = [
+        dialogue_row(record, _video(split, record), run.tokenizer, run.layout)
+        for record in records
+    ]
+    slots, generated = measure_rows(rows)
+    layout = dataclasses.replace(run.layout, length=slots)
+    bank = flat_tokens(make_split_bank(run, params, split))
+
+    def example(record: dict) -> dict:
+        return dialogue_example(
+            record,
+            _video(split, record),
+            split.rows[record["video"]],
+            run.tokenizer,
+            layout,
+            run.config.video.max_frames,
+        )
+
+    return _batches(run, name, records, example), _update(run, name, bank, generated)
+
+
+def _records(run: Run, name: str) -> list[dict]:
+    parts = [load_records(run, part, "train") for part in PARTS[name]]
+    mixed = mix(parts)
+    return [mixed[i] for i in range(len(mixed))]
+
+
+def _video(split: Split, record: dict):
+    return split.videos[split.rows[record["video"]]]
+
+
+def _batches(run: Run, name: str, records: list[dict], example) -> Batches:
+    return make_batches(
+        records,
+        example,
+        run.config[name].batch_size,
+        seed=run.config.seed,
+        shard_index=jax.process_index(),
+        shard_count=jax.process_count(),
+    )
+
+
+def _update(run: Run, name: str, bank: jax.Array, generated: int) -> Update:
+    step = functools.partial(
+        sft_step,
+        model=run.model,
+        optimizer=optimizer_of(run, name),
+        grid=run.layout.grid,
+        targets=generated,
+        train_vision=run.config[name].train_vision,
+    )
+    compiled = jax.jit(step, donate_argnums=0)
+
+    def update(state, batch):
+        return compiled(state, jax.device_put(batch, batch_shardings(batch, run.mesh)), bank)
+
+    return update

@@ -1,0 +1,147 @@
+"""Running one stage: from its first step or its last checkpoint to its end."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from medscope_jax.distributed import abstract, param_shardings, state_shardings
+from medscope_jax.models import init_params
+from medscope_jax.training.checkpoint import Checkpoints
+from medscope_jax.training.metrics import MetricsWriter, Progress
+from medscope_jax.training.run import Run, model_key
+from medscope_jax.training.state import TrainState, init_state, make_optimizer
+
+STAGES = ("warm_up", "passive", "cold_start", "ga_grpo")
+# The name of each trained model in tables, and the stage that ends with it.
+MODELS = {"passive": "passive", "sft": "cold_start", "rl": "ga_grpo"}
+
+
+class Batches(Protocol):
+    """An endless iterator that knows its place (Grain's)."""
+
+    def __next__(self) -> Any: ...
+
+    def get_state(self) -> Any: ...
+
+    def set_state(self, state: Any) -> None: ...
+
+
+# (state, batch) -> (state, metrics); compiled inside.
+Update = Callable[[TrainState, Any], tuple[TrainState, dict]]
+
+
+def updates_of(run: Run, name: str) -> int:
+    """Optimizer steps of a stage in all."""
+    steps = run.config[name].steps
+    return steps * (run.config.rl.updates if name == "ga_grpo" else 1)
+
+
+def optimizer_of(run: Run, name: str):
+    """A stage's optimizer."""
+    return make_optimizer(run.config[name], updates_of(run, name))
+
+
+def abstract_state(run: Run, name: str) -> TrainState:
+    """A stage's state as shapes with shardings; allocates nothing."""
+    section = run.config[name]
+    create = functools.partial(init_params, run.model)
+    params = jax.eval_shape(create, jax.random.key(0))
+    initial = functools.partial(
+        init_state, optimizer=optimizer_of(run, name), train_vision=section.train_vision
+    )
+    shapes = jax.eval_shape(lambda p, k: initial(p, key=k), params, jax.random.key(0))
+    return abstract(shapes, state_shardings(shapes, run.mesh))
+
+
+def initial_params(run: Run) -> dict:
+    """Random parameters, born sharded."""
+    create = functools.partial(init_params, run.model)
+    key = model_key(run.config, "params")
+    shapes = jax.eval_shape(create, key)
+    return jax.jit(create, out_shardings=param_shardings(shapes, run.mesh))(key)
+
+
+def finished_params(run: Run, checkpoints: Checkpoints, name: str) -> dict | None:
+    """The parameters that a finished stage ended with; None if it has not finished."""
+    shapes = {"params": abstract_state(run, name).params}
+    restored = checkpoints.restore(shapes, stage=name, partial=True)
+    return None if restored is None else restored.state["params"]
+
+
+def run_stage(
+    run: Run,
+    name: str,
+    start: Callable[[], dict],
+    prepare: Callable[[dict], tuple[Batches, Update]],
+    checkpoints: Checkpoints,
+    writer: MetricsWriter,
+) -> dict:
+    """Runs a stage to its end and returns the parameters it ends with.
+
+    A finished stage is not run again; a started one goes on from its last checkpoint, with the very
+    batches, keys and numbers of a run that was never killed.
+
+    Args:
+        start: gives the parameters that the stage starts from.
+        prepare: given those parameters, makes the batches and the compiled update. Only called
+            where there is something left to do.
+    """
+    done = finished_params(run, checkpoints, name)
+    if done is not None:
+        return done
+    section, log = run.config[name], run.config.log
+    first_params = start()
+    batches, update = prepare(first_params)
+    state, first = _resume(run, name, checkpoints, batches, writer)
+    if state is None:
+        state = _first_state(run, name, first_params)
+    steps = section.steps
+    progress = Progress(steps, name, done=first)
+    for step in range(first, steps):
+        state, metrics = update(state, next(batches))
+        last = step + 1 == steps
+        if last or (step + 1) % log.every == 0:
+            metrics = jax.device_get(metrics)
+            writer.write(name, step + 1, metrics)
+            progress.update(step + 1 - first, **_shown(metrics))
+            first = step + 1
+        if last or (step + 1) % log.checkpoint_every == 0:
+            meta = {"stage": name, "step": step + 1, "lines": writer.lines}
+            checkpoints.save(state, batches.get_state(), meta, stage_finished=last)
+    progress.close()
+    return state.params
+
+
+def _shown(metrics: dict) -> dict:
+    """The few figures that a progress bar has room for."""
+    names = ("loss", "reward", "iou", "accuracy", "tool_rate")
+    return {name: metrics[name] for name in names if name in metrics}
+
+
+def _resume(
+    run: Run, name: str, checkpoints: Checkpoints, batches: Batches, writer: MetricsWriter
+) -> tuple[TrainState | None, int]:
+    """(state, steps done) of the stage's last checkpoint, batches moved there; or (None, 0)."""
+    restored = checkpoints.restore(lambda meta: abstract_state(run, meta["stage"]))
+    # What was logged after the checkpoint is logged again.
+    writer.cut(restored.meta["lines"] if restored else 0)
+    if restored is None or restored.meta["stage"] != name:
+        return None, 0
+    batches.set_state(restored.data)
+    return restored.state, restored.meta["step"]
+
+
+def _first_state(run: Run, name: str, params: dict) -> TrainState:
+    # Copied, because updates donate their state and others still need these parameters.
+    params = jax.tree.map(jnp.copy, params)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(run, name))
+    create = functools.partial(
+        init_state,
+        optimizer=optimizer_of(run, name),
+        train_vision=run.config[name].train_vision,
+    )
+    key = model_key(run.config, name)
+    return jax.jit(lambda p, k: create(p, key=k), out_shardings=shardings)(params, key)
