@@ -203,6 +203,4 @@ def _round(limbs: jax.Array, sticky: jax.Array) -> jax.Array:
     biased = jnp.maximum(highest - (_FRACTION_BITS - 126), 0)  # exponent field less one
     # The leading 1 of a normal mantissa, and a carry out of it, add to the exponent field.
     result = (biased << 23) + mantissa + up
-    # Below half of the smallest denormal float64 has bits that the table has not: all round to 0.
-    result = jnp.where(highest < denormal - 1, 0, result)
     return jnp.where(highest >= _FRACTION_BITS + 128, 0x7F800000, result)

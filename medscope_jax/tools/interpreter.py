@@ -121,6 +121,7 @@ def _step(s: _State, byte: jax.Array, position: jax.Array) -> _State:
     node = jnp.where(flag(A.BEGIN_STRING), 0, node)
 
     read = jnp.where(s.node < A.NO_WORD, s.node, 0)  # unfinished words lie beyond NO_WORD
+    # Keys elsewhere must not count: in [{"name": 1}, "get_frame"] no value belongs to "name".
     keyed = (s.depth == 1) | ((s.depth == 2) & s.in_arguments)
     word = jnp.where(flag(A.KEY_END) & keyed, read, s.word)
 

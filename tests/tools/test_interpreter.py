@@ -26,6 +26,24 @@ def test_examples_of_every_status(agree):
     assert [call.status for call in host] == list(CallStatus)
 
 
+def test_keys_count_at_their_own_place_only(agree):
+    calls = [
+        '[{"name": 1}, "get_frame", {"arguments": 1}, {"timestamp": 1}]',
+        '{"x": [{"name": 1}, "get_frame"], "arguments": {"timestamp": 1}}',
+        '{"x": {"name": "get_frame", "arguments": {"timestamp": 1}}}',
+        '{"name": ["get_frame"], "arguments": {"timestamp": 1}}',
+        '{"name": "get_frame", "arguments": [{"timestamp": 1}]}',
+        '{"name": "get_frame", "arguments": {"x": [{"timestamp": 2}, 3], "timestamp": 1}}',
+        '{"name": "get_frame", "arguments": {"timestamp": 1, "x": {"timestamp": 2}}}',
+        '{"name": "get_frame", "arguments": {"timestamp": 1}, "timestamp": 2}',
+        '{"name": "get_frame", "arguments": {"timestamp": 1}, "x": {"timestamp": 2}}',
+        '{"arguments": {"timestamp": 1, "name": "crop_video"}, "name": "get_frame"}',
+        '{"name": "get_frame", "arguments": {"timestamp": 1}, "arguments": []}',
+        '{"name": "get_frame", "arguments": {"timestamp": 1}, "arguments": {"x": 1}}',
+    ]
+    agree([c.encode() for c in calls], [60.0] * len(calls), 64, 512)
+
+
 def test_nesting_to_the_limit(agree):
     deep = '{"a":' * 62 + "1" + "}" * 62
     mixed = '[{"a":' * 31 + "1" + "}]" * 31
