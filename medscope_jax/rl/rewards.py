@@ -212,8 +212,9 @@ def score_transcript(
       config: weights and thresholds.
       duration: seconds of the video; calls beyond it are invalid, ends are clamped to it.
       calls: executed calls (tool, start, end, status), failed ones included, where the caller
-        has them. They then replace what the text says, so that a response that the model made up
-        itself earns nothing: more <tool_response> markers than calls is a format error.
+        has them; empty slots (status < 0) are skipped. They then replace what the text says, so
+        that a response that the model made up itself earns nothing: more <tool_response> markers
+        than calls is a format error.
 
     Returns: a Reward. Raises ValueError for a judge score outside [0, 1].
     """
@@ -227,7 +228,7 @@ def score_transcript(
     if calls is None:
         window, timestamp = last_valid_calls(text, duration)
     else:
-        calls = list(calls)
+        calls = [call for call in calls if int(call[3]) >= 0]
         window, timestamp = last_executed_calls(calls)
         if text.count(_TOOL_RESPONSE) > len(calls):
             formatted = 0.0

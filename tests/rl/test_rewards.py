@@ -147,9 +147,13 @@ def test_executed_calls_replace_the_text():
 
 
 def test_arrays_of_executed_calls():
-    calls = zip([1, 2], np.float32([3, 5]), np.float32([4, 5]), np.int32([0, 0]), strict=True)
+    times = np.float32([3, 5, 0])
+    calls = list(zip([1, 2, 0], times, [4, 5, 0], np.int32([0, 0, -1]), strict=True))
     reward = score_transcript(transcript(crop(3, 4), get_frame(5)), [(3, 4)], 1.0, calls=calls)
     assert (reward.window, reward.timestamp) == ((3.0, 4.0), 5.0)
+    # The third slot is empty: it vouches for no response.
+    text = transcript(crop(3, 4), get_frame(5), get_frame(6))
+    assert score_transcript(text, [(3, 4)], 1.0, calls=calls).format == 0.0
 
 
 # ---- answers

@@ -1,0 +1,100 @@
+"""Learning curves of a run, drawn by matplotlib as SVG data URIs for light and dark pages."""
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from medscope_jax.evaluation.trace import clean
+
+# Shown first, in this order; the rest follows as logged.
+_FIRST = (
+    *("loss", "reward", "accuracy", "format", "crop", "frame", "iou", "miou", "tool_rate"),
+    *("approx_kl", "clip_fraction", "entropy", "grad_norm", "learning_rate"),
+)
+_HIDDEN = ("step", "stage", "time", "seconds", "seed", "epoch")
+_MOST_PANELS = 9
+_MOST_POINTS = 600
+_COLORS = {
+    "light": {"text": "#59636e", "line": "#1f55b5", "grid": "#d8dde3"},
+    "dark": {"text": "#a3adb8", "line": "#8ab8ff", "grid": "#363d46"},
+}
+
+
+def series(metrics: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[tuple]]]:
+    """Metric rows as {stage: {name: [(step, value), ...]}}; what is no finite number is left out.
+
+    Rows are {"stage", "step", name: value, ...}. Names that are wall-clock figures, and names with
+    fewer than two points, are left out.
+    """
+    stages: dict[str, dict[str, list[tuple]]] = {}
+    for row in metrics:
+        names = stages.setdefault(str(row.get("stage", "run")), {})
+        for name, value in row.items():
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if number and math.isfinite(value) and not name.startswith(_HIDDEN):
+                names.setdefault(name, []).append((row.get("step", 0), float(value)))
+
+    def order(name: str) -> int:
+        return _FIRST.index(name) if name in _FIRST else len(_FIRST)
+
+    return {
+        stage: {name: names[name] for name in sorted(names, key=order) if len(names[name]) > 1}
+        for stage, names in stages.items()
+        if any(len(points) > 1 for points in names.values())
+    }
+
+
+def smooth(values: Sequence[float], reach: int) -> list[float]:
+    """Mean of each value with up to `reach` neighbours on each side, fewer near the ends."""
+    windows = (values[max(0, i - reach) : i + reach + 1] for i in range(len(values)))
+    return [math.fsum(window) / len(window) for window in windows]
+
+
+def _draw(names: Mapping[str, list[tuple]], colors: Mapping[str, str]) -> str:
+    columns = min(3, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(3.4 * columns, 2.2 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel in panels[len(names) :]:
+        panel.remove()
+    for panel, (name, points) in zip(panels, names.items(), strict=False):
+        steps, values = zip(*points[:: math.ceil(len(points) / _MOST_POINTS)], strict=True)
+        panel.plot(steps, values, color=colors["line"], alpha=0.35, linewidth=0.8)
+        panel.plot(steps, smooth(values, len(values) // 20), color=colors["line"], linewidth=1.8)
+        title = clean(name).replace("_", " ")
+        panel.set_title(title, color=colors["text"], fontsize=9, loc="left", parse_math=False)
+        panel.tick_params(colors=colors["text"], labelsize=7.5, length=0)
+        panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        panel.yaxis.set_major_locator(MaxNLocator(4))
+        panel.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+        panel.grid(color=colors["grid"], linewidth=0.6)
+        panel.spines[:].set_visible(False)
+    buffer = io.BytesIO()
+    # A fixed salt and no date: the same run gives the same bytes.
+    with matplotlib.rc_context({"svg.hashsalt": "medscope"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def learning_curves(metrics: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """One figure a stage: {stage, light, dark, text}; the text says where each curve ends.
+
+    light and dark are SVG data URIs; at most nine metrics are drawn.
+    """
+    figures = []
+    for stage, names in series(metrics).items():
+        shown = dict(list(names.items())[:_MOST_PANELS])
+        ends = "; ".join(
+            f"{name.replace('_', ' ')} {points[0][1]:.3g} to {points[-1][1]:.3g}"
+            for name, points in shown.items()
+        )
+        last = max(step for points in shown.values() for step, _ in points)
+        drawn = {theme: _draw(shown, colors) for theme, colors in _COLORS.items()}
+        figures.append({"stage": stage, "text": f"{ends}, by step {last}"} | drawn)
+    return figures

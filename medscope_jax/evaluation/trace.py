@@ -1,0 +1,196 @@
+"""Evidence traces: one question, everything the model looked at and said, as JSON or a web page.
+
+A trace is plain data and knows nothing of models; whoever ran the model fills it.
+"""
+
+import base64
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import jinja2
+import numpy as np
+
+from medscope_jax.evaluation.grounding import localization
+from medscope_jax.evaluation.timeline import clock, timeline
+
+DISCLAIMER = "Research software, not a medical device."
+_JPEG_QUALITY = 85
+_ELEMENT = re.compile(r"<(think|tool_call|answer)>(.*?)(?:</\1>|\Z)", re.DOTALL)
+# Control characters (but not line feed and tab) and the ones that reorder text on screen.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TurnView:
+    """One assistant turn and what came back.
+
+    Fields:
+      text: the turn as generated, tags included.
+      tool: name of the tool called; "" if the turn holds no call or the name was unknown.
+      start, end: seconds asked for (get_frame: both the timestamp); None without a valid call.
+      status: "" without a call, "OK", or what was wrong with it.
+      observation: the text that came back where no frames did, such as an error.
+      frame_times: seconds of the frames that came back.
+      frame_images: those frames, uint8 RGB [H, W, 3] each; () to show times only.
+    """
+
+    text: str
+    tool: str = ""
+    start: float | None = None
+    end: float | None = None
+    status: str = ""
+    observation: str = ""
+    frame_times: Sequence[float] = ()
+    frame_images: Sequence[np.ndarray] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """One question with its video's timeline, the model's turns and its answer.
+
+    Fields:
+      question, answer, reference: texts; reference is "" where the truth is unknown.
+      duration: seconds of the video.
+      evidence: true spans (start, end) in seconds.
+      evidence_frame: true frame time in seconds, or None.
+      predicted: spans that the answer (or, for a model that cannot look, its thinking) states.
+      turns: the model's turns in order.
+      preview_times, preview_images: frames shown with the question, as in TurnView.
+      reward: named reward parts, such as {"accuracy": 1.0, "format": 1.0}.
+      model, split, task, video: labels to show; "" hides them.
+    """
+
+    question: str
+    answer: str
+    reference: str
+    duration: float
+    evidence: Sequence[Sequence[float]] = ()
+    evidence_frame: float | None = None
+    predicted: Sequence[Sequence[float]] = ()
+    turns: Sequence[TurnView] = ()
+    preview_times: Sequence[float] = ()
+    preview_images: Sequence[np.ndarray] = ()
+    reward: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    model: str = ""
+    split: str = ""
+    task: str = ""
+    video: str = ""
+
+
+def trace_json(trace: Trace) -> dict[str, Any]:
+    """The trace as plain JSON values, without pixels."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return {
+                field.name: plain(getattr(value, field.name))
+                for field in dataclasses.fields(value)
+                if not field.name.endswith("_images")
+            }
+        if isinstance(value, Mapping):
+            return {str(key): plain(item) for key, item in value.items()}
+        if hasattr(value, "tolist"):
+            return value.tolist()
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return value
+
+    return plain(trace) | {"notice": DISCLAIMER}
+
+
+def clean(text: str) -> str:
+    """Text that is safe to show and to write as UTF-8: unprintable characters become U+FFFD."""
+    return _UNPRINTABLE.sub("\ufffd", str(text))
+
+
+def elements(text: str) -> list[tuple[str, str]]:
+    """A turn's text as (kind, words) pieces; kind is think, tool_call, answer or other.
+
+    "<think>a</think>b<answer>c" -> [("think", "a"), ("other", "b"), ("answer", "c")]
+    """
+    pieces, position = [], 0
+    for match in _ELEMENT.finditer(text):
+        pieces += [("other", text[position : match.start()]), (match[1], match[2])]
+        position = match.end()
+    pieces.append(("other", text[position:]))
+    return [(kind, words.strip()) for kind, words in pieces if words.strip()]
+
+
+def data_uri(image: np.ndarray) -> str:
+    """An RGB frame uint8 [H, W, 3] as a JPEG data URI."""
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"frame is {image.dtype} {image.shape}; it must be uint8 [H, W, 3]")
+    _, jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
+
+
+def frames_view(times: Sequence[float], images: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+    """Frames for a template: time in seconds, image as data URI ("" without pixels), its shape."""
+    if len(images) and len(images) != len(times):
+        raise ValueError(f"{len(times)} frame times but {len(images)} images")
+    views = []
+    for index, time in enumerate(times):
+        view = {"time": float(time), "source": "", "small": False}
+        if len(images):
+            height, width = np.shape(images[index])[:2]
+            view |= {"source": data_uri(images[index]), "small": height < 100}
+            view["ratio"] = f"{width} / {height}"
+        views.append(view)
+    return views
+
+
+def turn_view(turn: TurnView, trace: Trace) -> dict[str, Any]:
+    """One turn for a template, with the fit of its look to the true evidence."""
+    ok = turn.status.upper() == "OK" and turn.start is not None and turn.end is not None
+    evidence = trace.evidence if trace.evidence_frame is None else trace.evidence_frame
+    known = trace.evidence_frame is not None or len(trace.evidence) > 0
+    fit = None
+    if ok and known and turn.tool != "get_frame":
+        fit = localization([(turn.start, turn.end)], evidence)
+    return {
+        "elements": elements(turn.text),
+        "call": turn,
+        "ok": ok,
+        "fit": fit,
+        "single": trace.evidence_frame is not None,
+        "frames": frames_view(turn.frame_times, turn.frame_images),
+    }
+
+
+def trace_view(trace: Trace) -> dict[str, Any]:
+    """Everything a template needs to show a trace."""
+    return {
+        "trace": trace,
+        "timeline": timeline(trace),
+        "turns": [turn_view(turn, trace) for turn in trace.turns],
+        "preview": frames_view(trace.preview_times, trace.preview_images),
+    }
+
+
+@functools.cache
+def environment() -> jinja2.Environment:
+    """Templates of this room; everything that they print is escaped, whatever it is."""
+    env = jinja2.Environment(
+        loader=jinja2.PackageLoader("medscope_jax.evaluation"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # Model text reaches the page through this only.
+        finalize=lambda value: clean(value) if type(value) is str else value,
+    )
+    env.filters["clock"] = clock
+    env.globals["disclaimer"] = DISCLAIMER
+    return env
+
+
+def render_trace(trace: Trace) -> str:
+    """The trace as one HTML page without scripts or outside resources."""
+    return environment().get_template("trace.html.j2").render(view=trace_view(trace))
