@@ -41,7 +41,7 @@ def make_trace(
         }
     )
     stated = stated_window(trajectory.text) if not trajectory.calls else None
-    predicted = answer_spans(answer) or ([stated] if stated else [])
+    predicted = answer_spans(trajectory.text) or stated or []
     return Trace(
         question=question,
         answer=answer,
