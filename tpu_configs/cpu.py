@@ -36,8 +36,8 @@ def get_config(arg: str = "") -> ConfigDict:
             "preview_frames": 12,
             "window_frames": 16,
             "frame_format": "{time:.1f}{frame}",
-            "length": 288,  # slots of an episode
-            "clip_length": 160,  # slots of a stage-1 episode: one clip, no tools
+            "length": 256,  # slots of an episode
+            "clip_length": 224,  # slots of a stage-1 episode: one clip, no tools
             "max_tool_turns": 5,
         }
     )
