@@ -92,7 +92,7 @@ def _claim(folder: pathlib.Path, stamp: dict) -> None:
         _write_json(path, stamp)
     elif json.loads(path.read_text())["fingerprint"] != stamp["fingerprint"]:
         raise UserError(
-            f"{folder} holds the suite of another configuration; "
+            f"{folder} holds the suite of another configuration or version; "
             "choose another workdir or delete that folder"
         )
 

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from medscope_jax.errors import UserError
+from medscope_jax.video.frames import preview_indices
 from medscope_jax.video.phantom import SPLITS
 from tfds_builders.phantom_suite.records import SPLITS_OF_PART, records
 from tfds_builders.suite import PARTS, SuiteConfig, procedures, suite_config
@@ -80,14 +81,19 @@ def prepared_config(workdir: str | os.PathLike) -> SuiteConfig:
     return suite_config(json.loads((_prepared(workdir) / "suite.json").read_text())["config"])
 
 
-def suite_corpus(config: SuiteConfig, parts: Sequence[str] = PARTS) -> Iterator[str]:
+def suite_corpus(
+    config: SuiteConfig, parts: Sequence[str] = PARTS, max_procedures: int | None = None
+) -> Iterator[str]:
     """Texts to train a tokenizer on: questions, answers and turns of training procedures.
 
-    Made of the scripts alone, in a fixed order; the suite need not be prepared.
+    Made of the scripts alone, in a fixed order; the suite need not be prepared. Every procedure
+    says much the same: max_procedures, spread over the sources, bounds the work.
     """
     train = [p for p in procedures(config) if p.split == "train"]
-    for part in (part for part in parts if "train" in SPLITS_OF_PART[part]):
-        for procedure in train:
+    if max_procedures is not None:
+        train = [train[i] for i in preview_indices(len(train), max_procedures)]
+    for procedure in train:
+        for part in (part for part in parts if "train" in SPLITS_OF_PART[part]):
             for record in records(procedure, part, config):
                 yield record["question"]
                 yield record["answer"]

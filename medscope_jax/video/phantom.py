@@ -19,14 +19,16 @@ COLOURS = ("red", "yellow", "green", "blue")
 COUNTS = ("one", "two", "three")
 
 # Whole seconds, both ends possible.
-DURATIONS = {"ophthalmic": (100, 240), "endoscopic": (60, 100), "laparoscopic": (180, 240)}
+DURATIONS = {"ophthalmic": (150, 240), "endoscopic": (60, 100), "laparoscopic": (190, 240)}
 # How much a source's own habit, against chance, decides the order of phases.
 _HABIT = {"ophthalmic": 0.5, "endoscopic": 0.5, "laparoscopic": 0.0}
+# Relative frequency of 4, 5 and 6 phases. Few and long ones: a guess without looking should miss.
+_NUM_PHASES = (0.6, 0.3, 0.1)
 # Relative frequency of an event's length in seconds; mostly 3 to 7.
-_LENGTHS = {2: 1, 3: 3, 4: 4, 5: 4, 6: 4, 7: 3, 8: 1}
+_LENGTHS = {2: 1, 3: 4, 4: 4, 5: 4, 6: 3, 7: 2, 8: 1}
 _EVENT_CHANCE = 0.9
 _MIN_EVENTS = 3
-# The teacher's first window spreads 16 frames over what the preview shows of a phase, a few
+# The teacher's first window spreads 16 frames over all that the preview allows a phase to be, a few
 # seconds jitter included; a shorter event could fall between two of them and never be seen.
 _COARSE_FRAMES, _COARSE_SLACK = 16, 4
 
@@ -114,6 +116,12 @@ class Procedure:
         """The phase that an event belongs to."""
         return self.phase_at(event.start)
 
+    def bracket(self, phase: Phase) -> tuple[int, int]:
+        """The tightest preview instants around a phase, neither showing it: all it can cover."""
+        before = [t for t in self.preview if t < phase.first_seen]
+        after = [t for t in self.preview if t > phase.last_seen]
+        return max(before, default=0), min(after, default=self.duration - 1)
+
     def random(self, *purpose: int) -> np.random.Generator:
         """A generator of this procedure's own for one purpose; equal calls give equal streams."""
         seed, *key = self.entropy
@@ -125,8 +133,8 @@ def make_procedure(
 ) -> Procedure:
     """Writes the script of one procedure, a function of the arguments alone.
 
-    Every phase holds at least two preview instants, so every event can lie in a gap between two
-    instants that both show its phase: the preview tells where to look, never what is there.
+    Every phase shows at two preview instants or more, its events between those or beside them: the
+    preview tells around when to look, never what is there.
 
     Args:
       seed: the suite's seed.
@@ -180,15 +188,13 @@ def _phases(
     rng: np.random.Generator, source: str, preview: np.ndarray, duration: int
 ) -> tuple[Phase, ...]:
     """Chooses 4 to 6 kinds, their order, and how many preview instants each one holds."""
-    few = duration <= 120
-    num = int(rng.choice([4, 5, 6], p=[0.4, 0.4, 0.2] if few else [0.2, 0.4, 0.4]))
-    num = min(num, len(preview) // 2)
+    num = min(int(rng.choice([4, 5, 6], p=_NUM_PHASES)), len(preview) // 2)
     kinds = rng.permutation(len(PHASES))[:num]
     habit = _HABIT[source]
     kinds = kinds[np.argsort(habit * kinds / len(PHASES) + (1 - habit) * rng.random(num))]
 
     instants = np.full(num, 2)
-    most = max(4, -(-len(preview) // num) + 1)
+    most = -(-len(preview) // num)
     for _ in range(len(preview) - 2 * num):
         instants[rng.choice(np.flatnonzero(instants < most))] += 1
 
@@ -196,7 +202,7 @@ def _phases(
     last_instant = np.cumsum(instants) - 1
     starts = [0]
     for i, instant in enumerate(last_instant[:-1]):
-        fraction = rng.uniform(0.5 if i == 0 else 0.3, 0.5 if i == num - 2 else 0.7)
+        fraction = rng.uniform(0.5 if i == 0 else 0.25, 0.5 if i == num - 2 else 0.75)
         gap = preview[instant + 1] - preview[instant]
         starts.append(int(preview[instant] + np.clip(round(fraction * gap), 1, gap - 1)))
     ends = [*starts[1:], duration]
@@ -211,7 +217,7 @@ def _phases(
 def _events(
     rng: np.random.Generator, source: str, preview: np.ndarray, phases: tuple[Phase, ...]
 ) -> tuple[Event, ...]:
-    """Places at most one event a phase, at random in a random one of the phase's preview gaps."""
+    """Places at most one event a phase, anywhere in it that no preview instant shows."""
     has_event = rng.random(len(phases)) < _EVENT_CHANCE
     missing = max(0, _MIN_EVENTS - int(has_event.sum()))
     has_event[rng.permutation(np.flatnonzero(~has_event))[:missing]] = True
@@ -219,12 +225,11 @@ def _events(
     events = []
     for phase in (p for p, chosen in zip(phases, has_event, strict=True) if chosen):
         kind = kind_of[phase.kind]
-        inside = preview[(preview >= phase.first_seen) & (preview <= phase.last_seen)]
-        which = int(rng.integers(len(inside) - 1))
-        before, after = int(inside[which]), int(inside[which + 1])
-        length = _length(rng, source, phase, after - before - 2)
-        # One tick, a second, of margin to either preview instant.
-        start = int(rng.integers(before + 1, after - length))
+        starts = _starts(source, preview, phase)
+        lengths = list(starts)
+        weights = np.array([_LENGTHS[n] for n in lengths], float)
+        length = int(rng.choice(lengths, p=weights / weights.sum()))
+        start = int(rng.choice(starts[length]))
         details = {
             "side": str(rng.choice(SIDES)),
             "colour": str(rng.choice(COLOURS)) if "colour" in kind.details else COLOURS[0],
@@ -234,13 +239,24 @@ def _events(
     return tuple(events)
 
 
-def _length(rng: np.random.Generator, source: str, phase: Phase, longest: int) -> int:
-    """Draws an event's length in seconds: fits its gap, and shows in the teacher's first window."""
-    spacing = (phase.last_seen - phase.first_seen + _COARSE_SLACK) / (_COARSE_FRAMES - 1)
-    shortest = min(int(np.ceil(spacing)) - 1, longest)
+def _starts(source: str, preview: np.ndarray, phase: Phase) -> dict[int, list[int]]:
+    """Where an event of each possible length can start: {seconds: starts}, never empty.
+
+    An event keeps a tick, a second, away from preview instants and from the phase's ends, and lasts
+    long enough to show in the teacher's first window.
+    """
+    first = max((int(t) for t in preview if t < phase.first_seen), default=0)
+    last = min((int(t) for t in preview if t > phase.last_seen), default=phase.end - 1)
+    shortest = -(-(last - first + _COARSE_SLACK) // (_COARSE_FRAMES - 1)) - 1
     # An even length has a tick in its middle: the frame time that endoscopic evidence names.
     step = 2 if source == "endoscopic" else 1
-    fits = [n for n in _LENGTHS if shortest <= n <= longest and n % step == 0]
-    fits = fits or [min(2, longest)]
-    weights = np.array([_LENGTHS[n] for n in fits], float)
-    return int(rng.choice(fits, p=weights / weights.sum()))
+    starts = {}
+    for length in (n for n in _LENGTHS if n % step == 0):
+        fits = [
+            start
+            for start in range(phase.start + 1, phase.end - length - 1)
+            if not np.any((preview >= start) & (preview <= start + length))
+        ]
+        if fits:
+            starts[length] = fits
+    return {n: fits for n, fits in starts.items() if n >= shortest} or starts

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from medscope_jax.video.frames import VideoError
-from medscope_jax.video.phantom import COUNTS, Event, Procedure
+from medscope_jax.video.phantom import COUNTS, EVENTS, Event, Procedure
 from medscope_jax.video.phantom_scene import HEIGHT, MARGIN, WIDTH, phase_scene, vignette
 
 FPS = 4
@@ -113,16 +113,15 @@ def _bursts(rng: np.random.Generator, length: int, per_minute: float, longest: i
 
 
 def _places(rng: np.random.Generator, event: Event) -> np.ndarray:
-    """Centres [n, 2] (x, y) of an event's parts in its half of the picture, well apart."""
-    num = COUNTS.index(event.count) + 1
-    if num == 1:
+    """Centres [n, 2] (x, y) of an event's parts in its half of the picture.
+
+    What can be counted keeps to a quarter of the half each, so that no two ever touch.
+    """
+    if "count" not in EVENTS[event.kind].details:
         return rng.uniform((24, 24), (_HALF - 24, HEIGHT - 24), (1, 2))
-    for _ in range(200):
-        places = rng.uniform((15, 15), (_HALF - 15, HEIGHT - 15), (num, 2))
-        apart = np.linalg.norm(places[:, None] - places[None], axis=-1)[np.triu_indices(num, 1)]
-        if apart.min() >= 23:
-            return places
-    return np.array([[17.0, 17.0], [47.0, 20.0], [30.0, 46.0]])[:num]
+    quarters = rng.permutation(4)[: COUNTS.index(event.count) + 1]
+    centres = np.stack([quarters % 2, quarters // 2], 1) * 32.0 + 16.0
+    return centres + rng.uniform(-3, 3, centres.shape)
 
 
 def _draw_event(
@@ -136,8 +135,7 @@ def _draw_event(
     """Draws an event into its half of the frame, in place; the other half stays untouched."""
     left = 0 if event.side == "left" else _HALF
     half = frame[:, left : left + _HALF]
-    single = len(places) == 1 and event.kind in ("polyp", "jet", "grasper")
-    radius = 15.0 if single else 9.0
+    radius = 9.5 if "count" in EVENTS[event.kind].details else 15.0
     if source == "endoscopic":
         # A finding comes into view, is clearest in the middle of its span, and leaves.
         reach = max(1.0, (event.end - event.start) / 2)

@@ -77,11 +77,15 @@ def seen_at(
 def _phase_window(
     procedure: Procedure, event: Event, teacher: TeacherConfig, rng: np.random.Generator
 ) -> tuple[int, int]:
-    """What the preview shows of the event's phase, a few seconds off, never without the event."""
-    phase = procedure.phase_of(event)
+    """All that the preview allows the event's phase to be, a few seconds off, with the event.
+
+    The phase's ends lie somewhere between two preview instants; who wants to miss nothing opens the
+    window at the last instant before and closes it at the first one after.
+    """
+    first, last = procedure.bracket(procedure.phase_of(event))
     off = rng.integers(-teacher.phase_jitter, teacher.phase_jitter + 1, 2)
-    start = min(max(0, phase.first_seen + int(off[0])), event.start)
-    end = max(min(procedure.duration - 1, phase.last_seen + int(off[1])), event.end)
+    start = min(max(0, first + int(off[0])), event.start)
+    end = max(min(procedure.duration - 1, last + int(off[1])), event.end)
     return start, end
 
 
