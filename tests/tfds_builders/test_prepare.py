@@ -1,0 +1,130 @@
+"""Preparation: real files, complete or not used, continued after a kill."""
+
+import hashlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from medscope_jax.errors import UserError
+from tfds_builders import prepare
+from tfds_builders.phantom_suite.records import SPLITS_OF_PART, records
+from tfds_builders.prepare import prepare_suite
+from tfds_builders.read import load_frames, load_part, prepared_config, video_rows
+from tfds_builders.suite import PARTS, SuiteConfig, procedures
+
+TINY = SuiteConfig(
+    train_ophthalmic=1,
+    train_endoscopic=1,
+    validation_ophthalmic=1,
+    validation_endoscopic=1,
+    test_ophthalmic=1,
+    test_endoscopic=1,
+    test_laparoscopic=1,
+    captions_per_video=3,
+)
+
+
+def digest(folder: pathlib.Path) -> dict[str, str]:
+    """A hash of every record file under a folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*.array_record*"))
+    }
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("prepared")
+    prepare_suite(workdir, TINY, progress=False, processes=1)
+    return workdir
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_parts_come_back_as_they_were_made(workdir, part):
+    scripts = procedures(TINY)
+    for split in SPLITS_OF_PART[part]:
+        rows = load_part(workdir, part, split)
+        made = [r for p in scripts if p.split == split for r in records(p, part, TINY)]
+        assert len(rows) == len(made) > 0
+        for read, record in zip(rows, made, strict=True):
+            assert read.keys() == record.keys()
+            for name, value in record.items():
+                if isinstance(value, np.ndarray):
+                    assert read[name].dtype == value.dtype and np.array_equal(read[name], value)
+                else:
+                    assert read[name] == value, name
+            assert all(isinstance(turn, str) for turn in read["turns"])
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_frames_come_back_by_row(workdir, split):
+    rows, row_of = load_frames(workdir, split), video_rows(workdir, split)
+    assert len(rows) == len(row_of) == (3 if split == "test" else 2)
+    for name, row in row_of.items():
+        video = rows[row]
+        assert video["id"] == name and name.split("-")[1] == video["source"]
+        assert video["frames"].shape == (int(video["duration"]), 28, 56, 3)
+        assert video["frames"].dtype == np.uint8
+        assert np.allclose(video["times"], np.arange(int(video["duration"])))
+    assert np.array_equal(rows[-1]["frames"], rows[len(rows) - 1]["frames"])
+    with pytest.raises(IndexError):
+        rows[len(rows)]
+
+
+def test_done_is_found_and_another_config_refused(workdir, monkeypatch):
+    monkeypatch.setattr(prepare, "_draw", lambda *_: pytest.fail("drew again"))
+    prepare_suite(workdir, TINY, progress=False)
+    assert prepared_config(workdir) == TINY
+    with pytest.raises(UserError, match="another configuration"):
+        prepare_suite(workdir, SuiteConfig(seed=1), progress=False)
+
+
+def test_unprepared_and_unknown_are_one_line_errors(tmp_path, workdir):
+    with pytest.raises(UserError, match="holds no finished suite"):
+        load_part(tmp_path, "cap", "train")
+    with pytest.raises(UserError, match="no split 'test'"):
+        load_part(workdir, "rl", "test")
+    with pytest.raises(UserError, match="no split"):
+        load_frames(workdir, "dev")
+
+
+def test_killed_preparation_is_continued_to_the_same_bytes(tmp_path, workdir):
+    """kill -9 while two processes draw; then half a dataset and half a recording lie about."""
+    code = (
+        "import sys\n"
+        "from tfds_builders.prepare import prepare_suite\n"
+        "from tfds_builders.suite import suite_config\n"
+        "if __name__ == '__main__':\n"
+        "    prepare_suite(sys.argv[1], suite_config(eval(sys.argv[2])), False, 2)\n"
+    )
+    script = tmp_path / "job.py"
+    script.write_text(code)
+    values = repr(prepare.config_to_json(TINY))
+    root = str(pathlib.Path(prepare.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": root}
+    command = [sys.executable, str(script), str(tmp_path), values]
+    job = subprocess.Popen(command, env=environment)
+    videos = tmp_path / "suite" / "videos"
+    deadline = time.monotonic() + 60
+    while not list(videos.glob("*-0??.mp4")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    assert not (tmp_path / "suite" / "done.json").exists()
+    with pytest.raises(UserError, match="no finished suite"):
+        load_part(tmp_path, "cap", "train")
+    (videos / "train-ophthalmic-000.partial.mp4").write_bytes(b"half")
+    half = tmp_path / "suite" / "tfds" / "phantom_suite" / "cap" / "1.0.0.incompleteABC_1.0.0"
+    half.mkdir(parents=True)
+    (half / "features.json").write_text("{")
+
+    prepare_suite(tmp_path, TINY, progress=False, processes=1)
+    assert not list((tmp_path / "suite").rglob("*incomplete*"))
+    assert not list(videos.glob("*partial*"))
+    assert digest(tmp_path / "suite") == digest(workdir / "suite")
