@@ -105,23 +105,30 @@ def check_device(device: Mapping) -> list[jax.Device]:
 
     Args:
       device: `platform` ("cpu", "gpu" or "tpu"), `kind` (part of the device's name such as "H100",
-        or a TPU generation such as "v5e"; "" for any) and `count` (the least number of them).
+        or a TPU generation such as "v5e"; "" for any) and `count`, how many the run uses.
 
     Returns:
-      All devices of that platform and kind, over all processes.
+      The first `count` devices of that platform and kind.
 
     Raises:
       UserError: one line that says what is needed, what was found, and where to go instead.
     """
     platform, kind, count = device["platform"], device["kind"], device["count"]
+    if count < 1:
+        raise UserError(f"config.device.count is {count}; it must be at least 1")
     if platform not in ("cpu", "gpu", "tpu"):
         raise UserError(f"config.device.platform is {platform!r}; use 'cpu', 'gpu' or 'tpu'")
     quiet_tpu_runtime()
     if platform == "cpu" and not jax.config.jax_platforms:
         jax.config.update("jax_platforms", "cpu")  # leave accelerators to other processes
     matching = [d for d in _devices(platform) if _is_kind(d.device_kind, kind)]
-    if len(matching) >= max(count, 1):
-        return matching
+    if len(matching) > count and jax.process_count() > 1:
+        raise UserError(
+            f"config.device.count is {count} but the processes have {len(matching)} devices, and "
+            "several processes have to use all of theirs: set --config.device.count"
+        )
+    if len(matching) >= count:
+        return matching[:count]
     wanted = f"{count} {platform.upper()} device(s)" + (f" of kind {kind!r}" if kind else "")
     found = Counter(f"{d.platform} ({d.device_kind})" for d in _devices(None) or _devices("cpu"))
     found_text = ", ".join(f"{n} x {name}" for name, n in sorted(found.items())) or "none"

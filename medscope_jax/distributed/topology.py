@@ -9,9 +9,11 @@ import importlib.util
 import math
 import os
 import re
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -50,7 +52,7 @@ class Report:
     aliased_bytes: int
     temporaries_bytes: int
     code_bytes: int
-    peak_bytes: int  # arguments, outputs and temporaries at the worst moment
+    total_bytes: int  # arguments + outputs - aliased + temporaries: what the chip has to offer
     hbm_bytes: int | None  # what the chip offers; None where the kind is not in the table
     fits: bool
     collectives: dict[str, int]  # number of instructions; one in a loop's body counts once
@@ -125,33 +127,50 @@ def compile_for(
     start = time.perf_counter()
     try:
         with jax.set_mesh(mesh):
-            compiled = function.lower(*arguments.values()).compile()
+            lowered = function.lower(*arguments.values())
+        compiled, text = _compile(lowered, is_tpu=bool(tpu_generation(kind)))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return _too_large(error, report, time.perf_counter() - start)
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
-    peak = memory.peak_memory_in_bytes or (
-        memory.argument_size_in_bytes
+    # An argument that the program does not use is no part of it, but stays on the chip.
+    total = (
+        max(memory.argument_size_in_bytes, sum(report["arguments_bytes"].values()))
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes
     )
     limit = report["hbm_bytes"]
-    fits = limit is None or peak <= limit
+    fits = limit is None or total <= limit
     return Report(
         **report,
         outputs_bytes=memory.output_size_in_bytes,
         aliased_bytes=memory.alias_size_in_bytes,
         temporaries_bytes=memory.temp_size_in_bytes,
         code_bytes=memory.generated_code_size_in_bytes,
-        peak_bytes=peak,
+        total_bytes=total,
         fits=fits,
-        collectives=count_collectives(compiled.as_text()),
+        collectives=count_collectives(text),
         compile_seconds=seconds,
-        message="" if fits else f"needs {peak / GIB:.2f} of {limit / GIB:.2f} GiB a chip",
+        message="" if fits else f"needs {total / GIB:.2f} of {limit / GIB:.2f} GiB a chip",
     )
+
+
+def _compile(lowered, is_tpu: bool) -> tuple[Any, str]:
+    """The compiled program and its text after optimization.
+
+    A TPU program's text is dumped by the compiler itself: jaxlib's parser is not always up to the
+    instructions that a newer libtpu emits ("async-update instruction should have 1 operands").
+    """
+    if not is_tpu:
+        compiled = lowered.compile()
+        return compiled, compiled.as_text()
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = lowered.compile(compiler_options={"xla_dump_to": folder})
+        files = sorted(Path(folder).glob("*after_codegen.txt"))
+        return compiled, files[0].read_text() if files else compiled.as_text()
 
 
 def bytes_per_chip(tree: Any) -> int:
@@ -188,7 +207,7 @@ def _too_large(error: Exception, report: dict, seconds: float) -> Report:
         aliased_bytes=0,
         temporaries_bytes=needed,
         code_bytes=0,
-        peak_bytes=sum(report["arguments_bytes"].values()) + needed,
+        total_bytes=sum(report["arguments_bytes"].values()) + needed,
         fits=False,
         collectives={},
         compile_seconds=seconds,

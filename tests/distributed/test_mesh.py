@@ -48,8 +48,9 @@ def test_tensor_has_to_divide_the_kv_heads():
     assert make_mesh({"data": 4, "tensor": 2}, jax.devices()[:8], kv_heads=2).size == 8
 
 
-def test_cpu_devices_are_found():
-    assert len(check_device({"platform": "cpu", "kind": "", "count": 1})) == jax.device_count()
+@pytest.mark.parametrize("count", [1, 4])
+def test_as_many_cpu_devices_as_asked_for(count):
+    assert check_device({"platform": "cpu", "kind": "", "count": count}) == jax.devices()[:count]
 
 
 @pytest.mark.parametrize("platform, kind", [("tpu", "v5e"), ("gpu", "H100"), ("cpu", "Z80")])

@@ -1,0 +1,197 @@
+"""A run's programs as shapes: what would be compiled, with nothing read, trained or allocated."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from medscope_jax.dialogue import CallRecord, Episode, Layout
+from medscope_jax.distributed import (
+    abstract,
+    batch_shardings,
+    param_shardings,
+    replicated,
+    state_shardings,
+)
+from medscope_jax.errors import UserError
+from medscope_jax.models import ModelConfig, encode_frames, init_params
+from medscope_jax.rl import LossConfig
+from medscope_jax.rollout import Prompts, Vocabulary, make_rollout
+from medscope_jax.tools import CallStatus
+from medscope_jax.tools.interpreter import ByteTable
+from medscope_jax.training.run import make_layout, rollout_config, with_vocabulary
+from medscope_jax.training.state import TrainState, init_state, make_optimizer
+from medscope_jax.training.steps import ga_grpo_step
+from medscope_jax.video import FrameBank, flat_tokens
+
+# A plan reads no suite and trains no tokenizer. These stand for what they would decide, rounded up.
+_PROMPT_TEXT = 128  # tokens of a prompt beside its frames
+_TEXT = 16  # tokens before, after and instead of an observation's frames
+_PIECE_BYTES = 48  # of the longest token: whole phrases of the protocol are single tokens
+
+_ENCODE_FRAMES = 512  # frames of one call when a bank is made
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A function to compile: arguments are trees of ShapeDtypeStruct with shardings, in order."""
+
+    function: Callable
+    arguments: Mapping[str, Any]
+    donate: tuple[str, ...] = ()
+
+
+def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
+    """The programs that a run of the config spends its time in, with the sizes it would use."""
+    model = with_vocabulary(config.model, config.dialogue.vocab_size)
+    layout = make_layout(config, model)
+    questions, group = config.ga_grpo.batch_size, config.rl.group_size
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if questions % shards:
+        raise UserError(
+            f"ga_grpo.batch_size {questions} does not split over data x fsdp = {shards} devices"
+        )
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    shapes = jax.eval_shape(functools.partial(init_params, model), key)
+    params = abstract(shapes, param_shardings(shapes, mesh))
+    bank = _split(_bank(config, model, layout, questions), mesh)
+    height, width = config.video.height, config.video.width
+    frames = jax.ShapeDtypeStruct((_ENCODE_FRAMES, height, width, 3), jnp.uint8)
+    roll = make_rollout(mesh, model, layout, rollout_config(config, group, greedy=False))
+    return {
+        "encode": Program(
+            lambda vision, frames: encode_frames({"vision": vision}, model, frames),
+            {"parameters": params["vision"], "frames": _split(frames, mesh)},
+        ),
+        "rollout": Program(
+            roll,
+            {
+                "parameters": params,
+                "bank": bank,
+                "prompts": _split(_prompts(config, layout, questions, group), mesh),
+                "words": _whole(_words(config), mesh),
+            },
+        ),
+        "ga_grpo": _policy_step(config, mesh, model, layout, shapes, bank),
+    }
+
+
+def _policy_step(config, mesh, model, layout, shapes, bank) -> Program:
+    """One optimizer step on the rollouts of a batch of questions."""
+    section = config.ga_grpo
+    optimizer = make_optimizer(section, section.steps * config.rl.updates)
+    state = jax.eval_shape(
+        lambda params: init_state(params, optimizer, jax.random.key(0), section.train_vision),
+        shapes,
+    )
+    rows = section.batch_size * config.rl.group_size
+    turns = config.dialogue.max_tool_turns + 1
+    step = functools.partial(
+        ga_grpo_step,
+        model=model,
+        optimizer=optimizer,
+        grid=layout.grid,
+        targets=min(turns * config.rollout.turn_tokens, layout.length),
+        loss=LossConfig(**config.loss),
+        temperature=config.rollout.temperature,
+        kl_coefficient=config.rl.kl_coefficient,
+        micro_batch=config.rl.micro_batch,
+    )
+
+    def function(params, opt_state, step_and_key, episode, advantages, bank, reference):
+        count, key = step_and_key
+        state = TrainState(step=count, params=params, opt_state=opt_state, key=key)
+        return step(state, episode, advantages, flat_tokens(bank), reference)
+
+    state = abstract(state, state_shardings(state, mesh))
+    episode = _split(_episode(rows, layout), mesh)
+    return Program(
+        function,
+        {
+            "parameters": state.params,
+            "optimizer": state.opt_state,
+            "step and key": (state.step, state.key),
+            "episodes": episode,
+            "advantages": _split(jax.ShapeDtypeStruct((rows,), jnp.float32), mesh),
+            "bank": bank,
+            "reference": state.params if config.rl.kl_coefficient else None,
+        },
+        donate=("parameters", "optimizer", "step and key"),
+    )
+
+
+def _bank(config: ConfigDict, model: ModelConfig, layout: Layout, videos: int) -> FrameBank:
+    frames = config.video.max_frames
+    size = (videos, frames, layout.tokens_per_frame, model.text.hidden_size)
+    return FrameBank(
+        tokens=jax.ShapeDtypeStruct(size, jnp.dtype(model.dtype)),
+        times=_float(videos, frames),
+        stamps=_int(videos, frames, 1),
+        length=_int(videos),
+        duration=_float(videos),
+    )
+
+
+def _prompts(config: ConfigDict, layout: Layout, questions: int, group: int) -> Prompts:
+    frames = layout.preview_frames * (layout.tokens_per_frame + 1)
+    width = min(-(frames + _PROMPT_TEXT) // 8 * -8, layout.length)
+    return Prompts(
+        tokens=_int(questions, width),
+        frame=_int(questions, width),
+        length=_int(questions),
+        video=_int(questions),
+        keys=jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (questions, group))),
+    )
+
+
+def _words(config: ConfigDict) -> Vocabulary:
+    size = config.dialogue.vocab_size
+    return Vocabulary(
+        table=ByteTable(
+            data=jax.ShapeDtypeStruct((size * 8,), jnp.uint8),
+            start=_int(size),
+            size=_int(size),
+            longest=_PIECE_BYTES,
+        ),
+        image=_int(),
+        im_end=_int(),
+        call_open=_int(),
+        call_close=_int(),
+        opening=_int(_TEXT),
+        closing=_int(_TEXT),
+        frame_end=_int(0),
+        errors=_int(len(CallStatus), _TEXT),
+    )
+
+
+def _episode(rows: int, layout: Layout) -> Episode:
+    size, calls = (rows, layout.length), (rows, layout.max_tool_turns)
+    return Episode(
+        tokens=_int(*size),
+        frame=_int(*size),
+        role=_int(*size),
+        positions=_int(3, *size),
+        logprobs=_float(*size),
+        calls=CallRecord(_int(*calls), _float(*calls), _float(*calls), _int(*calls), _int(*calls)),
+    )
+
+
+def _int(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def _float(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _split(tree: Any, mesh: Mesh) -> Any:
+    return abstract(tree, batch_shardings(tree, mesh))
+
+
+def _whole(tree: Any, mesh: Mesh) -> Any:
+    return abstract(tree, jax.tree.map(lambda _: replicated(mesh), tree))

@@ -1,0 +1,129 @@
+"""Planning for hardware that is not there."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from medscope_jax import plan
+from medscope_jax.config import load_config
+from medscope_jax.distributed import make_mesh
+from medscope_jax.errors import UserError
+from medscope_jax.training.programs import Program, programs
+
+FOLDER = Path(__file__).parent.parent / "tpu_configs"
+V5E = str(FOLDER / "v5e.py")
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
+)
+# The v5e config, made small enough to compile in seconds.
+SMALL = (
+    "model.text.num_hidden_layers=2",
+    "model.text.hidden_size=128",
+    "model.text.mrope_section=(4, 2, 2)",
+    "model.vision.depth=1",
+    "model.vision.fullatt_block_indexes=(0,)",
+    "video.height=28",
+    "video.width=56",
+    "video.max_frames=8",
+    "dialogue.preview_frames=2",
+    "dialogue.window_frames=2",
+    "dialogue.length=128",
+    "rollout.call_tokens=8",
+    "rollout.turn_tokens=8",
+    "rollout.prefill_rows=2",
+    "rl.group_size=2",
+    "rl.micro_batch=8",
+    "ga_grpo.batch_size=8",
+)
+
+
+def doubling(rows):
+    """Stands for the real programs, which take longer to compile."""
+
+    def make(config, mesh):
+        x = jax.ShapeDtypeStruct(
+            (rows, 65_536), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("fsdp"))
+        )
+        return {"double": Program(lambda x: x * 2, {"rows": x})}
+
+    return make
+
+
+def test_the_programs_trace_with_the_planned_shapes():
+    config = load_config(f"{V5E}:topology=2x4", SMALL)
+    mesh = make_mesh(config.mesh, jax.devices()[:8], kv_heads=4)
+    for name, program in programs(config, mesh).items():
+        result = jax.eval_shape(program.function, *program.arguments.values())
+        if name == "encode":
+            assert result.shape[1:] == (2, 128)
+        if name == "rollout":
+            assert result[0].tokens.shape == (16, 128)
+        if name == "ga_grpo":
+            state, metrics = result
+            assert jax.tree.map(jnp.shape, state.params) == jax.tree.map(
+                jnp.shape, program.arguments["parameters"]
+            )
+            assert metrics["policy_loss"].shape == ()
+
+
+def test_questions_that_do_not_split_are_a_user_error():
+    config = load_config(f"{V5E}:topology=2x4", [*SMALL, "ga_grpo.batch_size=6"])
+    with pytest.raises(UserError, match="batch_size 6 does not split over data x fsdp = 8"):
+        programs(config, make_mesh(config.mesh, jax.devices()[:8]))
+
+
+@needs_libtpu
+def test_a_plan_that_fits(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(plan, "programs", doubling(64))
+    path = tmp_path / "new" / "plan.json"
+    assert plan.main(["--config", f"{V5E}:topology=2x2", "--json", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "v5e:2x2: 4 chips" in out and "15.75 GiB" in out and "yes" in out
+    result = json.loads(path.read_text())
+    assert result["fits"] and result["mesh"] == {"data": 1, "fsdp": 4, "tensor": 1}
+    assert result["programs"]["double"]["arguments_bytes"] == {"rows": 16 * 65_536 * 4}
+
+
+@needs_libtpu
+def test_a_plan_that_does_not_fit_says_so_and_exits_1(monkeypatch, capsys):
+    monkeypatch.setattr(plan, "programs", doubling(400_000))
+    assert plan.main(["--config", f"{V5E}:topology=2x2"]) == 1
+    captured = capsys.readouterr()
+    assert "NO" in captured.out
+    assert captured.err.strip().splitlines()[-1].startswith("double does not fit: ")
+
+
+def test_a_config_without_a_slice_is_planned_on_its_devices(monkeypatch, capsys):
+    monkeypatch.setattr(plan, "programs", doubling(8))
+    assert plan.main(["--config", str(FOLDER / "cpu.py")]) == 0
+    assert "cpu: 1 chips" in capsys.readouterr().out
+
+
+def test_a_config_without_a_slice_and_without_devices_names_those_with_one():
+    with pytest.raises(UserError, match=r"names none.*v5e.py"):
+        plan.main(["--config", str(FOLDER / "gpu.py")])
+
+
+@needs_libtpu
+def test_an_impossible_mesh_is_a_user_error():
+    with pytest.raises(UserError, match="tensor=8 does not divide the model's 4 key-value heads"):
+        plan.main(["--config", V5E, "--config.mesh.fsdp=1", "--config.mesh.tensor=8"])
+
+
+@needs_libtpu
+@pytest.mark.invariant
+@pytest.mark.parametrize("name", ["v5e.py:topology=2x2", "v5p.py:topology=2x2x1"])
+def test_the_real_programs_compile_for_a_slice(name):
+    config = load_config(str(FOLDER / name), SMALL)
+    reports = plan.plan(config, plan.plan_mesh(config))
+    assert set(reports) == {"encode", "rollout", "ga_grpo"}
+    for report in reports.values():
+        assert report.fits and 0 < report.total_bytes < report.hbm_bytes
+    step = reports["ga_grpo"]
+    assert step.aliased_bytes > 0.9 * step.outputs_bytes  # the state is updated in place
+    assert step.collectives

@@ -1,0 +1,160 @@
+"""TPU v5p: the phantom suite, ten times larger, and a decoder of 12 layers.
+
+`v5p.py` is the 4-chip slice 2x2x1, `v5p.py:topology=2x2x2` a larger one. A chip offers
+95.73 GiB; `python -m medscope_jax.plan --config tpu_configs/v5p.py` says what is used of it,
+on any machine. Steps and rates are scaled up from cpu.py's, not tuned on this hardware.
+"""
+
+import math
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """arg: "topology=SHAPE", the slice's shape in chips."""
+    name, _, shape = (arg or "topology=2x2x1").partition("=")
+    sides = shape.split("x")
+    if name != "topology" or not all(side.isdecimal() for side in sides):
+        raise ValueError(f"unknown argument {arg!r}: say topology=2x2x1, topology=2x2x2, ...")
+    chips = math.prod(map(int, sides))
+    config = ConfigDict()
+    config.seed = 0
+    config.device = ConfigDict(
+        {"platform": "tpu", "kind": "v5p", "count": chips, "topology": f"v5p:{shape}"}
+    )
+    config.mesh = ConfigDict({"data": -1, "fsdp": 2, "tensor": 2})  # -1: the rest
+
+    # Procedures a split and source; laparoscopic ones are held out, out-of-domain.
+    config.suite = ConfigDict(
+        {
+            "seed": 0,
+            "train_ophthalmic": 1300,
+            "train_endoscopic": 700,
+            "validation_ophthalmic": 60,
+            "validation_endoscopic": 30,
+            "test_ophthalmic": 120,
+            "test_endoscopic": 80,
+            "test_laparoscopic": 100,
+        }
+    )
+    config.video = ConfigDict({"fps": 1.0, "height": 56, "width": 112, "max_frames": 240})
+    config.dialogue = ConfigDict(
+        {
+            "vocab_size": 2048,
+            "preview_frames": 12,
+            "window_frames": 16,
+            "frame_format": "{time:.1f}{frame}",
+            "length": 1024,  # slots of an episode
+            "clip_length": 288,  # slots of a stage-1 episode: one clip, no tools
+            "max_tool_turns": 5,
+        }
+    )
+    config.model = ConfigDict(
+        {
+            "vision": {
+                "depth": 6,
+                "hidden_size": 256,
+                "intermediate_size": 512,
+                "num_heads": 4,
+                "patch_size": 14,
+                "spatial_merge_size": 2,
+                "temporal_patch_size": 2,
+                "window_size": 56,
+                "fullatt_block_indexes": (2, 5),
+            },
+            "text": {
+                "hidden_size": 512,
+                "intermediate_size": 1536,
+                "num_hidden_layers": 12,
+                "num_attention_heads": 8,
+                "num_key_value_heads": 4,
+                "rope_theta": 10000.0,
+                "mrope_section": (16, 8, 8),
+                "tie_word_embeddings": True,
+            },
+            "dtype": "bfloat16",
+            "param_dtype": "float32",
+            "remat": True,
+        }
+    )
+
+    optimizer = {"warmup": 0.05, "weight_decay": 0.01, "clip_norm": 1.0, "final_scale": 0.1}
+    # Stage 1, warm-up SFT: captions and questions about clips; the vision tower trains.
+    config.warm_up = ConfigDict(
+        {"steps": 2000, "batch_size": 128, "learning_rate": 1e-3, "train_vision": True, **optimizer}
+    )
+    # Stage 2, visual-CoT cold start: tool trajectories and easy questions, from the frame bank.
+    config.cold_start = ConfigDict(
+        {
+            "steps": 1000,
+            "batch_size": 128,
+            "learning_rate": 5e-4,
+            "train_vision": False,
+            **optimizer,
+        }
+    )
+    # The baseline that cannot look: the same start, data and steps, answers from the preview.
+    config.passive = ConfigDict(
+        {
+            "steps": 1000,
+            "batch_size": 128,
+            "learning_rate": 5e-4,
+            "train_vision": False,
+            **optimizer,
+        }
+    )
+    # Stage 3, GA-GRPO.
+    config.ga_grpo = ConfigDict(
+        {"steps": 200, "batch_size": 64, "learning_rate": 1e-4, "train_vision": False, **optimizer}
+    )
+    config.rl = ConfigDict(
+        {
+            "group_size": 8,  # rollouts a question; ga_grpo.batch_size counts questions
+            "updates": 1,  # optimizer steps on one batch of rollouts
+            "micro_batch": 128,  # rows of one forward and backward pass
+            "kl_coefficient": 0.0,  # to the policy that stage 3 started from
+        }
+    )
+    config.rollout = ConfigDict(
+        {
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "turn_tokens": 48,
+            "call_tokens": 40,
+            "prefill_rows": 32,
+        }
+    )
+    config.reward = ConfigDict(
+        {
+            "h0": 0.5,
+            "delta": 0.05,
+            "eta": 0.1,
+            "alpha": 1.0,
+            "frame_window": 1.0,
+            "answer_weight": 1.0,
+            "format_weight": 1.0,
+            "evidence_weight": 1.0,
+            "crop_reward": "smooth",  # "step" is the paper's; benchmarks/ablation.py compares them
+        }
+    )
+    config.advantage = ConfigDict(
+        {
+            "mode": "binary",
+            "good_scale": 1.2,
+            "bad_scale": 0.8,
+            "alpha": 0.2,
+            "clip": 1.0,
+            "min_scale": 0.1,
+            "normalize_by_std": False,
+            "std_epsilon": 1e-6,
+        }
+    )
+    config.loss = ConfigDict(
+        {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0, "aggregation": "token-mean"}
+    )
+    config.judge = ConfigDict(
+        {"url": "", "model": "", "timeout": 30.0, "concurrency": 8}  # no url: the built-in judge
+    )
+    config.evaluation = ConfigDict({"samples": 8, "batch_size": 64, "traces": 6})
+    config.log = ConfigDict({"every": 10, "checkpoint_every": 200})
+    return config
