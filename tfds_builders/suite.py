@@ -11,7 +11,7 @@ from medscope_jax.video.phantom import SOURCES, SPLITS, Procedure, make_procedur
 
 PARTS = ("cap", "qa", "cot", "vcot", "passive", "rl", "eval")
 # Raised whenever the same configuration gives other bytes; a suite of another format is not reused.
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclasses.dataclass(frozen=True)

@@ -139,7 +139,7 @@ def _draw_event(
     if source == "endoscopic":
         # A finding comes into view, is clearest in the middle of its span, and leaves.
         reach = max(1.0, (event.end - event.start) / 2)
-        radius *= 1.1 - 0.3 * abs(time - event.centre) / reach
+        radius *= 1.1 - 0.2 * abs(time - event.centre) / reach
     outer = -8 if left == 0 else _HALF + 8
     paint = _PAINT[event.colour]
     for i, place in enumerate(places):

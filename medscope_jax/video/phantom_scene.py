@@ -50,7 +50,7 @@ def vignette(source: str) -> np.ndarray | None:
         return None
     y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
     radius = np.hypot((y - HEIGHT / 2 + 0.5) / (HEIGHT / 2), (x - WIDTH / 2 + 0.5) / (WIDTH / 2))
-    dark = np.clip((radius - 1.08) / 0.12, 0, 1) * 255
+    dark = np.clip((radius - 1.15) / 0.12, 0, 1) * 255
     return np.repeat(dark.astype(np.uint8)[..., None], 3, axis=2)
 
 
