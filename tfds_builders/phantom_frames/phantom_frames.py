@@ -21,8 +21,11 @@ class PhantomFrames(tfds.core.GeneratorBasedBuilder):
     recordings to DIR/suite/videos and builds this dataset and phantom_suite from them. To build by
     hand, from a folder with the recordings and their procedures.json:
 
-        tfds build tfds_builders/phantom_frames --manual_dir DIR/suite/videos \\
-            --file_format array_record
+        builder = PhantomFrames(data_dir=DATA, file_format="array_record")
+        manual = tfds.download.DownloadConfig(manual_dir="DIR/suite/videos")
+        builder.download_and_prepare(download_config=manual)
+
+    (The tfds command imports TensorFlow, which this project does without.)
 
     What comes out: splits train, validation, test; per video
       id, source: str

@@ -25,8 +25,11 @@ class PhantomSuite(tfds.core.GeneratorBasedBuilder):
     What to get: nothing to download. `python -m tfds_builders.prepare --workdir DIR` builds
     everything. To build one part by hand, from the folder with procedures.json:
 
-        tfds build tfds_builders/phantom_suite --config vcot --manual_dir DIR/suite/videos \\
-            --file_format array_record
+        builder = PhantomSuite(config="vcot", data_dir=DATA, file_format="array_record")
+        manual = tfds.download.DownloadConfig(manual_dir="DIR/suite/videos")
+        builder.download_and_prepare(download_config=manual)
+
+    (The tfds command imports TensorFlow, which this project does without.)
 
     What comes out: the fields that records.records documents; splits as in records.SPLITS_OF_PART.
     Records name their video by id; its frames are in phantom_frames.
