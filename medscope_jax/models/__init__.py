@@ -4,7 +4,7 @@ Flax stays inside this room; others see frozen configs, plain parameter trees an
 """
 
 from medscope_jax.models.config import ModelConfig, TextConfig, VisionConfig, model_config
-from medscope_jax.models.huggingface import export_hf, hf_config, import_hf
+from medscope_jax.models.huggingface import export_hf, hf_config, hf_shapes, import_hf
 from medscope_jax.models.language import Cache
 from medscope_jax.models.qwen import (
     count_params,
@@ -16,6 +16,9 @@ from medscope_jax.models.qwen import (
     init_cache,
     init_params,
     logits,
+    put_rows,
+    repeat_rows,
+    take_rows,
 )
 from medscope_jax.models.rope import mrope_positions
 from medscope_jax.models.vision import frame_grid
@@ -34,10 +37,14 @@ __all__ = [
     "forward_cached",
     "frame_grid",
     "hf_config",
+    "hf_shapes",
     "import_hf",
     "init_cache",
     "init_params",
     "logits",
     "model_config",
     "mrope_positions",
+    "put_rows",
+    "repeat_rows",
+    "take_rows",
 ]

@@ -7,7 +7,6 @@ there; the patch projection is [C, t, p, p, D] here and [D, C, t, p, p] there.
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -42,13 +41,7 @@ def import_hf(state_dict: Mapping[str, np.ndarray], config: ModelConfig) -> dict
     tensors = {_hub_name(name): array for name, array in state_dict.items()}
     if config.text.tie_word_embeddings:
         tensors.pop("lm_head.weight", None)
-    shapes = jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
-    leaves = [(path, leaf, list(_places(path, leaf))) for path, leaf in _walk(shapes)]
-    wanted = {
-        name: _theirs_shape(path, leaf.shape if layer is None else leaf.shape[1:])
-        for path, leaf, places in leaves
-        for name, layer in places
-    }
+    wanted = hf_shapes(config)
     problems = [f"missing {name}" for name in wanted if name not in tensors]
     problems += [f"extra {name}" for name in tensors if name not in wanted]
     problems += [
@@ -59,7 +52,8 @@ def import_hf(state_dict: Mapping[str, np.ndarray], config: ModelConfig) -> dict
     if problems:
         raise ValueError("these weights are not of this model: " + "; ".join(problems))
     params: dict = {}
-    for path, leaf, places in leaves:
+    for path, leaf in _leaves(config):
+        places = list(_places(path, leaf))
         arrays = [_to_ours(path, np.asarray(tensors[name])) for name, _ in places]
         array = arrays[0] if places[0][1] is None else np.stack(arrays)
         branch = params
@@ -67,6 +61,15 @@ def import_hf(state_dict: Mapping[str, np.ndarray], config: ModelConfig) -> dict
             branch = branch.setdefault(key, {})
         branch[path[-1]] = jnp.asarray(array, leaf.dtype)
     return params
+
+
+def hf_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Hub name and shape of every tensor of the model, without allocating any."""
+    return {
+        name: _theirs_shape(path, leaf.shape if layer is None else leaf.shape[1:])
+        for path, leaf in _leaves(config)
+        for name, layer in _places(path, leaf)
+    }
 
 
 def export_hf(params: dict, config: ModelConfig) -> dict[str, np.ndarray]:
@@ -107,6 +110,10 @@ def hf_config(config: ModelConfig) -> dict:
 def _hub_name(name: str) -> str:
     name = name.replace("model.visual.", "visual.", 1)
     return name.replace("model.language_model.", "model.", 1)
+
+
+def _leaves(config: ModelConfig):
+    return list(_walk(jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))))
 
 
 def _walk(tree: dict) -> Iterator[tuple[tuple[str, ...], jax.Array]]:

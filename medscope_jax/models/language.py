@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from medscope_jax.models.attention import attend
+from medscope_jax.models.attention import attend, attend_causal
 from medscope_jax.models.config import ModelConfig
 from medscope_jax.models.layers import RMSNorm, SwiGLU, dense, precision
 from medscope_jax.models.rope import mrope_tables, rotate
@@ -16,11 +16,13 @@ from medscope_jax.models.rope import mrope_tables, rotate
 class Cache(flax.struct.PyTreeNode):
     """Keys (rotated) and values of what each row has seen; slot i of a row is its i-th input.
 
-    k, v: [layers, B, M, K, head_dim] in the model's dtype.
+    k, v: each one array [layers, B, K, M, head_dim], or a tuple of such arrays with one layer each
+    (which spares a CPU the copy of a layer's slice at every step). Rows are axis 1 of every leaf,
+    slots axis 3. In the model's dtype.
     """
 
-    k: jax.Array
-    v: jax.Array
+    k: jax.Array | tuple[jax.Array, ...]
+    v: jax.Array | tuple[jax.Array, ...]
 
 
 class Context(NamedTuple):
@@ -28,8 +30,22 @@ class Context(NamedTuple):
 
     cos: jax.Array  # float32 [B, N, head_dim / 2]
     sin: jax.Array
-    allowed: jax.Array  # bool [B, N, M]: query n may look at key m
-    slots: jax.Array | None  # int32 [B, N]: cache slot of input n; M where it is not to be written
+    valid: jax.Array | None  # bool [B, N], without a cache: inputs that may be looked at
+    start: jax.Array | None  # int32 [B], with a cache: slot of input 0
+    count: jax.Array | None  # int32 [B], with a cache: inputs to write
+
+
+def write(cache: Cache, layer, key, value, context: Context) -> Cache:
+    """Put key and value [B, N, K, head_dim] of the real inputs into a layer's slots, in place."""
+    inputs, length = jnp.arange(key.shape[1]), cache.k.shape[3]
+    slots = context.start[:, None] + inputs
+    # Padding inputs go to slot M: out of bounds on purpose, dropped.
+    slots = jnp.where(inputs < context.count[:, None], slots, length)
+    rows = jnp.arange(key.shape[0])[:, None]
+    return Cache(
+        cache.k.at[layer, rows, :, slots].set(key, mode="drop"),
+        cache.v.at[layer, rows, :, slots].set(value, mode="drop"),
+    )
 
 
 class Attention(nn.Module):
@@ -50,17 +66,18 @@ class Attention(nn.Module):
         query = rotate(project("q_proj", text.num_attention_heads), context.cos, context.sin)
         key = rotate(project("k_proj", text.num_key_value_heads), context.cos, context.sin)
         value = project("v_proj", text.num_key_value_heads)
-        if cache is not None:
-            rows = jnp.arange(x.shape[0])[:, None]
-            # mode "drop": padding inputs carry slot M, which is out of bounds on purpose.
-            put = {"mode": "drop", "unique_indices": False}
-            cache = Cache(
-                cache.k.at[layer, rows, context.slots].set(key, **put),
-                cache.v.at[layer, rows, context.slots].set(value, **put),
-            )
+        exact = precision(self.config.dtype)
+        if cache is None:
+            key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
+            out = attend_causal(query, key, value, context.valid, exact)
+        else:
+            cache = write(cache, layer, key, value, context)
+            slots = context.start[:, None] + jnp.arange(x.shape[1])
+            allowed = jnp.arange(cache.k.shape[3]) <= slots[..., None]
             key = jax.lax.dynamic_index_in_dim(cache.k, layer, keepdims=False)
             value = jax.lax.dynamic_index_in_dim(cache.v, layer, keepdims=False)
-        out = attend(query, key, value, context.allowed).reshape(x.shape[:-1] + (-1,))
+            out = attend(query, key, value, allowed, exact)
+        out = out.reshape(x.shape[:-1] + (-1,))
         out = dense(text.hidden_size, False, text.initializer_range, self.config, "o_proj")(out)
         return out, cache
 
@@ -72,7 +89,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, carry, layer, context: Context):
-        """Run layer `layer` on carry = (x [B, N, D], cache or None)."""
+        """Run on carry = (x [B, N, D], cache or None); `layer` is its place in the cache."""
         x, cache = carry
         text = self.config.text
         norm = (text.rms_norm_eps, self.config.dtype, self.config.param_dtype)
@@ -112,10 +129,22 @@ class LanguageModel(nn.Module):
 
     def __call__(self, embeddings, context: Context, cache: Cache | None = None):
         """Hidden states [B, N, D] after the final norm, and the cache with new slots written."""
-        layers = jnp.arange(self.config.text.num_hidden_layers)
         x = embeddings.astype(self.config.dtype)
-        (x, cache), _ = self.layers((x, cache), layers, context)
+        if cache is not None and isinstance(cache.k, tuple):
+            x, cache = self.layer_by_layer(x, context, cache)
+        else:
+            layers = jnp.arange(self.config.text.num_hidden_layers)
+            (x, cache), _ = self.layers((x, cache), layers, context)
         return self.norm(x), cache
+
+    def layer_by_layer(self, x, context: Context, cache: Cache):
+        """The layers one after the other, each with its own part of the cache."""
+        block, parts = Block(self.config, parent=None), []
+        for layer, part in enumerate(zip(cache.k, cache.v, strict=True)):
+            weights = jax.tree.map(lambda w, i=layer: w[i], self.layers.variables["params"])
+            (x, part), _ = block.apply({"params": weights}, (x, Cache(*part)), 0, context)
+            parts.append(part)
+        return x, Cache(tuple(part.k for part in parts), tuple(part.v for part in parts))
 
     def embed(self, tokens):
         """Rows [..., D] of the embedding table; ids outside the vocabulary are clipped."""
@@ -133,8 +162,8 @@ class LanguageModel(nn.Module):
         )
 
 
-def make_context(config: ModelConfig, positions, allowed, slots=None) -> Context:
-    """The Context of positions [3, B, N], allowed [B, N, M] and, with a cache, slots [B, N]."""
+def make_context(config: ModelConfig, positions, valid=None, start=None, count=None) -> Context:
+    """The Context of positions [3, B, N], and of valid [B, N] or, with a cache, start and count."""
     text = config.text
     cos, sin = mrope_tables(positions, text.head_dim, text.rope_theta, text.mrope_section)
-    return Context(cos, sin, allowed, slots)
+    return Context(cos, sin, valid, start, count)

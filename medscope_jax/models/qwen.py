@@ -10,6 +10,7 @@ from medscope_jax.models.language import Cache, LanguageModel, make_context
 from medscope_jax.models.vision import VisionTower, frame_grid
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init_params(config: ModelConfig, key: jax.Array) -> dict:
     """Random parameters {"vision": ..., "text": ...}; layers are stacked along axis 0.
 
@@ -20,7 +21,7 @@ def init_params(config: ModelConfig, key: jax.Array) -> dict:
     side = vision.patch_size * vision.spatial_merge_size
     frames = jnp.zeros((1, 1, side, side, vision.in_channels), jnp.uint8)
     embeddings = jnp.zeros((1, 1, text.hidden_size), config.dtype)
-    context = make_context(config, jnp.zeros((3, 1, 1), jnp.int32), jnp.ones((1, 1, 1), bool))
+    context = make_context(config, jnp.zeros((3, 1, 1), jnp.int32), jnp.ones((1, 1), bool))
     return {
         "vision": VisionTower(config).init(vision_key, frames)["params"],
         "text": LanguageModel(config).init(text_key, embeddings, context)["params"],
@@ -29,7 +30,7 @@ def init_params(config: ModelConfig, key: jax.Array) -> dict:
 
 def count_params(config: ModelConfig) -> int:
     """Number of parameters, computed without allocating any."""
-    shapes = jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
@@ -75,18 +76,42 @@ def forward(
         valid: bool [B, L]; slot i attends to the valid slots up to i. What stands in invalid slots
             (NaN included) never changes a valid slot's result.
     """
-    length = embeddings.shape[1]
     embeddings = jnp.where(valid[..., None], embeddings, 0)
-    allowed = jnp.tril(jnp.ones((length, length), bool)) & valid[:, None]
-    context = make_context(config, positions, allowed)
+    context = make_context(config, positions, valid)
     return LanguageModel(config).apply({"params": params["text"]}, embeddings, context)[0]
 
 
-def init_cache(config: ModelConfig, batch: int, length: int) -> Cache:
-    """An empty cache for `batch` rows of at most `length` slots."""
+def init_cache(config: ModelConfig, batch: int, length: int, per_layer: bool = False) -> Cache:
+    """An empty cache for `batch` rows of at most `length` slots.
+
+    per_layer: one array a layer instead of one for all: decoding is faster on a CPU, but compiles
+    every layer anew; for models of a few layers.
+    """
     text = config.text
-    shape = (text.num_hidden_layers, batch, length, text.num_key_value_heads, text.head_dim)
-    return Cache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+    layers = text.num_hidden_layers
+    shape = (1 if per_layer else layers, batch, text.num_key_value_heads, length, text.head_dim)
+
+    def zeros():
+        if per_layer:
+            return tuple(jnp.zeros(shape, config.dtype) for _ in range(layers))
+        return jnp.zeros(shape, config.dtype)
+
+    return Cache(zeros(), zeros())
+
+
+def repeat_rows(cache: Cache, repeats: int) -> Cache:
+    """Every row `repeats` times in a row: a prompt's cache for each of its samples."""
+    return jax.tree.map(lambda part: jnp.repeat(part, repeats, axis=1), cache)
+
+
+def take_rows(cache: Cache, rows: jax.Array) -> Cache:
+    """The cache of rows [R] (indices within the batch)."""
+    return jax.tree.map(lambda part: part[:, rows], cache)
+
+
+def put_rows(cache: Cache, rows: jax.Array, part: Cache) -> Cache:
+    """The cache with rows [R] (no index twice) replaced by those of `part`."""
+    return jax.tree.map(lambda whole, new: whole.at[:, rows].set(new), cache, part)
 
 
 def forward_cached(
@@ -111,11 +136,7 @@ def forward_cached(
     Returns:
         (hidden [B, N, D] after the final norm, the cache). Input i attends to slots <= start + i.
     """
-    inputs, length = jnp.arange(embeddings.shape[1]), cache.k.shape[2]
-    slots = start[:, None] + inputs
-    allowed = jnp.arange(length) <= slots[..., None]
-    slots = jnp.where(inputs < count[:, None], slots, length)
-    context = make_context(config, positions, allowed, slots)
+    context = make_context(config, positions, start=start, count=count)
     return LanguageModel(config).apply({"params": params["text"]}, embeddings, context, cache)
 
 
@@ -135,4 +156,7 @@ __all__ = [
     "init_cache",
     "init_params",
     "logits",
+    "put_rows",
+    "repeat_rows",
+    "take_rows",
 ]

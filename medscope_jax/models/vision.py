@@ -86,14 +86,18 @@ class VisionAttention(nn.Module):
         """Attend x [N, P, D] -> [N, P, D]; whole is a bool scalar (traced)."""
         vision, grid = self.config.vision, self.grid
         frames, patches, width = x.shape
-        stddev = vision.initializer_range
+        stddev, exact = vision.initializer_range, precision(self.config.dtype)
         qkv = dense(3 * width, True, stddev, self.config, "qkv")(x)
         qkv = qkv.reshape(frames, patches, 3, vision.num_heads, width // vision.num_heads)
         query, key, value = (qkv[:, :, i] for i in range(3))
         query, key = rotate(query, grid.cos, grid.sin), rotate(key, grid.cos, grid.sin)
 
+        def dense_attention(query, key, value, allowed):
+            key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
+            return attend(query, key, value, allowed, exact)
+
         def frame_wide(query, key, value):
-            return attend(query, key, value, None)
+            return dense_attention(query, key, value, None)
 
         def windowed(query, key, value):
             windows, size = grid.slots.shape
@@ -104,7 +108,7 @@ class VisionAttention(nn.Module):
                 return a.reshape(frames * windows, size, *a.shape[2:])
 
             allowed = None if even else jnp.tile(grid.filled[:, None], (frames, 1, 1))
-            out = attend(split(query), split(key), split(value), allowed)
+            out = dense_attention(split(query), split(key), split(value), allowed)
             out = out.reshape(frames, windows * size, *out.shape[2:])
             return out if even else out[:, np.flatnonzero(grid.filled.ravel())]
 

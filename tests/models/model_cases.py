@@ -1,9 +1,8 @@
 """Tiny models, frames and conversations that the tests and the golden values share (NumPy only)."""
 
-import jax
 import numpy as np
 
-from medscope_jax.models import ModelConfig, TextConfig, VisionConfig, export_hf, init_params
+from medscope_jax.models import ModelConfig, TextConfig, VisionConfig, hf_shapes
 
 
 def tiny_config(
@@ -35,13 +34,13 @@ def tiny_config(
 
 def random_state_dict(config: ModelConfig, seed: int) -> dict[str, np.ndarray]:
     """Weights under the hub's names, large enough that every tensor matters to the output."""
-    shapes = export_hf(init_params(config, jax.random.key(0)), config)
+    shapes = hf_shapes(config)
     random = np.random.RandomState(seed)  # its stream is frozen, whatever NumPy's version
     weights = {}
     for name in sorted(shapes):
-        draw = random.standard_normal(shapes[name].shape)
-        is_norm = shapes[name].ndim == 1 and name.endswith("weight")
-        fan_in = np.prod(shapes[name].shape[1:]) if shapes[name].ndim > 1 else 10
+        draw = random.standard_normal(shapes[name])
+        is_norm = len(shapes[name]) == 1 and name.endswith("weight")
+        fan_in = np.prod(shapes[name][1:]) if len(shapes[name]) > 1 else 10
         weights[name] = (1 + 0.2 * draw if is_norm else draw / fan_in**0.5).astype(np.float32)
     return weights
 

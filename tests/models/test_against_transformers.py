@@ -1,6 +1,9 @@
 """Live comparison with transformers' Qwen2.5-VL on tiny random weights (PyTorch, float32)."""
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,6 +16,7 @@ from tests.models import torch_reference  # noqa: E402
 
 pytestmark = pytest.mark.reference
 TOLERANCE = 1e-4
+POSITIONS = jax.jit(models.mrope_positions, static_argnums=2)
 VARIANTS = {
     "tied-gqa2": {},
     "untied-mha": {"kv_heads": 4, "tied": False},
@@ -27,6 +31,18 @@ def case(request):
     config = model_cases.tiny_config(**VARIANTS[request.param])
     weights = model_cases.random_state_dict(config, seed=1)
     return config, models.import_hf(weights, config), torch_reference.build(config, weights)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 4))
+def run(params, config, frames, rows, grid):
+    """Our logits [B, L, V] of conversations whose frames come from a bank of all `frames`."""
+    tokens, frame, valid = rows
+    bank = jnp.zeros((0, config.text.hidden_size))
+    if frames is not None:
+        bank = models.encode_frames(params, config, frames).reshape(-1, bank.shape[1])
+    x = models.embed(params, config, tokens, frame, bank)
+    positions, _ = models.mrope_positions(frame, valid, grid, jnp.zeros(len(tokens), jnp.int32))
+    return models.logits(params, config, models.forward(params, config, x, positions, valid))
 
 
 # Windows of 2 x 2 merged tokens at 56 pixels: the last three sizes do not divide.
@@ -55,11 +71,7 @@ def test_bank_equals_fresh_encoding_by_the_reference(case, size):
     ]
     tokens, frame, valid = model_cases.pad_rows(rows, 80)
     theirs = torch_reference.logits(model, config, tokens, frame, valid, frames)
-    bank = models.encode_frames(params, config, frames).reshape(-1, config.text.hidden_size)
-    x = models.embed(params, config, tokens, frame, bank)
-    positions, _ = models.mrope_positions(frame, valid, grid, np.zeros(len(rows), np.int32))
-    hidden = models.forward(params, config, x, positions, valid)
-    ours = models.logits(params, config, hidden)
+    ours = run(params, config, frames, (tokens, frame, valid), grid)
     assert theirs.std() > 0.3
     np.testing.assert_allclose(np.asarray(ours)[valid], theirs[valid], atol=TOLERANCE)
 
@@ -71,10 +83,8 @@ def test_text_only_logits(case):
     theirs = torch_reference.logits(
         model, config, tokens, frame, valid, model_cases.random_frames(1, 28, 28, 0)
     )
-    x = models.embed(params, config, tokens, frame, np.zeros((0, 64), np.float32))
-    positions, _ = models.mrope_positions(frame, valid, (1, 1), np.zeros(2, np.int32))
-    hidden = models.forward(params, config, x, positions, valid)
-    np.testing.assert_allclose(models.logits(params, config, hidden), theirs, atol=TOLERANCE)
+    ours = run(params, config, None, (tokens, frame, valid), (1, 1))
+    np.testing.assert_allclose(ours, theirs, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("left", [False, True])
@@ -90,7 +100,7 @@ def test_positions_equal_the_reference_on_200_layouts(case, left):
             for row in range(8)
         ]
         tokens, frame, valid = model_cases.pad_rows(rows, 90, left)
-        ours, _ = models.mrope_positions(frame, valid, grid, np.zeros(8, np.int32))
+        ours, _ = POSITIONS(frame, valid, grid, np.zeros(8, np.int32))
         theirs = torch_reference.positions(model, config, tokens, frame, valid, grid)
         np.testing.assert_array_equal(ours, theirs)
 

@@ -1,4 +1,4 @@
-"""The reference: transformers' Qwen2.5-VL on given weights. Needs PyTorch; nothing else here does."""
+"""The reference: transformers' Qwen2.5-VL on given weights. Only this file needs PyTorch."""
 
 import numpy as np
 import torch

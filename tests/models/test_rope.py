@@ -1,0 +1,77 @@
+"""M-RoPE positions against a plain loop, and the rotation's own laws."""
+
+import jax
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medscope_jax.models import mrope_positions, rope
+
+POSITIONS = jax.jit(mrope_positions, static_argnums=2)
+
+
+def positions_by_loop(frame, valid, grid, start):
+    """The specification: one row, one slot after the other."""
+    height, width = grid
+    out, following = np.zeros((3, *frame.shape), int), list(start)
+    for row in range(len(frame)):
+        here = start[row]
+        for slot in range(frame.shape[1]):
+            if not valid[row, slot]:
+                continue
+            if frame[row, slot] < 0:
+                out[:, row, slot] = here
+                here += 1
+                continue
+            token = frame[row, slot] % (height * width)
+            out[:, row, slot] = here, here + token // width, here + token % width
+            if token == height * width - 1:
+                here += max(height, width)
+        following[row] = here
+    return out, following
+
+
+@st.composite
+def layouts(draw):
+    """(frame, valid, grid, start) of one row: words, whole frames, padding anywhere."""
+    grid = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    size, frame, valid = grid[0] * grid[1], [], []
+    for kind in draw(st.lists(st.sampled_from(["word", "frame", "padding"]), max_size=8)):
+        shown = draw(st.integers(0, 5)) * size
+        block = list(range(shown, shown + size)) if kind == "frame" else [-1]
+        frame += block
+        valid += [kind != "padding"] * len(block)
+    room = 80 - len(frame)
+    frame, valid = frame + [-1] * room, valid + [False] * room
+    return np.array([frame], np.int32), np.array([valid]), grid, draw(st.integers(0, 1000))
+
+
+@settings(deadline=None, max_examples=150)
+@given(layouts(), st.integers(0, 80))
+def test_positions_equal_the_loop_even_when_cut(layout, cut):
+    frame, valid, grid, start = layout
+    begin = np.array([start], np.int32)
+    expected, following = positions_by_loop(frame, valid, grid, begin)
+    ours, after = POSITIONS(frame, valid, grid, begin)
+    np.testing.assert_array_equal(ours, expected)
+    assert list(after) == following
+    # Two calls, cut anywhere (inside a frame too), make the same row.
+    early = valid & (np.arange(80) < cut)
+    first, middle = POSITIONS(frame, early, grid, begin)
+    second, end = POSITIONS(frame, valid & ~early, grid, middle)
+    np.testing.assert_array_equal(np.where(early, first, second), expected)
+    assert list(end) == following
+
+
+def test_rotation_depends_on_distance_only():
+    random = np.random.RandomState(0)
+    query, key = random.standard_normal((2, 1, 1, 1, 16)).astype(np.float32)
+
+    def score(at, to):
+        tables = [
+            rope.mrope_tables(np.full((3, 1, 1), place), 16, 1e4, (2, 3, 3)) for place in (at, to)
+        ]
+        return float((rope.rotate(query, *tables[0]) * rope.rotate(key, *tables[1])).sum())
+
+    assert abs(score(5, 3) - score(105, 103)) < 1e-4
+    assert abs(score(5, 3) - score(5, 4)) > 1e-3
