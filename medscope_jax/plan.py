@@ -111,7 +111,8 @@ def print_plan(result: dict, console: Console) -> None:
     limit = result["hbm_bytes"]
     offer = f"; {limit / GIB:.2f} GiB usable a chip" if limit else ""
     where = result["topology"] or result["device_kind"]
-    table = Table(title=f"{where}: {result['chips']} chips, mesh {axes}{offer}")
+    chips = "1 chip" if result["chips"] == 1 else f"{result['chips']} chips"
+    table = Table(title=f"{where}: {chips}, mesh {axes}{offer}")
     table.add_column("MiB a chip")
     reports = result["programs"]
     for name in reports:

@@ -101,7 +101,7 @@ def test_a_plan_that_does_not_fit_says_so_and_exits_1(monkeypatch, capsys):
 def test_a_config_without_a_slice_is_planned_on_its_devices(monkeypatch, capsys):
     monkeypatch.setattr(plan, "programs", doubling(8))
     assert plan.main(["--config", str(FOLDER / "cpu.py")]) == 0
-    assert "cpu: 1 chips" in capsys.readouterr().out
+    assert "cpu: 1 chip," in capsys.readouterr().out
 
 
 def test_a_config_without_a_slice_and_without_devices_names_those_with_one():
