@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 
 from medscope_jax.config import ConfigError, parse_arguments, run_main
-from medscope_jax.distributed import batch_shardings, check_device, make_mesh
+from medscope_jax.distributed import batch_shardings, check_device, make_mesh, use_huge_pages
 from medscope_jax.evaluation import Scored, Trace, print_results, result_rows, write_results
 from medscope_jax.evaluation.runner import run_questions, score_questions
 from medscope_jax.evaluation.traces import make_trace
@@ -173,4 +173,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     run_main(main)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 
 from medscope_jax.config import load_config, parse_arguments, run_main
+from medscope_jax.distributed import use_huge_pages
 from medscope_jax.evaluate import evaluate_model, make_programs, telling_traces
 from medscope_jax.evaluation import print_results, render_report, result_rows, write_results
 from medscope_jax.rl import make_judge
@@ -45,9 +46,7 @@ def train(run: Run, workdir: Workdir) -> dict[str, dict]:
         sft = stage("cold_start", lambda: warm, dialogues)
 
         # Stage 3: the model's own trajectories, rewarded for answers and for evidence.
-        questions = functools.partial(
-            prepare_ga_grpo, run, split, make_judge(run.config.judge)
-        )
+        questions = functools.partial(prepare_ga_grpo, run, split, make_judge(run.config.judge))
         rl = stage("ga_grpo", lambda: sft, questions)
         writer.close()
     return {"passive": passive, "sft": sft, "rl": rl}
@@ -95,4 +94,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     run_main(main)

@@ -87,8 +87,18 @@ def sentencepiece_tokenizer(serialized: bytes) -> Tokenizer:
     """A tokenizer from a serialized SentencePiece model."""
     processor = sentencepiece.SentencePieceProcessor(model_proto=serialized)
     size = processor.get_piece_size()
+    # Where a text itself holds SentencePiece's sign for a space, its bytes stand for it.
+    sign = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
+
+    def encode(text: str) -> list[int]:
+        first, *rest = text.split(_SPACE)
+        ids = processor.encode(first)
+        for part in rest:
+            ids += sign + processor.encode(part)
+        return ids
+
     return Tokenizer(
-        encode=processor.encode,
+        encode=encode,
         pieces=tuple(_piece_bytes(processor, i) for i in range(size)),
         serialized=serialized,
     )
@@ -104,9 +114,11 @@ def _piece_bytes(processor: sentencepiece.SentencePieceProcessor, index: int) ->
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    """Writes the tokenizer's file."""
+    """Writes the tokenizer's file, whole or not at all: a run may be killed at any moment."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(tokenizer.serialized)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(tokenizer.serialized)
+    partial.replace(path)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

@@ -1,5 +1,6 @@
 """Meshes, sharding rules, and compiling for TPU slices that are not there."""
 
+from medscope_jax.distributed.memory import use_huge_pages
 from medscope_jax.distributed.mesh import (
     AXES,
     axis_sizes,
@@ -50,4 +51,5 @@ __all__ = [
     "state_shardings",
     "topology_devices",
     "tpu_generation",
+    "use_huge_pages",
 ]

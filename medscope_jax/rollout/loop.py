@@ -123,9 +123,7 @@ def _prefill_prompts(params, bank, prompts, words, model, layout, config) -> _St
     positions, following = mrope_positions(prompts.frame, valid, layout.grid, zeros)
     inputs = embed(params, model, prompts.tokens, prompts.frame, flat_tokens(bank))
     cache = init_cache(model, count, layout.length)
-    hidden, cache = forward_cached(
-        params, model, inputs, positions, cache, zeros, prompts.length
-    )
+    hidden, cache = forward_cached(params, model, inputs, positions, cache, zeros, prompts.length)
     last = jnp.take_along_axis(hidden, prompts.length[:, None, None] - 1, axis=1)[:, 0]
 
     def spread(array, axis=0):
@@ -308,9 +306,7 @@ def make_rollout(mesh, model: ModelConfig, layout: Layout, config: RolloutConfig
         def move(frame, by):
             return jnp.where(frame >= 0, frame + by * stride, -1)
 
-        prompts = prompts.replace(
-            video=prompts.video - videos, frame=move(prompts.frame, -videos)
-        )
+        prompts = prompts.replace(video=prompts.video - videos, frame=move(prompts.frame, -videos))
         episode, metrics = program(params, bank, prompts, words)
         episode = episode.replace(frame=move(episode.frame, videos))
         return episode, jax.tree.map(lambda x: jax.lax.psum(x, axes), metrics)

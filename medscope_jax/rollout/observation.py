@@ -92,9 +92,7 @@ def _frames(indices, count, video, bank: FrameBank, words: Vocabulary):
     visual = (video * total + indices)[:, None] * size + jnp.arange(size)  # [F, S]
     ends = jnp.broadcast_to(words.frame_end, (indices.shape[0], len(words.frame_end)))
     tokens = jnp.concatenate([stamps, jnp.full_like(visual, words.image), ends], axis=1)
-    frame = jnp.concatenate(
-        [jnp.full_like(stamps, -1), visual, jnp.full_like(ends, -1)], axis=1
-    )
+    frame = jnp.concatenate([jnp.full_like(stamps, -1), visual, jnp.full_like(ends, -1)], axis=1)
     return (
         jnp.where(selected[:, None], tokens, -1).reshape(-1),
         jnp.where(selected[:, None], frame, -1).reshape(-1),

@@ -51,7 +51,9 @@ def sample(
             probabilities = jnp.exp(logprobs)
             cutoff = nucleus_cutoff(probabilities, top_p)
             kept = jnp.where(probabilities >= cutoff, logprobs, -jnp.inf)
-        draw = jax.vmap(lambda key, slot, row: jax.random.categorical(jax.random.fold_in(key, slot), row))
+        draw = jax.vmap(
+            lambda key, slot, row: jax.random.categorical(jax.random.fold_in(key, slot), row)
+        )
         tokens = draw(keys, position, kept).astype(jnp.int32)
     return tokens, jnp.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
 

@@ -35,9 +35,8 @@ from medscope_jax.training.stage import Batches, Update, optimizer_of
 from medscope_jax.training.steps import ga_grpo_step
 from medscope_jax.video import flat_tokens, take_videos
 
-def prepare_ga_grpo(
-    run: Run, split: Split, judge: Judge, params: dict
-) -> tuple[Batches, Update]:
+
+def prepare_ga_grpo(run: Run, split: Split, judge: Judge, params: dict) -> tuple[Batches, Update]:
     """Batches of questions, and the update: rollouts, rewards, advantages, policy step."""
     config = run.config
     records = load_records(run, "rl", "train")

@@ -50,8 +50,7 @@ def prepare_dialogues(name: str, run: Run, split: Split, params: dict) -> tuple[
     """Stage 2 and the passive baseline: conversations over a bank that is made once."""
     records = _records(run, name)
     rows = [
-        dialogue_row(record, _video(split, record), run.tokenizer, run.layout)
-        for record in records
+        dialogue_row(record, _video(split, record), run.tokenizer, run.layout) for record in records
     ]
     slots, generated = measure_rows(rows)
     layout = dataclasses.replace(run.layout, length=slots)

@@ -250,9 +250,7 @@ def test_no_host_in_the_loop(world, sampled):
     with jax.transfer_guard("disallow"):
         jax.block_until_ready(program(*arguments))
     config = RolloutConfig(2, 24, 40, 3, 0.7, 0.9)
-    function = functools.partial(
-        rollout_room.rollout, model=model, layout=LAYOUT, config=config
-    )
+    function = functools.partial(rollout_room.rollout, model=model, layout=LAYOUT, config=config)
     assert "callback" not in str(jax.make_jaxpr(function)(*arguments))
 
 
