@@ -1,7 +1,7 @@
 """Evaluates the models of a run: python -m medscope_jax.evaluate --workdir DIR --split SPLIT
 
-Rolls out every question of the split greedily and, beside it, several times with sampling; prints the
-table and writes DIR/evaluation_SPLIT.json.
+Rolls out every question of the split greedily and, beside it, several times with sampling; prints
+the table and writes DIR/evaluation_SPLIT.json.
 """
 
 import functools
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 
 from medscope_jax.config import ConfigError, parse_arguments, run_main
-from medscope_jax.distributed import batch_shardings, check_device, make_mesh, use_huge_pages
+from medscope_jax.distributed import batch_shardings, use_huge_pages
 from medscope_jax.evaluation import Scored, Trace, print_results, result_rows, write_results
 from medscope_jax.evaluation.runner import run_questions, score_questions
 from medscope_jax.evaluation.traces import make_trace
@@ -28,6 +28,7 @@ from medscope_jax.training.run import (
     make_split_bank,
     model_key,
     rollout_config,
+    run_mesh,
 )
 from medscope_jax.training.stage import MODELS, finished_params
 from medscope_jax.training.workdir import read_workdir
@@ -64,7 +65,7 @@ def evaluate_model(
     judge = make_judge(run.config.judge)
     scores, greedy = [], []
     batches = -(-len(records) // section.batch_size)
-    progress = Progress(2 * batches, f"evaluating {model}", unit="batch")
+    progress = Progress(2 * batches, f"evaluating {model}", unit="part")
     for decoding, group in (("greedy", 1), ("sampled", section.samples)):
         found = []
         for batch in run_questions(
@@ -150,9 +151,7 @@ def main(argv: Sequence[str]) -> None:
     if flags.split not in SPLITS:
         raise ConfigError(f"unknown split {flags.split!r}; choose one of {', '.join(SPLITS)}")
     workdir, config = read_workdir(flags.workdir)
-    devices = check_device(config.device)
-    mesh = make_mesh(config.mesh, devices, kv_heads=config.model.text.num_key_value_heads)
-    run = make_run(config, workdir, mesh)
+    run = make_run(config, workdir, run_mesh(config))
     records, split = load_records(run, "eval", flags.split), load_split(run, flags.split)
     scores: list[Scored] = []
     programs = make_programs(run)

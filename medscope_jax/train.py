@@ -1,8 +1,8 @@
 """Trains MedScope: python -m medscope_jax.train --config tpu_configs/cpu.py --workdir DIR
 
-Prepares the suite, trains the three stages and the passive baseline, evaluates all models on the held
-out split, and writes DIR/metrics.jsonl, DIR/checkpoints/, DIR/results.json and DIR/report.html. Run
-again in the same DIR, it goes on where it stopped, or says that it is done.
+Prepares the suite, trains the three stages and the passive baseline, evaluates all models on the
+held out split, and writes DIR/metrics.jsonl, DIR/checkpoints/, DIR/results.json and
+DIR/report.html. Run again in the same DIR, it goes on where it stopped, or says that it is done.
 """
 
 import functools
@@ -18,7 +18,7 @@ from medscope_jax.rl import make_judge
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.ga_grpo import prepare_ga_grpo
 from medscope_jax.training.metrics import MetricsWriter, read_metrics
-from medscope_jax.training.run import Run, load_records, load_split, open_run
+from medscope_jax.training.run import Run, load_records, load_split, open_run, run_mesh
 from medscope_jax.training.sft import prepare_clips, prepare_dialogues
 from medscope_jax.training.stage import initial_params, run_stage
 from medscope_jax.training.workdir import Workdir, open_workdir, write_text
@@ -82,12 +82,13 @@ def main(argv: Sequence[str]) -> None:
     )
     begin = time.monotonic()
     config = load_config(flags.config, flags.overrides)
+    mesh = run_mesh(config)  # before the workdir: a config that can't run here claims no folder
     with open_workdir(flags.workdir, config) as workdir:
         if workdir.is_done():
             print_results(json.loads(workdir.results.read_text()))
             print(f"{workdir.path} is done; see {workdir.report}")
             return
-        run = open_run(config, workdir)
+        run = open_run(config, workdir, mesh)
         models = train(run, workdir)
         evaluate(run, workdir, models, time.monotonic() - begin)
         print(f"done in {(time.monotonic() - begin) / 60:.1f} min; see {workdir.report}")

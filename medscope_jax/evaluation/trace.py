@@ -63,6 +63,7 @@ class Trace:
       turns: the model's turns in order.
       preview_times, preview_images: frames shown with the question, as in TurnView.
       reward: named reward parts, such as {"accuracy": 1.0, "format": 1.0}.
+      notes: what a reader must know about the recording's decoding, as in Video.notes.
       model, split, task, video: labels to show; "" hides them.
     """
 
@@ -77,6 +78,7 @@ class Trace:
     preview_times: Sequence[float] = ()
     preview_images: Sequence[np.ndarray] = ()
     reward: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    notes: Sequence[str] = ()
     model: str = ""
     split: str = ""
     task: str = ""

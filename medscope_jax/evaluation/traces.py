@@ -51,6 +51,7 @@ def make_trace(
         preview_times=[float(t) for t in video.times[shown]],
         preview_images=list(video.frames[shown]),
         reward=parts,
+        notes=video.notes,
         model=model,
         **{"reference": "", **known},
     )

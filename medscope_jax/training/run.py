@@ -45,10 +45,14 @@ class Run:
     clip_layout: Layout  # of stage 1's conversations about clips
 
 
-def open_run(config: ConfigDict, workdir: Workdir, progress: bool = True) -> Run:
-    """Prepares the suite and the tokenizer (or finds them) and builds the Run."""
+def run_mesh(config: ConfigDict) -> Mesh:
+    """The mesh of a config's devices; UserError where they are not here or do not make it."""
     devices = check_device(config.device)
-    mesh = make_mesh(config.mesh, devices, kv_heads=config.model.text.num_key_value_heads)
+    return make_mesh(config.mesh, devices, kv_heads=config.model.text.num_key_value_heads)
+
+
+def open_run(config: ConfigDict, workdir: Workdir, mesh: Mesh, progress: bool = True) -> Run:
+    """Prepares the suite and the tokenizer (or finds them) and builds the Run."""
     suite = suite_of(config)
     prepare_suite(workdir.path, suite, progress)
     path = tokenizer_path(workdir)

@@ -1,0 +1,232 @@
+"""Asks a trained model about one recording.
+
+    python -m medscope_jax.ask --workdir DIR --video FILE --question TEXT --html trace.html
+
+Prints the answer and every window that the model looked at. --html and --json write the evidence
+trace: the timeline, the frames that the model saw, its words. Neither names the file, since a
+file's name may name a patient.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from medscope_jax.config import parse_arguments, run_main
+from medscope_jax.dialogue import Layout, build_prompt, protocol, stamp_ids
+from medscope_jax.distributed import batch_shardings, make_mesh
+from medscope_jax.errors import UserError, is_disk_full, one_line
+from medscope_jax.evaluation import Trace, render_trace, trace_json
+from medscope_jax.evaluation.trace import DISCLAIMER, clean
+from medscope_jax.evaluation.traces import make_trace
+from medscope_jax.rollout import (
+    Trajectory,
+    make_prompts,
+    make_rollout,
+    read_trajectories,
+    row_keys,
+)
+from medscope_jax.training.checkpoint import Checkpoints
+from medscope_jax.training.run import (
+    Run,
+    Split,
+    make_run,
+    make_split_bank,
+    model_key,
+    rollout_config,
+    run_mesh,
+)
+from medscope_jax.training.stage import MODELS, finished_params
+from medscope_jax.training.workdir import Workdir, read_workdir, write_text
+from medscope_jax.video import Video, preview_indices, read_video, take_videos
+
+
+def clean_question(text: str) -> str:
+    """A user's question on one line.
+
+    The tokenizer reads the protocol's tags wherever they stand, so a question that holds one could
+    end the user's turn or speak for the model; it is refused rather than altered.
+
+    Raises:
+      UserError: no words in it, no valid text, or one of the protocol's tags in it.
+    """
+    question = " ".join(text.split())
+    if not any(character.isalnum() for character in question):
+        raise UserError("--question is empty: ask something about the video")
+    if clean(question) != question:
+        raise UserError("--question holds control characters or broken text; type it again")
+    found = [tag for tag in protocol.TAGS if tag.strip() and tag in question]
+    if found:
+        raise UserError(f"--question holds {found[0]}, a tag of the protocol; leave it out")
+    return question
+
+
+def newest_model(run: Run, workdir: Workdir) -> tuple[str, dict]:
+    """Name and parameters of the last trained model that is finished: rl, or else sft.
+
+    Raises:
+      UserError: neither is finished.
+    """
+    if workdir.checkpoints.is_dir():
+        with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
+            for name in ("rl", "sft"):
+                params = finished_params(run, checkpoints, MODELS[name])
+                if params is not None:
+                    return name, params
+    raise UserError(
+        f"{workdir.path} holds no finished sft or rl model yet; go on with "
+        f"python -m medscope_jax.train --config FILE --workdir {workdir.path}"
+    )
+
+
+def roomy_layout(run: Run, video: Video) -> Layout:
+    """The run's layout with room for as many frames of this video as of those it was trained on.
+
+    Times beside the bank's ticks, such as "3.4", take more tokens than the ticks themselves.
+    """
+    longest = max(map(len, stamp_ids(run.tokenizer, run.layout, video.times)))
+    wider = longest - len(stamp_ids(run.tokenizer, run.layout, [0.0])[0])
+    frames = run.layout.preview_frames + run.layout.max_tool_turns * run.layout.window_frames
+    return dataclasses.replace(run.layout, length=run.layout.length + max(0, wider) * frames)
+
+
+def answer_question(run: Run, params: dict, video: Video, question: str) -> Trajectory:
+    """The greedy trajectory of one question about one video.
+
+    Raises:
+      UserError: the question is too long for the model's conversations.
+    """
+    layout = roomy_layout(run, video)
+    shown = preview_indices(len(video.times), layout.preview_frames)
+    prompt = build_prompt(question, shown, video.times, run.tokenizer, layout, tools=True)
+    width, room = len(prompt.tokens), layout.length - run.config.rollout.turn_tokens
+    if width > room:
+        raise UserError(f"--question is {width - room} tokens too long for this model; shorten it")
+    # Every device that rows are split over needs one: they all get the same question.
+    rows = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
+    bank = make_split_bank(run, params, Split([video], {}))
+    bank = take_videos(bank, jnp.zeros((rows,), jnp.int32))
+    keys = row_keys(model_key(run.config, "ask"), jnp.arange(rows)).reshape(rows, 1)
+    prompts = make_prompts(
+        [{"question": question}] * rows,
+        range(rows),
+        [video.times] * rows,
+        bank,
+        keys,
+        width,
+        run.tokenizer,
+        layout,
+        tools=True,
+    )
+    bank, prompts = jax.device_put((bank, prompts), batch_shardings((bank, prompts), run.mesh))
+    program = make_rollout(run.mesh, run.model, layout, rollout_config(run.config, 1, greedy=True))
+    episode = jax.device_get(program(params, bank, prompts, run.words)[0])
+    return read_trajectories(episode, bank.tokens.shape[1], run.tokenizer, layout)[0]
+
+
+def describe(trace: Trace) -> list[tuple[str, str]]:
+    """(label, text) lines of what the model was shown, where it looked and what it answered."""
+    seconds = f"{trace.preview_times[0]:.1f} to {trace.preview_times[-1]:.1f} s"
+    lines = [("preview", f"{len(trace.preview_times)} frames, {seconds}")]
+    looks = [turn for turn in trace.turns if turn.status]
+    for number, turn in enumerate(looks, 1):
+        if turn.start is None:
+            text = f"{turn.tool or 'unknown tool'}: {turn.observation}"
+        else:
+            at = f"at {turn.start:.1f} s"
+            window = at if turn.start == turn.end else f"{turn.start:.1f} to {turn.end:.1f} s"
+            times = ", ".join(f"{time:.1f}" for time in turn.frame_times)
+            seen = f"{len(turn.frame_times)} frames at {times} s" if times else "no room to show it"
+            text = f"{turn.tool} {window}: {seen}"
+        lines.append((f"look {number}", text))
+    if not looks:
+        lines.append(("looks", "none"))
+    lines.append(("answer", trace.answer or "none: the model stopped without answering"))
+    return lines
+
+
+def usable_mesh(config: ConfigDict) -> Mesh:
+    """The run's own mesh; one device of this machine where the run's devices are not here."""
+    try:
+        return run_mesh(config)
+    except UserError:
+        device = jax.devices()[0]
+        wanted = f"{config.device.count} x {config.device.kind or config.device.platform}"
+        print(f"trained on {wanted}, which is not here: answering on 1 x {device.platform}")
+        return make_mesh({}, [device])
+
+
+def main(argv: Sequence[str]) -> None:
+    """Answers a command line's question."""
+    flags = parse_arguments(
+        __doc__,
+        argv,
+        {
+            "--workdir": {"required": True, "metavar": "DIR", "help": "folder of a training run"},
+            "--video": {"required": True, "metavar": "FILE", "help": "a video or DICOM recording"},
+            "--question": {"required": True, "metavar": "TEXT", "help": "what to ask about it"},
+            "--html": {"metavar": "FILE", "help": "write the evidence trace as a web page"},
+            "--json": {"metavar": "FILE", "help": "write the evidence trace as JSON"},
+        },
+    )
+    question = clean_question(flags.question)
+    _check_targets([flags.html, flags.json], flags.video)
+    workdir, config = read_workdir(flags.workdir)
+    console = Console(stderr=True)
+    with console.status("reading the video"):
+        section = config.video
+        size = (section.height, section.width)
+        video = read_video(flags.video, section.fps, size, section.max_frames)
+    with console.status("loading the model"):
+        run = make_run(config, workdir, usable_mesh(config))
+        model, params = newest_model(run, workdir)
+    with console.status("answering"):
+        found = answer_question(run, params, video, question)
+    trace = make_trace(question, found, video, run.layout.preview_frames, model=model)
+    heading = [
+        ("model", f"{model}, after stage {MODELS[model]}"),
+        ("video", f"{video.duration:.1f} s, {len(video.times)} frames at {section.fps:g} fps"),
+        *(("note", note) for note in video.notes),
+        ("question", question),
+    ]
+    for label, text in heading + describe(trace):
+        print(f"{label:<9} {clean(text)}")
+    if flags.html:
+        _write(flags.html, render_trace(trace))
+    if flags.json:
+        _write(flags.json, json.dumps(trace_json(trace), indent=2) + "\n")
+    print(DISCLAIMER)
+
+
+def _check_targets(targets: Sequence[str | None], video: str) -> None:
+    """Refuses to write over the recording, over a folder, or two things into one file."""
+    seen = {os.path.realpath(video): "the video"}
+    for target in filter(None, targets):
+        path = os.path.realpath(target)
+        if os.path.isdir(path):
+            raise UserError(f"{target} is a folder; name a file in it")
+        if path in seen:
+            raise UserError(f"{target} is {seen[path]} already; name another file")
+        seen[path] = "another output"
+
+
+def _write(target: str, text: str) -> None:
+    try:
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        write_text(target, text)
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        raise UserError(f"{target} can't be written: {one_line(error)}") from error
+    print(f"{'written':<9} {target}")
+
+
+if __name__ == "__main__":
+    run_main(main)
