@@ -1,13 +1,14 @@
-"""Episodes: the one record that SFT, rollouts, the loss and evaluation share; and how text becomes one.
+"""Episodes: the one record that SFT, rollouts, the loss and evaluation share; and how text becomes
+one.
 
-An episode is integers only. A visual position holds no pixels but an index into the frame bank, so a
-preview, a tool's observation and the training forward pass are the same gather:
+An episode is integers only. A visual position holds no pixels but an index into the frame bank, so
+a preview, a tool's observation and the training forward pass are the same gather:
 
     tokens  ... 12.0 <img> <img> 13.0 <img> <img> \\n  When  does ...
     frame   ...  -1    24    25   -1    26    27   -1   -1    -1  ...   (S = 2 tokens a frame)
 
-Observations are never stored in records: they are executed again from the calls that the turns hold,
-by the same rules as on the device, so that a record and a rollout cannot drift apart.
+Observations are never stored in records: they are executed again from the calls that the turns
+hold, by the same rules as on the device, so that a record and a rollout cannot drift apart.
 """
 
 import dataclasses
@@ -59,8 +60,8 @@ class Episode:
 class Layout:
     """How conversations are laid out in slots.
 
-    frame_format is the text of one frame, such as "{time:.1f}{frame}", with {frame} standing for its S
-    visual tokens; Qwen's weights want "<{time:.1f}s><|vision_start|>{frame}<|vision_end|>".
+    frame_format is the text of one frame, such as "{time:.1f}{frame}", with {frame} standing for
+    its S visual tokens; Qwen's weights want "<{time:.1f}s><|vision_start|>{frame}<|vision_end|>".
     """
 
     length: int  # slots of an episode
@@ -141,8 +142,8 @@ def build_episode(
 ) -> Row:
     """A whole conversation: the prompt, and each assistant turn with the observation of its call.
 
-    turns end in </tool_call> (an observation follows) or </answer>; times [T] and duration in seconds.
-    ValueError if it needs more than layout.length slots, so that nothing is cut silently.
+    turns end in </tool_call> (an observation follows) or </answer>; times [T] and duration in
+    seconds. ValueError if it needs more than layout.length slots, so that nothing is cut silently.
     """
     row = build_prompt(question, shown, times, tokenizer, layout, tools)
     im_end = tokenizer.tag(protocol.IM_END)

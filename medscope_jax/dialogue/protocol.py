@@ -1,7 +1,8 @@
 """The conversation's fixed words: tags, system prompts, instruction and observation frames.
 
-The wording follows Qwen's tool-calling chat form (function signatures as JSON inside <tools></tools>,
-calls as JSON inside <tool_call></tool_call>) and the MedScope protocol think / tool_call / answer.
+The wording follows Qwen's tool-calling chat form (function signatures as JSON inside
+<tools></tools>, calls as JSON inside <tool_call></tool_call>) and the MedScope protocol think /
+tool_call / answer.
 """
 
 import json
@@ -27,7 +28,8 @@ TAGS = (
     "\n",
 )
 
-# Every episode's video goes by one alias: real paths can name patients, and tools ignore paths anyway.
+# Every episode's video goes by one alias: real paths can name patients, and tools ignore paths
+# anyway.
 VIDEO_PATH = "video.mp4"
 
 
@@ -118,8 +120,8 @@ def frame_call(timestamp: float) -> str:
 def constant_phrases(limit: int) -> list[str]:
     """The protocol's constant texts cut at spaces into pieces of at most `limit` characters.
 
-    A tokenizer that knows these phrases writes the system prompt in a score of tokens. The tags that a
-    model must write itself never hide inside a phrase that it could write.
+    A tokenizer that knows these phrases writes the system prompt in a score of tokens. The tags
+    that a model must write itself never hide inside a phrase that it could write.
     """
     texts = [f"system\n{SYSTEM_WITH_TOOLS}", f"system\n{SYSTEM}", "user\n", "assistant\n"]
     texts += [f"\n{INSTRUCTION}", f"\n{INSTRUCTION_WITH_TOOLS}"]

@@ -1,10 +1,10 @@
 """Tokenizers: text <-> ids, and the bytes behind every id for the on-device interpreter.
 
 The phantom suite's own tokenizer is SentencePiece. Three kinds of pieces are fixed before training:
-the protocol's tags (so that a program finds them by one id), its constant phrases (so that a laptop's
-episodes stay short) and the ticks of the frame bank's clock, "0.0", "1.0", ... (so that a time is one
-token, which a model can copy from a frame's stamp into a call). The rest is byte-pair encoding with
-byte fallback: no text is out of vocabulary, and every id stands for known bytes.
+the protocol's tags (so that a program finds them by one id), its constant phrases (so that a
+laptop's episodes stay short) and the ticks of the frame bank's clock, "0.0", "1.0", ... (so that a
+time is one token, which a model can copy from a frame's stamp into a call). The rest is byte-pair
+encoding with byte fallback: no text is out of vocabulary, and every id stands for known bytes.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ _PHRASE_LIMIT = 80  # characters; the interpreter's byte table is as wide as the
 class Tokenizer:
     """What the project asks of a tokenizer.
 
-    encode: text -> ids, tags becoming their single ids. pieces: the bytes of each id. serialized: the
-    file's content, for saving.
+    encode: text -> ids, tags becoming their single ids. pieces: the bytes of each id. serialized:
+    the file's content, for saving.
     """
 
     encode: Callable[[str], list[int]]
@@ -53,8 +53,8 @@ class Tokenizer:
 def train_tokenizer(corpus: Iterable[str], vocab_size: int, ticks: int) -> Tokenizer:
     """Trains the SentencePiece tokenizer on texts; "0.0" ... f"{ticks - 1}.0" are single pieces.
 
-    Deterministic for the same corpus. `vocab_size` is an upper bound: a corpus too small for it gives
-    fewer pieces.
+    Deterministic for the same corpus. `vocab_size` is an upper bound: a corpus too small for it
+    gives fewer pieces.
     """
     times = [f"{second}.0" for second in range(ticks)]
     phrases = [p.replace(" ", _SPACE) for p in protocol.constant_phrases(_PHRASE_LIMIT)]

@@ -89,7 +89,8 @@ def rollout(
     """Runs all rollouts of a batch of questions to their end; jit with the last three static.
 
     Returns:
-        (Episode of B = P * group rows of layout.length slots, metrics: decode_steps [], decoded []).
+        (Episode of B = P * group rows of layout.length slots, metrics: decode_steps [], decoded
+        []).
     """
     state = _prefill_prompts(params, bank, prompts, words, model, layout, config)
     video = jnp.repeat(prompts.video, config.group)

@@ -85,7 +85,7 @@ def observe(
 
 
 def _frames(indices, count, video, bank: FrameBank, words: Vocabulary):
-    """Stamp, visual tokens and end of each selected frame [F]: ids and bank indices, -1 where none."""
+    """Stamp, visual tokens and end of each selected frame: ids and bank indices; -1: nothing."""
     total, size = bank.tokens.shape[1:3]
     selected = jnp.arange(indices.shape[0]) < count
     stamps = bank.stamps[video, indices]  # [F, W]

@@ -63,7 +63,7 @@ def make_prompts(
         length[i] = len(row.tokens)
         if length[i] > width:
             raise UserError(
-                f"a prompt of {length[i]} tokens is longer than {width}: {record['question'][:60]!r}"
+                f"a prompt of {length[i]} tokens is over {width}: {record['question'][:60]!r}"
             )
         tokens[i, : length[i]] = row.tokens
         local = np.asarray(row.frame)

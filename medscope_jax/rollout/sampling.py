@@ -7,9 +7,9 @@ import jax.numpy as jnp
 def nucleus_cutoff(probabilities: jax.Array, top_p: float) -> jax.Array:
     """The smallest probability that top-p keeps, [B, 1], without sorting the vocabulary.
 
-    The kept set is the largest probabilities whose sum first reaches top_p. Bisection on the cut: 30
-    halvings are finer than float32 separates probabilities that matter; a sort of [B, V] is slow on
-    CPUs and TPUs alike.
+    The kept set is the largest probabilities whose sum first reaches top_p. Bisection on the cut:
+    30 halvings are finer than float32 separates probabilities that matter; a sort of [B, V] is
+    slow on CPUs and TPUs alike.
     """
 
     def halve(_, bounds):

@@ -35,7 +35,7 @@ class Targets(NamedTuple):
 
 
 def find_targets(role: jax.Array, count: int) -> Targets:
-    """Targets of roles [B, L]; `count` G must hold every row's generated tokens (see most_targets)."""
+    """Targets of roles [B, L]; count, G, must hold every row's generated tokens."""
     generated = role == Role.GENERATED
     slots = jnp.argsort(~generated, axis=1, stable=True)[:, :count]
     mask = jnp.take_along_axis(generated, slots, axis=1)

@@ -99,7 +99,7 @@ def make_prompts(world, videos, rows_per_video=CONFIG.group):
 
 
 def scripted(world, videos):
-    """A `sample` that writes what the host's episode has in that slot, with the model's own score."""
+    """A `sample` that writes the host's episode slot by slot, with the model's own scores."""
     rows = np.concatenate([np.arange(CONFIG.group) + v * CONFIG.group for v in videos])
     script = jnp.asarray(world[5]["tokens"][rows])
 
@@ -205,7 +205,7 @@ def test_sampled_rollout_equals_forward(world, sampled):
 
 
 def test_batch_and_bank_order_change_nothing(world, sampled):
-    """Invariant: a row's result does not depend on its neighbours, its place or the bank's order."""
+    """Invariant: a row does not depend on its neighbours, its place or the bank's order."""
     episode, program, words = sampled
     _, _, params, bank, _, _ = world
     order = np.array([2, 0, 3, 1])
