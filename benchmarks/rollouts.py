@@ -1,0 +1,270 @@
+"""Rollouts a second, ours and the peers' way: python -m benchmarks.rollouts --workdir DIR
+
+The same questions on the same weights, greedily, so that both must write the same tokens:
+
+  ours   one compiled program over a frame bank that was made once (rollout.make_rollout)
+  peers  the host parses each call, decodes and encodes the window again, tokenizes and prefills the
+         whole conversation again, and steps a compiled decoder token by token (benchmarks/peers.py)
+
+Compilation is timed apart (each runs once before), and so is what each does once a video: ours
+decodes and encodes every frame for the bank, the peers the frames of the preview. Prints a table;
+--json FILE keeps all numbers. Run it on an otherwise idle machine.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import peers as peers_lib
+from benchmarks.peers_device import encode_all, make_device
+from benchmarks.peers_video import Recording, crop_whole, crop_window
+from benchmarks.rollouts_report import Outcome, print_report, ratios, summary
+from benchmarks.trained import machine, open_trained
+from medscope_jax.config import ConfigError, parse_arguments, run_main
+from medscope_jax.dialogue import Role, stamp_ids
+from medscope_jax.errors import UserError
+from medscope_jax.evaluation import write_results
+from medscope_jax.rollout import (
+    make_prompts,
+    make_rollout,
+    prompt_width,
+    read_trajectories,
+    row_keys,
+)
+from medscope_jax.training.checkpoint import Checkpoints
+from medscope_jax.training.run import Run, load_records, rollout_config
+from medscope_jax.training.stage import MODELS, finished_params
+from medscope_jax.video import FrameBank, Video, make_bank, preview_indices, read_video, take_videos
+
+_BANK_FRAMES = 128  # frames of one call of the vision tower; as the peers'
+
+
+def ours(
+    run: Run, params: dict, records: Sequence[dict], places, videos, bank: FrameBank, group: int
+) -> Callable[[], Outcome]:
+    """The compiled rollout of each question, `group` times, from question texts to trajectories."""
+    program = make_rollout(None, run.model, run.layout, rollout_config(run.config, group, True))
+    width = prompt_width([r["question"] for r in records], run.tokenizer, run.layout, True)
+    keys = row_keys(jax.random.key(0), jnp.arange(len(records) * group))
+    keys = keys.reshape(len(records), group)  # greedy: not used
+    times = [videos[place].times for place in places]
+
+    def once() -> Outcome:
+        clock = peers_lib.Clock()
+        with clock("text"):
+            part = take_videos(bank, jnp.asarray(places, jnp.int32))
+            prompts = jax.block_until_ready(
+                make_prompts(
+                    records,
+                    range(len(records)),
+                    times,
+                    part,
+                    keys,
+                    width,
+                    run.tokenizer,
+                    run.layout,
+                    tools=True,
+                )
+            )
+        with clock("program"):
+            episode, work = jax.block_until_ready(program(params, part, prompts, run.words))
+        with clock("text"):
+            host = jax.device_get(episode)
+            read_trajectories(host, bank.tokens.shape[1], run.tokenizer, run.layout)
+        filled = np.sum(host.role != Role.PADDING, axis=1)
+        rows = [row[:n].tolist() for row, n in zip(host.tokens, filled, strict=True)]
+        generated = int(np.sum(host.role == Role.GENERATED))
+        return Outcome(rows, generated, dict(clock.seconds), int(work["decode_steps"]))
+
+    return once
+
+
+def theirs(
+    peers: peers_lib.Peers,
+    records: Sequence[dict],
+    places: Sequence[int],
+    recordings: Sequence[Recording],
+    previews: Sequence[np.ndarray],
+    group: int,
+) -> Callable[[], tuple[Outcome, list[peers_lib.Conversation]]]:
+    """The same rollouts the peers' way."""
+
+    def once():
+        clock = peers_lib.Clock()
+        with clock("text"):
+            rows = [
+                peers_lib.begin(peers, record["question"], recordings[place], previews[place])
+                for record, place in zip(records, places, strict=True)
+                for _ in range(group)
+            ]
+        steps = peers_lib.roll_out(peers, rows, clock)
+        generated = sum(row.sampled for row in rows)
+        parts = {part: clock.seconds[part] for part in peers_lib.PARTS}
+        return Outcome([row.ids for row in rows], generated, parts, steps), rows
+
+    return once
+
+
+def measure(run: Run, params: dict, records: list[dict], group: int, whole: bool, repeats: int):
+    """All numbers of one benchmark, as a dictionary for JSON."""
+    video = run.config.video
+    size, threads = (video.height, video.width), machine()["cores"]
+    names = list(dict.fromkeys(record["video"] for record in records))
+    places = [names.index(record["video"]) for record in records]
+    paths = [run.folder / "suite" / "videos" / f"{name}.mp4" for name in names]
+    device = make_device(run.model, run.layout)
+
+    # Once a video. The first pass compiles the encoder and warms the disk cache.
+    read = functools.partial(read_video, fps=video.fps, size=size, max_frames=video.max_frames)
+    for _ in range(2):
+        begin = time.perf_counter()
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+            videos = list(pool.map(read, paths))
+        decoded = time.perf_counter()
+        bank = jax.block_until_ready(_bank(run, params, device, videos))
+        banked = time.perf_counter()
+        shown = [v.frames[preview_indices(len(v.times), run.layout.preview_frames)] for v in videos]
+        previews = encode_all(device, params, shown)
+        previewed = time.perf_counter()
+    recordings = [
+        Recording(path, v.times, v.duration) for path, v in zip(paths, videos, strict=True)
+    ]
+
+    crop = functools.partial(crop_whole if whole else crop_window, fps=video.fps, size=size)
+    wrong: list[str] = []
+    config = rollout_config(run.config, 1, True)
+    peers = peers_lib.Peers(
+        params=params,
+        device=device,
+        layout=run.layout,
+        config=config,
+        tokenizer=run.tokenizer,
+        crop=_checked(crop, dict(zip(paths, videos, strict=True)), wrong),
+        threads=threads,
+    )
+    a = ours(run, params, records, places, videos, bank, group)
+    first_ours = _timed(a)
+    first_theirs = _timed(theirs(peers, records, places, recordings, previews, group))
+    peers = dataclasses.replace(peers, crop=crop)
+    b = theirs(peers, records, places, recordings, previews, group)
+    # In turns, so that a busy moment of the machine hits both.
+    pairs = [(a(), b()) for _ in range(repeats)]
+    mine, other = [x for x, _ in pairs], [x for _, (x, _) in pairs]
+    rows = pairs[-1][1][1]
+    tokens = zip(mine[-1].tokens, other[-1].tokens, strict=True)
+    differ = [i for i, (x, y) in enumerate(tokens) if x != y]
+    result = {
+        "questions": len(records),
+        "group": group,
+        "rows": len(rows),
+        "videos": len(names),
+        "repeats": repeats,
+        "decoding_of_videos": "whole" if whole else "window",
+        "ours": summary(mine, len(rows), first_ours),
+        "peers": summary(other, len(rows), first_theirs),
+        "tool_calls": sum(row.turns for row in rows),
+        "rows_differing": len(differ),
+        "rows_retokenized_differently": sum(row.drifted for row in rows),
+        "rows_differing_though_tokenized_alike": sum(not rows[i].drifted for i in differ),
+        "rows_broken_by_tokenizing_again": sum(row.broken for row in rows),
+        "windows_decoded_differently": len(wrong),
+        "once": {
+            "decode_videos": decoded - begin,
+            "ours_encode_bank": banked - decoded,
+            "peers_encode_previews": previewed - banked,
+        },
+    }
+    return result | ratios(result)
+
+
+def _bank(run: Run, params: dict, device, videos: Sequence[Video]) -> FrameBank:
+    return make_bank(
+        functools.partial(device.encode, {"vision": params["vision"]}),
+        videos,
+        functools.partial(stamp_ids, run.tokenizer, run.layout),
+        batch_frames=_BANK_FRAMES,
+        max_frames=run.config.video.max_frames,
+    )
+
+
+def _checked(crop: Callable, videos: dict, wrong: list[str]) -> Callable:
+    """crop, noting the windows whose frames are not those that read_video gives."""
+
+    def check(path, times):
+        frames, video = crop(path, times), videos[path]
+        if not np.array_equal(frames, video.frames[np.searchsorted(video.times, times - 1e-4)]):
+            wrong.append(f"{path} at {times}")
+        return frames
+
+    return check
+
+
+def _timed(function: Callable) -> float:
+    begin = time.perf_counter()
+    function()
+    return time.perf_counter() - begin
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures, prints and writes."""
+    flags = parse_arguments(
+        __doc__,
+        argv,
+        {
+            "--workdir": {"required": True, "metavar": "DIR", "help": "folder of a training run"},
+            "--model": {"default": "", "metavar": "MODEL", "help": "rl or sft; default: the last"},
+            "--split": {"default": "test", "metavar": "SPLIT", "help": "validation or test"},
+            "--rows": {"type": int, "default": 64, "help": "concurrent rollouts (64)"},
+            "--group": {"type": int, "default": 1, "help": "rollouts a question (1)"},
+            "--repeats": {"type": int, "default": 3, "help": "timed runs of each (3)"},
+            "--decode": {
+                "choices": ("window", "whole"),
+                "default": "window",
+                "help": "what the peers decode of a recording at each call",
+            },
+            "--json": {"metavar": "FILE", "help": "where to write all numbers"},
+        },
+    )
+    if min(flags.rows, flags.group, flags.repeats) < 1 or flags.rows % flags.group:
+        raise ConfigError(
+            "--rows, --group and --repeats must be positive, rows a multiple of group"
+        )
+    place = machine()
+    run, workdir = open_trained(flags.workdir)
+    model, params = _params(run, workdir, flags.model)
+    records = load_records(run, "eval", flags.split)
+    count = flags.rows // flags.group
+    if count > len(records):
+        raise UserError(f"the {flags.split} split has {len(records)} questions, not {count}")
+    records = [records[i] for i in preview_indices(len(records), count)]
+    result = measure(run, params, records, flags.group, flags.decode == "whole", flags.repeats)
+    result = {"model": model, "split": flags.split, "machine": place} | result
+    print_report(result)
+    if flags.json:
+        write_results(flags.json, result)
+        print(f"written to {flags.json}")
+
+
+def _params(run: Run, workdir, wanted: str) -> tuple[str, dict]:
+    """The name and parameters of the wanted model, or of the last stage that has finished."""
+    names = [wanted] if wanted else ["rl", "sft"]
+    if wanted not in ("", "rl", "sft"):
+        raise ConfigError(f"unknown model {wanted!r}; choose rl or sft")
+    with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
+        for name in names:
+            params = finished_params(run, checkpoints, MODELS[name])
+            if params is not None:
+                return name, params
+    raise UserError(
+        f"{workdir.path} has no finished {' or '.join(names)} model yet; train it first"
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)
