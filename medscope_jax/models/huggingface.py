@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medscope_jax.models.config import ModelConfig
-from medscope_jax.models.qwen import init_params
+from medscope_jax.models.qwen import param_shapes
 
 _NAMES = {  # our path outside the layers -> the hub's name
     ("text", "embed_tokens"): "model.embed_tokens.weight",
@@ -113,7 +113,7 @@ def _hub_name(name: str) -> str:
 
 
 def _leaves(config: ModelConfig):
-    return list(_walk(jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))))
+    return list(_walk(param_shapes(config)))
 
 
 def _walk(tree: dict) -> Iterator[tuple[tuple[str, ...], jax.Array]]:

@@ -60,7 +60,7 @@ class Attention(nn.Module):
         head = text.head_dim
 
         def project(name: str, heads: int) -> jax.Array:
-            out = dense(heads * head, True, text.initializer_range, self.config, name)(x)
+            out = dense(heads * head, True, self.config, name)(x)
             return out.reshape(*x.shape[:-1], heads, head)
 
         query = rotate(project("q_proj", text.num_attention_heads), context.cos, context.sin)
@@ -78,7 +78,7 @@ class Attention(nn.Module):
             value = jax.lax.dynamic_index_in_dim(cache.v, layer, keepdims=False)
             out = attend(query, key, value, allowed, exact)
         out = out.reshape(x.shape[:-1] + (-1,))
-        out = dense(text.hidden_size, False, text.initializer_range, self.config, "o_proj")(out)
+        out = dense(text.hidden_size, False, self.config, "o_proj")(out)
         return out, cache
 
 
@@ -97,7 +97,7 @@ class Block(nn.Module):
             RMSNorm(*norm, name="input_layernorm")(x), layer, cache, context
         )
         x = x + out
-        mlp = SwiGLU(self.config, text.intermediate_size, False, text.initializer_range, name="mlp")
+        mlp = SwiGLU(self.config, text.intermediate_size, False, name="mlp")
         x = x + mlp(RMSNorm(*norm, name="post_attention_layernorm")(x))
         return (x, cache), None
 
@@ -121,7 +121,7 @@ class LanguageModel(nn.Module):
             unroll=layers if layers <= 4 else 1,
         )(config)
         self.norm = RMSNorm(text.rms_norm_eps, config.dtype, config.param_dtype)
-        init = nn.initializers.normal(text.initializer_range)
+        init = nn.initializers.zeros
         table = (text.vocab_size, text.hidden_size)
         self.embed_tokens = self.param("embed_tokens", init, table, config.param_dtype)
         if not text.tie_word_embeddings:

@@ -1,4 +1,7 @@
-"""The small modules that both towers are made of."""
+"""The small modules that both towers are made of.
+
+Modules declare names and shapes; init_params draws the values (their initializers are constants).
+"""
 
 import flax.linen as nn
 import jax
@@ -12,15 +15,15 @@ def precision(dtype: str) -> jax.lax.Precision | None:
     return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
 
 
-def dense(features: int, use_bias: bool, stddev: float, config: ModelConfig, name: str) -> nn.Dense:
-    """x @ kernel (+ bias) in the ModelConfig's dtypes, the kernel drawn from N(0, stddev^2)."""
+def dense(features: int, use_bias: bool, config: ModelConfig, name: str) -> nn.Dense:
+    """x @ kernel (+ bias) in the ModelConfig's dtypes."""
     return nn.Dense(
         features,
         use_bias=use_bias,
         dtype=config.dtype,
         param_dtype=config.param_dtype,
         precision=precision(config.dtype),
-        kernel_init=nn.initializers.normal(stddev),
+        kernel_init=nn.initializers.zeros,
         name=name,
     )
 
@@ -47,12 +50,11 @@ class SwiGLU(nn.Module):
     config: ModelConfig
     intermediate_size: int
     use_bias: bool
-    stddev: float
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map x [..., D] to [..., D]."""
-        width, rest = self.intermediate_size, (self.use_bias, self.stddev, self.config)
+        width, rest = self.intermediate_size, (self.use_bias, self.config)
         gate = dense(width, *rest, "gate_proj")(x)
         up = dense(width, *rest, "up_proj")(x)
         return dense(x.shape[-1], *rest, "down_proj")(jax.nn.silu(gate) * up)

@@ -4,34 +4,57 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from medscope_jax.models.config import ModelConfig
 from medscope_jax.models.language import Cache, LanguageModel, make_context
 from medscope_jax.models.vision import VisionTower, frame_grid
 
 
+def param_shapes(config: ModelConfig) -> dict:
+    """The parameter tree as jax.ShapeDtypeStruct leaves; allocates nothing, whatever the size."""
+    vision, text = config.vision, config.text
+    side = vision.patch_size * vision.spatial_merge_size
+    frames = jax.ShapeDtypeStruct((1, 1, side, side, vision.in_channels), jnp.uint8)
+    embeddings = jax.ShapeDtypeStruct((1, 1, text.hidden_size), config.dtype)
+    positions = jnp.zeros((3, 1, 1), jnp.int32)
+    context = make_context(config, positions, jnp.ones((1, 1), bool))
+
+    def init(frames, embeddings):
+        key = jax.random.key(0)
+        return {
+            "vision": VisionTower(config).init(key, frames)["params"],
+            "text": LanguageModel(config).init(key, embeddings, context)["params"],
+        }
+
+    return jax.eval_shape(init, frames, embeddings)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def init_params(config: ModelConfig, key: jax.Array) -> dict:
     """Random parameters {"vision": ..., "text": ...}; layers are stacked along axis 0.
 
-    Under jax.eval_shape it allocates nothing, whatever the size.
+    Norms start at 1, biases at 0, the rest is drawn from N(0, initializer_range^2). One draw serves
+    all leaves: compiling a generator for each would take seconds.
     """
-    vision_key, text_key = jax.random.split(key)
-    vision, text = config.vision, config.text
-    side = vision.patch_size * vision.spatial_merge_size
-    frames = jnp.zeros((1, 1, side, side, vision.in_channels), jnp.uint8)
-    embeddings = jnp.zeros((1, 1, text.hidden_size), config.dtype)
-    context = make_context(config, jnp.zeros((3, 1, 1), jnp.int32), jnp.ones((1, 1), bool))
-    return {
-        "vision": VisionTower(config).init(vision_key, frames)["params"],
-        "text": LanguageModel(config).init(text_key, embeddings, context)["params"],
-    }
+    leaves, tree = jax.tree_util.tree_flatten_with_path(param_shapes(config))
+    sizes = np.cumsum([leaf.size for _, leaf in leaves])
+    draws = jnp.split(jax.random.normal(key, (sizes[-1],)), sizes[:-1])
+    spread = {"vision": config.vision.initializer_range, "text": config.text.initializer_range}
+
+    def value(path, leaf, draw):
+        constant = {"weight": 1.0, "bias": 0.0}.get(path[-1].key)
+        if constant is not None:
+            return jnp.full(leaf.shape, constant, leaf.dtype)
+        return (spread[path[0].key] * draw).reshape(leaf.shape).astype(leaf.dtype)
+
+    values = [value(*leaf, draw) for leaf, draw in zip(leaves, draws, strict=True)]
+    return jax.tree.unflatten(tree, values)
 
 
 def count_params(config: ModelConfig) -> int:
     """Number of parameters, computed without allocating any."""
-    shapes = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    return sum(leaf.size for leaf in jax.tree.leaves(param_shapes(config)))
 
 
 def encode_frames(params: dict, config: ModelConfig, frames: jax.Array) -> jax.Array:
@@ -156,6 +179,7 @@ __all__ = [
     "init_cache",
     "init_params",
     "logits",
+    "param_shapes",
     "put_rows",
     "repeat_rows",
     "take_rows",

@@ -86,8 +86,8 @@ class VisionAttention(nn.Module):
         """Attend x [N, P, D] -> [N, P, D]; whole is a bool scalar (traced)."""
         vision, grid = self.config.vision, self.grid
         frames, patches, width = x.shape
-        stddev, exact = vision.initializer_range, precision(self.config.dtype)
-        qkv = dense(3 * width, True, stddev, self.config, "qkv")(x)
+        exact = precision(self.config.dtype)
+        qkv = dense(3 * width, True, self.config, "qkv")(x)
         qkv = qkv.reshape(frames, patches, 3, vision.num_heads, width // vision.num_heads)
         query, key, value = (qkv[:, :, i] for i in range(3))
         query, key = rotate(query, grid.cos, grid.sin), rotate(key, grid.cos, grid.sin)
@@ -116,7 +116,7 @@ class VisionAttention(nn.Module):
             out = frame_wide(query, key, value)
         else:
             out = jax.lax.cond(whole, frame_wide, windowed, query, key, value)
-        return dense(width, True, stddev, self.config, "proj")(out.reshape(x.shape))
+        return dense(width, True, self.config, "proj")(out.reshape(x.shape))
 
 
 class VisionBlock(nn.Module):
@@ -132,9 +132,7 @@ class VisionBlock(nn.Module):
         norm = (1e-6, self.config.dtype, self.config.param_dtype)
         attention = VisionAttention(self.config, self.grid, name="attn")
         x = x + attention(RMSNorm(*norm, name="norm1")(x), whole)
-        mlp = SwiGLU(
-            self.config, vision.intermediate_size, True, vision.initializer_range, name="mlp"
-        )
+        mlp = SwiGLU(self.config, vision.intermediate_size, True, name="mlp")
         return x + mlp(RMSNorm(*norm, name="norm2")(x)), None
 
 
@@ -160,7 +158,6 @@ class VisionTower(nn.Module):
             variable_axes={"params": 0},
             split_rngs={"params": True},
             length=vision.depth,
-            unroll=vision.depth if vision.depth <= 4 else 1,
         )(config, grid, name="blocks")(x, whole)
         return self.merge(x, grid)
 
@@ -171,7 +168,7 @@ class VisionTower(nn.Module):
         count, slots, *_, channels = frames.shape
         kernel = self.param(
             "patch_embed",
-            nn.initializers.normal(vision.initializer_range),
+            nn.initializers.zeros,
             (channels, vision.temporal_patch_size, patch, patch, vision.hidden_size),
             self.config.param_dtype,
         )
@@ -192,7 +189,7 @@ class VisionTower(nn.Module):
         x = RMSNorm(1e-6, config.dtype, config.param_dtype, name="merger_norm")(x)
         width = vision.hidden_size * vision.spatial_merge_size**2
         x = x.reshape(x.shape[0], -1, width)
-        x = dense(width, True, vision.initializer_range, config, "merger_in")(x)
+        x = dense(width, True, config, "merger_in")(x)
         x = jax.nn.gelu(x, approximate=False)
-        x = dense(vision.out_hidden_size, True, vision.initializer_range, config, "merger_out")(x)
+        x = dense(vision.out_hidden_size, True, config, "merger_out")(x)
         return x[:, np.argsort(grid.order)]
