@@ -288,9 +288,15 @@ class Checkpoints(contextlib.AbstractContextManager):
 
 
 def _is_other_than_full_disk(record: logging.LogRecord) -> bool:
-    """Log filter: Orbax raises a full disk to us; its threads' traces would bury our one line."""
+    """Log filter: Orbax raises a full disk to us; its threads' traces would bury our one line.
+
+    Its remarks that a folder opened for reading is read-only tell nobody anything either.
+    """
+    text = record.getMessage()
+    if "read_only=True" in text or "directory is read only" in text:
+        return False
     error = record.exc_info[1] if record.exc_info else None
-    return not (is_disk_full(OSError(record.getMessage())) or is_disk_full(error))
+    return not (is_disk_full(OSError(text)) or is_disk_full(error))
 
 
 def _seal(manifest: dict[str, Any], data: Any) -> int:
