@@ -1,0 +1,117 @@
+"""Tokenizers: no text is lost, tags and ticks are single ids, training is deterministic."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medscope_jax.dialogue import (
+    load_tokenizer,
+    protocol,
+    save_tokenizer,
+    train_tokenizer,
+)
+from medscope_jax.errors import UserError
+
+# Anything at all, and texts that are rich in what the tokenizer treats specially.
+SPECIAL = [*protocol.TAGS, *protocol.CALL_PHRASES, "0.0", "240.0", "1", ".", " ", "  ", "\n", "\t"]
+SPECIAL += ["\0", "\x01", "\x7f", "\r\n", "\u2581", "\ufeff", "\u200b", "<unk>", "<0x0A>", "</s>"]
+TEXTS = st.one_of(st.text(), st.lists(st.sampled_from(SPECIAL) | st.text(max_size=3)).map("".join))
+
+
+@given(text=TEXTS)
+@settings(max_examples=600, deadline=None)
+def test_every_text_comes_back(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert b"".join(tokenizer.pieces[i] for i in ids) == text.encode()
+    assert all(tokenizer.pieces[i] for i in ids), "an id that stands for nothing"
+
+
+@given(before=TEXTS, tag=st.sampled_from(protocol.TAGS[:-1]), after=TEXTS)
+@settings(max_examples=300, deadline=None)
+def test_a_tag_is_one_id_wherever_it_stands(tokenizer, before, tag, after):
+    """The rollout finds </tool_call> by its id; no neighbour may swallow a part of it."""
+    text = before + tag + after
+    ids = tokenizer.encode(text)
+    assert tokenizer.tag(tag) in ids
+    for mark in protocol.TAGS[:-1]:  # the last is the newline, which phrases hold too
+        assert ids.count(tokenizer.tag(mark)) == text.count(mark)
+
+
+def test_ticks_are_single_ids_also_inside_a_call(tokenizer):
+    ticks = [f"{second}.0" for second in range(241)]
+    ids = [tokenizer.tag(tick) for tick in ticks]
+    assert len(set(ids)) == 241
+    call = tokenizer.encode(protocol.crop_call(87.0, 240.0))
+    assert ids[87] in call and ids[240] in call
+    # The phantom teacher's calls are short: tags, three phrases and two times.
+    assert len(call) == 7
+    assert len(tokenizer.encode(protocol.frame_call(3.0))) == 5
+    # A time that is no tick is no single id, but it is whole text all the same.
+    with pytest.raises(ValueError, match=r"'12.5' is \d tokens in this tokenizer, not one"):
+        tokenizer.tag("12.5")
+
+
+def test_tags_a_model_writes_hide_in_no_other_piece(tokenizer):
+    written = [t for t in protocol.TAGS if t not in ("\n", "<tools>", "</tools>")]
+    system = [p.encode() for p in protocol.constant_phrases(80)]
+    for tag in written:
+        holders = [p for p in tokenizer.pieces if tag.encode() in p and p not in system]
+        assert holders == [tag.encode()]
+
+
+def test_the_system_prompt_is_short(tokenizer):
+    text = protocol.prompt_opening(True) + protocol.prompt_closing("", True)
+    assert len(tokenizer.encode(text)) < 50 < len(text) / 20
+
+
+def test_training_is_deterministic(tokenizer, corpus):
+    again = train_tokenizer(iter(corpus), 1024, 241)
+    assert again.serialized == tokenizer.serialized and again.pieces == tokenizer.pieces
+    other = train_tokenizer(("anything else", "at all"), 1024, 241)
+    assert other.serialized != tokenizer.serialized
+
+
+def test_training_is_deterministic_across_processes(tokenizer, corpus):
+    """Neither hash seeds nor the order of sets reach the vocabulary."""
+    program = (
+        "import sys; from medscope_jax.dialogue import train_tokenizer;"
+        f"sys.stdout.buffer.write(train_tokenizer({corpus!r}, 1024, 241).serialized)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stdout == tokenizer.serialized
+
+
+def test_save_and_load(tokenizer, tmp_path):
+    path = tmp_path / "run" / "tokenizer.model"
+    save_tokenizer(tokenizer, path)
+    assert [p.name for p in path.parent.iterdir()] == ["tokenizer.model"]
+    loaded = load_tokenizer(path)
+    assert loaded.pieces == tokenizer.pieces
+    assert loaded.encode("the left edge\u2581") == tokenizer.encode("the left edge\u2581")
+
+
+def test_a_save_that_fails_leaves_the_old_file(tokenizer, tmp_path, monkeypatch):
+    path = tmp_path / "tokenizer.model"
+    save_tokenizer(tokenizer, path)
+
+    def half(self, data):
+        with open(self, "wb") as file:
+            file.write(data[: len(data) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(path), "write_bytes", half)
+    with pytest.raises(KeyboardInterrupt):
+        save_tokenizer(tokenizer, path)
+    assert load_tokenizer(path).pieces == tokenizer.pieces
+
+
+def test_missing_and_broken_files_are_one_line(tmp_path):
+    with pytest.raises(UserError, match="no tokenizer there"):
+        load_tokenizer(tmp_path / "tokenizer.model")
+    (tmp_path / "broken").write_bytes(b"not a model")
+    with pytest.raises(UserError, match="not a SentencePiece model"):
+        load_tokenizer(tmp_path / "broken")
