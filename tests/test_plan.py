@@ -32,7 +32,7 @@ SMALL = (
     "video.max_frames=8",
     "dialogue.preview_frames=2",
     "dialogue.window_frames=2",
-    "dialogue.length=128",
+    "dialogue.length=192",
     "rollout.call_tokens=8",
     "rollout.turn_tokens=8",
     "rollout.prefill_rows=2",
@@ -62,7 +62,7 @@ def test_the_programs_trace_with_the_planned_shapes():
         if name == "encode":
             assert result.shape[1:] == (2, 128)
         if name == "rollout":
-            assert result[0].tokens.shape == (16, 128)
+            assert result[0].tokens.shape == (16, 192)
         if name == "ga_grpo":
             state, metrics = result
             assert jax.tree.map(jnp.shape, state.params) == jax.tree.map(

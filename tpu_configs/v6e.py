@@ -43,9 +43,9 @@ def get_config(arg: str = "") -> ConfigDict:
             "vocab_size": 2048,
             "preview_frames": 12,
             "window_frames": 16,
-            "frame_format": "{time:.1f}{frame}",
+            "frame_format": "{frame}{time:.1f}",
             "length": 1024,  # slots of an episode
-            "clip_length": 288,  # slots of a stage-1 episode: one clip, no tools
+            "clip_length": 384,  # slots of a stage-1 episode: one clip, no tools
             "max_tool_turns": 5,
         }
     )
@@ -61,6 +61,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 "temporal_patch_size": 2,
                 "window_size": 56,
                 "fullatt_block_indexes": (2, 5),
+                "initializer_range": 0.02,
             },
             "text": {
                 "hidden_size": 512,
@@ -71,6 +72,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 "rope_theta": 10000.0,
                 "mrope_section": (16, 8, 8),
                 "tie_word_embeddings": True,
+                "initializer_range": 0.02,
             },
             "dtype": "bfloat16",
             "param_dtype": "float32",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from medscope_jax.dialogue import CallRecord, Episode, Layout
+from medscope_jax.dialogue import CallRecord, Episode, Layout, Tokenizer
 from medscope_jax.distributed import (
     abstract,
     batch_shardings,
@@ -21,18 +21,16 @@ from medscope_jax.distributed import (
 from medscope_jax.errors import UserError
 from medscope_jax.models import ModelConfig, encode_frames, init_params
 from medscope_jax.rl import LossConfig
-from medscope_jax.rollout import Prompts, Vocabulary, make_rollout
-from medscope_jax.tools import CallStatus
-from medscope_jax.tools.interpreter import ByteTable
+from medscope_jax.rollout import Prompts, make_rollout, prompt_width, vocabulary
 from medscope_jax.training.run import make_layout, rollout_config, with_vocabulary
 from medscope_jax.training.state import TrainState, init_state, make_optimizer
 from medscope_jax.training.steps import ga_grpo_step
 from medscope_jax.video import FrameBank, flat_tokens
 
-# A plan reads no suite and trains no tokenizer. These stand for what they would decide, rounded up.
-_PROMPT_TEXT = 128  # tokens of a prompt beside its frames
-_TEXT = 16  # tokens before, after and instead of an observation's frames
-_PIECE_BYTES = 48  # of the longest token: whole phrases of the protocol are single tokens
+# A plan reads no suite and trains no tokenizer. This one stands in for it: 16 characters a token,
+# no id with a meaning, and one piece as long as the longest that training allows.
+_LONGEST_PIECE = 80  # bytes
+_QUESTION = "x" * 160  # longer than the suite's longest question
 
 _ENCODE_FRAMES = 512  # frames of one call when a bank is made
 
@@ -50,6 +48,7 @@ def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
     """The programs that a run of the config spends its time in, with the sizes it would use."""
     model = with_vocabulary(config.model, config.dialogue.vocab_size)
     layout = make_layout(config, model)
+    tokenizer = _tokenizer(config.dialogue.vocab_size)
     questions, group = config.ga_grpo.batch_size, config.rl.group_size
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     if questions % shards:
@@ -73,8 +72,8 @@ def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
             {
                 "parameters": params,
                 "bank": bank,
-                "prompts": _split(_prompts(config, layout, questions, group), mesh),
-                "words": _whole(_words(config), mesh),
+                "prompts": _split(_prompts(tokenizer, layout, questions, group), mesh),
+                "words": _whole(vocabulary(tokenizer, layout), mesh),
             },
         ),
         "ga_grpo": _policy_step(config, mesh, model, layout, shapes, bank),
@@ -137,35 +136,19 @@ def _bank(config: ConfigDict, model: ModelConfig, layout: Layout, videos: int) -
     )
 
 
-def _prompts(config: ConfigDict, layout: Layout, questions: int, group: int) -> Prompts:
-    frames = layout.preview_frames * (layout.tokens_per_frame + 1)
-    width = min(-(frames + _PROMPT_TEXT) // 8 * -8, layout.length)
+def _tokenizer(vocab_size: int) -> Tokenizer:
+    pieces = (b"x" * _LONGEST_PIECE,) + (b"x" * 8,) * (vocab_size - 1)
+    return Tokenizer(lambda text: [0] * -(-len(text) // 16), pieces, b"")
+
+
+def _prompts(tokenizer: Tokenizer, layout: Layout, questions: int, group: int) -> Prompts:
+    width = prompt_width([_QUESTION], tokenizer, layout, tools=True)
     return Prompts(
         tokens=_int(questions, width),
         frame=_int(questions, width),
         length=_int(questions),
         video=_int(questions),
         keys=jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (questions, group))),
-    )
-
-
-def _words(config: ConfigDict) -> Vocabulary:
-    size = config.dialogue.vocab_size
-    return Vocabulary(
-        table=ByteTable(
-            data=jax.ShapeDtypeStruct((size * 8,), jnp.uint8),
-            start=_int(size),
-            size=_int(size),
-            longest=_PIECE_BYTES,
-        ),
-        image=_int(),
-        im_end=_int(),
-        call_open=_int(),
-        call_close=_int(),
-        opening=_int(_TEXT),
-        closing=_int(_TEXT),
-        frame_end=_int(0),
-        errors=_int(len(CallStatus), _TEXT),
     )
 
 
