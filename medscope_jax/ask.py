@@ -133,8 +133,8 @@ def answer_question(run: Run, params: dict, video: Video, question: str) -> Traj
 
 def describe(trace: Trace) -> list[tuple[str, str]]:
     """(label, text) lines of what the model was shown, where it looked and what it answered."""
-    seconds = f"{trace.preview_times[0]:.1f} to {trace.preview_times[-1]:.1f} s"
-    lines = [("preview", f"{len(trace.preview_times)} frames, {seconds}")]
+    first, last = trace.preview_times[0], trace.preview_times[-1]
+    lines = [("preview", f"{_frames(trace.preview_times)}, {first:.1f} to {last:.1f} s")]
     looks = [turn for turn in trace.turns if turn.status]
     for number, turn in enumerate(looks, 1):
         if turn.start is None:
@@ -143,7 +143,7 @@ def describe(trace: Trace) -> list[tuple[str, str]]:
             at = f"at {turn.start:.1f} s"
             window = at if turn.start == turn.end else f"{turn.start:.1f} to {turn.end:.1f} s"
             times = ", ".join(f"{time:.1f}" for time in turn.frame_times)
-            seen = f"{len(turn.frame_times)} frames at {times} s" if times else "no room to show it"
+            seen = f"{_frames(turn.frame_times)} at {times} s" if times else "no room to show it"
             text = f"{turn.tool} {window}: {seen}"
         lines.append((f"look {number}", text))
     if not looks:
@@ -192,7 +192,7 @@ def main(argv: Sequence[str]) -> None:
     trace = make_trace(question, found, video, run.layout.preview_frames, model=model)
     heading = [
         ("model", f"{model}, after stage {MODELS[model]}"),
-        ("video", f"{video.duration:.1f} s, {len(video.times)} frames at {section.fps:g} fps"),
+        ("video", f"{video.duration:.1f} s, {_frames(video.times)} at {section.fps:g} fps"),
         *(("note", note) for note in video.notes),
         ("question", question),
     ]
@@ -203,6 +203,10 @@ def main(argv: Sequence[str]) -> None:
     if flags.json:
         _write(flags.json, json.dumps(trace_json(trace), indent=2) + "\n")
     print(DISCLAIMER)
+
+
+def _frames(times: Sequence[float]) -> str:
+    return f"{len(times)} frame" + "s" * (len(times) != 1)
 
 
 def _check_targets(targets: Sequence[str | None], video: str) -> None:

@@ -4,7 +4,71 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 # The project is run from its folder, not installed: tests import it from there too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+@pytest.fixture(scope="session")
+def micro_arguments():
+    """The config of micro_run as command line arguments: the smoke run with all made small."""
+    changes = {
+        "suite.train_ophthalmic": 2,
+        "suite.train_endoscopic": 2,
+        "suite.validation_ophthalmic": 1,
+        "suite.validation_endoscopic": 1,
+        "suite.test_ophthalmic": 1,
+        "suite.test_endoscopic": 1,
+        "suite.test_laparoscopic": 1,
+        "model.text.num_hidden_layers": 2,
+        "model.vision.depth": 1,
+        "model.vision.fullatt_block_indexes": (0,),
+        "warm_up.steps": 2,
+        "warm_up.batch_size": 4,
+        "passive.steps": 2,
+        "passive.batch_size": 4,
+        "cold_start.steps": 2,
+        "cold_start.batch_size": 4,
+        "ga_grpo.steps": 1,
+        "ga_grpo.batch_size": 2,
+        "rl.group_size": 2,
+        "rollout.turn_tokens": 16,
+        "dialogue.max_tool_turns": 3,
+        "evaluation.samples": 1,
+        "evaluation.traces": 2,
+        "log.every": 1,
+    }
+    smoke = Path(__file__).resolve().parent.parent / "tpu_configs" / "cpu.py"
+    return [f"--config={smoke}:smoke"] + [f"--config.{k}={v}" for k, v in changes.items()]
+
+
+@pytest.fixture(scope="session")
+def micro_run(tmp_path_factory, micro_arguments):
+    """The workdir of a finished run of a few steps, made once. Tests only read it."""
+    # Imported here: test files that need no run shall not wait for its imports.
+    from medscope_jax import train
+
+    workdir = tmp_path_factory.mktemp("micro") / "run"
+    train.main([*micro_arguments, "--workdir", str(workdir)])
+    return workdir
+
+
+@pytest.fixture
+def refusal(monkeypatch, capfd):
+    """(main, arguments) -> the one line on stderr with which an entry point refuses them."""
+    from medscope_jax.errors import run_main
+
+    def check(main, arguments):
+        monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            run_main(main)
+        output = capfd.readouterr()
+        assert stop.value.code == 2, output.err
+        assert output.err.startswith("error: ") and output.err.count("\n") == 1, output.err
+        return output.err.removeprefix("error: ").strip()
+
+    return check
