@@ -31,8 +31,7 @@ class Grid(NamedTuple):
     """Static bookkeeping of one frame size; P patches, G = P / merge^2 tokens."""
 
     order: np.ndarray  # int [G]: raster index of the token that stands at each place
-    slots: np.ndarray  # int [windows, size]: place of each window's patch; 0 where padding
-    filled: np.ndarray  # bool [windows, size]: the slot holds a patch
+    slots: np.ndarray  # int [windows, size]: place of each window's patch; -1 where padding
     cos: np.ndarray  # float32 [P, head_dim / 2], in window order
     sin: np.ndarray
 
@@ -65,14 +64,35 @@ def make_grid(vision: VisionConfig, rows: int, columns: int) -> Grid:
     lengths = np.array([window.size for window in windows]) * merge**2
     starts = np.cumsum(lengths) - lengths
     within = np.arange(lengths.max())
-    filled = within < lengths[:, None]
-    slots = np.where(filled, starts[:, None] + within, 0)
+    slots = np.where(within < lengths[:, None], starts[:, None] + within, -1)
     # A token's merge x merge patches stand together, in raster order.
     row = (order // columns)[:, None, None] * merge + np.arange(merge)[:, None]
     column = (order % columns)[:, None, None] * merge + np.arange(merge)
     row, column = (np.broadcast_to(a, (order.size, merge, merge)).ravel() for a in (row, column))
     cos, sin = vision_tables(row, column, vision.hidden_size // vision.num_heads)
-    return Grid(order, slots, filled, cos, sin)
+    return Grid(order, slots, cos, sin)
+
+
+def pick(x: jax.Array, take: np.ndarray, back: np.ndarray) -> jax.Array:
+    """x[:, take] for static indices, zero where -1; nothing at all if take changes nothing.
+
+    back: the indices that undo it. The backward pass gathers by them, because the scatter that JAX
+    would derive runs element by element on a CPU.
+    """
+    if np.array_equal(take, np.arange(x.shape[1])):
+        return x
+
+    def gather(x, index):
+        out = x[:, np.maximum(index, 0)]
+        empty = (index < 0).reshape((1, -1) + (1,) * (x.ndim - 2))
+        return jnp.where(empty, 0, out) if empty.any() else out
+
+    @jax.custom_vjp
+    def run(x):
+        return gather(x, take)
+
+    run.defvjp(lambda x: (gather(x, take), None), lambda _, grad: (gather(grad, back),))
+    return run(x)
 
 
 class VisionAttention(nn.Module):
@@ -101,16 +121,15 @@ class VisionAttention(nn.Module):
 
         def windowed(query, key, value):
             windows, size = grid.slots.shape
-            even = bool(grid.filled.all())
+            slots, places = grid.slots.ravel(), np.flatnonzero(grid.slots.ravel() >= 0)
 
             def split(a):
-                a = a if even else a[:, grid.slots.ravel()]
-                return a.reshape(frames * windows, size, *a.shape[2:])
+                return pick(a, slots, places).reshape(frames * windows, size, *a.shape[2:])
 
-            allowed = None if even else jnp.tile(grid.filled[:, None], (frames, 1, 1))
+            filled = grid.slots >= 0
+            allowed = None if filled.all() else jnp.tile(filled[:, None], (frames, 1, 1))
             out = dense_attention(split(query), split(key), split(value), allowed)
-            out = out.reshape(frames, windows * size, *out.shape[2:])
-            return out if even else out[:, np.flatnonzero(grid.filled.ravel())]
+            return pick(out.reshape(frames, windows * size, *out.shape[2:]), places, slots)
 
         if grid.slots.shape[0] == 1:  # one window holds the frame: both kinds are the same
             out = frame_wide(query, key, value)
@@ -163,8 +182,8 @@ class VisionTower(nn.Module):
 
     def embed_patches(self, frames, grid: Grid, rows: int, columns: int):
         """Normalized pixels through the patch projection: [N, P, D] in window order."""
-        vision, merge, patch = self.config.vision, self.config.vision.spatial_merge_size, 0
-        patch = vision.patch_size
+        vision = self.config.vision
+        merge, patch = vision.spatial_merge_size, vision.patch_size
         count, slots, *_, channels = frames.shape
         kernel = self.param(
             "patch_embed",
@@ -178,7 +197,8 @@ class VisionTower(nn.Module):
         pixels = pixels.reshape(count, slots, rows, merge, patch, columns, merge, patch, channels)
         # to [N, row, column, merge row, merge column, C, t, patch row, patch column]
         pixels = pixels.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
-        pixels = pixels.reshape(count, rows * columns, -1)[:, grid.order]
+        pixels = pixels.reshape(count, rows * columns, -1)
+        pixels = pick(pixels, grid.order, np.argsort(grid.order))
         pixels = pixels.reshape(count, rows * columns * merge**2, -1).astype(self.config.dtype)
         kernel = kernel.reshape(-1, vision.hidden_size).astype(self.config.dtype)
         return jnp.matmul(pixels, kernel, precision=precision(self.config.dtype))
@@ -192,4 +212,4 @@ class VisionTower(nn.Module):
         x = dense(width, True, config, "merger_in")(x)
         x = jax.nn.gelu(x, approximate=False)
         x = dense(vision.out_hidden_size, True, config, "merger_out")(x)
-        return x[:, np.argsort(grid.order)]
+        return pick(x, np.argsort(grid.order), grid.order)

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -45,7 +46,7 @@ def test_every_patch_has_one_slot(shape):
     grid = vision.make_grid(CONFIG.vision, *shape)
     assert sorted(grid.order) == list(range(shape[0] * shape[1]))
     np.testing.assert_array_equal(
-        grid.slots[grid.filled],
+        grid.slots[grid.slots >= 0],
         np.arange(shape[0] * shape[1] * CONFIG.vision.spatial_merge_size**2),
     )
 
@@ -68,3 +69,25 @@ def test_frames_that_do_not_split_into_tokens_are_refused():
     assert models.frame_grid(CONFIG, 28, 56) == (1, 2)
     with pytest.raises(ValueError, match="30x56 pixels do not split into 28-pixel tokens"):
         models.frame_grid(CONFIG, 30, 56)
+
+
+@pytest.mark.parametrize("full", [(), (0, 1, 2), (1,)])
+def test_gradients_equal_finite_differences(full):
+    """The window gathers have a backward pass of their own; windows do not divide this frame."""
+    config = model_cases.tiny_config(window=56, full=full)
+    params = models.import_hf(model_cases.random_state_dict(config, seed=4), config)
+    frames = model_cases.random_frames(2, 84, 84, seed=6)
+
+    @jax.jit
+    def loss(vision):
+        return jnp.sin(models.encode_frames({"vision": vision}, config, frames)).sum()
+
+    random = np.random.RandomState(0)
+    gradient, params = jax.grad(loss)(params["vision"]), params["vision"]
+    step = jax.tree.map(lambda p: random.standard_normal(p.shape).astype(np.float32), params)
+    slope = sum(jax.tree.leaves(jax.tree.map(lambda g, s: float((g * s).sum()), gradient, step)))
+
+    def moved(size):
+        return float(loss(jax.tree.map(lambda p, s: p + size * s, params, step)))
+
+    np.testing.assert_allclose((moved(1e-4) - moved(-1e-4)) / 2e-4, slope, rtol=0.02)
