@@ -35,7 +35,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "vocab_size": 1024,
             "preview_frames": 12,
             "window_frames": 16,
-            "frame_format": "{time:.1f}{frame}",
+            "frame_format": "{frame}{time:.1f}",
             "length": 256,  # slots of an episode
             "clip_length": 224,  # slots of a stage-1 episode: one clip, no tools
             "max_tool_turns": 5,
@@ -53,6 +53,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 "temporal_patch_size": 2,
                 "window_size": 28,
                 "fullatt_block_indexes": (1,),
+                "initializer_range": 0.05,
             },
             "text": {
                 "hidden_size": 128,
@@ -60,9 +61,10 @@ def get_config(arg: str = "") -> ConfigDict:
                 "num_hidden_layers": 4,
                 "num_attention_heads": 4,
                 "num_key_value_heads": 2,
-                "rope_theta": 10000.0,
+                "rope_theta": 100.0,
                 "mrope_section": (8, 4, 4),
                 "tie_word_embeddings": True,
+                "initializer_range": 0.05,
             },
             "dtype": "float32",
             "param_dtype": "float32",

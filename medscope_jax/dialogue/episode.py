@@ -60,8 +60,10 @@ class Episode:
 class Layout:
     """How conversations are laid out in slots.
 
-    frame_format is the text of one frame, such as "{time:.1f}{frame}", with {frame} standing for
-    its S visual tokens; Qwen's weights want "<{time:.1f}s><|vision_start|>{frame}<|vision_end|>".
+    frame_format is the text of one frame, with {frame} standing for its S visual tokens and the time
+    on either side of it: "<{time:.1f}s><|vision_start|>{frame}<|vision_end|>" suits Qwen's weights;
+    in "{frame}{time:.1f}" the time's own token can gather what the frame shows, which a small model
+    learns sooner than to carry the time to each visual token.
     """
 
     length: int  # slots of an episode
@@ -70,6 +72,11 @@ class Layout:
     grid: tuple[int, int]  # merged tokens of a frame (height, width); S = height * width
     frame_format: str
     max_tool_turns: int
+
+    @property
+    def stamp_first(self) -> bool:
+        """Whether a frame's time stands before its visual tokens."""
+        return "{time" in self.frame_format.split("{frame}")[0]
 
     @property
     def tokens_per_frame(self) -> int:
@@ -87,14 +94,14 @@ class Row(NamedTuple):
 
 
 def stamp_ids(tokenizer: Tokenizer, layout: Layout, times: Sequence[float]) -> list[list[int]]:
-    """Token ids of the text before each frame's visual tokens; times in seconds."""
-    opening = layout.frame_format.split("{frame}")[0]
-    return [tokenizer.encode(opening.format(time=float(time))) for time in times]
+    """Token ids of the text that tells each frame's time; times in seconds."""
+    stamp = layout.frame_format.split("{frame}")[0 if layout.stamp_first else 1]
+    return [tokenizer.encode(stamp.format(time=float(time))) for time in times]
 
 
-def frame_end_ids(tokenizer: Tokenizer, layout: Layout) -> list[int]:
-    """Token ids of the text after each frame's visual tokens."""
-    return tokenizer.encode(layout.frame_format.split("{frame}")[1])
+def frame_text_ids(tokenizer: Tokenizer, layout: Layout) -> list[int]:
+    """Token ids of the constant text on the other side of each frame's visual tokens."""
+    return tokenizer.encode(layout.frame_format.split("{frame}")[1 if layout.stamp_first else 0])
 
 
 def _append(row: Row, ids: Sequence[int], role: Role) -> None:
@@ -104,16 +111,17 @@ def _append(row: Row, ids: Sequence[int], role: Role) -> None:
 
 
 def _append_frames(row, indices, times, tokenizer, layout, role: Role) -> None:
-    """Appends stamp, visual tokens and end text of each frame index."""
+    """Appends the visual tokens of each frame index, between its time and its constant text."""
     image, size = tokenizer.tag(protocol.IMAGE), layout.tokens_per_frame
-    end = frame_end_ids(tokenizer, layout)
+    constant = frame_text_ids(tokenizer, layout)
     stamps = stamp_ids(tokenizer, layout, [times[i] for i in indices])
     for index, stamp in zip(indices, stamps, strict=True):
-        _append(row, stamp, role)
+        before, after = (stamp, constant) if layout.stamp_first else (constant, stamp)
+        _append(row, before, role)
         row.tokens.extend([image] * size)
         row.frame.extend(range(index * size, index * size + size))
         row.role.extend([role] * size)
-        _append(row, end, role)
+        _append(row, after, role)
 
 
 def build_prompt(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medscope_jax.dialogue import Layout, Tokenizer, frame_end_ids, protocol
+from medscope_jax.dialogue import Layout, Tokenizer, frame_text_ids, protocol
 from medscope_jax.tools import CallStatus, byte_table, error_text, select_frames
 from medscope_jax.video import FrameBank
 
@@ -21,7 +21,7 @@ class Vocabulary(NamedTuple):
     call_close: jax.Array  # [] </tool_call>
     opening: jax.Array  # [O] ids before an observation's content
     closing: jax.Array  # [C] ids after it
-    frame_end: jax.Array  # [E] ids after each frame's visual tokens
+    frame_text: jax.Array  # [E] ids on the side of a frame's visual tokens that has no time
     errors: jax.Array  # [statuses, M] ids of each CallStatus's error text
 
 
@@ -43,7 +43,7 @@ def vocabulary(tokenizer: Tokenizer, layout: Layout) -> Vocabulary:
         call_close=jnp.int32(tokenizer.tag(protocol.TOOL_CALL_END)),
         opening=ids(protocol.OBSERVATION_OPENING),
         closing=ids(protocol.OBSERVATION_CLOSING),
-        frame_end=jnp.asarray(frame_end_ids(tokenizer, layout), jnp.int32),
+        frame_text=jnp.asarray(frame_text_ids(tokenizer, layout), jnp.int32),
         errors=jnp.asarray(padded),
     )
 
@@ -66,7 +66,7 @@ def observe(
         indices, count = select_frames(
             tool, start, end, bank.times[video], bank.length[video], layout.window_frames
         )
-        tokens, frame = _frames(indices, count, video, bank, words)
+        tokens, frame = _frames(indices, count, video, bank, words, layout.stamp_first)
         good = status == CallStatus.OK
         error = words.errors[status]
         tokens = jnp.concatenate(
@@ -84,15 +84,18 @@ def observe(
     return jax.vmap(one)(call.tool, call.start, call.end, call.status, video)
 
 
-def _frames(indices, count, video, bank: FrameBank, words: Vocabulary):
-    """Stamp, visual tokens and end of each selected frame: ids and bank indices; -1: nothing."""
+def _frames(indices, count, video, bank: FrameBank, words: Vocabulary, stamp_first: bool):
+    """Stamp, visual tokens and constant text of each selected frame: ids and bank indices."""
     total, size = bank.tokens.shape[1:3]
     selected = jnp.arange(indices.shape[0]) < count
     stamps = bank.stamps[video, indices]  # [F, W]
     visual = (video * total + indices)[:, None] * size + jnp.arange(size)  # [F, S]
-    ends = jnp.broadcast_to(words.frame_end, (indices.shape[0], len(words.frame_end)))
-    tokens = jnp.concatenate([stamps, jnp.full_like(visual, words.image), ends], axis=1)
-    frame = jnp.concatenate([jnp.full_like(stamps, -1), visual, jnp.full_like(ends, -1)], axis=1)
+    texts = jnp.broadcast_to(words.frame_text, (indices.shape[0], len(words.frame_text)))
+    tokens = [stamps, jnp.full_like(visual, words.image), texts]
+    frame = [jnp.full_like(stamps, -1), visual, jnp.full_like(texts, -1)]
+    order = 1 if stamp_first else -1
+    tokens = jnp.concatenate(tokens[::order], axis=1)
+    frame = jnp.concatenate(frame[::order], axis=1)
     return (
         jnp.where(selected[:, None], tokens, -1).reshape(-1),
         jnp.where(selected[:, None], frame, -1).reshape(-1),

@@ -57,7 +57,9 @@ def open_run(config: ConfigDict, workdir: Workdir, mesh: Mesh, progress: bool = 
     prepare_suite(workdir.path, suite, progress)
     path = tokenizer_path(workdir)
     if not path.exists():
-        corpus = itertools.chain(suite_corpus(suite), ["0123456789 .,:[]{}\"'<>/?!-+"])
+        corpus = itertools.chain(
+            suite_corpus(suite, max_procedures=40), ["0123456789 .,:[]{}\"'<>/?!-+"]
+        )
         ticks = config.video.max_frames + 1
         save_tokenizer(train_tokenizer(corpus, config.dialogue.vocab_size, ticks), path)
     return make_run(config, workdir, mesh)

@@ -13,6 +13,12 @@ from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.metrics import MetricsWriter, Progress
 from medscope_jax.training.run import Run, model_key
 from medscope_jax.training.state import TrainState, init_state, make_optimizer
+from medscope_jax.training.start import (
+    with_balanced_scales,
+    with_copying_heads,
+    with_local_heads,
+    with_ticks,
+)
 
 STAGES = ("warm_up", "passive", "cold_start", "ga_grpo")
 # The name of each trained model in tables, and the stage that ends with it.
@@ -57,8 +63,17 @@ def abstract_state(run: Run, name: str) -> TrainState:
 
 
 def initial_params(run: Run) -> dict:
-    """Random parameters, born sharded."""
-    create = functools.partial(init_params, run.model)
+    """Random parameters, born sharded, able to copy and with a sense of time (see start)."""
+    ticks = jnp.arange(run.config.video.max_frames + 1)
+    ids = jnp.asarray([run.tokenizer.tag(f"{tick}.0") for tick in ticks.tolist()])
+
+    def create(key):
+        key, tick_key, copy_key = jax.random.split(key, 3)
+        params = with_balanced_scales(init_params(run.model, key))
+        params = with_copying_heads(params, run.model, copy_key)
+        params = with_local_heads(params, run.model)
+        return with_ticks(params, ids, ticks.astype(jnp.float32), tick_key)
+
     key = model_key(run.config, "params")
     shapes = jax.eval_shape(create, key)
     return jax.jit(create, out_shardings=param_shardings(shapes, run.mesh))(key)
