@@ -235,8 +235,8 @@ def main(argv: Sequence[str]) -> None:
         raise ConfigError(
             "--rows, --group and --repeats must be positive, rows a multiple of group"
         )
-    place = machine()
     run, workdir = open_trained(flags.workdir)
+    place = machine()
     model, params = _params(run, workdir, flags.model)
     records = load_records(run, "eval", flags.split)
     count = flags.rows // flags.group

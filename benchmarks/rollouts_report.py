@@ -9,6 +9,8 @@ from rich.table import Table
 
 from benchmarks.peers import PARTS
 
+SIDES = ("ours", "peers")
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -60,21 +62,21 @@ def ratios(result: Mapping) -> dict:
 def print_report(result: Mapping, console: Console | None = None) -> None:
     """The table of `measure`'s result."""
     console = console or Console()
-    parts = ["program", *PARTS]
     table = Table(title=f"{result['rows']} concurrent greedy rollouts", title_justify="left")
-    for name in ("", "rollouts/s", "tokens/s", "seconds", *parts, "first run"):
+    table.add_column("")
+    for name in SIDES:
         table.add_column(name, justify="right")
-    for name in ("ours", "peers"):
-        row = result[name]
-        seconds = [row["parts"].get(part) for part in parts]
-        table.add_row(
-            name,
-            f"{row['rollouts_per_second']:.2f}",
-            f"{row['tokens_per_second']:.0f}",
-            f"{row['seconds']:.2f}",
-            *("-" if value is None else f"{value:.2f}" for value in seconds),
-            f"{row['seconds_first_run_with_compilation']:.1f}",
-        )
+    for label, key in (
+        ("rollouts a second", "rollouts_per_second"),
+        ("tokens a second", "tokens_per_second"),
+        ("seconds", "seconds"),
+    ):
+        table.add_row(label, *(f"{result[name][key]:.2f}" for name in SIDES))
+    for part in ("program", *PARTS):
+        seconds = [result[name]["parts"].get(part) for name in SIDES]
+        table.add_row(f"  {part}", *("-" if s is None else f"{s:.2f}" for s in seconds))
+    first = [result[name]["seconds_first_run_with_compilation"] for name in SIDES]
+    table.add_row("first run, with compilation", *(f"{s:.1f}" for s in first))
     console.print(table)
     once = result["once"]
     place = result["machine"]
