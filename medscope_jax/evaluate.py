@@ -64,20 +64,25 @@ def evaluate_model(
     bank = make_split_bank(run, params, split)
     judge = make_judge(run.config.judge)
     scores, greedy = [], []
-    batches = -(-len(records) // section.batch_size)
-    progress = Progress(2 * batches, f"evaluating {model}", unit="part")
-    for decoding, group in (("greedy", 1), ("sampled", section.samples)):
+    # Sampling several times costs as many rollouts: it is done where the answer is an interval.
+    intervals = [record for record in records if record["task"] == "grounding"]
+    for decoding, group, asked in (("greedy", 1, records), ("sampled", section.samples, intervals)):
+        if not asked:
+            continue
+        batch_size = max(1, section.rollouts // group)
+        batches = -(-len(asked) // batch_size)
+        progress = Progress(batches, f"evaluating {model}, {decoding}", unit="batch")
         found = []
         for batch in run_questions(
             params,
             programs[decoding],
-            records,
-            [split.rows[record["video"]] for record in records],
+            asked,
+            [split.rows[record["video"]] for record in asked],
             [video.times for video in split.videos],
             bank,
             model_key(run.config, "evaluate"),
             group=group,
-            batch_size=section.batch_size,
+            batch_size=batch_size,
             tools=can_look,
             tokenizer=run.tokenizer,
             words=run.words,
@@ -86,9 +91,10 @@ def evaluate_model(
         ):
             found.extend(batch)
             progress.update()
+        progress.close()
         scores += score_questions(
             model,
-            records,
+            asked,
             found,
             judge,
             decoding=decoding,
@@ -98,7 +104,6 @@ def evaluate_model(
         )
         if decoding == "greedy":
             greedy = [group[0] for group in found]
-    progress.close()
     return scores, greedy
 
 

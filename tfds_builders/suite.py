@@ -11,7 +11,7 @@ from medscope_jax.video.phantom import SOURCES, SPLITS, Procedure, make_procedur
 
 PARTS = ("cap", "qa", "cot", "vcot", "passive", "rl", "eval")
 # Raised whenever the same configuration gives other bytes; a suite of another format is not reused.
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +32,8 @@ class TeacherConfig:
     margin_max: int = 6
     frame_jitter_max: int = 2
     get_frame_share: float = 0.6
-    trajectories_min: int = 2
-    trajectories_max: int = 3
+    trajectories_min: int = 1
+    trajectories_max: int = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +55,8 @@ class SuiteConfig:
     """
 
     seed: int = 0
-    train_ophthalmic: int = 130
-    train_endoscopic: int = 70
+    train_ophthalmic: int = 190
+    train_endoscopic: int = 90
     validation_ophthalmic: int = 12
     validation_endoscopic: int = 6
     test_ophthalmic: int = 24

@@ -20,8 +20,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.suite = ConfigDict(
         {
             "seed": 0,
-            "train_ophthalmic": 130,
-            "train_endoscopic": 70,
+            "train_ophthalmic": 190,
+            "train_endoscopic": 90,
             "validation_ophthalmic": 12,
             "validation_endoscopic": 6,
             "test_ophthalmic": 24,
@@ -75,11 +75,11 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer = {"warmup": 0.05, "weight_decay": 0.01, "clip_norm": 1.0, "final_scale": 0.1}
     # Stage 1, warm-up SFT: captions and questions about clips; the vision tower trains.
     config.warm_up = ConfigDict(
-        {"steps": 500, "batch_size": 32, "learning_rate": 2e-3, "train_vision": True, **optimizer}
+        {"steps": 800, "batch_size": 32, "learning_rate": 2e-3, "train_vision": True, **optimizer}
     )
     # Stage 2, visual-CoT cold start: tool trajectories and easy questions, from the frame bank.
     config.cold_start = ConfigDict(
-        {"steps": 300, "batch_size": 32, "learning_rate": 1e-3, "train_vision": False, **optimizer}
+        {"steps": 450, "batch_size": 32, "learning_rate": 1e-3, "train_vision": False, **optimizer}
     )
     # The baseline that cannot look: the same start, data and steps, answers from the preview.
     config.passive = ConfigDict(
@@ -137,7 +137,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.judge = ConfigDict(
         {"url": "", "model": "", "timeout": 30.0, "concurrency": 8}  # no url: the built-in judge
     )
-    config.evaluation = ConfigDict({"samples": 8, "batch_size": 16, "traces": 6})
+    # rollouts: rows of one batch; samples: of each grounding question, beside the greedy answer.
+    config.evaluation = ConfigDict({"samples": 8, "rollouts": 128, "traces": 6})
     config.log = ConfigDict({"every": 10, "checkpoint_every": 100})
 
     if arg == "smoke":
@@ -149,6 +150,6 @@ def get_config(arg: str = "") -> ConfigDict:
             stage.steps, stage.batch_size = 12, 8
         config.ga_grpo.steps, config.ga_grpo.batch_size = 3, 4
         config.rollout.prefill_rows = 8
-        config.evaluation.samples, config.evaluation.batch_size = 2, 8
+        config.evaluation.samples, config.evaluation.rollouts = 2, 32
         config.log.every, config.log.checkpoint_every = 3, 6
     return config

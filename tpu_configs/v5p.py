@@ -28,8 +28,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.suite = ConfigDict(
         {
             "seed": 0,
-            "train_ophthalmic": 1300,
-            "train_endoscopic": 700,
+            "train_ophthalmic": 1900,
+            "train_endoscopic": 900,
             "validation_ophthalmic": 60,
             "validation_endoscopic": 30,
             "test_ophthalmic": 120,
@@ -157,6 +157,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.judge = ConfigDict(
         {"url": "", "model": "", "timeout": 30.0, "concurrency": 8}  # no url: the built-in judge
     )
-    config.evaluation = ConfigDict({"samples": 8, "batch_size": 64, "traces": 6})
+    config.evaluation = ConfigDict({"samples": 8, "rollouts": 512, "traces": 6})
     config.log = ConfigDict({"every": 10, "checkpoint_every": 200})
     return config

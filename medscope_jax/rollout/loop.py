@@ -28,6 +28,9 @@ from medscope_jax.models import (
     init_cache,
     logits,
     mrope_positions,
+    put_rows,
+    repeat_rows,
+    take_rows,
 )
 from medscope_jax.rollout.observation import Vocabulary, observe
 from medscope_jax.rollout.sampling import sample
@@ -123,7 +126,8 @@ def _prefill_prompts(params, bank, prompts, words, model, layout, config) -> _St
     valid = jnp.arange(width) < prompts.length[:, None]
     positions, following = mrope_positions(prompts.frame, valid, layout.grid, zeros)
     inputs = embed(params, model, prompts.tokens, prompts.frame, flat_tokens(bank))
-    cache = init_cache(model, count, layout.length)
+    # One array a layer: a decode step then updates each in place.
+    cache = init_cache(model, count, layout.length, per_layer=True)
     hidden, cache = forward_cached(params, model, inputs, positions, cache, zeros, prompts.length)
     last = jnp.take_along_axis(hidden, prompts.length[:, None, None] - 1, axis=1)[:, 0]
 
@@ -152,7 +156,7 @@ def _prefill_prompts(params, bank, prompts, words, model, layout, config) -> _St
     length = spread(prompts.length)
     return _State(
         episode=episode,
-        cache=Cache(spread(cache.k, 1), spread(cache.v, 1)),
+        cache=repeat_rows(cache, config.group),
         hidden=spread(last),
         length=length,
         position=spread(following),
@@ -247,7 +251,7 @@ def _look(
         calls=calls,
     )
     inputs = embed(params, model, tokens, frame, flat)
-    part = Cache(state.cache.k[:, chosen], state.cache.v[:, chosen])
+    part = take_rows(state.cache, chosen)
     hidden, part = forward_cached(params, model, inputs, positions, part, length, count)
     last = jnp.take_along_axis(hidden, jnp.maximum(count - 1, 0)[:, None, None], axis=1)[:, 0]
     goes_on = active & fits
@@ -259,9 +263,7 @@ def _look(
 
     return state.replace(
         episode=episode,
-        cache=Cache(
-            state.cache.k.at[:, chosen].set(part.k), state.cache.v.at[:, chosen].set(part.v)
-        ),
+        cache=put_rows(state.cache, chosen, part),
         hidden=update(state.hidden, last, goes_on),
         length=update(state.length, length + count, active),
         position=update(state.position, following, goes_on),

@@ -56,4 +56,4 @@ def apply_gradients(
     updates, opt_state = optimizer.update(gradients, state.opt_state, part)
     params = {**state.params, **optax.apply_updates(part, updates)}
     state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
-    return state, optax.global_norm(gradients)
+    return state, optax.tree.norm(gradients)

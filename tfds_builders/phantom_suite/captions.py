@@ -11,8 +11,9 @@ from tfds_builders.phantom_suite.questions import details_text
 from tfds_builders.phantom_suite.teacher import seen_at
 from tfds_builders.suite import SuiteConfig
 
-_SHORT, _LONG, _LOG = (6, 15), (20, 45), (4, 8)  # seconds
-_LONG_SHARE = 0.3
+_SHORT, _LONG, _WIDE, _LOG = (6, 15), (20, 45), (60, 240), (4, 8)  # seconds
+# Wide clips show a frame every several seconds, as the preview of a whole recording does.
+_SHARES = (0.45, 0.2, 0.35)  # of short, long and wide clips
 _DESCRIBE = "Describe the clip."
 _NAME = "Name each frame."
 
@@ -39,7 +40,8 @@ def captions(procedure: Procedure, config: SuiteConfig, rng: np.random.Generator
     made = []
     for _ in range(config.captions_per_video):
         log = bool(rng.random() < config.caption_log_share)
-        lengths = _LOG if log else _LONG if rng.random() < _LONG_SHARE else _SHORT
+        kinds = (_SHORT, _LONG, _WIDE)
+        lengths = _LOG if log else kinds[rng.choice(len(kinds), p=_SHARES)]
         length = min(int(rng.integers(lengths[0], lengths[1] + 1)), procedure.duration - 1)
         first, last = 0, procedure.duration - 1 - length
         if rng.random() < 0.5:

@@ -33,10 +33,10 @@ def trajectory(
     event = question.event
     first = _phase_window(procedure, event, teacher, rng)
     seen = seen_at(procedure, event, *first, window_frames)
-    turns = [
-        f"<think>The {event.kind} belongs to {procedure.phase_of(event).kind}.</think>"
-        + crop_call(*first)
-    ]
+    phase = procedure.phase_of(event)
+    # The preview's own times come first: what it shows is exact, only the window is a guess.
+    place = f"{phase.kind} from {phase.first_seen:.1f} to {phase.last_seen:.1f}"
+    turns = [f"<think>The {event.kind} belongs to {place}.</think>" + crop_call(*first)]
     thought = f"<think>The {event.kind} is near {seen:.1f}.</think>"
     if procedure.source == "endoscopic" and rng.random() < teacher.get_frame_share:
         offsets = np.arange(-teacher.frame_jitter_max, teacher.frame_jitter_max + 1)
