@@ -148,6 +148,7 @@ def test_the_system_prompt_signs_the_tools_in_qwens_form(tokenizer):
         (CROP % ("5.0", "3.0"), []),
         (CROP % ("-1.0", "3.0"), []),
         ("<tool_call>look at 3 s</tool_call>", []),
+        ((CROP % ("2.0", "4.0")).removeprefix("<tool_call>"), []),
     ],
 )
 def test_the_observation_follows_from_the_call(tokenizer, call, shown):
@@ -199,6 +200,13 @@ def test_padding(tokenizer):
         assert arrays[name].shape == (300,) and arrays[name].dtype == np.int32
         np.testing.assert_array_equal(arrays[name][:count], getattr(row, name))
         assert (arrays[name][count:] == fill).all()
+
+
+def test_the_last_opening_tag_counts(tokenizer):
+    """As on the device: what stands between the last <tool_call> and </tool_call> is the call."""
+    turn = "<think>a <tool_call> b</think>" + CROP % ("2.0", "4.0")
+    row = build(tokenizer, [turn, END])
+    assert [call[:4] for call in row.calls] == [(Tool.CROP_VIDEO, 2.0, 4.0, CallStatus.OK)]
 
 
 WORDS = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=12).filter(

@@ -1,0 +1,123 @@
+"""The host's part of stage 3: rewards of trajectories, trimmed batches, what is logged."""
+
+import jax
+import numpy as np
+import pytest
+
+from medscope_jax.dialogue import CallRecord, Episode, Role
+from medscope_jax.rl import RewardConfig, make_judge
+from medscope_jax.rollout import Trajectory
+from medscope_jax.tools import CallStatus, Tool
+from medscope_jax.training.ga_grpo import reward_all, summarize, trim
+
+CALL = (
+    '<tool_call>{"name": "crop_video", "arguments": {"start_time": %s, "end_time": %s}}</tool_call>'
+)
+SEEN = "<tool_response>...</tool_response>"
+ANSWER = "<think>b</think><answer>left</answer>"
+
+
+def question(answer="left", evidence=((10.0, 20.0),), frame=-1.0):
+    return {
+        "question": "On which side?",
+        "answer": answer,
+        "task": "vqa",
+        "evidence": np.array(evidence, np.float32).reshape(-1, 2),
+        "evidence_frame": np.float32(frame),
+        "duration": np.float32(60),
+    }
+
+
+def looked(start, end, answer=ANSWER, status=CallStatus.OK):
+    call = CALL % (start, end)
+    tool = Tool.CROP_VIDEO if status == CallStatus.OK else Tool.NONE
+    return Trajectory(
+        f"<think>a</think>{call}{SEEN}{answer}",
+        [f"<think>a</think>{call}", answer],
+        [(int(tool), float(start), float(end), int(status))],
+        [[]],
+    )
+
+
+DIRECT = Trajectory(ANSWER, [ANSWER], [], [])
+
+
+@pytest.fixture
+def judge():
+    return make_judge({"url": "", "model": "", "timeout": 1.0, "concurrency": 1})
+
+
+def test_each_trajectory_is_scored_by_its_own_question(judge):
+    found = [looked(10, 20), looked(10, 20), DIRECT, looked(14, 16)]
+    asked = [question(), question("right"), question(), question(evidence=(), frame=15.0)]
+    scored = reward_all(found, asked, judge, RewardConfig(crop_reward="step"))
+    # On target: sign 1 and a full bonus of 0.1 for each 0.05 of IoU above 0.5.
+    assert [r.crop for r in scored] == pytest.approx([2.0, 2.0, 0.0, 1.0])
+    assert [r.accuracy for r in scored] == [1.0, 0.0, 1.0, 1.0]
+    assert [r.format for r in scored] == [1.0] * 4
+    assert [r.total for r in scored] == pytest.approx([4.0, 3.0, 2.0, 3.0])
+
+
+def test_only_executed_calls_earn_evidence(judge):
+    """A window that the tools refused is none; a response that is made up is a format error."""
+    refused = looked(10, 20, status=CallStatus.NOT_JSON)
+    made_up = Trajectory(looked(10, 20).text, [], [], [])
+    scored = reward_all([refused, made_up], [question()] * 2, judge, RewardConfig())
+    assert [r.crop for r in scored] == [0.0, 0.0]
+    assert [r.format for r in scored] == [1.0, 0.0]
+
+
+def make_episode(role):
+    rows, length = role.shape
+    grid = np.arange(rows * length, dtype=np.int32).reshape(rows, length)
+    empty = np.full((rows, 2), -1, np.int32)
+    return Episode(
+        tokens=grid,
+        frame=grid - 7,
+        role=role,
+        positions=np.stack([grid, grid + 1, grid + 2]),
+        logprobs=-grid.astype(np.float32),
+        calls=CallRecord(empty, empty * 1.0, empty * 1.0, empty, empty),
+    )
+
+
+@pytest.mark.parametrize("used, length", [(33, 64), (32, 32), (65, 80)])
+def test_trim_drops_only_slots_that_no_row_fills(used, length):
+    role = np.zeros((3, 80), np.int32)
+    role[:, :5] = Role.PROMPT
+    role[0, 5:20] = Role.GENERATED
+    role[1, 5:used] = Role.OBSERVATION
+    role[1, used - 2 : used] = Role.GENERATED
+    whole = make_episode(role)
+    short, targets = trim(whole, whole)
+    assert short.tokens.shape == (3, length) and targets == 16
+    assert (whole.role[:, length:] == Role.PADDING).all()
+    for name in ("tokens", "frame", "role", "positions", "logprobs"):
+        np.testing.assert_array_equal(getattr(short, name), getattr(whole, name)[..., :length])
+    jax.tree.map(np.testing.assert_array_equal, short.calls, whole.calls)
+
+
+def test_targets_never_exceed_the_slots():
+    role = np.full((2, 20), Role.GENERATED, np.int32)
+    short, targets = trim(make_episode(role), make_episode(role))
+    assert short.tokens.shape == (2, 20) and targets == 20
+
+
+def test_the_summary_counts_what_happened(judge):
+    found = [looked(10, 20), looked(30, 40), DIRECT, looked(5, 1, status=CallStatus.EMPTY_WINDOW)]
+    config = RewardConfig(crop_reward="smooth")
+    scored = reward_all(found, [question()] * 4, judge, config)
+    totals = np.array([r.total for r in scored]).reshape(2, 2)
+    role = np.zeros((4, 10), np.int32)
+    role[:2, 3:9] = Role.GENERATED
+    summary = summarize(found, scored, totals, make_episode(role))
+    assert summary["reward"] == pytest.approx(totals.mean())
+    assert summary["reward_accuracy"] == summary["reward_format"] == 1.0
+    # On target: IoU 1 and ten bonus steps of 0.1, in one of four.
+    assert summary["reward_crop"] == pytest.approx(2.0 / 4)
+    assert summary["iou"] == pytest.approx(1 / 4)
+    assert summary["tool_rate"] == 0.5 and summary["calls"] == 0.75
+    assert summary["calls_empty_window"] == 1 and summary["calls_not_json"] == 0
+    assert summary["tokens"] == 3.0
+    # The second question's rollouts were all rewarded alike: they teach nothing.
+    assert summary["groups_without_signal"] == 0.5
