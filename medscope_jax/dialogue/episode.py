@@ -160,8 +160,9 @@ def build_episode(
         if not turn.endswith(protocol.TOOL_CALL_END):
             _append(row, [im_end], Role.GENERATED)
             break
-        text = turn[: -len(protocol.TOOL_CALL_END)].rpartition(protocol.TOOL_CALL)[2]
-        call = parse_call(text, duration)
+        _, opened, text = turn[: -len(protocol.TOOL_CALL_END)].rpartition(protocol.TOOL_CALL)
+        # Without an opening tag nothing is read, on the device too: that is NOT_JSON.
+        call = parse_call(text if opened else "", duration)
         row.calls.append((*call, len(row.tokens) - 1))
         _append(row, tokenizer.encode(protocol.OBSERVATION_OPENING), Role.OBSERVATION)
         if call.status == CallStatus.OK:
