@@ -142,11 +142,11 @@ def ga_grpo_step(
         advantages: [B].
         bank: flat bank [R, D].
         reference: the parameters of the policy that a KL penalty pulls to; None without a penalty.
-        micro_batch: rows of one forward and backward pass; gradients add up over the batch, and the
-            result does not depend on it.
+        micro_batch: most rows of one forward and backward pass; gradients add up over the batch,
+            and the result does not depend on it.
     """
     rows = advantages.shape[0]
-    parts = max(1, rows // micro_batch)
+    parts = -(-rows // micro_batch)
     if rows % parts:
         raise ValueError(f"{rows} rollouts do not split into micro batches of {micro_batch} rows")
     wanted = find_targets(episode.role, targets)
