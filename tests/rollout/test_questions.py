@@ -1,0 +1,174 @@
+"""Questions become prompts, finished episodes become trajectories: on the host, without a model."""
+
+import jax
+import numpy as np
+import pytest
+
+from medscope_jax.dialogue import (
+    CallRecord,
+    Episode,
+    Layout,
+    Role,
+    build_episode,
+    build_prompt,
+    generated_text,
+    pad_row,
+    protocol,
+    stamp_ids,
+    train_tokenizer,
+)
+from medscope_jax.errors import UserError
+from medscope_jax.rollout import make_prompts, prompt_width, read_trajectories, row_keys
+from medscope_jax.tools import CallStatus, Tool
+from medscope_jax.video import stack_bank
+
+LAYOUT = Layout(
+    length=256,
+    preview_frames=4,
+    window_frames=5,
+    grid=(1, 2),
+    frame_format="{frame}{time:.1f}",
+    max_tool_turns=3,
+)
+QUESTIONS = ["Where?", "How many clips are placed on the left?", "When does the capsule tear?"]
+LENGTHS = (20, 9, 3)  # frames of each video, one a second
+END = "<think>so</think><answer>left</answer>"
+
+
+@pytest.fixture(scope="module")
+def world():
+    """(tokenizer, times of each video, a bank of 20 frames a video)."""
+    tokenizer = train_tokenizer([*QUESTIONS, END] * 5, 1024, 32)
+    times = [np.arange(n, dtype=np.float64) for n in LENGTHS]
+    tokens = [np.zeros((n, 2, 4), np.float32) for n in LENGTHS]
+    stamps = [stamp_ids(tokenizer, LAYOUT, when) for when in times]
+    return tokenizer, times, stack_bank(tokens, times, stamps, [float(n) for n in LENGTHS])
+
+
+def ask(world, questions, videos, width, bank=None, places=None):
+    tokenizer, times, whole = world
+    keys = row_keys(jax.random.key(0), np.arange(2 * len(videos))).reshape(-1, 2)
+    return make_prompts(
+        [{"question": question} for question in questions],
+        videos if places is None else places,
+        [times[v] for v in videos],
+        whole if bank is None else bank,
+        keys,
+        width,
+        tokenizer,
+        LAYOUT,
+        True,
+    )
+
+
+def test_prompts_are_the_hosts(world):
+    """Row by row what build_prompt writes, frames counted from the video's place in the bank."""
+    tokenizer, times, _ = world
+    width = prompt_width(QUESTIONS, tokenizer, LAYOUT, True)
+    videos = [2, 0, 1]
+    prompts = ask(world, QUESTIONS, videos, width)
+    assert prompts.tokens.shape == prompts.frame.shape == (3, width)
+    # The preview: spread evenly, first and last shown; all of a video that has fewer.
+    shown = {0: [0, 6, 13, 19], 1: [0, 3, 5, 8], 2: [0, 1, 2]}
+    for i, video in enumerate(videos):
+        row = build_prompt(QUESTIONS[i], shown[video], times[video], tokenizer, LAYOUT, True)
+        count = len(row.tokens)
+        assert prompts.length[i] == count and prompts.video[i] == video
+        np.testing.assert_array_equal(prompts.tokens[i, :count], row.tokens)
+        moved = [f + video * 20 * 2 if f >= 0 else -1 for f in row.frame]
+        np.testing.assert_array_equal(prompts.frame[i, :count], moved)
+        assert (np.asarray(prompts.frame[i, count:]) == -1).all()
+
+
+def test_width_is_the_longest_prompts_rounded_up(world):
+    tokenizer, times, _ = world
+    lengths = [
+        len(build_prompt(q, range(4), times[0], tokenizer, LAYOUT, True).tokens) for q in QUESTIONS
+    ]
+    width = prompt_width(QUESTIONS, tokenizer, LAYOUT, True)
+    assert width % 8 == 0 and max(lengths) <= width < max(lengths) + 8
+    assert prompt_width(QUESTIONS[:1], tokenizer, LAYOUT, False) < width
+
+
+def test_a_prompt_that_is_too_long_is_one_line(world):
+    width = prompt_width(QUESTIONS[:1], world[0], LAYOUT, True)
+    with pytest.raises(UserError, match=r"a prompt of \d+ tokens .*'How many clips") as error:
+        ask(world, QUESTIONS[1:2], [0], width - 8)
+    assert "\n" not in str(error.value)
+
+
+TURNS = (
+    [END],
+    [
+        "<think>a</think>" + protocol.crop_call(3, 5),
+        "<tool_call>{broken</tool_call>",
+        "<think>b</think>" + protocol.frame_call(8),
+        END,
+    ],
+    ["<think>a</think>" + protocol.crop_call(1, 1.5), "<think>cut off"],
+)
+
+
+@pytest.fixture(scope="module")
+def episode(world):
+    """The three conversations as a finished batch, on the bank of all videos."""
+    tokenizer, times, _ = world
+    rows, arrays = [], []
+    for video, turns in enumerate(TURNS):
+        row = build_episode(
+            "Where?", turns, [0, 1, 2], times[video], LENGTHS[video], tokenizer, LAYOUT, True
+        )
+        if video == 2:  # it ran out of tokens within its last turn
+            for values in row[:3]:
+                values.pop()
+        rows.append(row)
+        arrays.append(pad_row(row, LAYOUT.length))
+    batch = {name: np.stack([a[name] for a in arrays]) for name in arrays[0]}
+    offset = np.arange(3)[:, None] * 20 * 2
+    batch["frame"] = np.where(batch["frame"] >= 0, batch["frame"] + offset, -1)
+    calls = [np.zeros((3, 3), np.int32), np.zeros((3, 3), np.float32), np.zeros((3, 3), np.float32)]
+    calls += [np.full((3, 3), -1, np.int32), np.full((3, 3), -1, np.int32)]
+    for i, row in enumerate(rows):
+        for c, call in enumerate(row.calls):
+            for array, value in zip(calls, call, strict=True):
+                array[i, c] = value
+    zeros = np.zeros(batch["role"].shape, np.float32)
+    return Episode(
+        **batch, positions=np.zeros((3, *zeros.shape)), logprobs=zeros, calls=CallRecord(*calls)
+    )
+
+
+def test_trajectories_come_back(world, episode):
+    """Turns, executed calls and the bank frames that each observation showed, row by row."""
+    tokenizer = world[0]
+    found = read_trajectories(episode, 20, tokenizer, LAYOUT)
+    assert [t.turns for t in found] == [list(turns) for turns in TURNS]
+    assert [t.frames for t in found] == [[], [[3, 4, 5], [], [6, 7, 8]], [[1]]]
+    assert found[0].calls == []
+    assert found[1].calls == [
+        (Tool.CROP_VIDEO, 3.0, 5.0, CallStatus.OK),
+        (Tool.NONE, 0.0, 0.0, CallStatus.NOT_JSON),
+        (Tool.GET_FRAME, 8.0, 8.0, CallStatus.OK),
+    ]
+    assert found[2].calls == [(Tool.CROP_VIDEO, 1.0, 1.5, CallStatus.OK)]
+    assert found[0].text == END
+    for i, trajectory in enumerate(found):
+        assert trajectory.text == generated_text(episode.tokens[i], episode.role[i], tokenizer)
+        assert trajectory.text.count("<tool_response>") == len(trajectory.calls)
+    # The transcript holds the observation's time stamps, but no visual tokens.
+    observation = found[1].text.split("<tool_response>")[1].split("</tool_response>")[0]
+    assert observation == "3.04.05.0"
+    assert protocol.IMAGE not in found[1].text
+
+
+def test_a_call_whose_observation_did_not_fit_shows_nothing(world, episode):
+    """The row ended at its call: the call counts, no frames were seen."""
+    tokenizer = world[0]
+    role, frame, tokens = episode.role.copy(), episode.frame.copy(), episode.tokens.copy()
+    end = episode.calls.where[2, 0] + 1
+    role[2, end:], frame[2, end:], tokens[2, end:] = Role.PADDING, -1, 0
+    found = read_trajectories(
+        episode.replace(role=role, frame=frame, tokens=tokens), 20, tokenizer, LAYOUT
+    )[2]
+    assert found.frames == [[]] and len(found.calls) == 1
+    assert found.turns == [TURNS[2][0]] and found.text == TURNS[2][0]
