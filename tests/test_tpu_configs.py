@@ -36,9 +36,10 @@ def test_a_config_holds_a_possible_run(name):
     rows, columns = frame_grid(model, config.video.height, config.video.width)
     assert config.dialogue.length > config.dialogue.preview_frames * (rows * columns + 1)
     shards = sizes["data"] * sizes["fsdp"]
-    stages = (config.warm_up, config.cold_start, config.passive, config.ga_grpo)
-    for section in (*stages, config.evaluation):
+    for section in (config.warm_up, config.cold_start, config.passive, config.ga_grpo):
         assert section.batch_size % shards == 0
+    questions = config.evaluation.rollouts // config.evaluation.samples
+    assert questions % shards == 0
     rollouts = config.ga_grpo.batch_size * config.rl.group_size
     assert rollouts % config.rl.micro_batch == 0 and config.rl.micro_batch % shards == 0
     assert count_params(model) < 60e6

@@ -148,14 +148,17 @@ def test_windows_and_thoughts_of_the_other_parts(config, made):
 
 
 def test_captions_are_dense_and_timestamped(config, made):
-    with_event = 0
+    with_event = wide = 0
     for record in made["cap"]:
         start, end = record["window"]
-        assert 0 <= start < end < record["duration"] and end - start <= 45
+        assert 0 <= start < end < record["duration"]
+        wide += end - start >= 60
         times = [float(t) for t in re.findall(r"\d+\.\d", record["answer"])]
         assert times and all(start <= t <= end for t in times)
         with_event += len(record["visible"])
-    assert 0.4 < with_event / len(made["cap"]) < 0.8
+    assert with_event / len(made["cap"]) > 0.4
+    # Clips as sparse as a preview teach to name a phase's times from a few frames.
+    assert 0.1 < wide / len(made["cap"]) < 0.5
 
 
 def test_questions_of_all_parts_are_the_same_ones(made):
