@@ -4,12 +4,16 @@
         tokenize the whole conversation's text again and prefill it into a fresh cache
         generate until </tool_call> or <|im_end|>, one compiled step a token, driven from the host
         turn the tokens into text; parse the call on the host
-        open the recording again, decode the window, encode its frames, append them to the text
+        open the recording again, decode the window, encode its frames, show them in the text
 
-It is no straw man. All rows are one batch of fixed shapes (nothing compiles in the second run); a
-round's batch, prefill and cache are only as large as it needs; recordings are decoded by as many
-threads as there are cores, and from the window's key frame on only; a frame that a row has seen is
-not encoded again in its later turns; and the times of all frames are known in advance.
+It runs in two forms. In the plain one nothing that was seen is kept: at every turn a row's
+recording is decoded again from end to end, and all frames of its conversation are encoded again.
+With `keep` it is at its best: the preview is there before the clock starts, a frame that a row
+has seen is not encoded again, and only the new window is decoded, from its key frame on.
+
+Neither is a straw man otherwise. All rows are one batch of fixed shapes (nothing compiles in a
+second run); a round's batch, prefill and cache are only as large as it needs; recordings are
+decoded by as many threads as there are cores; the times of all frames are known in advance.
 """
 
 import collections
@@ -26,7 +30,7 @@ from benchmarks.peers_device import Device, encode_all, make_batch
 from benchmarks.peers_video import Recording
 from medscope_jax.dialogue import Layout, Tokenizer, protocol
 from medscope_jax.rollout import RolloutConfig
-from medscope_jax.tools import Call, CallStatus, error_text, parse_call, select_frames_host
+from medscope_jax.tools import CallStatus, error_text, parse_call, select_frames_host
 from medscope_jax.video import preview_indices
 
 PARTS = ("text", "decode video", "encode", "prefill", "generate")
@@ -38,7 +42,8 @@ class Conversation:
 
     recording: Recording
     text: str
-    features: list[np.ndarray]  # a [S, D] each frame, in reading order
+    times: list[float]  # seconds of the frames shown, in reading order
+    features: list[np.ndarray]  # their visual tokens [S, D], as far as they are encoded
     ids: list[int] = dataclasses.field(default_factory=list)  # as last tokenized, then sampled
     sampled: int = 0  # tokens generated so far
     turns: int = 0  # calls made so far
@@ -58,6 +63,7 @@ class Peers:
     tokenizer: Tokenizer
     crop: Callable  # (path, times [F]) -> uint8 [F, H, W, 3]
     threads: int  # that decode recordings
+    keep: bool  # whether frames once encoded stay, see above
 
 
 class Clock:
@@ -73,12 +79,14 @@ class Clock:
         self.seconds[part] += time.perf_counter() - begin
 
 
-def begin(peers: Peers, question: str, recording: Recording, preview: np.ndarray) -> Conversation:
-    """A conversation before its first turn; preview: [F, S, D] of its preview frames."""
-    shown = preview_indices(len(recording.times), peers.layout.preview_frames)
-    text = protocol.prompt_opening(True) + _frames_text(peers.layout, recording.times[shown])
+def begin(
+    peers: Peers, question: str, recording: Recording, preview: Sequence[np.ndarray] = ()
+) -> Conversation:
+    """A conversation before its first turn; preview: [S, D] of each preview frame, if there are."""
+    times = recording.times[preview_indices(len(recording.times), peers.layout.preview_frames)]
+    text = protocol.prompt_opening(True) + _frames_text(peers.layout, times)
     text += protocol.prompt_closing(question, True)
-    return Conversation(recording, text, list(preview))
+    return Conversation(recording, text, times.tolist(), list(preview))
 
 
 def roll_out(peers: Peers, rows: Sequence[Conversation], clock: Clock) -> int:
@@ -93,20 +101,27 @@ def roll_out(peers: Peers, rows: Sequence[Conversation], clock: Clock) -> int:
                 active = [row for row in rows if not row.done]
             if not active:
                 return steps
+            _see(peers, active, clock, pool)
             steps += _generate(peers, active, clock)
             with clock("text"):
-                looking = [row for row in active if not row.done]
-                calls = [_read_call(peers, row) for row in looking]
-                wanted = [_wanted(peers, r, c) for r, c in zip(looking, calls, strict=True)]
-                good = [i for i, times in enumerate(wanted) if len(times)]
-            with clock("decode video"):
-                paths = [looking[i].recording.path for i in good]
-                windows = list(pool.map(peers.crop, paths, [wanted[i] for i in good]))
-            with clock("encode"):
-                seen = dict(zip(good, encode_all(peers.device, peers.params, windows), strict=True))
-            with clock("text"):
-                for i, (row, call) in enumerate(zip(looking, calls, strict=True)):
-                    _observe(peers, row, call, wanted[i], seen.get(i, ()))
+                for row in active:
+                    if not row.done:
+                        _look(peers, row)
+
+
+def _see(peers: Peers, rows: Sequence[Conversation], clock: Clock, pool) -> None:
+    """Decodes and encodes the frames that rows are shown and that have no features (any more)."""
+    for row in rows:
+        if not peers.keep:
+            row.features = []
+    blind = [row for row in rows if len(row.features) < len(row.times)]
+    with clock("decode video"):
+        missing = [np.array(row.times[len(row.features) :]) for row in blind]
+        windows = list(pool.map(peers.crop, [row.recording.path for row in blind], missing))
+    with clock("encode"):
+        seen = encode_all(peers.device, peers.params, windows)
+    for row, features in zip(blind, seen, strict=True):
+        row.features = [*row.features, *features]
 
 
 def _tokenize(peers: Peers, row: Conversation) -> None:
@@ -114,7 +129,7 @@ def _tokenize(peers: Peers, row: Conversation) -> None:
     ids = peers.tokenizer.encode(row.text)
     row.drifted |= ids[: len(row.ids)] != row.ids
     images = ids.count(peers.tokenizer.tag(protocol.IMAGE))
-    row.broken = images != len(row.features) * peers.layout.tokens_per_frame
+    row.broken = images != len(row.times) * peers.layout.tokens_per_frame
     row.done = row.broken or len(ids) >= peers.layout.length
     row.ids = ids
 
@@ -160,34 +175,30 @@ def _end_turn(peers: Peers, row: Conversation, turn: list[int]) -> None:
     row.done = full or not called or row.turns >= peers.layout.max_tool_turns
 
 
-def _read_call(peers: Peers, row: Conversation) -> Call:
-    """The call that ends the row's text."""
+def _look(peers: Peers, row: Conversation) -> None:
+    """Parses the call that ends the row's text and shows its window, or says what is wrong.
+
+    A row without room for that and an answer ends instead.
+    """
     turn = row.text.rpartition(f"{protocol.IM_START}assistant\n")[2]
-    before, mark, text = turn.removesuffix(protocol.TOOL_CALL_END).rpartition(protocol.TOOL_CALL)
+    _, mark, text = turn.removesuffix(protocol.TOOL_CALL_END).rpartition(protocol.TOOL_CALL)
     readable = mark and len(peers.tokenizer.encode(text)) <= peers.config.call_tokens
-    return parse_call(text if readable else "", row.recording.duration)
-
-
-def _wanted(peers: Peers, row: Conversation, call: Call) -> np.ndarray:
-    """Times of the frames that a call shows, seconds; none where it failed."""
-    times = row.recording.times
-    indices, count = select_frames_host(
-        call.tool, call.start, call.end, times, len(times), peers.layout.window_frames
-    )
-    return times[indices[: count if call.status == CallStatus.OK else 0]]
-
-
-def _observe(peers: Peers, row: Conversation, call: Call, times, features) -> None:
-    """Appends what a call brought back; a row without room for it and an answer ends instead."""
-    good = call.status == CallStatus.OK
-    content = _frames_text(peers.layout, times) if good else error_text(call.status)
-    text = protocol.OBSERVATION_OPENING + content + protocol.OBSERVATION_CLOSING
+    call = parse_call(text if readable else "", row.recording.duration)
+    times, content = [], error_text(call.status)
+    if call.status == CallStatus.OK:
+        known = row.recording.times
+        indices, count = select_frames_host(
+            call.tool, call.start, call.end, known, len(known), peers.layout.window_frames
+        )
+        times = known[indices[:count]].tolist()
+        content = _frames_text(peers.layout, times)
+    shown = protocol.OBSERVATION_OPENING + content + protocol.OBSERVATION_CLOSING
     row.turns += 1
-    if len(row.ids) + len(peers.tokenizer.encode(text)) >= peers.layout.length:
+    if len(row.ids) + len(peers.tokenizer.encode(shown)) >= peers.layout.length:
         row.done = True
         return
-    row.text += text
-    row.features.extend(features)
+    row.text += shown
+    row.times += times
 
 
 def _frames_text(layout: Layout, times: Sequence[float]) -> str:

@@ -38,12 +38,10 @@ def crop_window(path: Path, times: np.ndarray, fps: float, size: tuple[int, int]
             now = -np.inf
             while now < when - _SAME_TIME:
                 if not capture.grab():
-                    raise VideoError(f"{path}: no frame at {when:.3f} s; run with --decode whole")
+                    raise VideoError(f"{path}: no frame at {when:.3f} s")
                 now = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
             if now > when + _SAME_TIME:
-                raise VideoError(
-                    f"{path}: seeking missed the frame at {when:.3f} s; run with --decode whole"
-                )
+                raise VideoError(f"{path}: seeking missed the frame at {when:.3f} s")
             frames.append(fit_frame(capture.retrieve()[1], size)[..., ::-1])
     finally:
         capture.release()

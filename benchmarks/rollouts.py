@@ -3,12 +3,15 @@
 The same questions on the same weights, greedily, so that both must write the same tokens:
 
   ours   one compiled program over a frame bank that was made once (rollout.make_rollout)
-  peers  the host parses each call, decodes and encodes the window again, tokenizes and prefills the
-         whole conversation again, and steps a compiled decoder token by token (benchmarks/peers.py)
+  peers  the host parses each call, decodes and encodes the window, tokenizes and prefills the whole
+         conversation again, and steps a compiled decoder token by token (benchmarks/peers.py)
 
-Compilation is timed apart (each runs once before), and so is what each does once a video: ours
-decodes and encodes every frame for the bank, the peers the frames of the preview. Prints a table;
---json FILE keeps all numbers. Run it on an otherwise idle machine.
+The peers' way comes in two forms, see there: "peers" decodes and encodes at every turn what a row
+has been shown; "peers_keep" keeps what was encoded, which is the best that it can be. Compilation
+is timed apart (each runs once before), and so is what is done once a video: ours encodes every
+frame for the bank, peers_keep those of the preview. Prints a table; --json FILE keeps all
+numbers. Run it on an otherwise idle machine: processor seconds are beside the seconds, for where
+there is none.
 """
 
 import concurrent.futures
@@ -24,7 +27,7 @@ import numpy as np
 from benchmarks import peers as peers_lib
 from benchmarks.peers_device import encode_all, make_device
 from benchmarks.peers_video import Recording, crop_whole, crop_window
-from benchmarks.rollouts_report import Outcome, print_report, ratios, summary
+from benchmarks.rollouts_report import Outcome, agreement, print_report, ratios, summary
 from benchmarks.trained import machine, open_trained
 from medscope_jax.config import ConfigError, parse_arguments, run_main
 from medscope_jax.dialogue import Role, stamp_ids
@@ -56,7 +59,7 @@ def ours(
     times = [videos[place].times for place in places]
 
     def once() -> Outcome:
-        clock = peers_lib.Clock()
+        clock, cpu = peers_lib.Clock(), time.process_time()
         with clock("text"):
             part = take_videos(bank, jnp.asarray(places, jnp.int32))
             prompts = jax.block_until_ready(
@@ -80,7 +83,8 @@ def ours(
         filled = np.sum(host.role != Role.PADDING, axis=1)
         rows = [row[:n].tolist() for row, n in zip(host.tokens, filled, strict=True)]
         generated = int(np.sum(host.role == Role.GENERATED))
-        return Outcome(rows, generated, dict(clock.seconds), int(work["decode_steps"]))
+        used = time.process_time() - cpu
+        return Outcome(rows, generated, dict(clock.seconds), used, int(work["decode_steps"]))
 
     return once
 
@@ -90,13 +94,13 @@ def theirs(
     records: Sequence[dict],
     places: Sequence[int],
     recordings: Sequence[Recording],
-    previews: Sequence[np.ndarray],
+    previews: Sequence[Sequence[np.ndarray]],
     group: int,
 ) -> Callable[[], tuple[Outcome, list[peers_lib.Conversation]]]:
     """The same rollouts the peers' way."""
 
     def once():
-        clock = peers_lib.Clock()
+        clock, cpu = peers_lib.Clock(), time.process_time()
         with clock("text"):
             rows = [
                 peers_lib.begin(peers, record["question"], recordings[place], previews[place])
@@ -106,12 +110,13 @@ def theirs(
         steps = peers_lib.roll_out(peers, rows, clock)
         generated = sum(row.sampled for row in rows)
         parts = {part: clock.seconds[part] for part in peers_lib.PARTS}
-        return Outcome([row.ids for row in rows], generated, parts, steps), rows
+        used = time.process_time() - cpu
+        return Outcome([row.ids for row in rows], generated, parts, used, steps), rows
 
     return once
 
 
-def measure(run: Run, params: dict, records: list[dict], group: int, whole: bool, repeats: int):
+def measure(run: Run, params: dict, records: list[dict], group: int, repeats: int) -> dict:
     """All numbers of one benchmark, as a dictionary for JSON."""
     video = run.config.video
     size, threads = (video.height, video.width), machine()["cores"]
@@ -136,50 +141,52 @@ def measure(run: Run, params: dict, records: list[dict], group: int, whole: bool
         Recording(path, v.times, v.duration) for path, v in zip(paths, videos, strict=True)
     ]
 
-    crop = functools.partial(crop_whole if whole else crop_window, fps=video.fps, size=size)
+    known = dict(zip(paths, videos, strict=True))
     wrong: list[str] = []
-    config = rollout_config(run.config, 1, True)
-    peers = peers_lib.Peers(
-        params=params,
-        device=device,
-        layout=run.layout,
-        config=config,
-        tokenizer=run.tokenizer,
-        crop=_checked(crop, dict(zip(paths, videos, strict=True)), wrong),
-        threads=threads,
-    )
-    a = ours(run, params, records, places, videos, bank, group)
-    first_ours = _timed(a)
-    first_theirs = _timed(theirs(peers, records, places, recordings, previews, group))
-    peers = dataclasses.replace(peers, crop=crop)
-    b = theirs(peers, records, places, recordings, previews, group)
-    # In turns, so that a busy moment of the machine hits both.
-    pairs = [(a(), b()) for _ in range(repeats)]
-    mine, other = [x for x, _ in pairs], [x for _, (x, _) in pairs]
-    rows = pairs[-1][1][1]
-    tokens = zip(mine[-1].tokens, other[-1].tokens, strict=True)
-    differ = [i for i, (x, y) in enumerate(tokens) if x != y]
+    forms, first = {"ours": ours(run, params, records, places, videos, bank, group)}, {}
+    first["ours"] = _timed(forms["ours"])
+    for name, crop in (("peers", crop_whole), ("peers_keep", crop_window)):
+        keep = name == "peers_keep"
+        crop = functools.partial(crop, fps=video.fps, size=size)
+        peers = peers_lib.Peers(
+            params=params,
+            device=device,
+            layout=run.layout,
+            config=rollout_config(run.config, 1, True),
+            tokenizer=run.tokenizer,
+            crop=_checked(crop, known, wrong),
+            threads=threads,
+            keep=keep,
+        )
+        shown = previews if keep else [()] * len(previews)
+        first[name] = _timed(theirs(peers, records, places, recordings, shown, group))
+        peers = dataclasses.replace(peers, crop=crop)
+        forms[name] = theirs(peers, records, places, recordings, shown, group)
+    # In turns, so that a busy moment of the machine hits all.
+    found = [{name: form() for name, form in forms.items()} for _ in range(repeats)]
+    outcomes = {
+        name: [turn[name] if name == "ours" else turn[name][0] for turn in found] for name in forms
+    }
     result = {
         "questions": len(records),
         "group": group,
-        "rows": len(rows),
+        "rows": len(records) * group,
         "videos": len(names),
         "repeats": repeats,
-        "decoding_of_videos": "whole" if whole else "window",
-        "ours": summary(mine, len(rows), first_ours),
-        "peers": summary(other, len(rows), first_theirs),
-        "tool_calls": sum(row.turns for row in rows),
-        "rows_differing": len(differ),
-        "rows_retokenized_differently": sum(row.drifted for row in rows),
-        "rows_differing_though_tokenized_alike": sum(not rows[i].drifted for i in differ),
-        "rows_broken_by_tokenizing_again": sum(row.broken for row in rows),
+        "tool_calls": sum(row.turns for row in found[-1]["peers"][1]),
+        "frames_shown": sum(len(row.times) for row in found[-1]["peers"][1]),  # previews too
         "windows_decoded_differently": len(wrong),
         "once": {
             "decode_videos": decoded - begin,
             "ours_encode_bank": banked - decoded,
-            "peers_encode_previews": previewed - banked,
+            "peers_keep_encode_previews": previewed - banked,
         },
     }
+    for name, several in outcomes.items():
+        result[name] = summary(several, first[name])
+        if name != "ours":
+            rows = found[-1][name][1]
+            result[name] |= agreement(outcomes["ours"][-1], several[-1], rows)
     return result | ratios(result)
 
 
@@ -223,11 +230,6 @@ def main(argv: Sequence[str]) -> None:
             "--rows": {"type": int, "default": 64, "help": "concurrent rollouts (64)"},
             "--group": {"type": int, "default": 1, "help": "rollouts a question (1)"},
             "--repeats": {"type": int, "default": 3, "help": "timed runs of each (3)"},
-            "--decode": {
-                "choices": ("window", "whole"),
-                "default": "window",
-                "help": "what the peers decode of a recording at each call",
-            },
             "--json": {"metavar": "FILE", "help": "where to write all numbers"},
         },
     )
@@ -243,7 +245,7 @@ def main(argv: Sequence[str]) -> None:
     if count > len(records):
         raise UserError(f"the {flags.split} split has {len(records)} questions, not {count}")
     records = [records[i] for i in preview_indices(len(records), count)]
-    result = measure(run, params, records, flags.group, flags.decode == "whole", flags.repeats)
+    result = measure(run, params, records, flags.group, flags.repeats)
     result = {"model": model, "split": flags.split, "machine": place} | result
     print_report(result)
     if flags.json:
