@@ -60,10 +60,10 @@ class Episode:
 class Layout:
     """How conversations are laid out in slots.
 
-    frame_format is the text of one frame, with {frame} standing for its S visual tokens and the time
-    on either side of it: "<{time:.1f}s><|vision_start|>{frame}<|vision_end|>" suits Qwen's weights;
-    in "{frame}{time:.1f}" the time's own token can gather what the frame shows, which a small model
-    learns sooner than to carry the time to each visual token.
+    frame_format is the text of one frame, with {frame} standing for its S visual tokens and the
+    time on either side of it: "<{time:.1f}s><|vision_start|>{frame}<|vision_end|>" suits Qwen's
+    weights; in "{frame}{time:.1f}" the time's own token can gather what the frame shows, which a
+    small model learns sooner than to carry the time to each visual token.
     """
 
     length: int  # slots of an episode

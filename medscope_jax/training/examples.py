@@ -65,7 +65,7 @@ def dialogue_row(record: Mapping, video: Video, tokenizer: Tokenizer, layout: La
 def dialogue_example(
     record: Mapping, video: Video, place: int, tokenizer: Tokenizer, layout: Layout, max_frames: int
 ) -> dict:
-    """dialogue_row as arrays [L]; frame points into the flat bank, place is the video's row there."""
+    """dialogue_row as arrays [L]; frame points into the flat bank, place: the video's row there."""
     arrays = pad_row(dialogue_row(record, video, tokenizer, layout), layout.length)
     offset = place * max_frames * layout.tokens_per_frame
     arrays["frame"] = np.where(arrays["frame"] >= 0, arrays["frame"] + offset, -1).astype(np.int32)

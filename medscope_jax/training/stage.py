@@ -12,13 +12,13 @@ from medscope_jax.models import init_params
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.metrics import MetricsWriter, Progress
 from medscope_jax.training.run import Run, model_key
-from medscope_jax.training.state import TrainState, init_state, make_optimizer
 from medscope_jax.training.start import (
     with_balanced_scales,
     with_copying_heads,
     with_local_heads,
     with_ticks,
 )
+from medscope_jax.training.state import TrainState, init_state, make_optimizer
 
 STAGES = ("warm_up", "passive", "cold_start", "ga_grpo")
 # The name of each trained model in tables, and the stage that ends with it.

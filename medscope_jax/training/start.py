@@ -1,7 +1,7 @@
 """Where a model that is trained from nothing starts: able to copy, and with a sense of time.
 
-Pretrained weights need none of this. A laptop's model has minutes, and what it must learn first is to
-find the frame that shows something and to copy that frame's time. Three starting points shorten
+Pretrained weights need none of this. A laptop's model has minutes, and what it must learn first is
+to find the frame that shows something and to copy that frame's time. Three starting points shorten
 this: attention whose value and output projections undo each other, so that looking at a token at
 once makes it likelier (after the mimetic initialization of Trockman and Kolter, 2023); a few heads
 that look back a fixed number of slots; and ticks of the clock that lie along a curve, so that near
@@ -26,7 +26,8 @@ def with_balanced_scales(params: dict) -> dict:
     """Parameters under which a token's identity is not drowned by what random layers add to it.
 
     Drawn with one spread for all, the feed-forward layers of a narrow model write three times a
-    token's own length into the residual stream, and a visual token is eight times as long as a word.
+    token's own length into the residual stream, and a visual token is eight times as long as a
+    word.
     """
     text, vision = params["text"], params["vision"]
     table = text["embed_tokens"]
