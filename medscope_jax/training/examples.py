@@ -48,8 +48,14 @@ def clip_example(record: Mapping, video: Video, tokenizer: Tokenizer, layout: La
     return {**pad_row(row, layout.length), "frames": frames}
 
 
-def dialogue_row(record: Mapping, video: Video, tokenizer: Tokenizer, layout: Layout) -> Row:
-    """Stage 2: the whole-video preview, then the record's turns with their observations."""
+def dialogue_row(
+    record: Mapping, video: Video, tokenizer: Tokenizer, layout: Layout, tools: bool
+) -> Row:
+    """Stage 2: the whole-video preview, then the record's turns with their observations.
+
+    tools: whether the prompt offers tools. That is the model's doing, not the record's: the passive
+    baseline reads the easy questions that everyone reads, in the words in which it will be asked.
+    """
     return build_episode(
         record["question"],
         record["turns"],
@@ -58,15 +64,21 @@ def dialogue_row(record: Mapping, video: Video, tokenizer: Tokenizer, layout: La
         video.duration,
         tokenizer,
         layout,
-        tools=record["part"] != "passive",
+        tools=tools,
     )
 
 
 def dialogue_example(
-    record: Mapping, video: Video, place: int, tokenizer: Tokenizer, layout: Layout, max_frames: int
+    record: Mapping,
+    video: Video,
+    place: int,
+    tokenizer: Tokenizer,
+    layout: Layout,
+    max_frames: int,
+    tools: bool,
 ) -> dict:
     """dialogue_row as arrays [L]; frame points into the flat bank, place: the video's row there."""
-    arrays = pad_row(dialogue_row(record, video, tokenizer, layout), layout.length)
+    arrays = pad_row(dialogue_row(record, video, tokenizer, layout, tools), layout.length)
     offset = place * max_frames * layout.tokens_per_frame
     arrays["frame"] = np.where(arrays["frame"] >= 0, arrays["frame"] + offset, -1).astype(np.int32)
     return arrays

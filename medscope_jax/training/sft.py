@@ -49,8 +49,10 @@ def prepare_clips(run: Run, split: Split, params: dict) -> tuple[Batches, Update
 def prepare_dialogues(name: str, run: Run, split: Split, params: dict) -> tuple[Batches, Update]:
     """Stage 2 and the passive baseline: conversations over a bank that is made once."""
     records = _records(run, name)
+    tools = name != "passive"
     rows = [
-        dialogue_row(record, _video(split, record), run.tokenizer, run.layout) for record in records
+        dialogue_row(record, _video(split, record), run.tokenizer, run.layout, tools)
+        for record in records
     ]
     slots, generated = measure_rows(rows)
     layout = dataclasses.replace(run.layout, length=slots)
@@ -64,6 +66,7 @@ def prepare_dialogues(name: str, run: Run, split: Split, params: dict) -> tuple[
             run.tokenizer,
             layout,
             run.config.video.max_frames,
+            tools,
         )
 
     return _batches(run, name, records, example), _update(run, name, bank, generated)

@@ -114,11 +114,12 @@ def run_stage(
     if state is None:
         state = _first_state(run, name, first_params)
     steps = section.steps
+    every = 1 if name == "ga_grpo" else log.every  # a step of stage 3 takes seconds
     progress = Progress(steps, name, done=first)
     for step in range(first, steps):
         state, metrics = update(state, next(batches))
         last = step + 1 == steps
-        if last or (step + 1) % log.every == 0:
+        if last or (step + 1) % every == 0:
             metrics = jax.device_get(metrics)
             writer.write(name, step + 1, metrics)
             progress.update(step + 1 - first, **_shown(metrics))

@@ -77,7 +77,7 @@ def test_a_long_clip_is_spread_over_its_window(tokenizer, video):
 def test_a_dialogue_points_into_the_bank(tokenizer, video):
     """The preview and the re-executed window, counted from the video's place in the bank."""
     turns = ["<think>a</think>" + protocol.crop_call(2, 3), END]
-    example = dialogue_example(record("vcot", turns), video, 5, tokenizer, LAYOUT, max_frames=20)
+    example = dialogue_example(record("vcot", turns), video, 5, tokenizer, LAYOUT, 20, tools=True)
     # Preview: first, middle (4.5 rounded to even), last.
     frames = [0, 4, 9, 2, 3]
     wanted = [(5 * 20 + t) * 2 + s for t in frames for s in range(2)]
@@ -85,30 +85,32 @@ def test_a_dialogue_points_into_the_bank(tokenizer, video):
     assert example["frame"].dtype == np.int32
     roles = example["role"][example["frame"] >= 0]
     assert list(roles) == [Role.PROMPT] * 6 + [Role.OBSERVATION] * 4
-    first = dialogue_example(record("vcot", turns), video, 0, tokenizer, LAYOUT, max_frames=20)
+    first = dialogue_example(record("vcot", turns), video, 0, tokenizer, LAYOUT, 20, tools=True)
     np.testing.assert_array_equal(first["tokens"], example["tokens"])
 
 
-@pytest.mark.parametrize("part, offered", [("vcot", True), ("cot", True), ("passive", False)])
-def test_only_the_passive_baseline_is_offered_no_tools(tokenizer, video, part, offered):
-    row = dialogue_row(record(part, [END]), video, tokenizer, LAYOUT)
+@pytest.mark.parametrize("offered", [True, False])
+def test_tools_are_offered_as_asked(tokenizer, video, offered):
+    """The passive baseline reads easy questions too, but in a prompt without tools."""
+    row = dialogue_row(record("cot", [END]), video, tokenizer, LAYOUT, offered)
     assert ("crop_video" in tokenizer.decode(row.tokens)) == offered
 
 
 def test_an_episode_too_long_for_the_layout_is_not_cut(tokenizer, video):
     short = dataclasses.replace(LAYOUT, length=20)
     with pytest.raises(ValueError, match="does not fit dialogue.length=20"):
-        dialogue_row(record("cot", [END]), video, tokenizer, short)
+        dialogue_row(record("cot", [END]), video, tokenizer, short, True)
 
 
 def test_shapes_hold_every_row(tokenizer, video):
     rows = [
-        dialogue_row(record("cot", [END]), video, tokenizer, LAYOUT),
+        dialogue_row(record("cot", [END]), video, tokenizer, LAYOUT, True),
         dialogue_row(
             record("vcot", ["<think>a</think>" + protocol.crop_call(2, 5), END]),
             video,
             tokenizer,
             LAYOUT,
+            True,
         ),
     ]
     slots, generated = measure_rows(rows)
