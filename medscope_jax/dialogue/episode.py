@@ -22,6 +22,7 @@ from flax import struct
 
 from medscope_jax.dialogue import protocol
 from medscope_jax.dialogue.tokenizer import Tokenizer
+from medscope_jax.errors import UserError
 from medscope_jax.tools import CallStatus, error_text, parse_call, select_frames_host
 
 
@@ -151,7 +152,7 @@ def build_episode(
     """A whole conversation: the prompt, and each assistant turn with the observation of its call.
 
     turns end in </tool_call> (an observation follows) or </answer>; times [T] and duration in
-    seconds. ValueError if it needs more than layout.length slots, so that nothing is cut silently.
+    seconds. UserError if it needs more than layout.length slots, so that nothing is cut silently.
     """
     row = build_prompt(question, shown, times, tokenizer, layout, tools)
     im_end = tokenizer.tag(protocol.IM_END)
@@ -174,7 +175,7 @@ def build_episode(
             _append(row, tokenizer.encode(error_text(call.status)), Role.OBSERVATION)
         _append(row, tokenizer.encode(protocol.OBSERVATION_CLOSING), Role.OBSERVATION)
     if len(row.tokens) > layout.length:
-        raise ValueError(
+        raise UserError(
             f"an episode of {len(row.tokens)} tokens does not fit dialogue.length={layout.length}: "
             f"{question[:60]!r}"
         )

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from medscope_jax.errors import UserError
 from medscope_jax.models.attention import attend
 from medscope_jax.models.config import ModelConfig, VisionConfig
 from medscope_jax.models.layers import RMSNorm, SwiGLU, dense, precision
@@ -40,11 +41,11 @@ def frame_grid(config: ModelConfig, height: int, width: int) -> tuple[int, int]:
     """Merged tokens (h', w') of a frame of height x width pixels.
 
     Raises:
-        ValueError: a side is not a positive multiple of patch_size * spatial_merge_size.
+        UserError: a side is not a positive multiple of patch_size * spatial_merge_size.
     """
     unit = config.vision.patch_size * config.vision.spatial_merge_size
     if height <= 0 or width <= 0 or height % unit or width % unit:
-        raise ValueError(
+        raise UserError(
             f"frames of {height}x{width} pixels do not split into {unit}-pixel tokens: resize them"
         )
     return height // unit, width // unit
