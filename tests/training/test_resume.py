@@ -183,11 +183,18 @@ def test_stopped_again_and_again(run, whole, tmp_path):
 
 def command(workdir, arguments):
     """The program's command line and environment."""
+    # Enough steps to write calls and answers, so that stage 3 has rewards to learn from.
     changes = {
         "warm_up.steps": 3,
-        "ga_grpo.steps": 3,
+        "cold_start.steps": 80,
+        "cold_start.batch_size": 8,
+        "cold_start.learning_rate": 3e-3,
+        "ga_grpo.steps": 4,
+        "rl.group_size": 4,
         "rl.updates": 2,
-        "log.checkpoint_every": 1,
+        "rl.kl_coefficient": 0.1,
+        "rollout.turn_tokens": 48,
+        "log.checkpoint_every": 2,
     }
     arguments = [*arguments, *(f"--config.{k}={v}" for k, v in changes.items())]
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
@@ -234,6 +241,7 @@ def test_the_program_killed_in_every_stage_ends_the_same(tmp_path, micro_argumen
     assert process.returncode == 0, Path(f"{whole}.log").read_text()[-2000:]
     log = lines(whole)
     total = len(log)
+    assert any(line.get("tool_rate", 0) and line["groups_without_signal"] < 1 for line in log)
     # Seconds from each line to the next (from the last one: the evaluation).
     when = [begins.get(n) for n in range(total + 1)] + [end]
     later = [next(t for t in when[n + 1 :] if t is not None) for n in range(total + 1)]
