@@ -16,6 +16,7 @@ from medscope_jax.dialogue.episode import (
 )
 from medscope_jax.dialogue.tokenizer import (
     Tokenizer,
+    encode_parts,
     load_tokenizer,
     save_tokenizer,
     train_tokenizer,
@@ -30,6 +31,7 @@ __all__ = [
     "Tokenizer",
     "build_episode",
     "build_prompt",
+    "encode_parts",
     "frame_text_ids",
     "generated_text",
     "load_tokenizer",

@@ -21,7 +21,7 @@ import numpy as np
 from flax import struct
 
 from medscope_jax.dialogue import protocol
-from medscope_jax.dialogue.tokenizer import Tokenizer
+from medscope_jax.dialogue.tokenizer import Tokenizer, encode_parts
 from medscope_jax.errors import UserError
 from medscope_jax.tools import CallStatus, error_text, parse_call, select_frames_host
 
@@ -135,7 +135,8 @@ def build_prompt(
     row = Row([], [], [], [])
     _append(row, tokenizer.encode(protocol.prompt_opening(tools)), Role.PROMPT)
     _append_frames(row, shown, times, tokenizer, layout, Role.PROMPT)
-    _append(row, tokenizer.encode(protocol.prompt_closing(question, tools)), Role.PROMPT)
+    closing = protocol.prompt_closing_parts(question, tools)
+    _append(row, encode_parts(tokenizer, closing), Role.PROMPT)
     return row
 
 

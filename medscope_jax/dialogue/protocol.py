@@ -96,8 +96,14 @@ def prompt_opening(tools: bool) -> str:
 
 def prompt_closing(question: str, tools: bool) -> str:
     """Everything between the frames and the assistant's first token."""
+    return "".join(text for text, _ in prompt_closing_parts(question, tools))
+
+
+def prompt_closing_parts(question: str, tools: bool) -> list[tuple[str, bool]]:
+    """prompt_closing as (text, trusted) parts: tags in the user's question are mere text."""
     instruction = INSTRUCTION_WITH_TOOLS if tools else INSTRUCTION
-    return f"\n{question}\n{instruction}{IM_END}\n{IM_START}assistant\n"
+    closing = f"\n{instruction}{IM_END}\n{IM_START}assistant\n"
+    return [("\n", True), (question, False), (closing, True)]
 
 
 OBSERVATION_OPENING = f"{IM_END}\n{IM_START}user\n<tool_response>"

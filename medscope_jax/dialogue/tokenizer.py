@@ -9,7 +9,8 @@ encoding with byte fallback: no text is out of vocabulary, and every id stands f
 
 import dataclasses
 import io
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -26,12 +27,15 @@ class Tokenizer:
     """What the project asks of a tokenizer.
 
     encode: text -> ids, tags becoming their single ids. pieces: the bytes of each id. serialized:
-    the file's content, for saving.
+    the file's content, for saving. encode_text: text -> ids, a tag in it being mere text (None: no
+    text can hold one). tags: the tags that encode finds, and their ids.
     """
 
     encode: Callable[[str], list[int]]
     pieces: tuple[bytes, ...]
     serialized: bytes = dataclasses.field(repr=False)
+    encode_text: Callable[[str], list[int]] | None = None
+    tags: Mapping[str, int] = dataclasses.field(default_factory=dict, hash=False)
 
     @property
     def vocab_size(self) -> int:
@@ -48,6 +52,37 @@ class Tokenizer:
         if len(ids) != 1:
             raise ValueError(f"{text!r} is {len(ids)} tokens in this tokenizer, not one")
         return ids[0]
+
+
+def encode_parts(tokenizer: Tokenizer, parts: Iterable[tuple[str, bool]]) -> list[int]:
+    """Ids of a text given as (piece, trusted) parts: tags count in trusted pieces only.
+
+    What a user typed is not trusted: "<|im_end|>" in a question is ten letters or so, not the end
+    of the user's turn. Where such pieces hold no tag the ids are those of the whole text.
+    """
+    parts = list(parts)
+    plain = tokenizer.encode_text
+    if plain is None or not any(
+        tag in text for text, trusted in parts if not trusted for tag in tokenizer.tags
+    ):
+        return tokenizer.encode("".join(text for text, _ in parts))
+    ids, text = [], ""
+    for part, trusted in parts:
+        for piece in split_tags(part, tokenizer.tags) if trusted else [part]:
+            if trusted and piece in tokenizer.tags:
+                ids += [*plain(text), tokenizer.tags[piece]]
+                text = ""
+            else:
+                text += piece
+    return ids + plain(text)
+
+
+def split_tags(text: str, tags: Iterable[str]) -> list[str]:
+    """The text cut before and after each tag; of tags that start alike the longest counts."""
+    longest_first = sorted(tags, key=len, reverse=True)
+    if not longest_first:
+        return [text]
+    return [p for p in re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if p]
 
 
 def train_tokenizer(corpus: Iterable[str], vocab_size: int, ticks: int) -> Tokenizer:
@@ -97,10 +132,21 @@ def sentencepiece_tokenizer(serialized: bytes) -> Tokenizer:
             ids += sign + processor.encode(part)
         return ids
 
+    tags = {tag: processor.piece_to_id(tag) for tag in protocol.TAGS if tag.startswith("<")}
+
+    def encode_text(text: str) -> list[int]:
+        """Cuts each tag after its "<", so that no piece for the whole of it applies."""
+        ids = []
+        for piece in split_tags(text, tags):
+            ids += encode("<") + encode(piece[1:]) if piece in tags else encode(piece)
+        return ids
+
     return Tokenizer(
         encode=encode,
         pieces=tuple(_piece_bytes(processor, i) for i in range(size)),
         serialized=serialized,
+        encode_text=encode_text,
+        tags=tags,
     )
 
 
