@@ -1,5 +1,6 @@
 """Tokenizers, the chat protocol, and conversations as integers."""
 
+from medscope_jax.dialogue.chat_template import encode_chat, render_chat
 from medscope_jax.dialogue.episode import (
     CallRecord,
     Episode,
@@ -14,6 +15,7 @@ from medscope_jax.dialogue.episode import (
     stamp_ids,
     turn_texts,
 )
+from medscope_jax.dialogue.qwen_tokenizer import load_qwen_tokenizer
 from medscope_jax.dialogue.tokenizer import (
     Tokenizer,
     encode_parts,
@@ -31,11 +33,14 @@ __all__ = [
     "Tokenizer",
     "build_episode",
     "build_prompt",
+    "encode_chat",
     "encode_parts",
     "frame_text_ids",
     "generated_text",
+    "load_qwen_tokenizer",
     "load_tokenizer",
     "pad_row",
+    "render_chat",
     "save_tokenizer",
     "stamp_ids",
     "train_tokenizer",

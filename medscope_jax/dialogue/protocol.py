@@ -6,6 +6,7 @@ tool_call / answer.
 """
 
 import json
+from collections.abc import Iterable, Mapping
 
 PAD = "<|endoftext|>"
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
@@ -62,16 +63,21 @@ FUNCTIONS = (
     ),
 )
 
+
+def tool_signatures(functions: Iterable[Mapping]) -> str:
+    """What Qwen's chat template adds to the system's words: the functions, one JSON line each."""
+    return (
+        "\n\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+        + "You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n"
+        + "\n".join(json.dumps(function, ensure_ascii=False) for function in functions)
+        + "\n</tools>\n\nFor each function call, return a json object with function name and "
+        + "arguments within <tool_call></tool_call> XML tags:\n<tool_call>\n"
+        + '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
+    )
+
+
 SYSTEM = "You are a helpful assistant."
-SYSTEM_WITH_TOOLS = (
-    SYSTEM
-    + "\n\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
-    + "You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n"
-    + "\n".join(json.dumps(function) for function in FUNCTIONS)
-    + "\n</tools>\n\nFor each function call, return a json object with function name and arguments "
-    + "within <tool_call></tool_call> XML tags:\n<tool_call>\n"
-    + '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
-)
+SYSTEM_WITH_TOOLS = SYSTEM + tool_signatures(FUNCTIONS)
 
 INSTRUCTION_WITH_TOOLS = (
     f"Think first. Call crop_video or get_frame on {VIDEO_PATH} if you need to look closer. "

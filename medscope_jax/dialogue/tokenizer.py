@@ -10,7 +10,7 @@ encoding with byte fallback: no text is out of vocabulary, and every id stands f
 import dataclasses
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -27,15 +27,13 @@ class Tokenizer:
     """What the project asks of a tokenizer.
 
     encode: text -> ids, tags becoming their single ids. pieces: the bytes of each id. serialized:
-    the file's content, for saving. encode_text: text -> ids, a tag in it being mere text (None: no
-    text can hold one). tags: the tags that encode finds, and their ids.
+    the file's content, for saving. mixed: what encode_parts calls (None: no text holds tags).
     """
 
     encode: Callable[[str], list[int]]
-    pieces: tuple[bytes, ...]
+    pieces: tuple[bytes, ...] = dataclasses.field(repr=False)
     serialized: bytes = dataclasses.field(repr=False)
-    encode_text: Callable[[str], list[int]] | None = None
-    tags: Mapping[str, int] = dataclasses.field(default_factory=dict, hash=False)
+    mixed: Callable[[Sequence[tuple[str, bool]]], list[int]] | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -58,23 +56,12 @@ def encode_parts(tokenizer: Tokenizer, parts: Iterable[tuple[str, bool]]) -> lis
     """Ids of a text given as (piece, trusted) parts: tags count in trusted pieces only.
 
     What a user typed is not trusted: "<|im_end|>" in a question is ten letters or so, not the end
-    of the user's turn. Where such pieces hold no tag the ids are those of the whole text.
+    of the user's turn. Where no tag comes from such pieces the ids are those of the whole text.
     """
     parts = list(parts)
-    plain = tokenizer.encode_text
-    if plain is None or not any(
-        tag in text for text, trusted in parts if not trusted for tag in tokenizer.tags
-    ):
+    if tokenizer.mixed is None:
         return tokenizer.encode("".join(text for text, _ in parts))
-    ids, text = [], ""
-    for part, trusted in parts:
-        for piece in split_tags(part, tokenizer.tags) if trusted else [part]:
-            if trusted and piece in tokenizer.tags:
-                ids += [*plain(text), tokenizer.tags[piece]]
-                text = ""
-            else:
-                text += piece
-    return ids + plain(text)
+    return tokenizer.mixed(parts)
 
 
 def split_tags(text: str, tags: Iterable[str]) -> list[str]:
@@ -132,22 +119,34 @@ def sentencepiece_tokenizer(serialized: bytes) -> Tokenizer:
             ids += sign + processor.encode(part)
         return ids
 
-    tags = {tag: processor.piece_to_id(tag) for tag in protocol.TAGS if tag.startswith("<")}
+    tags = [tag for tag in protocol.TAGS if tag.startswith("<")]
 
-    def encode_text(text: str) -> list[int]:
+    def untagged(text: str) -> list[int]:
         """Cuts each tag after its "<", so that no piece for the whole of it applies."""
         ids = []
         for piece in split_tags(text, tags):
             ids += encode("<") + encode(piece[1:]) if piece in tags else encode(piece)
         return ids
 
+    def mixed(parts: Sequence[tuple[str, bool]]) -> list[int]:
+        whole = "".join(text for text, _ in parts)
+        trusted = [text for text, is_trusted in parts if is_trusted]
+        # Counted in the whole: two pieces of a user's text could make a tag between them.
+        if _count(whole, tags) == sum(_count(text, tags) for text in trusted):
+            return encode(whole)
+        encoded = (encode(text) if is_trusted else untagged(text) for text, is_trusted in parts)
+        return [index for ids in encoded for index in ids]
+
     return Tokenizer(
         encode=encode,
         pieces=tuple(_piece_bytes(processor, i) for i in range(size)),
         serialized=serialized,
-        encode_text=encode_text,
-        tags=tags,
+        mixed=mixed,
     )
+
+
+def _count(text: str, tags: Sequence[str]) -> int:
+    return sum(piece in tags for piece in split_tags(text, tags))
 
 
 def _piece_bytes(processor: sentencepiece.SentencePieceProcessor, index: int) -> bytes:
