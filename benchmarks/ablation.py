@@ -48,9 +48,10 @@ VARIANTS = {
     "no_modulation": {"advantage.mode": "none"},
     "no_evidence": {"advantage.mode": "none", "reward.evidence_weight": 0.0},
     "step": {"reward.crop_reward": "step"},
-    "smooth": {"reward.crop_reward": "smooth"},
+    "each": {"reward.looks": "each"},
+    "published": {"reward.crop_reward": "step", "reward.looks": "each"},
 }
-_DEFAULT = "full,no_evidence,no_modulation,step"
+_DEFAULT = "full,no_evidence,no_modulation,published"
 _SHARED = ("suite", "tokenizer.model")
 _START = "sft"  # the model that every variant starts from, for comparison
 

@@ -1,9 +1,10 @@
 """Reward of one trajectory: answer, format and evidence (plain Python, float64).
 
-Follows MedScope (arXiv 2602.13332): R = R_acc + R_format + R_crop + R_frame, with two guarded
-traps. `floor` in floating point loses a step at exact marks, so margins get 1e-9. And the
-published crop reward scores a partial overlap below no call at all; `crop_reward="smooth"`
-offers a version without that cliff.
+Follows MedScope (arXiv 2602.13332): R = R_acc + R_format + R_crop + R_frame, with three guarded
+traps. `floor` in floating point loses a step at exact marks, so margins get 1e-9. The published
+crop reward scores a partial overlap below no call at all; `crop_reward="smooth"` is without that
+cliff. And the published evidence is a sum over tools: a policy earns most by a window that it never
+narrows and a frame anywhere inside the evidence; `looks="last"` scores the last look alone.
 """
 
 import dataclasses
@@ -45,6 +46,9 @@ class RewardConfig:
       frame_window: seconds over which the reward of a frame time falls to 0.
       answer_weight, format_weight, evidence_weight: weights in the total.
       crop_reward: "step" as published, or "smooth" (alpha * IoU in place of the sign).
+      looks: "each" as published: the last valid call of each tool earns; "last": only the last
+        valid call of all, and a get_frame on a segment earns as the window that it shows does,
+        `frame_window` seconds to either side.
       fidelity: "masked" (a validity mask of its own) or "fork" (negative values mean "unknown").
     """
 
@@ -57,11 +61,14 @@ class RewardConfig:
     format_weight: float = 1.0
     evidence_weight: float = 1.0
     crop_reward: str = "step"
+    looks: str = "each"
     fidelity: str = "masked"
 
     def __post_init__(self):
         if self.crop_reward not in ("step", "smooth"):
             raise UserError(f'crop_reward is "{self.crop_reward}"; choose "step" or "smooth"')
+        if self.looks not in ("each", "last"):
+            raise UserError(f'looks is "{self.looks}"; choose "each" or "last"')
         if self.fidelity not in ("masked", "fork"):
             raise UserError(f'fidelity is "{self.fidelity}"; choose "masked" or "fork"')
         if not (self.delta > 0 and self.frame_window > 0):
@@ -78,7 +85,8 @@ class Reward:
       total: weighted sum of the four.
       window: (start, end) seconds of the crop_video call that counted, or None.
       timestamp: seconds of the get_frame call that counted, or None.
-      iou: IoU of `window` with the evidence spans (a frame time: 1 inside, 0 outside).
+      iou: IoU of `window` with the evidence spans (a frame time: 1 inside, 0 outside); where the
+        last look alone counts and was a get_frame, of the window that it shows.
       grounded: whether the question has evidence to compare with.
     """
 
@@ -135,10 +143,20 @@ def last_valid_calls(text: str, duration: float | None = None) -> tuple[Span | N
     The rules are those of `tools.parse_call`; with a duration, calls beyond it are invalid and
     ends are clamped to it. Without any tool response in the text nothing counts: (None, None).
     """
+    return _last_of_each(written_calls(text, duration))
+
+
+def last_executed_calls(calls: Iterable[tuple]) -> tuple[Span | None, float | None]:
+    """As `last_valid_calls`, from executed calls (tool, start, end, status) in order."""
+    return _last_of_each(calls)
+
+
+def written_calls(text: str, duration: float | None = None) -> list[tuple]:
+    """Valid calls (tool, start, end, status) of a transcript, in order; see `last_valid_calls`."""
     if _TOOL_RESPONSE not in text:
-        return None, None
+        return []
     limit = math.inf if duration is None else float(duration)
-    window = timestamp = None
+    calls = []
     for match in _TOOL_CALL.finditer(text):
         call = parse_call(match[1], limit)
         if call.status != CallStatus.OK:
@@ -146,14 +164,15 @@ def last_valid_calls(text: str, duration: float | None = None) -> tuple[Span | N
         # parse_call rounds times to float32 as the device does; the reward is float64.
         arguments = json.loads(match[1], parse_int=float)["arguments"]
         if call.tool == Tool.CROP_VIDEO:
-            window = (float(arguments["start_time"]), min(float(arguments["end_time"]), limit))
+            times = float(arguments["start_time"]), min(float(arguments["end_time"]), limit)
         else:
-            timestamp = float(arguments["timestamp"])
-    return window, timestamp
+            times = float(arguments["timestamp"]), float(arguments["timestamp"])
+        calls.append((call.tool, *times, call.status))
+    return calls
 
 
-def last_executed_calls(calls: Iterable[tuple]) -> tuple[Span | None, float | None]:
-    """As `last_valid_calls`, from executed calls (tool, start, end, status) in order."""
+def _last_of_each(calls: Iterable[tuple]) -> tuple[Span | None, float | None]:
+    """(window, timestamp) of the last valid call of each tool."""
     window = timestamp = None
     for tool, start, end, status in calls:
         if int(status) != CallStatus.OK:
@@ -226,12 +245,14 @@ def score_transcript(
     formatted = format_reward(text)
 
     if calls is None:
-        window, timestamp = last_valid_calls(text, duration)
+        calls = written_calls(text, duration)
     else:
         calls = [call for call in calls if int(call[3]) >= 0]
-        window, timestamp = last_executed_calls(calls)
         if text.count(_TOOL_RESPONSE) > len(calls):
             formatted = 0.0
+    if config.looks == "last":
+        calls = [call for call in calls if int(call[3]) == CallStatus.OK][-1:]
+    window, timestamp = _last_of_each(calls)
 
     single = isinstance(evidence, numbers.Real)
     evidence = float(evidence) if single else merge_spans(evidence)
@@ -242,6 +263,10 @@ def score_transcript(
         crop = iou if single else crop_reward(iou, config)
     if grounded and timestamp is not None:
         frame = frame_reward(timestamp, evidence, config)
+        if config.looks == "last":
+            reach = config.frame_window
+            iou = window_iou((max(0.0, timestamp - reach), timestamp + reach), evidence)
+            frame = frame if single else crop_reward(iou, config)
     total = (
         config.answer_weight * accuracy
         + config.format_weight * formatted
@@ -266,6 +291,7 @@ def fidelity(reward: Reward, config: RewardConfig = RewardConfig()) -> tuple[flo
     value = reward.crop if reward.window is not None else reward.frame
     if config.fidelity == "fork":
         return value, reward.grounded and looked and value >= 0
-    if config.crop_reward == "smooth" and reward.window is not None:
+    spanned = reward.window is not None or config.looks == "last"
+    if config.crop_reward == "smooth" and spanned:
         value = reward.iou - config.h0 + MARK_EPSILON
     return value, reward.grounded and looked

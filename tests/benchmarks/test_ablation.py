@@ -17,9 +17,7 @@ def test_each_variant_changes_what_it_says():
     config = load_config(str(CPU))
     for variant, changes in ablation.VARIANTS.items():
         changed = differences(config, ablation.variant_config(config, variant))
-        same = {"smooth"} if config.reward.crop_reward == "smooth" else {"step"}
-        expected = set() if variant in same else set(changes)
-        assert {key for key, _, _ in changed} == expected
+        assert {key for key, _, _ in changed} == set(changes)
 
 
 def test_change_against_full():

@@ -119,6 +119,38 @@ def test_last_valid_call_of_each_tool_counts():
     assert last_valid_calls(text) == ((3.0, 4.0), 6.0)
 
 
+def test_last_look_alone():
+    last = RewardConfig(crop_reward="smooth", looks="last")
+    spans = [(10, 14)]
+    # As published, a wide window and a frame anywhere inside add up to more than a good window.
+    lazy, good = transcript(crop(0, 20), get_frame(13)), transcript(crop(0, 20), crop(9, 14))
+    each = RewardConfig(crop_reward="smooth")
+    lazy_each, good_each = (score_transcript(t, spans, 1.0, each) for t in (lazy, good))
+    assert (lazy_each.crop, lazy_each.frame) == (pytest.approx(0.2), 1.0)
+    assert good_each.evidence == pytest.approx(0.8 + 0.6)
+    # The frame at 13 s shows 12 to 14 s: half of the evidence.
+    reward = score_transcript(lazy, spans, 1.0, last)
+    assert (reward.crop, reward.window, reward.iou) == (0.0, None, 0.5)
+    assert reward.frame == pytest.approx(0.5)
+    assert score_transcript(good, spans, 1.0, last) == good_each
+    # A failed call afterwards is no look.
+    failed = transcript(crop(9, 14), get_frame(13).replace("get_frame", "get_it"))
+    assert score_transcript(failed, spans, 1.0, last).window == (9.0, 14.0)
+
+
+def test_last_look_at_a_frame_time():
+    last = RewardConfig(looks="last")
+    reward = score_transcript(transcript(crop(10, 20), get_frame(12.5)), 12.0, 1.0, last)
+    assert (reward.crop, reward.frame, reward.iou) == (0.0, 0.5, 1.0)
+    reward = score_transcript(transcript(get_frame(12.5), crop(10, 20)), 12.0, 1.0, last)
+    assert (reward.crop, reward.frame, reward.timestamp) == (1.0, 0.0, None)
+    calls = [(Tool.CROP_VIDEO, 1.0, 2.0, CallStatus.OK), (Tool.GET_FRAME, 9.0, 9.0, CallStatus.OK)]
+    text = transcript(crop(1, 2), get_frame(9))
+    assert score_transcript(text, 9.0, 1.0, last, calls=calls) == score_transcript(
+        text, 9.0, 1.0, last
+    )
+
+
 def test_no_response_no_evidence():
     text = f"<think>a</think>{crop(0, 10)}<think>b</think><answer>two clips</answer>"
     reward = score_transcript(text, [(0, 10)], 1.0)
@@ -184,6 +216,8 @@ def test_broken_scores_are_refused():
         score_transcript(transcript(), [], float("nan"))
     with pytest.raises(ValueError, match="crop_reward"):
         RewardConfig(crop_reward="stepwise")
+    with pytest.raises(ValueError, match="looks"):
+        RewardConfig(looks="first")
 
 
 # ---- format: regular expression against a state machine
@@ -303,6 +337,9 @@ def test_fidelity_of_a_partial_overlap():
 
 @given(st.floats(0, 1))
 def test_smooth_fidelity_has_the_sign_of_the_published_one(iou):
+    looked = reward(frame=iou, timestamp=1, iou=iou)
+    last = RewardConfig(crop_reward="smooth", looks="last")
+    assert (fidelity(looked, last)[0] > 0) == (iou >= 0.5)
     configs = RewardConfig(), RewardConfig(crop_reward="smooth")
     published, smooth = (
         fidelity(reward(crop=crop_reward(iou, config), window=(1, 2), iou=iou), config)[0]
