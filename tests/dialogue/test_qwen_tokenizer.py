@@ -247,9 +247,7 @@ def test_ten_thousand_strings_as_transformers(folder, real):
     texts = strings(10_000)
     ids = [real.encode(text) for text in texts]
     assert reference(texts)["input_ids"] == ids
-    assert (
-        len({i for row in ids for i in row}) > 5_000
-    )  # the strings are as mixed as they should be
+    assert len({i for row in ids for i in row}) > 3_000  # as mixed as they should be
     draw = random.Random(1)
     for _ in range(300):  # any ids, also those that cut characters in two
         chosen = [draw.randrange(len(reference)) for _ in range(9)]
