@@ -53,10 +53,11 @@ def ours(
 ) -> Callable[[], Outcome]:
     """The compiled rollout of each question, `group` times, from question texts to trajectories."""
     program = make_rollout(None, run.model, run.layout, rollout_config(run.config, group, True))
-    width = prompt_width([r["question"] for r in records], run.tokenizer, run.layout, True)
     keys = row_keys(jax.random.key(0), jnp.arange(len(records) * group))
     keys = keys.reshape(len(records), group)  # greedy: not used
     times = [videos[place].times for place in places]
+    questions = [record["question"] for record in records]
+    width = prompt_width(questions, times, run.tokenizer, run.layout, tools=True)
 
     def once() -> Outcome:
         clock, cpu = peers_lib.Clock(), time.process_time()

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from medscope_jax.config import parse_arguments, run_main
-from medscope_jax.dialogue import Layout, build_prompt, protocol, stamp_ids
+from medscope_jax.dialogue import Layout, protocol, stamp_ids
 from medscope_jax.distributed import batch_shardings, make_mesh
 from medscope_jax.errors import UserError, is_disk_full, one_line
 from medscope_jax.evaluation import Trace, render_trace, trace_json
@@ -30,6 +30,7 @@ from medscope_jax.rollout import (
     Trajectory,
     make_prompts,
     make_rollout,
+    prompt_width,
     read_trajectories,
     row_keys,
 )
@@ -45,7 +46,7 @@ from medscope_jax.training.run import (
 )
 from medscope_jax.training.stage import MODELS, finished_params
 from medscope_jax.training.workdir import Workdir, read_workdir, write_text
-from medscope_jax.video import Video, preview_indices, read_video, take_videos
+from medscope_jax.video import Video, read_video, take_videos
 
 
 def clean_question(text: str) -> str:
@@ -104,11 +105,14 @@ def answer_question(run: Run, params: dict, video: Video, question: str) -> Traj
       UserError: the question is too long for the model's conversations.
     """
     layout = roomy_layout(run, video)
-    shown = preview_indices(len(video.times), layout.preview_frames)
-    prompt = build_prompt(question, shown, video.times, run.tokenizer, layout, tools=True)
-    width, room = len(prompt.tokens), layout.length - run.config.rollout.turn_tokens
-    if width > room:
-        raise UserError(f"--question is {width - room} tokens too long for this model; shorten it")
+    width = prompt_width(
+        [question],
+        [video.times],
+        run.tokenizer,
+        layout,
+        tools=True,
+        spare=run.config.rollout.turn_tokens,
+    )
     # Every device that rows are split over needs one: they all get the same question.
     rows = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
     bank = make_split_bank(run, params, Split([video], {}))

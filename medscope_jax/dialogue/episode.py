@@ -105,6 +105,11 @@ def frame_text_ids(tokenizer: Tokenizer, layout: Layout) -> list[int]:
     return tokenizer.encode(layout.frame_format.split("{frame}")[1 if layout.stamp_first else 0])
 
 
+def question_ids(tokenizer: Tokenizer, question: str, tools: bool) -> list[int]:
+    """Token ids of what follows the frames of a prompt: the question and the instruction."""
+    return encode_parts(tokenizer, protocol.prompt_closing_parts(question, tools))
+
+
 def _append(row: Row, ids: Sequence[int], role: Role) -> None:
     row.tokens.extend(ids)
     row.frame.extend([-1] * len(ids))
@@ -135,8 +140,7 @@ def build_prompt(
     row = Row([], [], [], [])
     _append(row, tokenizer.encode(protocol.prompt_opening(tools)), Role.PROMPT)
     _append_frames(row, shown, times, tokenizer, layout, Role.PROMPT)
-    closing = protocol.prompt_closing_parts(question, tools)
-    _append(row, encode_parts(tokenizer, closing), Role.PROMPT)
+    _append(row, question_ids(tokenizer, question, tools), Role.PROMPT)
     return row
 
 

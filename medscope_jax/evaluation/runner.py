@@ -51,7 +51,9 @@ def run_questions(
     Yields:
         For each batch, a list of `group` trajectories for each of its (real) questions.
     """
-    width = prompt_width([record["question"] for record in records], tokenizer, layout, tools)
+    questions = [record["question"] for record in records]
+    shown = [times[place] for place in places]
+    width = prompt_width(questions, shown, tokenizer, layout, tools)
     num_frames = bank.tokens.shape[1]
     for first in range(0, len(records), batch_size):
         real = list(range(first, min(first + batch_size, len(records))))
@@ -62,7 +64,7 @@ def run_questions(
         prompts = make_prompts(
             [records[i] for i in chosen],
             range(batch_size),
-            [times[places[i]] for i in chosen],
+            [shown[i] for i in chosen],
             part,
             keys,
             width,

@@ -15,6 +15,7 @@ from medscope_jax.dialogue import (
     generated_text,
     turn_texts,
 )
+from medscope_jax.dialogue.episode import question_ids
 from medscope_jax.errors import UserError
 from medscope_jax.rollout.loop import Prompts
 from medscope_jax.video import FrameBank, preview_indices
@@ -30,12 +31,48 @@ class Trajectory:
     frames: list[list[int]]  # bank frames that each call's observation showed
 
 
-def prompt_width(questions: Sequence[str], tokenizer: Tokenizer, layout: Layout, tools: bool):
-    """Slots that hold the prompt of every question, rounded up to a multiple of 8."""
-    times = np.arange(layout.preview_frames, dtype=np.float64)
-    longest = max(questions, key=lambda text: len(tokenizer.encode(text)))
-    row = build_prompt(longest, range(len(times)), times, tokenizer, layout, tools)
-    return -len(row.tokens) // 8 * -8
+def prompt_width(
+    questions: Sequence[str],
+    times: Sequence[np.ndarray],
+    tokenizer: Tokenizer,
+    layout: Layout,
+    tools: bool,
+    spare: int = 1,
+) -> int:
+    """Slots that hold the prompt of every question: the longest one, rounded up to a multiple of 8.
+
+    What a frame's stamp takes depends on its time: "3.0" may be one token where "3.4" is four.
+
+    Args:
+        questions: N texts; times [N]: the frame times [T] in seconds of the video that each is
+            about. Only those of the preview count.
+        tools: whether the prompt offers tools.
+        spare: slots of layout.length that every prompt must leave to what follows.
+
+    Raises:
+        UserError: no questions, or a prompt that leaves fewer slots.
+    """
+    if not questions:
+        raise UserError("there are no questions to roll out")
+    without: dict[bytes, int] = {}  # preview -> tokens of its prompt up to the question
+    empty = len(question_ids(tokenizer, "", tools))
+    longest, at = 0, ""
+    for question, when in zip(questions, times, strict=True):
+        shown = np.asarray(when, np.float64)[preview_indices(len(when), layout.preview_frames)]
+        key = shown.tobytes()
+        if key not in without:
+            row = build_prompt("", range(len(shown)), shown, tokenizer, layout, tools)
+            without[key] = len(row.tokens) - empty
+        count = without[key] + len(question_ids(tokenizer, question, tools))
+        if count > longest:
+            longest, at = count, question
+    over = longest + spare - layout.length
+    if over > 0:
+        raise UserError(
+            f"the prompt of {at[:60]!r} is {over} tokens too long for this model's conversations "
+            f"of {layout.length}: shorten the question, or train with a larger dialogue.length"
+        )
+    return min(-longest // 8 * -8, layout.length)
 
 
 def make_prompts(

@@ -42,7 +42,8 @@ def prepare_ga_grpo(run: Run, split: Split, judge: Judge, params: dict) -> tuple
     records = load_records(run, "rl", "train")
     group = config.rl.group_size
     bank = make_split_bank(run, params, split)
-    width = prompt_width([r["question"] for r in records], run.tokenizer, run.layout, True)
+    shown = [split.videos[split.rows[r["video"]]].times for r in records]
+    width = prompt_width([r["question"] for r in records], shown, run.tokenizer, run.layout, True)
     program = make_rollout(run.mesh, run.model, run.layout, rollout_config(config, group, False))
     rewards = RewardConfig(**config.reward)
     advantage = functools.partial(

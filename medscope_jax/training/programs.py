@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -142,7 +143,8 @@ def _tokenizer(vocab_size: int) -> Tokenizer:
 
 
 def _prompts(tokenizer: Tokenizer, layout: Layout, questions: int, group: int) -> Prompts:
-    width = prompt_width([_QUESTION], tokenizer, layout, tools=True)
+    ticks = np.arange(layout.preview_frames, dtype=np.float64)
+    width = prompt_width([_QUESTION], [ticks], tokenizer, layout, tools=True)
     return Prompts(
         tokens=_int(questions, width),
         frame=_int(questions, width),

@@ -111,7 +111,7 @@ def episode(world):
         [video.times for video in videos],
         bank,
         keys,
-        prompt_width([QUESTION], tokenizer, LAYOUT, True),
+        prompt_width([QUESTION] * 2, [video.times for video in videos], tokenizer, LAYOUT, True),
         tokenizer,
         LAYOUT,
         True,

@@ -1,5 +1,7 @@
 """Questions become prompts, finished episodes become trajectories: on the host, without a model."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -20,7 +22,9 @@ from medscope_jax.dialogue import (
 from medscope_jax.errors import UserError
 from medscope_jax.rollout import make_prompts, prompt_width, read_trajectories, row_keys
 from medscope_jax.tools import CallStatus, Tool
-from medscope_jax.video import stack_bank
+from medscope_jax.video import preview_indices, stack_bank
+from tfds_builders.phantom_suite.records import records
+from tfds_builders.suite import procedures, smoke_suite
 
 LAYOUT = Layout(
     length=256,
@@ -64,8 +68,8 @@ def ask(world, questions, videos, width, bank=None, places=None):
 def test_prompts_are_the_hosts(world):
     """Row by row what build_prompt writes, frames counted from the video's place in the bank."""
     tokenizer, times, _ = world
-    width = prompt_width(QUESTIONS, tokenizer, LAYOUT, True)
     videos = [2, 0, 1]
+    width = prompt_width(QUESTIONS, [times[v] for v in videos], tokenizer, LAYOUT, True)
     prompts = ask(world, QUESTIONS, videos, width)
     assert prompts.tokens.shape == prompts.frame.shape == (3, width)
     # The preview: spread evenly, first and last shown; all of a video that has fewer.
@@ -80,18 +84,73 @@ def test_prompts_are_the_hosts(world):
         assert (np.asarray(prompts.frame[i, count:]) == -1).all()
 
 
+def lengths(tokenizer, questions, times, tools=True):
+    """Tokens of each prompt, made in full."""
+    return [
+        len(
+            build_prompt(
+                question, preview_indices(len(when), 4), when, tokenizer, LAYOUT, tools
+            ).tokens
+        )
+        for question, when in zip(questions, times, strict=True)
+    ]
+
+
 def test_width_is_the_longest_prompts_rounded_up(world):
     tokenizer, times, _ = world
-    lengths = [
-        len(build_prompt(q, range(4), times[0], tokenizer, LAYOUT, True).tokens) for q in QUESTIONS
-    ]
-    width = prompt_width(QUESTIONS, tokenizer, LAYOUT, True)
-    assert width % 8 == 0 and max(lengths) <= width < max(lengths) + 8
-    assert prompt_width(QUESTIONS[:1], tokenizer, LAYOUT, False) < width
+    longest = max(lengths(tokenizer, QUESTIONS, [times[0]] * 3))
+    width = prompt_width(QUESTIONS, [times[0]] * 3, tokenizer, LAYOUT, True)
+    assert width % 8 == 0 and longest <= width < longest + 8
+    assert prompt_width(QUESTIONS[:1], times[:1], tokenizer, LAYOUT, False) < width
+    with pytest.raises(UserError, match="no questions"):
+        prompt_width([], [], tokenizer, LAYOUT, True)
+
+
+def test_width_follows_the_times_that_are_shown(world):
+    """Recordings off the ticks, as of 3 frames a second or thinned: stamps take more tokens."""
+    tokenizer, times, _ = world
+    odd = np.arange(7) * 5.3667  # 0.0, 10.7, 21.5 and 32.2 are shown
+    for questions, when in (
+        (QUESTIONS, [odd, odd, odd]),
+        (QUESTIONS, [odd, times[0], times[2]]),  # the shortest question has the longest prompt
+        (["Is it </answer> or <|im_end|> ?"], [odd]),  # a user's tags are mere text
+        (QUESTIONS[:1], [odd]),
+    ):
+        longest = max(lengths(tokenizer, questions, when))
+        width = prompt_width(questions, when, tokenizer, LAYOUT, True)
+        assert longest <= width < longest + 8
+    assert longest > max(lengths(tokenizer, QUESTIONS, [times[0]] * 3))
+
+
+def test_the_phantom_suites_width_is_that_of_whole_seconds():
+    """However long a procedure is: each of its stamps is one token."""
+    suite = smoke_suite()
+    scripts = [p for p in procedures(suite) if p.split == "train"]
+    asked = [(r["question"], p.duration) for p in scripts for r in records(p, "rl", suite)]
+    questions = [question for question, _ in asked]
+    tokenizer = train_tokenizer(questions, 1024, 241)
+    layout = dataclasses.replace(LAYOUT, preview_frames=suite.preview_frames)
+    times = [np.arange(duration, dtype=np.float64) for _, duration in asked]
+    width = prompt_width(questions, times, tokenizer, layout, True)
+    longest = max(questions, key=lambda text: len(tokenizer.encode(text)))
+    row = build_prompt(longest, range(12), np.arange(12.0), tokenizer, layout, True)
+    assert len(questions) > 30 and width == -len(row.tokens) // 8 * -8
+
+
+def test_a_prompt_must_leave_room(world):
+    """Exactly as much as is asked for; the refusal is one line."""
+    tokenizer, times, _ = world
+    (need,) = lengths(tokenizer, QUESTIONS[:1], times[:1])
+    fits = dataclasses.replace(LAYOUT, length=need + 5)
+    assert need <= prompt_width(QUESTIONS[:1], times[:1], tokenizer, fits, True, 5) <= need + 5
+    with pytest.raises(UserError, match="'Where.' is 1 tokens too long.*dialogue.length") as error:
+        prompt_width(QUESTIONS[:1], times[:1], tokenizer, fits, True, 6)
+    assert "\n" not in str(error.value)
 
 
 def test_a_prompt_that_is_too_long_is_one_line(world):
-    width = prompt_width(QUESTIONS[:1], world[0], LAYOUT, True)
+    tokenizer, times, _ = world
+    width = prompt_width(QUESTIONS[:1], times[:1], tokenizer, LAYOUT, True)
     with pytest.raises(UserError, match=r"a prompt of \d+ tokens .*'How many clips") as error:
         ask(world, QUESTIONS[1:2], [0], width - 8)
     assert "\n" not in str(error.value)
