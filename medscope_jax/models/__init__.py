@@ -3,9 +3,32 @@
 Flax stays inside this room; others see frozen configs, plain parameter trees and functions.
 """
 
-from medscope_jax.models.config import ModelConfig, TextConfig, VisionConfig, model_config
+from medscope_jax.models.config import (
+    LoraConfig,
+    ModelConfig,
+    TextConfig,
+    VisionConfig,
+    model_config,
+)
 from medscope_jax.models.huggingface import export_hf, hf_config, hf_shapes, import_hf
 from medscope_jax.models.language import Cache
+from medscope_jax.models.lora import (
+    adapter_shapes,
+    add_lora,
+    join_params,
+    merge_lora,
+    merged_kernel,
+    pick_params,
+    split_lora,
+    unmerge_lora,
+)
+from medscope_jax.models.lora_hf import adapter_config, import_peft, peft_state_dict
+from medscope_jax.models.quantize import (
+    cast_params,
+    freeze,
+    plain_kernels,
+    rounding_error,
+)
 from medscope_jax.models.qwen import (
     count_params,
     embed,
@@ -26,9 +49,14 @@ from medscope_jax.models.vision import frame_grid
 
 __all__ = [
     "Cache",
+    "LoraConfig",
     "ModelConfig",
     "TextConfig",
     "VisionConfig",
+    "adapter_config",
+    "adapter_shapes",
+    "add_lora",
+    "cast_params",
     "count_params",
     "embed",
     "encode_frames",
@@ -37,16 +65,27 @@ __all__ = [
     "forward",
     "forward_cached",
     "frame_grid",
+    "freeze",
     "hf_config",
     "hf_shapes",
     "import_hf",
+    "import_peft",
     "init_cache",
     "init_params",
+    "join_params",
     "logits",
+    "merge_lora",
+    "merged_kernel",
     "model_config",
     "mrope_positions",
     "param_shapes",
+    "peft_state_dict",
+    "pick_params",
+    "plain_kernels",
     "put_rows",
     "repeat_rows",
+    "rounding_error",
+    "split_lora",
     "take_rows",
+    "unmerge_lora",
 ]

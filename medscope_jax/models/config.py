@@ -50,12 +50,51 @@ class TextConfig:
         return self.hidden_size // self.num_attention_heads
 
 
+# The decoder's projections, by the part of a layer that they stand in.
+PROJECTIONS = {
+    "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "mlp": ("gate_proj", "up_proj", "down_proj"),
+}
+BASES = ("float32", "bfloat16", "int8")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (Hu et al., 2021) on projections of the decoder, and their frozen base.
+
+    An adapted projection is x @ kernel + (x @ lora_a) @ lora_b * alpha / rank.
+    """
+
+    rank: int = 64
+    alpha: float = 128.0
+    targets: tuple[str, ...] = PROJECTIONS["self_attn"] + PROJECTIONS["mlp"]
+    base: str = "bfloat16"  # what frozen weights are kept in; "int8" is for the decoder's kernels
+
+    def __post_init__(self):
+        """Reject values that cannot work, in one line that says which."""
+        known = PROJECTIONS["self_attn"] + PROJECTIONS["mlp"]
+        _require(self.rank > 0, f"lora.rank is {self.rank}; it must be positive (0: no adapters)")
+        _require(self.alpha > 0, f"lora.alpha is {self.alpha}; it must be positive")
+        _require(len(self.targets) > 0, "lora.targets is empty; for no adapters set lora.rank=0")
+        for name in self.targets:
+            _require(name in known, f"unknown name {name!r} in lora.targets{closest(name, known)}")
+        _require(
+            self.base in BASES, f"lora.base is {self.base!r}; choose one of {', '.join(BASES)}"
+        )
+
+    @property
+    def scale(self) -> float:
+        """What an adapter's product counts in the sum."""
+        return self.alpha / self.rank
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The whole model: its two towers, and how it computes.
 
     dtype is what activations and matrix products use, param_dtype what parameters are stored in;
-    remat recomputes each layer in the backward pass, which trades time for memory.
+    remat recomputes each layer in the backward pass, which trades time for memory. lora says what
+    adapters mean where a parameter tree has some (see lora.py); None: there are none.
     """
 
     vision: VisionConfig = VisionConfig()
@@ -63,6 +102,7 @@ class ModelConfig:
     dtype: str = "float32"
     param_dtype: str = "float32"
     remat: bool = False
+    lora: LoraConfig | None = None
 
     def __post_init__(self):
         """Reject shapes that cannot work, in one line that says which."""
@@ -98,8 +138,9 @@ def model_config(section: Mapping[str, Any]) -> ModelConfig:
 
     Args:
         section: mapping (dict or ml_collections ConfigDict) with the fields of ModelConfig, where
-            `vision` and `text` are mappings themselves. Left out: the field's default, except
-            vision.out_hidden_size, which follows text.hidden_size.
+            `vision`, `text` and `lora` are mappings themselves. Left out: the field's default,
+            except vision.out_hidden_size, which follows text.hidden_size. lora.rank 0: no adapters;
+            lora.targets may be one string of names.
 
     Raises:
         UserError: an unknown key (the closest known one is named) or an impossible shape.
@@ -108,6 +149,11 @@ def model_config(section: Mapping[str, Any]) -> ModelConfig:
     text = _build(TextConfig, dict(values.pop("text", {})), "text.")
     vision = {"out_hidden_size": text.hidden_size, **dict(values.pop("vision", {}))}
     values |= {"vision": _build(VisionConfig, vision, "vision."), "text": text}
+    lora = dict(values.pop("lora", None) or {"rank": 0})
+    if isinstance(lora.get("targets"), str):
+        lora["targets"] = lora["targets"].split()
+    if lora.get("rank") != 0:
+        values["lora"] = _build(LoraConfig, lora, "lora.")
     return _build(ModelConfig, values, "")
 
 

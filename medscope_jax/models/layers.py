@@ -15,17 +15,61 @@ def precision(dtype: str) -> jax.lax.Precision | None:
     return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
 
 
-def dense(features: int, use_bias: bool, config: ModelConfig, name: str) -> nn.Dense:
-    """x @ kernel (+ bias) in the ModelConfig's dtypes."""
-    return nn.Dense(
-        features,
-        use_bias=use_bias,
-        dtype=config.dtype,
-        param_dtype=config.param_dtype,
-        precision=precision(config.dtype),
-        kernel_init=nn.initializers.zeros,
-        name=name,
+class Dense(nn.Module):
+    """x @ kernel (+ bias) in the ModelConfig's dtypes.
+
+    Only kernel and bias are declared. Where the parameters have more beside the kernel, it counts:
+    `kernel_scale` [features], the kernel is int8 and each output channel has this factor;
+    `lora_a` [in, rank] and `lora_b` [rank, features], an adapter of the ModelConfig's lora.
+    """
+
+    features: int
+    use_bias: bool
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map x [..., in] to [..., features]."""
+        config, zeros = self.config, nn.initializers.zeros
+        shape, dtype = (x.shape[-1], self.features), config.dtype
+        bias = None
+        kernel = self.param("kernel", zeros, shape, config.param_dtype)
+        if self.use_bias:
+            bias = self.param("bias", zeros, shape[1:], config.param_dtype)
+        x, kernel = x.astype(dtype), kernel.astype(dtype)
+        bias = None if bias is None else bias.astype(dtype)
+        scale, lora_a, lora_b = (
+            self.get_variable("params", name) for name in ("kernel_scale", "lora_a", "lora_b")
+        )
+        if scale is None:
+            y = product(x, kernel)
+        else:
+            # Integers up to 127 are exact in bfloat16; the factor waits for the float32 sum.
+            y = (product(x, kernel, jnp.float32) * scale).astype(dtype)
+        if lora_a is not None:
+            if config.lora is None:
+                raise ValueError("the parameters have adapters, but the ModelConfig has no lora")
+            inner = product(x, lora_a.astype(dtype)) * config.lora.scale
+            y += product(inner, lora_b.astype(dtype))
+        if bias is not None:
+            y += bias.reshape((1,) * (y.ndim - 1) + (-1,))
+        return y
+
+
+def product(x: jax.Array, matrix: jax.Array, result: str | None = None) -> jax.Array:
+    """x [..., in] @ matrix [in, out] of one dtype; `result` is the dtype of the sums."""
+    return jax.lax.dot_general(
+        x,
+        matrix,
+        (((x.ndim - 1,), (0,)), ((), ())),
+        precision=precision(x.dtype),
+        preferred_element_type=result,
     )
+
+
+def dense(features: int, use_bias: bool, config: ModelConfig, name: str) -> Dense:
+    """A projection to `features`, see Dense."""
+    return Dense(features, use_bias, config, name=name)
 
 
 class RMSNorm(nn.Module):
