@@ -3,15 +3,23 @@
 from medscope_jax.video.bank import FrameBank, flat_tokens, make_bank, stack_bank, take_videos
 from medscope_jax.video.decode import read_video
 from medscope_jax.video.frames import Video, VideoError, preview_indices
+from medscope_jax.video.resize import bucket_size, bucket_sizes, resize_frames, smart_resize
+from medscope_jax.video.sampling import sample_video, temporal_patches
 
 __all__ = [
     "FrameBank",
     "Video",
     "VideoError",
+    "bucket_size",
+    "bucket_sizes",
     "flat_tokens",
     "make_bank",
     "preview_indices",
     "read_video",
+    "resize_frames",
+    "sample_video",
+    "smart_resize",
     "stack_bank",
     "take_videos",
+    "temporal_patches",
 ]
