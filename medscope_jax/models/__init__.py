@@ -10,7 +10,8 @@ from medscope_jax.models.config import (
     VisionConfig,
     model_config,
 )
-from medscope_jax.models.huggingface import export_hf, hf_config, hf_shapes, import_hf
+from medscope_jax.models.hf_config import hf_config
+from medscope_jax.models.huggingface import export_hf, hf_shapes, import_hf
 from medscope_jax.models.language import Cache
 from medscope_jax.models.lora import (
     adapter_shapes,
@@ -29,6 +30,7 @@ from medscope_jax.models.quantize import (
     plain_kernels,
     rounding_error,
 )
+from medscope_jax.models.presets import PRESETS, preset
 from medscope_jax.models.qwen import (
     count_params,
     embed,
@@ -46,8 +48,10 @@ from medscope_jax.models.qwen import (
 )
 from medscope_jax.models.rope import mrope_positions
 from medscope_jax.models.vision import frame_grid
+from medscope_jax.models.weights import load_params, read_model, save_params
 
 __all__ = [
+    "PRESETS",
     "Cache",
     "LoraConfig",
     "ModelConfig",

@@ -25,6 +25,7 @@ class VisionConfig:
     window_size: int = 112  # pixels a side of an attention window
     fullatt_block_indexes: tuple[int, ...] = (1,)  # blocks that attend over the whole frame
     out_hidden_size: int = 128  # width of a visual token: the decoder's hidden_size
+    tokens_per_second: int = 2  # steps of M-RoPE's time axis a second of native video
     initializer_range: float = 0.02
 
 

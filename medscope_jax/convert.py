@@ -1,0 +1,213 @@
+"""Qwen2.5-VL weights in and out.
+
+    python -m medscope_jax.convert import --source HF_FOLDER --target CKPT
+    python -m medscope_jax.convert export --source CKPT --target HF_FOLDER
+
+`import` makes a weights folder (models/weights.py) of a Hugging Face folder's safetensors shards;
+`export` makes a folder that transformers and vLLM load. Both keep every number bit for bit, hold
+a few hundred MB of a model of any size in memory, and write nothing before all names, shapes and
+dtypes are known to be right. The target appears when it is whole.
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import tensorstore as ts
+from rich.console import Console
+from rich.progress import Progress
+
+from medscope_jax.config import parse_arguments, run_main
+from medscope_jax.errors import UserError, closest, one_line
+from medscope_jax.models import huggingface, safetensors_io, weights
+from medscope_jax.models.config import ModelConfig
+from medscope_jax.models.hf_config import hf_config_text, read_hf_config
+from medscope_jax.models.qwen import count_params, param_shapes
+
+_BLOCK_BYTES = 128 * 2**20  # of one tensor in memory
+Advance = Callable[[int], None]  # is told how many bytes more are done
+
+
+def import_folder(source: Path, target: Path, advance: Advance = lambda size: None) -> ModelConfig:
+    """Makes the weights folder `target` of a Hugging Face folder; returns what model it is.
+
+    Raises:
+        UserError: `source` is not a whole, plain Qwen2.5-VL model (every missing, extra, cut off or
+            misshapen tensor is named, up to 20 of them), or `target` exists.
+    """
+    weights.check_new(target)
+    config, tensors = open_source(source)
+    shapes = param_shapes(config)
+    with weights.new_folder(target) as partial:
+        stores = weights.create_arrays(partial, shapes)
+        for path, leaf in huggingface.leaves(shapes):
+            sources = [
+                (tensors[name], layer) for name, layer in huggingface.places(path, leaf.shape)
+            ]
+            _fill(stores[path], path, sources, advance)
+        weights.write_model(partial, config, source)
+    return config
+
+
+def export_folder(
+    source: Path,
+    target: Path,
+    advance: Advance = lambda size: None,
+    shard_bytes: int = safetensors_io.SHARD_BYTES,
+) -> ModelConfig:
+    """Makes the Hugging Face folder `target` of a weights folder; returns what model it is.
+
+    Raises:
+        UserError: `source` is no weights folder or is damaged, or `target` exists.
+    """
+    weights.check_new(target)
+    config = weights.read_model(source)
+    shapes = param_shapes(config)
+    stores = weights.open_arrays(source, shapes)
+    sizes, planned = huggingface.hf_shapes(config), []
+    for path, leaf in huggingface.leaves(shapes):
+        dtype = stores[path].dtype.numpy_dtype
+        if dtype != leaf.dtype:
+            raise UserError(
+                f"{source}: {'/'.join(path)} is {dtype}, {weights.MODEL} says otherwise"
+            )
+        for name, layer in huggingface.places(path, leaf.shape):
+            place = stores[path] if layer is None else stores[path][layer]
+            blocks = functools.partial(_read, place, path, sizes[name][0], advance)
+            planned.append(safetensors_io.Planned(name, leaf.dtype, sizes[name], blocks))
+    planned.sort(key=lambda tensor: _natural(tensor.name))
+    with weights.new_folder(target) as partial:
+        safetensors_io.write_folder(partial, planned, shard_bytes)
+        weights.copy_companions(source, partial)
+        (partial / "config.json").write_text(hf_config_text(config, source / "config.json"))
+    return config
+
+
+def open_source(source: Path) -> tuple[ModelConfig, dict[str, safetensors_io.Tensor]]:
+    """The model of a Hugging Face folder and its tensors by hub name, checked and not yet read.
+
+    The config's dtypes are the tensors' own, whatever config.json says.
+
+    Raises:
+        UserError: as import_folder.
+    """
+    config = read_hf_config(source / "config.json")
+    found, problems = safetensors_io.read_folder(source)
+    tensors: dict[str, safetensors_io.Tensor] = {}
+    for name, tensor in found.items():
+        hub = huggingface.hub_name(name)
+        if hub in tensors:
+            problems.append(f"{hub} is there in both spellings of its name")
+        tensors[hub] = tensor
+    problems += huggingface.differences({name: t.shape for name, t in tensors.items()}, config)
+    wanted = {name: tensors[name] for name in huggingface.hf_shapes(config) if name in tensors}
+    kind = _common_kind(wanted)
+    problems += [f"{n} is {t.kind}, must be {kind}" for n, t in wanted.items() if t.kind != kind]
+    if problems:
+        raise UserError(f"{source} is not a whole model: {weights.shorten(problems)}")
+    dtype = safetensors_io.DTYPES[kind].name
+    return dataclasses.replace(config, dtype=dtype, param_dtype=dtype), wanted
+
+
+def _common_kind(tensors: dict[str, safetensors_io.Tensor]) -> str:
+    """The dtype of most tensors, among those that a model may have."""
+    kinds = collections.Counter(t.kind for t in tensors.values())
+    known = [kind for kind, _ in kinds.most_common() if kind in safetensors_io.DTYPES]
+    return known[0] if known else " or ".join(safetensors_io.DTYPES)
+
+
+def _fill(
+    store: ts.TensorStore,
+    path: huggingface.Path,
+    sources: list[tuple[safetensors_io.Tensor, int | None]],
+    advance: Advance,
+) -> None:
+    """Writes one of our arrays: a small stack at once, anything else block by block."""
+    if sources[0][1] is not None and weights.is_one_chunk(store):
+        stack = np.stack([huggingface.to_ours(path, tensor.read()) for tensor, _ in sources])
+        store.write(stack).result()
+        advance(stack.nbytes)
+        return
+    for tensor, layer in sources:
+        place = store if layer is None else store[layer]
+        for start, stop in _blocks(place, path, tensor.shape[0]):
+            block = tensor.read(start, stop)
+            _rows(place, path, start, stop).write(huggingface.to_ours(path, block)).result()
+            advance(block.nbytes)
+
+
+def _read(
+    place: ts.TensorStore, path: huggingface.Path, rows: int, advance: Advance
+) -> Iterator[np.ndarray]:
+    """The hub's tensor of one of our (unstacked) arrays, cut along its first axis."""
+    for start, stop in _blocks(place, path, rows):
+        try:
+            block = _rows(place, path, start, stop).read().result()
+        except (OSError, ValueError) as error:
+            raise UserError(f"{'/'.join(path)} is damaged: {one_line(error)[:200]}") from error
+        yield huggingface.to_theirs(path, block)
+        advance(block.nbytes)
+
+
+def _blocks(place: ts.TensorStore, path: huggingface.Path, rows: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of rows of the hub's tensor: whole chunks of ours, within _BLOCK_BYTES."""
+    chunk = place.chunk_layout.write_chunk.shape[huggingface.first_axis(path)]
+    row_bytes = place.size // rows * place.dtype.numpy_dtype.itemsize
+    step = max(1, _BLOCK_BYTES // (row_bytes * chunk)) * chunk
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)
+
+
+def _rows(place: ts.TensorStore, path: huggingface.Path, start: int, stop: int) -> ts.TensorStore:
+    """The part of our array that holds rows start to stop of the hub's tensor."""
+    return place[..., start:stop] if huggingface.first_axis(path) == -1 else place[start:stop]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts names by layer: 2 before 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
+
+
+COMMANDS = {"import": import_folder, "export": export_folder}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Converts as a command line says."""
+    command = argv[0] if argv else ""
+    if command not in (*COMMANDS, "--help", "-h"):
+        raise UserError(
+            f"say what to do first: import or export, not {command!r}{closest(command, COMMANDS)}"
+        )
+    flags = parse_arguments(
+        __doc__,
+        [argument for argument in argv if argument not in COMMANDS],
+        {
+            "--source": {"required": True, "metavar": "DIR", "help": "what to convert"},
+            "--target": {"required": True, "metavar": "DIR", "help": "the folder to make"},
+        },
+    )
+    jax.config.update("jax_platforms", "cpu")  # accelerators, if any, have nothing to do with it
+    source, target = Path(flags.source), Path(flags.target)
+    if not source.is_dir():
+        raise UserError(f"--source {source} is no folder")
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"{command}ing", total=_size(source))
+        config = COMMANDS[command](source, target, lambda size: progress.advance(task, size))
+    print(f"{count_params(config):,} parameters in {config.param_dtype}: {target}")
+
+
+def _size(folder: Path) -> int | None:
+    """Bytes to convert, near enough for a progress bar; None where that is not known yet."""
+    if (folder / weights.MODEL).is_file():
+        config = weights.read_model(folder)
+        return count_params(config) * np.dtype(config.param_dtype).itemsize
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) or None
+
+
+if __name__ == "__main__":
+    run_main(main)

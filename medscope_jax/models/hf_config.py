@@ -1,0 +1,173 @@
+"""Hugging Face's config.json of Qwen2.5-VL to our ModelConfig and back.
+
+It is spelled in three ways: the hub's of 2025 (the decoder's fields at the top, `rope_scaling` of
+type "mrope"), transformers 4's (those fields again in `text_config`), and transformers 5's
+(`text_config` with `rope_parameters`). Whatever equals a default of transformers may be left out.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medscope_jax.errors import UserError, one_line
+from medscope_jax.models.config import ModelConfig, TextConfig, VisionConfig
+
+MODEL_TYPE = "qwen2_5_vl"
+_DEFAULT_SECTION = (16, 24, 24)
+# transformers' defaults, as far as they are not ours.
+_VISION_DEFAULTS = {
+    "depth": 32,
+    "hidden_size": 3584,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "fullatt_block_indexes": (7, 15, 23, 31),
+    "out_hidden_size": 3584,
+    "tokens_per_second": 4,
+}
+_TEXT_DEFAULTS = {
+    "vocab_size": 152064,
+    "hidden_size": 8192,
+    "intermediate_size": 29568,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-5,
+}
+# Ids of Qwen's tokenizer that the model's code asks its config for.
+_TOKEN_IDS = {
+    "image_token_id": 151655,
+    "video_token_id": 151656,
+    "vision_start_token_id": 151652,
+    "vision_end_token_id": 151653,
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+}
+
+
+def read_hf_config(file: Path) -> ModelConfig:
+    """The model that a config.json describes; dtypes are left at their defaults.
+
+    Raises:
+        UserError: one line: no such file, another model's, or something that this family's code
+            here has not (other rotary scaling, sliding windows, quantized weights).
+    """
+    try:
+        values = json.loads(file.read_text())
+    except OSError as error:
+        raise UserError(f"{file} can't be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON: {one_line(error)}") from error
+    try:
+        return from_hf_config(values)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{file}: {one_line(error)}") from error
+
+
+def from_hf_config(values: Mapping[str, Any]) -> ModelConfig:
+    """The ModelConfig of a config.json's values.
+
+    Raises:
+        UserError: as read_hf_config.
+        TypeError, ValueError, KeyError, AttributeError: values of a wrong kind.
+    """
+    kind = values.get("model_type")
+    if kind != MODEL_TYPE:
+        raise UserError(f"a {kind or 'nameless'} model, not Qwen2.5-VL ({MODEL_TYPE})")
+    if values.get("quantization_config"):
+        method = values["quantization_config"].get("quant_method", "in some way")
+        raise UserError(f"weights are quantized ({method}): take the model that they were made of")
+    nested = values.get("text_config")
+    text, vision = nested or values, values.get("vision_config") or {}
+    for name, section in (("vision_config", vision), ("decoder", text)):
+        activation = section.get("hidden_act", "silu")
+        if activation != "silu":
+            raise UserError(f"{name} has hidden_act {activation}, not silu")
+    tied = values.get("tie_word_embeddings") or (nested or {}).get("tie_word_embeddings")
+    text = _TEXT_DEFAULTS | dict(text) | {"tie_word_embeddings": bool(tied)} | _rotary(text)
+    if text["num_key_value_heads"] is None:
+        text["num_key_value_heads"] = text["num_attention_heads"]
+    _refuse_sliding(text)
+    return ModelConfig(
+        VisionConfig(**_pick(VisionConfig, _VISION_DEFAULTS | dict(vision))),
+        TextConfig(**_pick(TextConfig, text)),
+    )
+
+
+def hf_config(config: ModelConfig) -> dict:
+    """Keyword arguments that build the same model's `transformers.Qwen2_5_VLConfig`.
+
+    They are spelled as the hub does, which every version of transformers and vLLM reads.
+    """
+    text, vision = dataclasses.asdict(config.text), dataclasses.asdict(config.vision)
+    vision = {name: list(v) if isinstance(v, tuple) else v for name, v in vision.items()}
+    section = list(text.pop("mrope_section"))
+    last = config.text.vocab_size - 1
+    ids: dict[str, int | None] = dict(_TOKEN_IDS)
+    if last < max(_TOKEN_IDS.values()):  # a tiny model: its last ids, and no end of text
+        ids = {name: last - place for place, name in enumerate(_TOKEN_IDS)}
+        ids |= {"bos_token_id": None, "eos_token_id": None}
+    return {
+        **text,
+        "hidden_act": "silu",
+        "rope_scaling": {"type": "mrope", "mrope_section": section},
+        "vision_config": {**vision, "hidden_act": "silu"},
+        **ids,
+    }
+
+
+def hf_config_text(config: ModelConfig, kept: Path | None = None) -> str:
+    """The text of an exported model's config.json.
+
+    Args:
+        config: what is exported; param_dtype is the dtype of its tensors.
+        kept: a config.json to keep, with all that it says beyond our fields, where it describes
+            the same model; its dtype is set to the exported one's.
+    """
+    dtype = {"torch_dtype": config.param_dtype}
+    if kept is not None and kept.is_file():
+        same = dataclasses.replace(config, dtype="float32", param_dtype="float32", remat=False)
+        if read_hf_config(kept) == same:
+            values = json.loads(kept.read_text())
+            stated = values.get("dtype", values.get("torch_dtype"))
+            if stated == config.param_dtype:
+                return kept.read_text()
+            values.pop("dtype", None)
+            return json.dumps({**values, **dtype}, indent=2) + "\n"
+    heading = {"architectures": ["Qwen2_5_VLForConditionalGeneration"], "model_type": MODEL_TYPE}
+    return json.dumps({**heading, **dtype, **hf_config(config)}, indent=2) + "\n"
+
+
+def _pick(kind, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a dataclass's fields, with lists as tuples, checked to be of their kind."""
+    picked = {}
+    for field in dataclasses.fields(kind):
+        if field.name not in values:
+            continue
+        value = values[field.name]
+        value = tuple(value) if isinstance(value, list) else value
+        wanted = type(field.default)
+        fits = type(value) is wanted or (wanted is float and type(value) is int)
+        if not fits:
+            raise UserError(f"{field.name} is {value!r}; expected such as {field.default!r}")
+        picked[field.name] = value
+    return picked
+
+
+def _rotary(text: Mapping[str, Any]) -> dict[str, Any]:
+    rope = text.get("rope_scaling") or text.get("rope_parameters") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ("default", "mrope"):
+        raise UserError(f"rotary scaling of type {kind} is not supported, only the plain one")
+    return {
+        "rope_theta": rope.get("rope_theta", text.get("rope_theta", 1e6)),
+        "mrope_section": rope.get("mrope_section", _DEFAULT_SECTION),
+    }
+
+
+def _refuse_sliding(text: Mapping[str, Any]) -> None:
+    windowed = text.get("use_sliding_window")
+    windowed = windowed and text.get("max_window_layers", 80) < text["num_hidden_layers"]
+    if windowed or "sliding_attention" in (text.get("layer_types") or ()):
+        raise UserError("sliding-window attention is not supported")

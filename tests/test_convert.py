@@ -1,0 +1,369 @@
+"""Weights in and out by the command line: every bit kept, mistakes named, nothing half done."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from medscope_jax import convert, models
+from medscope_jax.distributed import make_mesh, param_shardings
+from medscope_jax.errors import UserError
+from medscope_jax.models import safetensors_io, weights
+from tests.models import model_cases, synthetic
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def tiny(dtype="bfloat16", **changes):
+    return dataclasses.replace(model_cases.tiny_config(**changes), dtype=dtype, param_dtype=dtype)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A whole Hugging Face folder in many shards; tests only read it."""
+    config = tiny()
+    folder = tmp_path_factory.mktemp("convert") / "hf"
+    drawn = synthetic.random_weights(config, "bfloat16")
+    return synthetic.write_folder(folder, config, drawn, shard_bytes=20_000)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(source):
+    """The weights folder of `source`; tests only read it."""
+    target = source.parent / "checkpoint"
+    convert.import_folder(source, target)
+    return target
+
+
+def bits(folder):
+    """The bytes, dtype and shape of every tensor of a Hugging Face folder."""
+    found, problems = safetensors_io.read_folder(folder)
+    assert not problems
+    return {name: (t.kind, t.shape, t.read().tobytes()) for name, t in found.items()}
+
+
+def same_bits(ours, theirs):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float16"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_round_trip_keeps_every_bit(tied, dtype, tmp_path, capsys):
+    config = tiny(dtype, tied=tied, kv_heads=1 if tied else 4)
+    drawn = synthetic.random_weights(config, dtype)
+    hf, there, back = tmp_path / "hf", tmp_path / "there", tmp_path / "deep" / "back"
+    synthetic.write_folder(hf, config, drawn, shard_bytes=50_000)
+    convert.main(["import", "--source", str(hf), "--target", str(there)])
+    assert f"{models.count_params(config):,} parameters in {dtype}" in capsys.readouterr().out
+    assert models.read_model(there) == config
+    same_bits(
+        models.load_params(there, models.param_shapes(config)), models.import_hf(drawn, config)
+    )
+    convert.main(["export", "--source", str(there), "--target", str(back)])
+    assert bits(back) == bits(hf)
+    for name in (*synthetic.COMPANIONS, "config.json"):
+        assert (back / name).read_bytes() == (hf / name).read_bytes(), name
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_large_arrays_go_in_blocks(source, tmp_path, monkeypatch):
+    """As at real size: chunks smaller than a layer, blocks smaller than a tensor."""
+    monkeypatch.setattr(weights, "_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(convert, "_BLOCK_BYTES", 1500)
+    config = convert.import_folder(source, tmp_path / "ck")
+    stored = weights.open_arrays(tmp_path / "ck", models.param_shapes(config))
+    kernel = stored["text", "layers", "mlp", "up_proj", "kernel"]
+    assert kernel.chunk_layout.write_chunk.shape == (1, 16, 20)
+    assert stored["text", "embed_tokens"].chunk_layout.write_chunk.shape == (24, 16)
+    done = []
+    convert.export_folder(tmp_path / "ck", tmp_path / "hf", done.append, shard_bytes=30_000)
+    assert bits(tmp_path / "hf") == bits(source)
+    assert sum(done) == 2 * models.count_params(config)
+    assert max(done) < 10_000  # of tensors up to 75,264: a chunk's rows are more than a block
+    params = models.load_params(tmp_path / "ck", models.param_shapes(config))
+    models.save_params(tmp_path / "saved", params, config, like=source)
+    convert.export_folder(tmp_path / "saved", tmp_path / "again")
+    assert bits(tmp_path / "again") == bits(source)
+
+
+def test_shards_are_ordered_and_indexed(checkpoint, tmp_path):
+    convert.export_folder(checkpoint, tmp_path / "hf", shard_bytes=30_000)
+    index = json.loads((tmp_path / "hf" / safetensors_io.INDEX).read_text())
+    config = models.read_model(checkpoint)
+    assert index["metadata"]["total_size"] == 2 * models.count_params(config)
+    files = sorted((tmp_path / "hf").glob("*.safetensors"))
+    assert len(files) > 3 and files[0].name == f"model-00001-of-{len(files):05}.safetensors"
+    for file in files:
+        sizes = [tensor.size for tensor in safetensors_io.read_header(file).values()]
+        assert sum(sizes) <= 30_000 or len(sizes) == 1
+    layers = [name.split(".")[2] for name in index["weight_map"] if ".layers." in name]
+    assert layers == sorted(layers)  # a layer's tensors stand together
+
+
+def test_both_spellings_of_names(source, tmp_path):
+    def rename(name):
+        if name.startswith("visual."):
+            return "model." + name
+        return name.replace("model.", "model.language_model.", 1)
+
+    drawn = synthetic.random_weights(tiny(), "bfloat16")
+    new = synthetic.write_folder(tmp_path / "new", tiny(), drawn, rename=rename)
+    convert.import_folder(new, tmp_path / "ck")
+    convert.export_folder(tmp_path / "ck", tmp_path / "back")
+    assert bits(tmp_path / "back") == bits(source)
+
+
+def test_a_tied_models_head_is_the_embedding(source, tmp_path):
+    drawn = synthetic.random_weights(tiny(), "bfloat16")
+    drawn["lm_head.weight"] = drawn["model.embed_tokens.weight"]
+    folder = synthetic.write_folder(tmp_path / "hf", tiny(), drawn)
+    convert.import_folder(folder, tmp_path / "ck")
+    convert.export_folder(tmp_path / "ck", tmp_path / "back")
+    assert bits(tmp_path / "back") == bits(source)
+
+
+@pytest.mark.parametrize("axes", [{}, {"fsdp": 4, "tensor": 2}, {"data": 2, "fsdp": 4}])
+def test_plain_orbax_restores_onto_any_mesh(checkpoint, axes):
+    config = models.read_model(checkpoint)
+    shapes = models.param_shapes(config)
+    expected = models.load_params(checkpoint, shapes)
+    if axes:
+        shardings = param_shardings(shapes, make_mesh(axes, jax.devices()))
+        shapes = jax.tree.map(
+            lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
+            shapes,
+            shardings,
+        )
+    with ocp.StandardCheckpointer() as checkpointer:
+        plain = checkpointer.restore((checkpoint / "params").absolute(), shapes)
+    same_bits(plain, expected)
+    ours = models.load_params(checkpoint, shapes)
+    same_bits(ours, expected)
+    for leaf, wanted in zip(jax.tree.leaves(ours), jax.tree.leaves(shapes), strict=True):
+        assert getattr(wanted, "sharding", None) in (None, getattr(leaf, "sharding", None))
+
+
+def test_loading_casts_where_it_is_asked_to(tmp_path):
+    config = tiny()
+    drawn = synthetic.plain_weights(config, "bfloat16")
+    folder = synthetic.write_folder(tmp_path / "hf", config, drawn)
+    convert.import_folder(folder, tmp_path / "ck")
+    wide = dataclasses.replace(config, param_dtype="float32")
+    params = models.load_params(tmp_path / "ck", models.param_shapes(wide))
+    same_bits(params, models.import_hf(drawn, wide))
+    models.save_params(tmp_path / "wide", params, config, like=tmp_path / "ck")
+    assert models.read_model(tmp_path / "wide").param_dtype == "float32"
+    convert.export_folder(tmp_path / "wide", tmp_path / "back")
+    stated = json.loads((tmp_path / "back" / "config.json").read_text())["torch_dtype"]
+    assert stated == "float32" and {kind for kind, *_ in bits(tmp_path / "back").values()} == {
+        "F32"
+    }
+
+
+def broken(tmp_path, change, dtype="bfloat16"):
+    """A folder whose weights `change` has had its hands in."""
+    drawn = synthetic.random_weights(tiny(), dtype)
+    change(drawn)
+    return synthetic.write_folder(tmp_path / "broken", tiny(), drawn, shard_bytes=20_000)
+
+
+def wrong_everything(drawn):
+    norm = drawn["model.norm.weight"]
+    drawn["model.norm.weight"] = norm[:3]
+    del drawn["visual.blocks.2.attn.qkv.bias"]
+    drawn["model.layers.9.mlp.up_proj.weight"] = norm
+    drawn["visual.merger.ln_q.weight"] = np.zeros(32, np.float32)
+
+
+def test_every_wrong_tensor_is_named_before_anything_is_written(tmp_path, refusal):
+    folder, target = broken(tmp_path, wrong_everything), tmp_path / "ck"
+    shard = next(
+        f
+        for f in sorted(folder.glob("*.safetensors"))
+        if "model.layers.2.mlp.up_proj.weight" in safetensors_io.read_header(f)
+    )
+    shard.write_bytes(shard.read_bytes()[:-2])
+    last = list(safetensors_io.read_header(shard))[-1]
+    line = refusal(convert.main, ["import", "--source", folder, "--target", target])
+    assert line.startswith(f"{folder} is not a whole model: ")
+    assert f"{last} is cut off in {shard.name}" in line
+    assert "missing visual.blocks.2.attn.qkv.bias" in line
+    assert "extra model.layers.9.mlp.up_proj.weight" in line
+    assert "model.norm.weight is (3,), must be (64,)" in line
+    assert "visual.merger.ln_q.weight is F32, must be BF16" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken"]
+
+
+def test_many_problems_are_counted(tmp_path):
+    def change(drawn):
+        for name in [name for name in drawn if ".layers." in name]:
+            del drawn[name]
+
+    with pytest.raises(UserError) as error:
+        convert.open_source(broken(tmp_path, change))
+    assert str(error.value).count("missing model.layers.") == 20
+    assert str(error.value).endswith("; and 16 more")
+
+
+def test_a_missing_shard(tmp_path, refusal):
+    folder = broken(tmp_path, lambda drawn: None)
+    gone = sorted(folder.glob("*.safetensors"))[3]
+    lost = list(safetensors_io.read_header(gone))
+    gone.unlink()
+    line = refusal(convert.main, ["import", "--source", folder, "--target", tmp_path / "ck"])
+    assert f"shard {gone.name} is missing, with {len(lost)} tensors" in line
+    assert all(f"missing {name}" in line for name in lost)
+    assert not (tmp_path / "ck").exists()
+
+
+def test_dtypes_that_no_model_has(tmp_path):
+    def quantized(drawn):
+        drawn["model.layers.1.mlp.up_proj.weight"] = np.zeros((80, 64), np.int8)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(safetensors_io.DTYPES, "I8", np.dtype(np.int8))  # to be able to write it
+        folder = broken(tmp_path, quantized)
+    with pytest.raises(UserError, match="up_proj.weight is I8, must be BF16"):
+        convert.open_source(folder)
+
+
+def test_two_spellings_of_one_tensor(tmp_path):
+    def change(drawn):
+        drawn["model.visual.merger.ln_q.weight"] = drawn["visual.merger.ln_q.weight"]
+
+    with pytest.raises(UserError, match="visual.merger.ln_q.weight is there in both spellings"):
+        convert.open_source(broken(tmp_path, change))
+
+
+def test_mistakes_of_the_command_line(source, checkpoint, tmp_path, refusal):
+    def refused(command, origin, target):
+        return refusal(convert.main, [command, "--source", origin, "--target", target])
+
+    assert "import or export, not 'improt' (did you mean 'import'?)" in refused("improt", "a", "b")
+    assert "import or export, not ''" in refusal(convert.main, [])
+    assert "no folder" in refused("import", tmp_path / "nowhere", tmp_path / "ck")
+    assert "exists already" in refused("import", source, checkpoint)
+    assert "exists already" in refused("export", checkpoint, source)
+    assert "has no model.json" in refused("export", source, tmp_path / "hf")
+    assert "no weights there" in refused("import", checkpoint, tmp_path / "ck")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text('{"model_type": "llama"}')
+    assert "a llama model, not Qwen2.5-VL" in refused("import", other, tmp_path / "ck")
+    (tmp_path / "file").write_text("")
+    assert "can't be made" in refused("import", source, tmp_path / "file" / "ck")
+    assert not (tmp_path / "ck").exists() and not (tmp_path / "hf").exists()
+
+
+def test_a_damaged_checkpoint_is_not_exported(checkpoint, tmp_path, refusal):
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", checkpoint, copy], check=True)
+    chunk = copy / "params" / "text.layers.mlp.up_proj.kernel" / "0.0.0"
+    chunk.write_bytes(chunk.read_bytes()[:100])
+    arguments = ["export", "--source", copy, "--target", tmp_path / "hf"]
+    assert "text/layers/mlp/up_proj/kernel is damaged" in refusal(convert.main, arguments)
+    chunk.unlink()
+    assert "text/layers/mlp/up_proj/kernel is damaged" in refusal(convert.main, arguments)
+    shapes = models.param_shapes(models.read_model(copy))
+    with pytest.raises(UserError, match="can't be loaded"):
+        models.load_params(copy, shapes)
+    (chunk.parent / ".zarray").unlink()
+    line = refusal(convert.main, arguments)
+    assert "is not whole: text/layers/mlp/up_proj/kernel can't be read" in line
+    assert not list(tmp_path.glob("hf*"))
+    other = models.param_shapes(tiny(kv_heads=1))
+    with pytest.raises(UserError, match="k_proj/kernel is .3, 64, 32., must be .3, 64, 16."):
+        models.load_params(checkpoint, other)
+
+
+@pytest.mark.parametrize("end", ["kill", "raise"])
+def test_an_import_that_ends_early_leaves_nothing_that_looks_finished(source, tmp_path, end):
+    target = tmp_path / "ck"
+    script = f"""
+import os, signal, sys
+from pathlib import Path
+from medscope_jax import convert, errors
+done = []
+def advance(size):
+    done.append(size)
+    if len(done) == 12:
+        {"os.kill(os.getpid(), signal.SIGKILL)" if end == "kill" else "raise OSError(28, 'full')"}
+convert.COMMANDS["import"] = lambda a, b, _: convert.import_folder(a, b, advance)
+errors.run_main(convert.main)
+"""
+    command = [sys.executable, "-c", script, "import", "--source", source, "--target", target]
+    run = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."}
+    )
+    left = [path.name for path in tmp_path.iterdir()]
+    if end == "kill":
+        assert run.returncode == -signal.SIGKILL, run.stderr
+        assert left == ["ck.partial"]
+        with pytest.raises(UserError, match="has no model.json"):
+            models.read_model(tmp_path / "ck.partial")
+    else:
+        assert run.returncode == 2 and "disk full" in run.stderr and not left
+    config = convert.import_folder(source, target)  # the same command again
+    assert [path.name for path in tmp_path.iterdir()] == ["ck"]
+    drawn = synthetic.random_weights(config, "bfloat16")
+    same_bits(
+        models.load_params(target, models.param_shapes(config)), models.import_hf(drawn, config)
+    )
+
+
+def test_two_processes_do_not_write_one_target(source, tmp_path):
+    with weights.new_folder(tmp_path / "ck"), pytest.raises(UserError, match="another process"):
+        convert.import_folder(source, tmp_path / "ck")
+
+
+@pytest.mark.slow
+def test_the_7b_in_less_than_4_gb(tmp_path):
+    """Exact names and shapes of the 7B in bfloat16, in shards of 4 GB, as sparse files."""
+    config = models.preset("7b")
+    hf, target = synthetic.write_sparse_folder(tmp_path / "hf", config), tmp_path / "ck"
+    assert len(list(hf.glob("*.safetensors"))) == 5
+    command = [sys.executable, "-m", "medscope_jax.convert", "import"]
+    run = subprocess.Popen(
+        [*command, "--source", hf, "--target", target],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    private, resident = 0, 0  # most bytes, without and with the pages of files
+    while run.poll() is None:
+        status = Path(f"/proc/{run.pid}/status").read_text().split()
+        if "RssAnon:" in status:
+            private = max(private, 1024 * int(status[status.index("RssAnon:") + 1]))
+            resident = max(resident, 1024 * int(status[status.index("VmHWM:") + 1]))
+        time.sleep(0.05)
+    assert run.returncode == 0 and "8,292,166,656 parameters in bfloat16" in run.stdout.read()
+    print(f"private {private / 1e9:.2f} GB, resident {resident / 1e9:.2f} GB")
+    assert private < 4e9 and resident < 4e9
+    assert models.read_model(target) == config
+    stored = weights.open_arrays(target, models.param_shapes(config))
+    for path, leaf in convert.huggingface.leaves(models.param_shapes(config)):
+        for name, layer in convert.huggingface.places(path, leaf.shape):
+            place = stored[path] if layer is None else stored[path][layer]
+            ends = []
+            for rows in (slice(0, 1), slice(-1, None)):
+                size = place.shape[convert.huggingface.first_axis(path)]
+                start, stop, _ = rows.indices(size)
+                part = convert._rows(place, path, start, stop).read().result()
+                ends.append(convert.huggingface.to_theirs(path, part).ravel())
+            np.testing.assert_array_equal(
+                ends[0][: synthetic.STAMP], synthetic.stamp(name, 0, "bfloat16")[: ends[0].size]
+            )
+            np.testing.assert_array_equal(
+                ends[1][-synthetic.STAMP :], synthetic.stamp(name, 1, "bfloat16")[-ends[1].size :]
+            )
