@@ -24,13 +24,13 @@ from medscope_jax.models.lora import (
     unmerge_lora,
 )
 from medscope_jax.models.lora_hf import adapter_config, import_peft, peft_state_dict
+from medscope_jax.models.presets import PRESETS, preset
 from medscope_jax.models.quantize import (
     cast_params,
     freeze,
     plain_kernels,
     rounding_error,
 )
-from medscope_jax.models.presets import PRESETS, preset
 from medscope_jax.models.qwen import (
     count_params,
     embed,
@@ -77,6 +77,7 @@ __all__ = [
     "init_cache",
     "init_params",
     "join_params",
+    "load_params",
     "logits",
     "merge_lora",
     "merged_kernel",
@@ -86,9 +87,12 @@ __all__ = [
     "peft_state_dict",
     "pick_params",
     "plain_kernels",
+    "preset",
     "put_rows",
+    "read_model",
     "repeat_rows",
     "rounding_error",
+    "save_params",
     "split_lora",
     "take_rows",
     "unmerge_lora",
