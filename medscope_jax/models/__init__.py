@@ -24,6 +24,7 @@ from medscope_jax.models.lora import (
     unmerge_lora,
 )
 from medscope_jax.models.lora_hf import adapter_config, import_peft, peft_state_dict
+from medscope_jax.models.positions import Kind, conversation_positions, token_kinds
 from medscope_jax.models.presets import PRESETS, preset
 from medscope_jax.models.quantize import (
     cast_params,
@@ -48,11 +49,13 @@ from medscope_jax.models.qwen import (
 )
 from medscope_jax.models.rope import mrope_positions
 from medscope_jax.models.vision import frame_grid
+from medscope_jax.models.visuals import encode_clips, visual_rows
 from medscope_jax.models.weights import load_params, read_model, save_params
 
 __all__ = [
     "PRESETS",
     "Cache",
+    "Kind",
     "LoraConfig",
     "ModelConfig",
     "TextConfig",
@@ -61,8 +64,10 @@ __all__ = [
     "adapter_shapes",
     "add_lora",
     "cast_params",
+    "conversation_positions",
     "count_params",
     "embed",
+    "encode_clips",
     "encode_frames",
     "encode_pairs",
     "export_hf",
@@ -95,5 +100,7 @@ __all__ = [
     "save_params",
     "split_lora",
     "take_rows",
+    "token_kinds",
     "unmerge_lora",
+    "visual_rows",
 ]

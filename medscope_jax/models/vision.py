@@ -175,7 +175,7 @@ class VisionTower(nn.Module):
         whole = np.isin(np.arange(vision.depth), vision.fullatt_block_indexes)
         x, _ = nn.scan(
             block,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "intermediates": 0},  # the latter: tests capture states
             split_rngs={"params": True},
             length=vision.depth,
         )(config, grid, name="blocks")(x, whole)
