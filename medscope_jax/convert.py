@@ -1,17 +1,19 @@
 """Qwen2.5-VL weights in and out.
 
     python -m medscope_jax.convert import --source HF_FOLDER --target CKPT
-    python -m medscope_jax.convert export --source CKPT --target HF_FOLDER
+    python -m medscope_jax.convert export --source CKPT --target HF_FOLDER [--adapter]
 
 `import` makes a weights folder (models/weights.py) of a Hugging Face folder's safetensors shards;
-`export` makes a folder that transformers and vLLM load. Both keep every number bit for bit, hold
-a few hundred MB of a model of any size in memory, and write nothing before all names, shapes and
-dtypes are known to be right. The target appears when it is whole.
+`export` makes a folder that transformers and vLLM load, with adapters merged into their kernels, or
+PEFT's folder of the adapters alone. Numbers that are not merged are kept bit for bit. A few hundred
+MB of a model of any size are in memory at a time, nothing is written before all names, shapes and
+dtypes are known to be right, and the target appears when it is whole.
 """
 
 import collections
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -26,6 +28,9 @@ from medscope_jax.errors import UserError, closest, one_line
 from medscope_jax.models import huggingface, safetensors_io, weights
 from medscope_jax.models.config import ModelConfig
 from medscope_jax.models.hf_config import hf_config_text, read_hf_config
+from medscope_jax.models.lora import LEAVES, adapter_shapes, merged_kernel
+from medscope_jax.models.lora_hf import adapter_config, peft_state_dict
+from medscope_jax.models.new_folder import check_new, new_folder
 from medscope_jax.models.qwen import count_params, param_shapes
 
 _BLOCK_BYTES = 128 * 2**20  # of one tensor in memory
@@ -39,10 +44,10 @@ def import_folder(source: Path, target: Path, advance: Advance = lambda size: No
         UserError: `source` is not a whole, plain Qwen2.5-VL model (every missing, extra, cut off or
             misshapen tensor is named, up to 20 of them), or `target` exists.
     """
-    weights.check_new(target)
+    check_new(target)
     config, tensors = open_source(source)
     shapes = param_shapes(config)
-    with weights.new_folder(target) as partial:
+    with new_folder(target) as partial:
         stores = weights.create_arrays(partial, shapes)
         for path, leaf in huggingface.leaves(shapes):
             sources = [
@@ -64,27 +69,43 @@ def export_folder(
     Raises:
         UserError: `source` is no weights folder or is damaged, or `target` exists.
     """
-    weights.check_new(target)
+    check_new(target)
     config = weights.read_model(source)
-    shapes = param_shapes(config)
-    stores = weights.open_arrays(source, shapes)
+    stores = weights.open_arrays(source, weights.weight_shapes(config))
     sizes, planned = huggingface.hf_shapes(config), []
-    for path, leaf in huggingface.leaves(shapes):
-        dtype = stores[path].dtype.numpy_dtype
-        if dtype != leaf.dtype:
-            raise UserError(
-                f"{source}: {'/'.join(path)} is {dtype}, {weights.MODEL} says otherwise"
-            )
+    for path, leaf in huggingface.leaves(param_shapes(config)):
         for name, layer in huggingface.places(path, leaf.shape):
-            place = stores[path] if layer is None else stores[path][layer]
-            blocks = functools.partial(_read, place, path, sizes[name][0], advance)
+            blocks = functools.partial(_read, stores, path, layer, sizes[name][0], config, advance)
             planned.append(safetensors_io.Planned(name, leaf.dtype, sizes[name], blocks))
     planned.sort(key=lambda tensor: _natural(tensor.name))
-    with weights.new_folder(target) as partial:
+    with new_folder(target) as partial:
         safetensors_io.write_folder(partial, planned, shard_bytes)
         weights.copy_companions(source, partial)
         (partial / "config.json").write_text(hf_config_text(config, source / "config.json"))
     return config
+
+
+def export_adapter(source: Path, target: Path) -> int:
+    """Makes PEFT's folder `target` of a weights folder's adapters; returns their parameters.
+
+    Raises:
+        UserError: `source` is no weights folder, is damaged or has no adapters; `target` exists.
+    """
+    check_new(target)
+    config = weights.read_model(source)
+    if config.lora is None:
+        raise UserError(f"{source} has no adapters: leave out --adapter to export all weights")
+    adapters = weights.load_params(source, adapter_shapes(config, config.lora))
+    tensors = peft_state_dict(adapters, config)
+    planned = [
+        safetensors_io.Planned(name, array.dtype, array.shape, lambda array=array: [array])
+        for name, array in tensors.items()
+    ]
+    with new_folder(target) as partial:
+        safetensors_io.write_file(partial / "adapter_model.safetensors", planned)
+        text = json.dumps(adapter_config(config), indent=2) + "\n"
+        (partial / "adapter_config.json").write_text(text)
+    return sum(array.size for array in tensors.values())
 
 
 def open_source(source: Path) -> tuple[ModelConfig, dict[str, safetensors_io.Tensor]]:
@@ -141,14 +162,27 @@ def _fill(
 
 
 def _read(
-    place: ts.TensorStore, path: huggingface.Path, rows: int, advance: Advance
+    stores: dict[huggingface.Path, ts.TensorStore],
+    path: huggingface.Path,
+    layer: int | None,
+    rows: int,
+    config: ModelConfig,
+    advance: Advance,
 ) -> Iterator[np.ndarray]:
-    """The hub's tensor of one of our (unstacked) arrays, cut along its first axis."""
+    """The hub's tensor of one of our arrays, cut along its first axis; adapters are merged."""
+    paths = [path]
+    if path[-1] == "kernel" and (*path[:-1], LEAVES[0]) in stores:
+        paths += [(*path[:-1], name) for name in LEAVES]
+    place, *pair = (stores[at] if layer is None else stores[at][layer] for at in paths)
     for start, stop in _blocks(place, path, rows):
         try:
             block = _rows(place, path, start, stop).read().result()
+            if pair:
+                low, high = pair[0].read().result(), pair[1][:, start:stop].read().result()
+                block = np.asarray(merged_kernel(block, low, high, config.lora.scale))
         except (OSError, ValueError) as error:
             raise UserError(f"{'/'.join(path)} is damaged: {one_line(error)[:200]}") from error
+        block = block.astype(config.param_dtype, copy=False)
         yield huggingface.to_theirs(path, block)
         advance(block.nbytes)
 
@@ -172,7 +206,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
 
 
-COMMANDS = {"import": import_folder, "export": export_folder}
+COMMANDS = ("import", "export")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -182,22 +216,26 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(
             f"say what to do first: import or export, not {command!r}{closest(command, COMMANDS)}"
         )
-    flags = parse_arguments(
-        __doc__,
-        [argument for argument in argv if argument not in COMMANDS],
-        {
-            "--source": {"required": True, "metavar": "DIR", "help": "what to convert"},
-            "--target": {"required": True, "metavar": "DIR", "help": "the folder to make"},
-        },
-    )
+    options = {
+        "--source": {"required": True, "metavar": "DIR", "help": "what to convert"},
+        "--target": {"required": True, "metavar": "DIR", "help": "the folder to make"},
+    }
+    if command != "import":
+        text = "export the adapters alone, in PEFT's format"
+        options["--adapter"] = {"action": "store_true", "help": text}
+    flags = parse_arguments(__doc__, argv[command in COMMANDS :], options)
     jax.config.update("jax_platforms", "cpu")  # accelerators, if any, have nothing to do with it
     source, target = Path(flags.source), Path(flags.target)
     if not source.is_dir():
         raise UserError(f"--source {source} is no folder")
+    if command == "export" and flags.adapter:
+        print(f"{export_adapter(source, target):,} parameters of adapters: {target}")
+        return
+    convert = import_folder if command == "import" else export_folder
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"{command}ing", total=_size(source))
-        config = COMMANDS[command](source, target, lambda size: progress.advance(task, size))
+        config = convert(source, target, lambda size: progress.advance(task, size))
     print(f"{count_params(config):,} parameters in {config.param_dtype}: {target}")
 
 

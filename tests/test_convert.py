@@ -17,7 +17,7 @@ import pytest
 from medscope_jax import convert, models
 from medscope_jax.distributed import make_mesh, param_shardings
 from medscope_jax.errors import UserError
-from medscope_jax.models import safetensors_io, weights
+from medscope_jax.models import new_folder, safetensors_io, weights
 from tests.models import model_cases, synthetic
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -171,6 +171,82 @@ def test_loading_casts_where_it_is_asked_to(tmp_path):
     }
 
 
+@pytest.fixture
+def adapted(source, checkpoint, tmp_path):
+    """(folder, params, config) of adapters and a vision tower that were trained on `checkpoint`."""
+    lora = models.LoraConfig(rank=3, alpha=5.0, targets=("q_proj", "down_proj"))
+    config = tiny()
+    drawn = synthetic.plain_weights(config, "bfloat16")
+    convert.import_folder(synthetic.write_folder(tmp_path / "hf", config, drawn), tmp_path / "base")
+    config = dataclasses.replace(config, lora=lora)
+    params = models.add_lora(models.import_hf(drawn, config), config, jax.random.key(0))
+    adapters = jax.tree.map(lambda leaf: leaf + 0.1, models.split_lora(params)[1])
+    tower = models.import_hf(synthetic.plain_weights(config, "bfloat16", seed=2), config)["vision"]
+    part = {**adapters, "vision": tower}
+    models.save_params(tmp_path / "trained", part, config, base=tmp_path / "base")
+    return tmp_path / "trained", models.join_params(params, part), config
+
+
+def test_a_folder_may_hold_what_was_trained(adapted):
+    folder, params, config = adapted
+    assert models.read_model(folder) == config
+    same_bits(models.load_params(folder, models.weight_shapes(config)), params)
+    stored = sum(file.stat().st_size for file in (folder / "params").rglob("*"))
+    assert stored < 2 * models.count_params(config)  # the base is pointed to, not copied
+    assert (folder / "tokenizer.json").is_file()
+    (folder.parent / "base").rename(folder.parent / "elsewhere")
+    with pytest.raises(UserError, match="the rest, .*/base, is not there"):
+        models.load_params(folder, models.weight_shapes(config))
+
+
+def test_adapters_are_merged_on_export(adapted, tmp_path):
+    folder, params, config = adapted
+    convert.main(["export", "--source", str(folder), "--target", str(tmp_path / "out")])
+    found, _ = safetensors_io.read_folder(tmp_path / "out")
+    expected = models.export_hf(models.merge_lora(params, config)[0], config)
+    plain = models.export_hf(models.split_lora(params)[0], config)
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        ours = found[name].read()
+        assert ours.dtype == array.dtype
+        if name.startswith("model.layers.") and name.endswith(
+            ("q_proj.weight", "down_proj.weight")
+        ):
+            wide = array.astype(np.float32)
+            np.testing.assert_allclose(ours.astype(np.float32), wide, rtol=2**-7)  # one bit
+            assert np.abs(wide - plain[name].astype(np.float32)).max() > 0.01
+        else:
+            assert ours.tobytes() == array.tobytes(), name
+
+
+def test_adapters_go_out_as_pefts(adapted, tmp_path, capsys):
+    folder, params, config = adapted
+    arguments = ["--source", str(folder), "--target", str(tmp_path / "out"), "--adapter"]
+    convert.main(["export", *arguments])
+    count = sum(leaf.size for leaf in jax.tree.leaves(models.adapter_shapes(config, config.lora)))
+    assert f"{count:,} parameters of adapters" in capsys.readouterr().out
+    values = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    found = safetensors_io.read_header(tmp_path / "out" / "adapter_model.safetensors")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    tensors = {name: tensor.read() for name, tensor in found.items()}
+    adapters, lora = models.import_peft(tensors, values, config)
+    assert lora == config.lora
+    same_bits(adapters, models.split_lora(params)[1])
+
+
+def test_parameters_of_another_model_are_not_saved(checkpoint, tmp_path):
+    config = models.read_model(checkpoint)
+    params = models.load_params(checkpoint, models.param_shapes(config))
+    params["text"]["layers"]["mlp"]["up_proj"]["kernel_scale"] = np.ones((3, 80), np.float32)
+    del params["vision"]["merger_norm"]
+    with pytest.raises(ValueError, match="up_proj/kernel_scale; vision/merger_norm/weight"):
+        models.save_params(tmp_path / "ck", params, config)
+    assert not (tmp_path / "ck").exists()
+
+
 def broken(tmp_path, change, dtype="bfloat16"):
     """A folder whose weights `change` has had its hands in."""
     drawn = synthetic.random_weights(tiny(), dtype)
@@ -252,6 +328,9 @@ def test_mistakes_of_the_command_line(source, checkpoint, tmp_path, refusal):
 
     assert "import or export, not 'improt' (did you mean 'import'?)" in refused("improt", "a", "b")
     assert "import or export, not ''" in refusal(convert.main, [])
+    arguments = ["--source", checkpoint, "--target", tmp_path / "ck", "--adapter"]
+    assert "has no adapters" in refusal(convert.main, ["export", *arguments])
+    assert "unknown argument '--adapter'" in refusal(convert.main, ["import", *arguments])
     assert "no folder" in refused("import", tmp_path / "nowhere", tmp_path / "ck")
     assert "exists already" in refused("import", source, checkpoint)
     assert "exists already" in refused("export", checkpoint, source)
@@ -299,7 +378,8 @@ def advance(size):
     done.append(size)
     if len(done) == 12:
         {"os.kill(os.getpid(), signal.SIGKILL)" if end == "kill" else "raise OSError(28, 'full')"}
-convert.COMMANDS["import"] = lambda a, b, _: convert.import_folder(a, b, advance)
+run = convert.import_folder
+convert.import_folder = lambda source, target, _: run(source, target, advance)
 errors.run_main(convert.main)
 """
     command = [sys.executable, "-c", script, "import", "--source", source, "--target", target]
@@ -323,7 +403,7 @@ errors.run_main(convert.main)
 
 
 def test_two_processes_do_not_write_one_target(source, tmp_path):
-    with weights.new_folder(tmp_path / "ck"), pytest.raises(UserError, match="another process"):
+    with new_folder.new_folder(tmp_path / "ck"), pytest.raises(UserError, match="another process"):
         convert.import_folder(source, tmp_path / "ck")
 
 

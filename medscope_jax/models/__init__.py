@@ -50,7 +50,7 @@ from medscope_jax.models.qwen import (
 from medscope_jax.models.rope import mrope_positions
 from medscope_jax.models.vision import frame_grid
 from medscope_jax.models.visuals import encode_clips, visual_rows
-from medscope_jax.models.weights import load_params, read_model, save_params
+from medscope_jax.models.weights import load_params, read_model, save_params, weight_shapes
 
 __all__ = [
     "PRESETS",
@@ -103,4 +103,5 @@ __all__ = [
     "token_kinds",
     "unmerge_lora",
     "visual_rows",
+    "weight_shapes",
 ]

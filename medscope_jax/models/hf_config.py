@@ -127,8 +127,8 @@ def hf_config_text(config: ModelConfig, kept: Path | None = None) -> str:
     """
     dtype = {"torch_dtype": config.param_dtype}
     if kept is not None and kept.is_file():
-        same = dataclasses.replace(config, dtype="float32", param_dtype="float32", remat=False)
-        if read_hf_config(kept) == same:
+        there = read_hf_config(kept)
+        if (there.text, there.vision) == (config.text, config.vision):
             values = json.loads(kept.read_text())
             stated = values.get("dtype", values.get("torch_dtype"))
             if stated == config.param_dtype:

@@ -1,23 +1,22 @@
 """A model's weights as a folder: what convert imports to, and what runs start from.
 
-    CKPT/model.json       the ModelConfig
+    CKPT/model.json       the ModelConfig, and the base folder of one that holds a part of a model
     CKPT/params/          the parameter tree, as plain Orbax restores it onto any mesh
     CKPT/tokenizer.json   and the other small files of the Hugging Face folder that it came from
+
+A folder holds all of a model, or what was trained of it (adapters, say) and where the rest is.
 
 Orbax saves whole arrays. One of our stacked leaves is 3.8 GB at 7B and 39 GB at 72B, so Orbax only
 lays the checkpoint out here, with one-element arrays, and TensorStore, the library that Orbax
 itself stores arrays with, makes each of them anew in its true shape and fills it slice by slice.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import logging
 import math
-import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
-from medscope_jax.errors import UserError, is_disk_full, one_line
+from medscope_jax.errors import UserError, one_line
 from medscope_jax.models.config import ModelConfig, model_config
 from medscope_jax.models.huggingface import Path as LeafPath
 from medscope_jax.models.huggingface import leaves
+from medscope_jax.models.lora import LEAVES, adapter_shapes, join_params
+from medscope_jax.models.new_folder import new_folder
+from medscope_jax.models.qwen import param_shapes
 
 MODEL, PARAMS = "model.json", "params"
 # What of a Hugging Face folder belongs to a model beside its weights.
@@ -59,15 +61,28 @@ def read_model(folder: Path) -> ModelConfig:
     Raises:
         UserError: the folder is none, or its model.json is broken.
     """
+    return _read_model(folder)[0]
+
+
+def _read_model(folder: Path) -> tuple[ModelConfig, Path | None]:
+    """The ModelConfig, and the base folder if there is one."""
     try:
-        return model_config(json.loads((folder / MODEL).read_text()))
+        values = json.loads((folder / MODEL).read_text())
+        base = values.pop("base", None)
+        return model_config(values), base and Path(base)
     except OSError as error:
         raise UserError(
             f"{folder} has no {MODEL} ({error.strerror}): make it by "
             "python -m medscope_jax.convert import"
         ) from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / MODEL} is broken: {one_line(error)}") from error
+
+
+def weight_shapes(config: ModelConfig) -> dict:
+    """param_shapes of a model, with its adapters where config.lora says that it has some."""
+    shapes = param_shapes(config)
+    return join_params(shapes, adapter_shapes(config, config.lora)) if config.lora else shapes
 
 
 def load_params(folder: Path, abstract: Any) -> Any:
@@ -75,51 +90,83 @@ def load_params(folder: Path, abstract: Any) -> Any:
 
     Args:
         folder: as import or save_params made it.
-        abstract: models.param_shapes of its config; shardings say where arrays go (any mesh; none:
-            NumPy arrays), and another dtype casts.
+        abstract: weight_shapes of its config, or a part of it; shardings say where arrays go (any
+            mesh; none: NumPy arrays), and another dtype casts.
 
     Raises:
         UserError: the folder is damaged or is another model's.
     """
     open_arrays(folder, abstract)
+    homes = _homes(folder, abstract)
+    params: dict = {}
+    for home in dict.fromkeys(homes.values()):
+        part = _nest((path, leaf) for path, leaf in leaves(abstract) if homes[path] == home)
+        params = join_params(params, _restore(home, part))
+    return params
+
+
+def _restore(folder: Path, abstract: Any) -> Any:
+    arguments = ocp.args.PyTreeRestore(
+        item=abstract,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+        partial_restore=True,
+    )
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            return checkpointer.restore(
-                (folder / PARAMS).absolute(),
-                args=ocp.args.PyTreeRestore(
-                    item=abstract,
-                    restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
-                ),
-            )
+            return checkpointer.restore((folder / PARAMS).absolute(), args=arguments)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} can't be loaded: {one_line(error)}") from error
 
 
-def save_params(folder: Path, params: Any, config: ModelConfig, like: Path | None = None) -> None:
+def save_params(
+    folder: Path,
+    params: Any,
+    config: ModelConfig,
+    like: Path | None = None,
+    base: Path | None = None,
+) -> None:
     """Writes parameters in memory as a weights folder, whole or not at all; for one process.
 
     Args:
         folder: the new folder.
-        params: the tree of arrays that one process sees in whole.
-        config: its ModelConfig; param_dtype is set to what the arrays are.
+        params: the tree of arrays, each of which this process sees in whole; with `base`, only what
+            was trained of it: adapters, or the vision tower. int8 kernels can't be among them.
+        config: the model's; param_dtype is set to what the arrays (or the base's) are.
         like: the weights folder or Hugging Face folder whose companion files go along.
+        base: the weights folder that has the other leaves. It is pointed to, not copied.
 
     Raises:
-        UserError: the folder exists.
+        UserError: the folder exists, or `base` is none.
+        ValueError: the leaves are not the model's.
     """
-    dtype = jax.tree.leaves(params)[0].dtype.name
+    given = {path: leaf.shape for path, leaf in leaves(params)}
+    known = {path: leaf.shape for path, leaf in leaves(weight_shapes(config))}
+    wrong = [path for path, shape in given.items() if known.get(path) != shape]
+    wrong += [path for path in known if path not in given and base is None]
+    if wrong:
+        names = shorten(["/".join(path) for path in wrong])
+        raise ValueError(f"missing, extra or of a wrong shape: {names}")
+    if base is not None:
+        dtype = read_model(base).param_dtype
+    else:
+        dtype = next(leaf.dtype.name for path, leaf in leaves(params) if path[-1] not in LEAVES)
     with new_folder(folder) as partial:
         stores = create_arrays(partial, params)
         for path, leaf in leaves(params):
             by_layer = leaf.ndim > 2 and not is_one_chunk(stores[path])
             for part in range(len(leaf)) if by_layer else [...]:
                 stores[path][part].write(np.asarray(leaf[part])).result()
-        write_model(partial, dataclasses.replace(config, param_dtype=dtype), like)
+        write_model(partial, dataclasses.replace(config, param_dtype=dtype), like or base, base)
 
 
-def write_model(folder: Path, config: ModelConfig, like: Path | None) -> None:
+def write_model(
+    folder: Path, config: ModelConfig, like: Path | None, base: Path | None = None
+) -> None:
     """Writes model.json, and the companion files of the folder `like`."""
-    (folder / MODEL).write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    values = dataclasses.asdict(config)
+    if base is not None:
+        values = {"base": str(base.resolve()), **values}
+    (folder / MODEL).write_text(json.dumps(values, indent=2) + "\n")
     if like is not None:
         copy_companions(like, folder)
 
@@ -168,11 +215,12 @@ def open_arrays(folder: Path, shapes: Any) -> dict[LeafPath, ts.TensorStore]:
     Raises:
         UserError: an array is missing, broken, or not of the shape in `shapes`.
     """
+    homes = _homes(folder, shapes)
     stores, problems = {}, []
     for path, leaf in leaves(shapes):
         try:
             # Not writing a chunk of zeros is a damage here, not a choice.
-            spec = _spec(folder, path) | {"fill_missing_data_reads": False}
+            spec = _spec(homes[path], path) | {"fill_missing_data_reads": False}
             stores[path] = ts.open(spec, open=True, read=True).result()
         except (OSError, ValueError) as error:
             problems.append(f"{'/'.join(path)} can't be read ({one_line(error)[:80]})")
@@ -206,57 +254,30 @@ def chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     return tuple(chunk)
 
 
-@contextlib.contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that becomes it when the block ends well, and vanishes otherwise.
-
-    What a killed process left there is removed by the next one.
-
-    Raises:
-        UserError: the target exists, or another process is writing it.
-    """
-    check_new(target)
-    partial = target.with_name(f"{target.name}.partial")
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        lock = os.open(partial, os.O_RDONLY)
-    except OSError as error:
-        if is_disk_full(error):
-            raise
-        raise UserError(f"{partial} can't be made: {error.strerror}") from error
-    try:
-        _lock(lock, target)
-        for left in partial.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        try:
-            yield partial
-            partial.rename(target)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-    finally:
-        os.close(lock)
-
-
-def check_new(target: Path) -> None:
-    """UserError if there is something at `target`."""
-    if target.exists() or target.is_symlink():
-        raise UserError(f"{target} exists already: name another target, or delete it")
-
-
 def shorten(problems: list[str], most: int = 20) -> str:
     """At most `most` of the problems on one line, and how many more there are."""
     more = f"; and {len(problems) - most} more" if len(problems) > most else ""
     return "; ".join(problems[:most]) + more
 
 
-def _lock(descriptor: int, target: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UserError(f"another process is writing {target}: wait for it") from error
-    except OSError:  # some network file systems have no locks
-        pass
+def _homes(folder: Path, shapes: Any) -> dict[LeafPath, Path]:
+    """The folder that holds each leaf: this one, or the base where this one has it not."""
+    base = _read_model(folder)[1]
+    if base is not None and not base.is_dir():
+        raise UserError(f"{folder} holds a part of a model, and the rest, {base}, is not there")
+    own = {path: base is None or _array(folder, path).is_dir() for path, _ in leaves(shapes)}
+    return {path: folder if mine else base for path, mine in own.items()}
+
+
+def _nest(pairs: Iterable[tuple[LeafPath, Any]]) -> dict:
+    """The tree of dicts with these leaves."""
+    tree: dict = {}
+    for path, leaf in pairs:
+        branch = tree
+        for key in path[:-1]:
+            branch = branch.setdefault(key, {})
+        branch[path[-1]] = leaf
+    return tree
 
 
 def _array(folder: Path, path: LeafPath) -> Path:
