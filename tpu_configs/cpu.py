@@ -87,7 +87,13 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     # Stage 3, GA-GRPO.
     config.ga_grpo = ConfigDict(
-        {"steps": 100, "batch_size": 16, "learning_rate": 1.5e-4, "train_vision": False, **optimizer}
+        {
+            "steps": 100,
+            "batch_size": 16,
+            "learning_rate": 1.5e-4,
+            "train_vision": False,
+            **optimizer,
+        }
     )
     config.rl = ConfigDict(
         {

@@ -3,6 +3,7 @@
 Flax stays inside this room; others see frozen configs, plain parameter trees and functions.
 """
 
+from medscope_jax.models.attention import Packed
 from medscope_jax.models.config import (
     LoraConfig,
     ModelConfig,
@@ -58,6 +59,7 @@ __all__ = [
     "Kind",
     "LoraConfig",
     "ModelConfig",
+    "Packed",
     "TextConfig",
     "VisionConfig",
     "adapter_config",

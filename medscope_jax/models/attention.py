@@ -9,13 +9,37 @@ recomputed in the backward pass instead of stored, so memory grows with length, 
               x x . . | . . . .
     block 1   x x x . | . . . .
               x x x x | ...
+
+Conversations that begin alike are packed: their prompt once, then each one's own rest, which looks
+at the prompt and at itself. G rollouts of a question cost one prompt instead of G.
+
+    prompt    x . . . . . .
+              x x . . . . .
+    rest 1    x x x . . . .
+              x x x x . . .
+    rest 2    x x . . x . .
+              x x . . x x .
 """
+
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
 _FEWEST, _MOST = 128, 512  # queries a block
+
+
+class Packed(NamedTuple):
+    """Which slots of P packed questions are real: each row is N prompt slots, then G rests of M."""
+
+    prompt: jax.Array  # bool [P, N]
+    rest: jax.Array  # bool [P, G, M]
+
+    def flat(self) -> jax.Array:
+        """bool [P, N + G * M], in the order of a packed row."""
+        return jnp.concatenate([self.prompt, self.rest.reshape(len(self.rest), -1)], axis=1)
 
 
 def attend(
@@ -57,6 +81,64 @@ def attend_causal(
         out.append(block(*part))
     out = jnp.concatenate(out, axis=3)
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
+
+
+def attend_packed(
+    query: jax.Array, key: jax.Array, value: jax.Array, valid: Packed, exact
+) -> jax.Array:
+    """Causal attention within the prompt, and of each rest to the prompt and itself.
+
+    As attend_causal, with rows of N + G * M slots in query [P, N + G * M, H, hd] and key, value
+    [P, K, N + G * M, hd].
+    """
+    rows, _, heads, width = query.shape
+    kv_heads, count = key.shape[1], valid.prompt.shape[1]
+    groups, length = valid.rest.shape[1:]
+    prompt = attend_causal(
+        query[:, :count], key[:, :, :count], value[:, :, :count], valid.prompt, exact
+    )
+    query = query[:, count:].reshape(rows, groups, length, kv_heads, -1, width)
+    query = query.transpose(0, 3, 1, 4, 2, 5)  # [P, K, G, H / K, M, hd]
+    own = [x[:, :, count:].reshape(rows, kv_heads, groups, length, width) for x in (key, value)]
+    shared = key[:, :, :count], value[:, :, :count]
+    size = min(max(-(-length // 4), _FEWEST), _MOST)
+    out = []
+    for start in range(0, length, size):
+        end = min(start + size, length)
+        order = jnp.arange(start, end)[:, None] >= jnp.arange(end)
+        allowed = order & valid.rest[:, :, None, :end]
+        block = jax.checkpoint(_attend_rest, static_argnums=7, prevent_cse=False)
+        part = query[..., start:end, :], *shared, valid.prompt, *(x[..., :end, :] for x in own)
+        out.append(block(*part, allowed, exact))
+    out = jnp.concatenate(out, axis=4).transpose(0, 2, 4, 1, 3, 5)
+    out = out.reshape(rows, groups * length, heads, width)
+    return jnp.concatenate([prompt, out], axis=1)
+
+
+def _attend_rest(query, prompt_key, prompt_value, prompt_valid, key, value, allowed, exact):
+    """query [P, K, G, H/K, n, hd], prompt_* [P, K, N, hd], key, value [P, K, G, m, hd]."""
+    rows, kv_heads, groups, heads, length, width = query.shape
+    product = functools.partial(jnp.einsum, precision=exact, preferred_element_type=jnp.float32)
+    query = query * width**-0.5
+    # All rests of a question read its prompt in one product, and no key is repeated.
+    scores = product(
+        "bkrd,bkmd->bkrm", query.reshape(rows, kv_heads, -1, width), prompt_key
+    ).reshape(*query.shape[:-1], -1)
+    scores += jnp.where(prompt_valid, 0.0, MASKED)[:, None, None, None, None]
+    query = query.reshape(rows, kv_heads, groups, -1, width)
+    inner = product("bkgrd,bkgmd->bkgrm", query, key)
+    inner = inner.reshape(rows, kv_heads, groups, heads, length, -1)
+    inner += jnp.where(allowed, 0.0, MASKED)[:, None, :, None]
+    scores = jnp.concatenate([scores, inner], axis=-1)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    total = weights.sum(axis=-1, keepdims=True)
+    weights = weights.astype(value.dtype)
+    count = prompt_key.shape[2]
+    outer = weights[..., :count].reshape(rows, kv_heads, -1, count)
+    inner = weights[..., count:].reshape(rows, kv_heads, groups, heads * length, -1)
+    out = product("bkrm,bkmd->bkrd", outer, prompt_value).reshape(*scores.shape[:-1], width)
+    out += product("bkgrm,bkgmd->bkgrd", inner, value).reshape(*scores.shape[:-1], width)
+    return (out / total).astype(value.dtype)
 
 
 def _attend(query, key, value, allowed, exact):

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from medscope_jax.models.attention import attend, attend_causal
+from medscope_jax.models.attention import Packed, attend, attend_causal, attend_packed
 from medscope_jax.models.config import ModelConfig
 from medscope_jax.models.layers import RMSNorm, SwiGLU, dense, precision
 from medscope_jax.models.rope import mrope_tables, rotate
@@ -30,7 +30,8 @@ class Context(NamedTuple):
 
     cos: jax.Array  # float32 [B, N, head_dim / 2]
     sin: jax.Array
-    valid: jax.Array | None  # bool [B, N], without a cache: inputs that may be looked at
+    # Without a cache: inputs that may be looked at, bool [B, N], or how B rows are packed.
+    valid: jax.Array | Packed | None
     start: jax.Array | None  # int32 [B], with a cache: slot of input 0
     count: jax.Array | None  # int32 [B], with a cache: inputs to write
 
@@ -69,7 +70,8 @@ class Attention(nn.Module):
         exact = precision(self.config.dtype)
         if cache is None:
             key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
-            out = attend_causal(query, key, value, context.valid, exact)
+            look = attend_packed if isinstance(context.valid, Packed) else attend_causal
+            out = look(query, key, value, context.valid, exact)
         else:
             cache = write(cache, layer, key, value, context)
             slots = context.start[:, None] + jnp.arange(x.shape[1])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from medscope_jax.models.attention import Packed
 from medscope_jax.models.config import ModelConfig
 from medscope_jax.models.language import Cache, LanguageModel, make_context
 from medscope_jax.models.vision import VisionTower, frame_grid
@@ -89,7 +90,11 @@ def embed(
 
 
 def forward(
-    params: dict, config: ModelConfig, embeddings: jax.Array, positions: jax.Array, valid: jax.Array
+    params: dict,
+    config: ModelConfig,
+    embeddings: jax.Array,
+    positions: jax.Array,
+    valid: jax.Array | Packed,
 ) -> jax.Array:
     """Hidden states [B, L, D] after the final norm.
 
@@ -97,9 +102,12 @@ def forward(
         embeddings: [B, L, D].
         positions: int32 [3, B, L], see mrope_positions.
         valid: bool [B, L]; slot i attends to the valid slots up to i. What stands in invalid slots
-            (NaN included) never changes a valid slot's result.
+            (NaN included) never changes a valid slot's result. Packed: a row is a prompt and the
+            rests of several conversations that begin with it (L = N + G * M), each of which sees
+            the prompt and itself.
     """
-    embeddings = jnp.where(valid[..., None], embeddings, 0)
+    real = valid.flat() if isinstance(valid, Packed) else valid
+    embeddings = jnp.where(real[..., None], embeddings, 0)
     context = make_context(config, positions, valid)
     return LanguageModel(config).apply({"params": params["text"]}, embeddings, context)[0]
 

@@ -30,6 +30,7 @@ from medscope_jax.rollout import (
 )
 from medscope_jax.tools import CallStatus
 from medscope_jax.training.data import make_batches
+from medscope_jax.training.packing import measure_packing
 from medscope_jax.training.run import Run, Split, load_records, make_split_bank, rollout_config
 from medscope_jax.training.stage import Batches, Update, optimizer_of
 from medscope_jax.training.steps import ga_grpo_step
@@ -60,7 +61,7 @@ def prepare_ga_grpo(run: Run, split: Split, judge: Judge, params: dict) -> tuple
         kl_coefficient=config.rl.kl_coefficient,
         micro_batch=config.rl.micro_batch,
     )
-    compiled = jax.jit(step, static_argnames="targets", donate_argnums=0)
+    compiled = jax.jit(step, static_argnames=("size", "targets"), donate_argnums=0)
     reference = jax.tree.map(jnp.copy, params) if config.rl.kl_coefficient else None
 
     def update(state, batch):
@@ -93,10 +94,13 @@ def prepare_ga_grpo(run: Run, split: Split, judge: Judge, params: dict) -> tuple
         value = np.array([v for v, _ in pairs], np.float32).reshape(count, group)
         valid = np.array([v for _, v in pairs]).reshape(count, group)
         advantages = advantage(totals, value, valid).reshape(-1)
-        short, targets = trim(episode, host)
+        sizes = {
+            "size": measure_packing(host.role, group, width),
+            "targets": most_generated(host.role),
+        }
         flat = flat_tokens(part)
         for _ in range(config.rl.updates):
-            state, metrics = compiled(state, short, advantages, flat, reference, targets=targets)
+            state, metrics = compiled(state, episode, advantages, flat, reference, **sizes)
         summary = summarize(found, scored, totals, host)
         return state, {**metrics, **summary, **work}
 
@@ -127,22 +131,10 @@ def reward_all(
     ]
 
 
-def trim(episode: Episode, host: Episode, slots: int = 32, tokens: int = 16) -> tuple[Episode, int]:
-    """The episode without slots that no row fills, and G for its targets.
-
-    Both are rounded up (to `slots` and `tokens`), so that only a few shapes are ever compiled.
-    """
-    used = int(np.max(np.sum(host.role != Role.PADDING, axis=1)))
-    length = min(-used // slots * -slots, host.role.shape[1])
-    generated = int(np.max(np.sum(host.role == Role.GENERATED, axis=1)))
-    short = episode.replace(
-        tokens=episode.tokens[:, :length],
-        frame=episode.frame[:, :length],
-        role=episode.role[:, :length],
-        positions=episode.positions[:, :, :length],
-        logprobs=episode.logprobs[:, :length],
-    )
-    return short, min(-generated // tokens * -tokens, length)
+def most_generated(role: np.ndarray, step: int = 16) -> int:
+    """The most generated tokens that a row of roles [B, L] has, rounded up to `step`."""
+    most = int(np.max(np.sum(role == Role.GENERATED, axis=1)))
+    return min(-most // step * -step, role.shape[1])
 
 
 def summarize(found: list[Trajectory], scored: list[Reward], totals: np.ndarray, host: Episode):

@@ -23,6 +23,7 @@ from medscope_jax.errors import UserError
 from medscope_jax.models import ModelConfig, encode_frames, init_params
 from medscope_jax.rl import LossConfig
 from medscope_jax.rollout import Prompts, make_rollout, prompt_width, vocabulary
+from medscope_jax.training.packing import Packing
 from medscope_jax.training.run import make_layout, rollout_config, with_vocabulary
 from medscope_jax.training.state import TrainState, init_state, make_optimizer
 from medscope_jax.training.steps import ga_grpo_step
@@ -50,6 +51,7 @@ def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
     model = with_vocabulary(config.model, config.dialogue.vocab_size)
     layout = make_layout(config, model)
     tokenizer = _tokenizer(config.dialogue.vocab_size)
+    width = _prompt_width(tokenizer, layout)
     questions, group = config.ga_grpo.batch_size, config.rl.group_size
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     if questions % shards:
@@ -73,15 +75,15 @@ def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
             {
                 "parameters": params,
                 "bank": bank,
-                "prompts": _split(_prompts(tokenizer, layout, questions, group), mesh),
+                "prompts": _split(_prompts(width, questions, group), mesh),
                 "words": _whole(vocabulary(tokenizer, layout), mesh),
             },
         ),
-        "ga_grpo": _policy_step(config, mesh, model, layout, shapes, bank),
+        "ga_grpo": _policy_step(config, mesh, model, layout, shapes, bank, width),
     }
 
 
-def _policy_step(config, mesh, model, layout, shapes, bank) -> Program:
+def _policy_step(config, mesh, model, layout, shapes, bank, width) -> Program:
     """One optimizer step on the rollouts of a batch of questions."""
     section = config.ga_grpo
     optimizer = make_optimizer(section, section.steps * config.rl.updates)
@@ -96,6 +98,7 @@ def _policy_step(config, mesh, model, layout, shapes, bank) -> Program:
         model=model,
         optimizer=optimizer,
         grid=layout.grid,
+        size=Packing(config.rl.group_size, width, layout.length - width),
         targets=min(turns * config.rollout.turn_tokens, layout.length),
         loss=LossConfig(**config.loss),
         temperature=config.rollout.temperature,
@@ -142,9 +145,12 @@ def _tokenizer(vocab_size: int) -> Tokenizer:
     return Tokenizer(lambda text: [0] * -(-len(text) // 16), pieces, b"")
 
 
-def _prompts(tokenizer: Tokenizer, layout: Layout, questions: int, group: int) -> Prompts:
+def _prompt_width(tokenizer: Tokenizer, layout: Layout) -> int:
     ticks = np.arange(layout.preview_frames, dtype=np.float64)
-    width = prompt_width([_QUESTION], [ticks], tokenizer, layout, tools=True)
+    return prompt_width([_QUESTION], [ticks], tokenizer, layout, tools=True)
+
+
+def _prompts(width: int, questions: int, group: int) -> Prompts:
     return Prompts(
         tokens=_int(questions, width),
         frame=_int(questions, width),

@@ -21,6 +21,7 @@ from medscope_jax.models import (
     mrope_positions,
 )
 from medscope_jax.rl import LossConfig, loss_normalizer, policy_loss, reference_kl
+from medscope_jax.training.packing import Packing, pack, unpack
 from medscope_jax.training.state import TrainState, apply_gradients, trained
 
 
@@ -68,7 +69,32 @@ def token_logprobs(
     hidden = forward(params, model, embed(params, model, tokens, frame, bank), positions, valid)
     # The token in slot i is predicted from slot i - 1; slot 0 is never generated.
     before = jnp.maximum(targets.slots - 1, 0)[..., None]
-    scores = logits(params, model, jnp.take_along_axis(hidden, before, axis=1))
+    hidden = jnp.take_along_axis(hidden, before, axis=1)
+    return _score(params, model, hidden, tokens, targets, temperature)
+
+
+def packed_logprobs(
+    params: dict,
+    model: ModelConfig,
+    tokens: jax.Array,
+    frame: jax.Array,
+    role: jax.Array,
+    bank: jax.Array,
+    targets: Targets,
+    grid: tuple[int, int],
+    size: Packing,
+    temperature: float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+    """As token_logprobs, of rollouts whose groups share a prompt, which is computed once each."""
+    words, frames, positions, packed, begin = pack(tokens, frame, role, size, grid)
+    hidden = forward(params, model, embed(params, model, words, frames, bank), positions, packed)
+    hidden = unpack(hidden, targets.slots - 1, begin, size)
+    return _score(params, model, hidden, tokens, targets, temperature)
+
+
+def _score(params, model, hidden, tokens, targets: Targets, temperature):
+    """Log-probabilities and entropy [B, G] of the targets from hidden [B, G, D] before them."""
+    scores = logits(params, model, hidden)
     every = jax.nn.log_softmax(scores / (temperature or 1.0))
     wanted = jnp.take_along_axis(tokens, targets.slots, axis=1)[..., None]
     chosen = jnp.take_along_axis(every, wanted, axis=-1)[..., 0]
@@ -129,6 +155,7 @@ def ga_grpo_step(
     model: ModelConfig,
     optimizer: optax.GradientTransformation,
     grid: tuple[int, int],
+    size: Packing,
     targets: int,
     loss: LossConfig,
     temperature: float,
@@ -138,32 +165,39 @@ def ga_grpo_step(
     """One policy-gradient step on a batch of rollouts.
 
     Args:
-        episode: B rows as sampled, frame indices into `bank`.
+        episode: B rows as sampled, frame indices into `bank`; each size.group in a row share a
+            prompt.
         advantages: [B].
         bank: flat bank [R, D].
         reference: the parameters of the policy that a KL penalty pulls to; None without a penalty.
-        micro_batch: most rows of one forward and backward pass; gradients add up over the batch,
-            and the result does not depend on it.
+        micro_batch: most rows of one forward and backward pass (but never less than a group);
+            gradients add up over the batch, and the result does not depend on it.
     """
-    rows = advantages.shape[0]
-    parts = -(-rows // micro_batch)
-    if rows % parts:
-        raise ValueError(f"{rows} rollouts do not split into micro batches of {micro_batch} rows")
+    groups = advantages.shape[0] // size.group
+    parts = -(-groups // max(1, micro_batch // size.group))
+    if groups % parts:
+        raise ValueError(
+            f"{groups} groups of {size.group} rollouts do not split into micro batches of "
+            f"{micro_batch} rows"
+        )
     wanted = find_targets(episode.role, targets)
     normalizer = loss_normalizer(wanted.mask, loss.aggregation)
     total = jnp.maximum(jnp.sum(wanted.mask), 1)
     old = jnp.take_along_axis(episode.logprobs, wanted.slots, axis=1)
-    # Row i goes to part i % parts: each part then lies spread over the devices as the batch does.
     data = (episode.tokens, episode.frame, episode.role, wanted, old, advantages)
-    data = jax.tree.map(
-        lambda x: x.reshape(rows // parts, parts, *x.shape[1:]).swapaxes(0, 1), data
-    )
+
+    def split(x):
+        """Group i goes to part i % parts: each then lies spread over the devices as all do."""
+        x = x.reshape(groups // parts, parts, size.group, *x.shape[1:]).swapaxes(0, 1)
+        return x.reshape(parts, -1, *x.shape[3:])
+
+    data = jax.tree.map(split, data)
 
     def loss_of(part: dict, piece):
         tokens, frame, role, wanted, old, advantages = piece
         params = {**state.params, **part}
         evaluate = functools.partial(
-            token_logprobs,
+            packed_logprobs,
             model=model,
             tokens=tokens,
             frame=frame,
@@ -171,6 +205,7 @@ def ga_grpo_step(
             bank=bank,
             targets=wanted,
             grid=grid,
+            size=size,
             temperature=temperature,
         )
         logprobs, entropy = evaluate(params)

@@ -1,6 +1,5 @@
-"""The host's part of stage 3: rewards of trajectories, trimmed batches, what is logged."""
+"""The host's part of stage 3: rewards of trajectories, sizes, what is logged."""
 
-import jax
 import numpy as np
 import pytest
 
@@ -8,7 +7,7 @@ from medscope_jax.dialogue import CallRecord, Episode, Role
 from medscope_jax.rl import RewardConfig, make_judge
 from medscope_jax.rollout import Trajectory
 from medscope_jax.tools import CallStatus, Tool
-from medscope_jax.training.ga_grpo import reward_all, summarize, trim
+from medscope_jax.training.ga_grpo import most_generated, reward_all, summarize
 
 CALL = (
     '<tool_call>{"name": "crop_video", "arguments": {"start_time": %s, "end_time": %s}}</tool_call>'
@@ -81,26 +80,12 @@ def make_episode(role):
     )
 
 
-@pytest.mark.parametrize("used, length", [(33, 64), (32, 32), (65, 80)])
-def test_trim_drops_only_slots_that_no_row_fills(used, length):
-    role = np.zeros((3, 80), np.int32)
-    role[:, :5] = Role.PROMPT
-    role[0, 5:20] = Role.GENERATED
-    role[1, 5:used] = Role.OBSERVATION
-    role[1, used - 2 : used] = Role.GENERATED
-    whole = make_episode(role)
-    short, targets = trim(whole, whole)
-    assert short.tokens.shape == (3, length) and targets == 16
-    assert (whole.role[:, length:] == Role.PADDING).all()
-    for name in ("tokens", "frame", "role", "positions", "logprobs"):
-        np.testing.assert_array_equal(getattr(short, name), getattr(whole, name)[..., :length])
-    jax.tree.map(np.testing.assert_array_equal, short.calls, whole.calls)
-
-
-def test_targets_never_exceed_the_slots():
-    role = np.full((2, 20), Role.GENERATED, np.int32)
-    short, targets = trim(make_episode(role), make_episode(role))
-    assert short.tokens.shape == (2, 20) and targets == 20
+def test_most_generated_is_rounded_up_but_never_exceeds_the_slots():
+    role = np.zeros((3, 40), np.int32)
+    role[1, 5:22] = Role.GENERATED
+    assert most_generated(role) == 32
+    role[1, 5:40] = Role.GENERATED
+    assert most_generated(role) == 40
 
 
 def test_the_summary_counts_what_happened(judge):

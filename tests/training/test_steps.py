@@ -18,6 +18,7 @@ from medscope_jax import models
 from medscope_jax.dialogue import Role
 from medscope_jax.distributed import batch_shardings, make_mesh, replicated, state_shardings
 from medscope_jax.rl import LossConfig
+from medscope_jax.training.packing import Packing
 from medscope_jax.training.state import init_state
 from medscope_jax.training.steps import find_targets, ga_grpo_step, sft_step
 from tests.training import step_cases as cases
@@ -213,6 +214,7 @@ def policy_step(micro_batch, aggregation="token-mean", kl=0.0, targets=TARGETS, 
         model=cases.MODEL,
         optimizer=optimizer,
         grid=cases.GRID,
+        size=Packing(group=1, prompt=16, rest=cases.LENGTH),
         targets=targets,
         loss=loss,
         temperature=0.7,
@@ -293,7 +295,7 @@ def test_padding_rows_and_slots_are_invisible():
 
 def test_rows_that_do_not_split_are_an_error():
     batch, bank, _, then, advantages = trajectories()
-    with pytest.raises(ValueError, match="8 rollouts do not split into micro batches of 3 rows"):
+    with pytest.raises(ValueError, match="8 groups of 1 .* into micro batches of 3 rows"):
         policy_step(3)(new_state(SGD, False), cases.episode(batch, then), advantages, bank, None)
 
 
