@@ -1,16 +1,19 @@
 """Asks a trained model about one recording.
 
     python -m medscope_jax.ask --workdir DIR --video FILE --question TEXT --html trace.html
+    python -m medscope_jax.ask --checkpoint CKPT --video FILE --question TEXT
 
-Prints the answer and every window that the model looked at. --html and --json write the evidence
-trace: the timeline, the frames that the model saw, its words. Neither names the file, since a
-file's name may name a patient.
+DIR is a training run; CKPT is a weights folder that medscope_jax.convert made of a Qwen2.5-VL model
+or of a fine-tune of it. Prints the answer and every window that the model looked at. --html and
+--json write the evidence trace: the timeline, the frames that the model saw, its words. Neither
+names the file, since a file's name may name a patient.
 """
 
 import dataclasses
+import functools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -19,13 +22,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from medscope_jax.config import parse_arguments, run_main
+from medscope_jax.config import ConfigError, parse_arguments, run_main
 from medscope_jax.dialogue import Layout, protocol, stamp_ids
 from medscope_jax.distributed import batch_shardings, make_mesh
 from medscope_jax.errors import UserError, is_disk_full, one_line
 from medscope_jax.evaluation import Trace, render_trace, trace_json
 from medscope_jax.evaluation.trace import DISCLAIMER, clean
 from medscope_jax.evaluation.traces import make_trace
+from medscope_jax.models import read_model
 from medscope_jax.rollout import (
     Trajectory,
     make_prompts,
@@ -34,6 +38,7 @@ from medscope_jax.rollout import (
     read_trajectories,
     row_keys,
 )
+from medscope_jax.training import pretrained
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.run import (
     Run,
@@ -46,7 +51,7 @@ from medscope_jax.training.run import (
 )
 from medscope_jax.training.stage import MODELS, finished_params
 from medscope_jax.training.workdir import Workdir, read_workdir, write_text
-from medscope_jax.video import Video, read_video, take_videos
+from medscope_jax.video import FrameSize, Video, read_video, take_videos
 
 
 def clean_question(text: str) -> str:
@@ -173,30 +178,35 @@ def main(argv: Sequence[str]) -> None:
         __doc__,
         argv,
         {
-            "--workdir": {"required": True, "metavar": "DIR", "help": "folder of a training run"},
+            "--workdir": {"metavar": "DIR", "help": "folder of a training run"},
+            "--checkpoint": {"metavar": "CKPT", "help": "or a folder of imported weights"},
             "--video": {"required": True, "metavar": "FILE", "help": "a video or DICOM recording"},
             "--question": {"required": True, "metavar": "TEXT", "help": "what to ask about it"},
             "--html": {"metavar": "FILE", "help": "write the evidence trace as a web page"},
             "--json": {"metavar": "FILE", "help": "write the evidence trace as JSON"},
         },
     )
+    if bool(flags.workdir) == bool(flags.checkpoint):
+        raise ConfigError(
+            "name either --workdir, a training run, or --checkpoint, imported weights"
+        )
     question = clean_question(flags.question)
     _check_targets([flags.html, flags.json], flags.video)
-    workdir, config = read_workdir(flags.workdir)
     console = Console(stderr=True)
-    with console.status("reading the video"):
-        section = config.video
-        size = (section.height, section.width)
-        video = read_video(flags.video, section.fps, size, section.max_frames)
-    with console.status("loading the model"):
-        run = make_run(config, workdir, usable_mesh(config))
-        model, params = newest_model(run, workdir)
+    read = functools.partial(_read, console, flags.video)
+    opened = (_of_workdir if flags.workdir else _of_checkpoint)(
+        Path(flags.workdir or flags.checkpoint), read, console
+    )
+    run, params, video, model, origin = opened
     with console.status("answering"):
         found = answer_question(run, params, video, question)
     trace = make_trace(question, found, video, run.layout.preview_frames, model=model)
     heading = [
-        ("model", f"{model}, after stage {MODELS[model]}"),
-        ("video", f"{video.duration:.1f} s, {_frames(video.times)} at {section.fps:g} fps"),
+        ("model", f"{model}, {origin}"),
+        (
+            "video",
+            f"{video.duration:.1f} s, {_frames(video.times)} at {run.config.video.fps:g} fps",
+        ),
         *(("note", note) for note in video.notes),
         ("question", question),
     ]
@@ -207,6 +217,31 @@ def main(argv: Sequence[str]) -> None:
     if flags.json:
         _write(flags.json, json.dumps(trace_json(trace), indent=2) + "\n")
     print(DISCLAIMER)
+
+
+def _read(console: Console, path: str, section: ConfigDict, size: FrameSize) -> Video:
+    with console.status("reading the video"):
+        return read_video(path, section.fps, size, section.max_frames)
+
+
+def _of_workdir(path: Path, read: Callable, console: Console) -> tuple:
+    """(run, parameters, video, model, where it comes from) of a training run."""
+    workdir, config = read_workdir(path)
+    video = read(config.video, (config.video.height, config.video.width))
+    with console.status("loading the model"):
+        run = make_run(config, workdir, usable_mesh(config))
+        model, params = newest_model(run, workdir)
+    return run, params, video, model, f"after stage {MODELS[model]}"
+
+
+def _of_checkpoint(path: Path, read: Callable, console: Console) -> tuple:
+    """The same of imported weights."""
+    model = read_model(path)
+    video = read(pretrained.VIDEO, functools.partial(pretrained.frame_size, model))
+    with console.status("loading the model"):
+        run = pretrained.open_run(path, model, video.frames.shape[1:3])
+        params = pretrained.load(run)
+    return run, params, video, path.name, "imported weights"
 
 
 def _frames(times: Sequence[float]) -> str:

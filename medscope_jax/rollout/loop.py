@@ -38,6 +38,7 @@ from medscope_jax.tools import CallStatus, interpret
 from medscope_jax.video import FrameBank, flat_tokens
 
 WRITING, WAITING, DONE = 0, 1, 2  # a row's phase
+_FEW_LAYERS = 12  # layers that are compiled one by one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,8 +127,9 @@ def _prefill_prompts(params, bank, prompts, words, model, layout, config) -> _St
     valid = jnp.arange(width) < prompts.length[:, None]
     positions, following = mrope_positions(prompts.frame, valid, layout.grid, zeros)
     inputs = embed(params, model, prompts.tokens, prompts.frame, flat_tokens(bank))
-    # One array a layer: a decode step then updates each in place.
-    cache = init_cache(model, count, layout.length, per_layer=True)
+    # One array a layer: a decode step then updates each in place, at the price of compiling each.
+    few = model.text.num_hidden_layers <= _FEW_LAYERS
+    cache = init_cache(model, count, layout.length, per_layer=few)
     hidden, cache = forward_cached(params, model, inputs, positions, cache, zeros, prompts.length)
     last = jnp.take_along_axis(hidden, prompts.length[:, None, None] - 1, axis=1)[:, 0]
 

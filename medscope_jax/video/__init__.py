@@ -2,12 +2,13 @@
 
 from medscope_jax.video.bank import FrameBank, flat_tokens, make_bank, stack_bank, take_videos
 from medscope_jax.video.decode import read_video
-from medscope_jax.video.frames import Video, VideoError, preview_indices
+from medscope_jax.video.frames import FrameSize, Video, VideoError, preview_indices
 from medscope_jax.video.resize import bucket_size, bucket_sizes, resize_frames, smart_resize
 from medscope_jax.video.sampling import sample_video, temporal_patches
 
 __all__ = [
     "FrameBank",
+    "FrameSize",
     "Video",
     "VideoError",
     "bucket_size",

@@ -19,9 +19,11 @@ import numpy as np
 from medscope_jax.video import dicom
 from medscope_jax.video.container import Container, inspect
 from medscope_jax.video.frames import (
+    FrameSize,
     Video,
     VideoError,
     fit_frame,
+    frame_size,
     letterbox_note,
     thinning_note,
     tick_frames,
@@ -42,7 +44,7 @@ _SAME_TIME = 1e-6
 def read_video(
     path: str | os.PathLike,
     fps: float,
-    size: tuple[int, int],
+    size: FrameSize,
     max_frames: int | None = None,
     partial: bool = False,
 ) -> Video:
@@ -54,7 +56,8 @@ def read_video(
     Args:
       path: a video file, or a multi-frame DICOM file (known by its magic, not its name).
       fps: bank rate, ticks a second.
-      size: (H, W) pixels of the result.
+      size: (H, W) pixels of the result, or a function that gives them for the recording's own
+        (h, w).
       max_frames: most frames to return; ticks beyond are thinned evenly and Video.notes says so.
       partial: accept a recording that is cut short or lacks frames; Video.notes then says how many
         were promised and how many came. By default that is an error.
@@ -68,7 +71,7 @@ def read_video(
     """
     if not (math.isfinite(fps) and fps > 0):
         raise ValueError(f"fps must be a positive number, got {fps}")
-    if len(size) != 2 or min(size) < 1:
+    if not callable(size) and (len(size) != 2 or min(size) < 1):
         raise ValueError(f"size must be (H, W) in pixels, got {size}")
     # Absolute: FFmpeg would take "a:b.mp4" for a network protocol.
     path = os.path.abspath(os.fspath(path))
@@ -156,7 +159,7 @@ def _read_opencv(
     path: str,
     container: Container,
     fps: float,
-    size: tuple[int, int],
+    size: FrameSize,
     max_frames: int | None,
     partial: bool,
     shown: str,
@@ -205,7 +208,7 @@ def _read_opencv(
         end = container.track_seconds
     notes = _shortfall(shown, container, promised, len(listed), len(decoded), partial)
     notes += thinning_note(listed, listed[-1] + interval, fps, max_frames)
-    notes += letterbox_note(original, size)
+    notes += letterbox_note(original, frames.shape[1:3])
     return Video(frames, times, float(end), len(decoded), tuple(notes))
 
 
@@ -215,7 +218,7 @@ def _decode(
     wanted: np.ndarray,
     packets: int,
     interval: float,
-    size: tuple[int, int],
+    size: FrameSize,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]:
     """Decodes every frame, converting only those wanted.
 
@@ -227,13 +230,13 @@ def _decode(
       wanted: [T] seconds, some of them.
       packets: how many frames there can be.
       interval: seconds, stands in for a stamp that the decoder does not give.
-      size: (H, W).
+      size: (H, W), or a function of (h, w).
 
     Returns:
       frames [T', H, W, 3] and times [T'] (T' <= T), all decoded times, original (height, width).
     """
-    frames = np.empty((len(wanted), *size, 3), np.uint8)
-    times, decoded, original = [], [], size
+    frames = np.empty((0, 1, 1, 3), np.uint8)
+    times, decoded, original = [], [], (1, 1)
     next_wanted, last, failed = 0, -math.inf, 0
     with _capture(path) as capture:
         # A damaged frame makes one grab fail, exactly as the end does; those behind it still come.
@@ -259,7 +262,9 @@ def _decode(
             if image.ndim == 2:
                 image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
             original = image.shape[:2]
-            frames[len(times)] = fit_frame(image, size)[..., ::-1]
+            if not times:
+                frames = np.empty((len(wanted), *frame_size(size, original), 3), np.uint8)
+            frames[len(times)] = fit_frame(image, frames.shape[1:3])[..., ::-1]
             times.append(last)
             next_wanted = int(np.searchsorted(wanted, last + _SAME_TIME, side="right"))
     return frames[: len(times)], np.array(times), np.array(decoded), original

@@ -21,9 +21,11 @@ from pydicom.pixels import get_decoder, iter_pixels
 
 from medscope_jax.video.dicom_rgb import PIXEL_TAGS, ToRGB
 from medscope_jax.video.frames import (
+    FrameSize,
     Video,
     VideoError,
     fit_frame,
+    frame_size,
     letterbox_note,
     thinning_note,
     tick_frames,
@@ -42,9 +44,7 @@ _SHAPE_TAGS = ["NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "BurnedIn
 _VIDEO_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{n}" for n in range(100, 109))
 
 
-def read_dicom(
-    path: str, fps: float, size: tuple[int, int], max_frames: int | None = None
-) -> Video:
+def read_dicom(path: str, fps: float, size: FrameSize, max_frames: int | None = None) -> Video:
     """Reads a multi-frame DICOM file at the bank rate; arguments and result as read_video.
 
     Times come from FrameTimeVector or FrameTime (whichever FrameIncrementPointer names; else the
@@ -65,12 +65,13 @@ def read_dicom(
         if to_rgb.needs_range:
             for image in _images(path, chosen, count):
                 to_rgb.extend_range(image)
-        frames = np.empty((len(chosen), *size, 3), np.uint8)
+        original = int(header.Rows), int(header.Columns)
+        frames = np.empty((len(chosen), *frame_size(size, original), 3), np.uint8)
         for k, image in enumerate(_images(path, chosen, count)):
             rgb = _guarded(path, "its colours cannot be interpreted", lambda x=image: to_rgb(x))
-            frames[k] = fit_frame(rgb, size)
+            frames[k] = fit_frame(rgb, frames.shape[1:3])
     notes = [*_notes(header), *thinning_note(times, end, fps, max_frames)]
-    notes += letterbox_note((int(header.Rows), int(header.Columns)), size)
+    notes += letterbox_note(original, frames.shape[1:3])
     return Video(frames, times[chosen], end, count, tuple(notes))
 
 

@@ -6,6 +6,7 @@ DICOM's readers cannot disagree on it.
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -15,6 +16,10 @@ from medscope_jax.errors import UserError
 # Beyond this ratio of aspect ratios a stretched frame no longer looks like anatomy (a portrait
 # recording in a 2:1 frame is off by 3.6); 4:3 in 2:1 is off by 1.5 and is stretched.
 LETTERBOX_RATIO = 2.0
+
+
+# (H, W) in pixels, or a function that says so of a recording's own (h, w).
+FrameSize = tuple[int, int] | Callable[[int, int], tuple[int, int]]
 
 
 class VideoError(UserError):
@@ -95,6 +100,11 @@ def thinning_note(
     if max_frames is None or wanted <= max_frames:
         return []
     return [f"{wanted} frames at {fps:g} fps were thinned evenly to {max_frames}; times stay exact"]
+
+
+def frame_size(size: FrameSize, original: tuple[int, int]) -> tuple[int, int]:
+    """The (H, W) that frames of original (h, w) get, both in pixels."""
+    return size(*original) if callable(size) else size
 
 
 def letterbox_note(original: tuple[int, int], size: tuple[int, int]) -> list[str]:

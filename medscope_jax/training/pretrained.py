@@ -1,0 +1,81 @@
+"""A Run of imported weights, of which no config of a training run says how to use them.
+
+What a released model expects is known: Qwen's tokenizer, frames as images of at most 224 x 224
+pixels, each with its time before it. How much of a video it is shown is our choice, of a size that
+one accelerator serves; the paper's preview has up to 512 frames.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from medscope_jax.dialogue import Layout, load_qwen_tokenizer
+from medscope_jax.distributed import abstract, make_mesh, param_shardings
+from medscope_jax.models import ModelConfig, frame_grid, load_params
+from medscope_jax.models.weights import weight_shapes
+from medscope_jax.rollout import vocabulary
+from medscope_jax.training.run import Run
+from medscope_jax.video import bucket_size
+
+VIDEO = FrozenConfigDict({"fps": 1.0, "max_frames": 3600, "max_pixels": 224 * 224})
+_DIALOGUE = {
+    "preview_frames": 64,
+    "window_frames": 32,
+    "frame_format": "<{time:.1f}s><|vision_start|>{frame}<|vision_end|>",
+    "max_tool_turns": 5,
+}
+_ROLLOUT = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "turn_tokens": 512,
+    "call_tokens": 96,
+    "prefill_rows": 1,
+}
+_PROMPT_TOKENS = 1024  # room for the system prompt, the tools and the question
+_FRAME_TEXT = 16  # room for a frame's time and tags, tokens
+
+
+def frame_size(model: ModelConfig, height: int, width: int) -> tuple[int, int]:
+    """The (height, width) in pixels at which the model is shown a recording of that resolution."""
+    unit = model.vision.patch_size * model.vision.spatial_merge_size
+    return bucket_size(height, width, VIDEO.max_pixels, unit)
+
+
+def open_run(folder: Path, model: ModelConfig, size: tuple[int, int]) -> Run:
+    """The Run of a weights folder on one device, for frames of size (height, width) in pixels.
+
+    Raises:
+        UserError: no usable tokenizer.json in the folder.
+    """
+    tokenizer = load_qwen_tokenizer(folder, model.text.vocab_size)
+    grid = frame_grid(model, *size)
+    turns, frame = _DIALOGUE["max_tool_turns"], grid[0] * grid[1] + _FRAME_TEXT
+    shown = _DIALOGUE["preview_frames"] + turns * _DIALOGUE["window_frames"]
+    length = _PROMPT_TOKENS + shown * frame + (turns + 1) * _ROLLOUT["turn_tokens"]
+    layout = Layout(length=length, grid=grid, **_DIALOGUE)
+    config = ConfigDict(
+        {
+            "seed": 0,
+            "video": {**VIDEO, "height": size[0], "width": size[1]},
+            "dialogue": {**_DIALOGUE, "length": length},
+            "rollout": _ROLLOUT,
+        }
+    )
+    return Run(
+        config=config,
+        folder=folder,
+        mesh=make_mesh({}, jax.devices()[:1]),
+        tokenizer=tokenizer,
+        words=vocabulary(tokenizer, layout),
+        model=dataclasses.replace(model, remat=False),
+        layout=layout,
+        clip_layout=layout,
+    )
+
+
+def load(run: Run) -> dict:
+    """The parameters of open_run's Run, on its device."""
+    shapes = weight_shapes(run.model)
+    return load_params(run.folder, abstract(shapes, param_shardings(shapes, run.mesh)))

@@ -1,0 +1,106 @@
+"""A question to imported weights: a Hugging Face folder in, an evidence trace out."""
+
+import json
+
+import cv2
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medscope_jax import ask
+from medscope_jax.convert import import_folder
+from medscope_jax.dialogue import build_episode, protocol
+from medscope_jax.evaluation.trace import DISCLAIMER
+from medscope_jax.models import ModelConfig, TextConfig, VisionConfig, read_model
+from medscope_jax.rollout import loop
+from medscope_jax.training import pretrained
+from medscope_jax.video import preview_indices, read_video
+from tests.dialogue import qwen_files
+from tests.models import synthetic
+
+QUESTION = "When does the clip come into view?"
+TURNS = [
+    "<think>a</think>" + protocol.crop_call(2, 4),
+    "<think>b</think><answer>[2.0, 4.0]</answer>",
+]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A tiny model of the family, as it would come from the hub, imported."""
+    serialized = qwen_files.tiny()
+    vision = VisionConfig(
+        depth=2, hidden_size=32, intermediate_size=48, num_heads=2, window_size=56,
+        fullatt_block_indexes=(1,), out_hidden_size=32,
+    )  # fmt: skip
+    text = TextConfig(
+        vocab_size=1024, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, mrope_section=(4, 2, 2),
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("hub")
+    model = ModelConfig(vision, text)
+    source = synthetic.write_folder(folder / "hf", model, synthetic.plain_weights(model, "float32"))
+    (source / "tokenizer.json").write_bytes(serialized)
+    import_folder(source, folder / "checkpoint")
+    return folder / "checkpoint"
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    """Six seconds of 160 x 120 pixels: sizes that no config names."""
+    path = tmp_path_factory.mktemp("videos") / "Doe^Jane.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 4.0, (160, 120))
+    for value in np.linspace(0, 250, 24):
+        writer.write(np.full((120, 160, 3), value, np.uint8))
+    writer.release()
+    return path
+
+
+def test_what_it_looks_at_and_answers(checkpoint, recording, tmp_path, monkeypatch, capsys):
+    """The model's words are scripted; its tokenizer, frames, tools and trace are the real ones."""
+    model = read_model(checkpoint)
+    size = pretrained.frame_size(model, 120, 160)
+    assert size == (168, 252)  # as the reference: 4:3, at most 224 x 224 pixels, multiples of 28
+    run = pretrained.open_run(checkpoint, model, size)
+    video = read_video(recording, 1.0, size)
+    shown = preview_indices(len(video.times), run.layout.preview_frames)
+    row = build_episode(
+        QUESTION, TURNS, shown, video.times, video.duration, run.tokenizer, run.layout, True
+    )
+    tokens = jnp.asarray(row.tokens, jnp.int32)
+
+    def sample(scores, keys, position, temperature, top_p):
+        assert scores.shape == (1, model.text.vocab_size)
+        return jnp.take(tokens, position, mode="clip"), jnp.zeros(position.shape)
+
+    monkeypatch.setattr(loop, "sample", sample)
+    arguments = ["--checkpoint", str(checkpoint), "--video", str(recording)]
+    arguments += ["--question", QUESTION, "--json", str(tmp_path / "trace.json")]
+    ask.main(arguments)
+    printed = capsys.readouterr().out
+    assert "look 1    crop_video 2.0 to 4.0 s: 3 frames at 2.0, 3.0, 4.0 s" in printed
+    assert "answer    [2.0, 4.0]" in printed and "imported weights" in printed
+    assert DISCLAIMER in printed and "Jane" not in printed
+    trace = json.loads((tmp_path / "trace.json").read_text())
+    assert trace["answer"] == "[2.0, 4.0]"
+    assert len(trace["preview_times"]) == 6
+
+
+def test_weights_and_bank_enter(checkpoint, recording, capsys, monkeypatch):
+    """Unscripted: random weights write something, turn by turn, and the program ends."""
+    monkeypatch.setitem(pretrained._ROLLOUT, "turn_tokens", 24)
+    arguments = ["--checkpoint", str(checkpoint), "--video", str(recording)]
+    ask.main([*arguments, "--question", QUESTION])
+    assert "none: the model stopped without answering" in capsys.readouterr().out
+
+
+def test_one_of_the_two(checkpoint, refusal):
+    both = ["--workdir", "x", "--checkpoint", str(checkpoint)]
+    for flags in ([], both):
+        line = refusal(ask.main, [*flags, "--video", "v.mp4", "--question", QUESTION])
+        assert "name either --workdir" in line
+
+
+def test_a_folder_without_weights(tmp_path, recording, refusal):
+    arguments = ["--checkpoint", str(tmp_path), "--video", str(recording)]
+    assert "has no model.json" in refusal(ask.main, [*arguments, "--question", QUESTION])
