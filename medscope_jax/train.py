@@ -7,14 +7,17 @@ DIR/report.html. Run again in the same DIR, it goes on where it stopped, or says
 
 import functools
 import json
+import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from medscope_jax.config import load_config, parse_arguments, run_main
 from medscope_jax.distributed import use_huge_pages
 from medscope_jax.evaluate import evaluate_model, make_programs, telling_traces
 from medscope_jax.evaluation import print_results, render_report, result_rows, write_results
 from medscope_jax.rl import make_judge
+from medscope_jax.training.check import check_config
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.ga_grpo import prepare_ga_grpo
 from medscope_jax.training.metrics import MetricsWriter, read_metrics
@@ -82,7 +85,10 @@ def main(argv: Sequence[str]) -> None:
     )
     begin = time.monotonic()
     config = load_config(flags.config, flags.overrides)
-    mesh = run_mesh(config)  # before the workdir: a config that can't run here claims no folder
+    # Before the workdir: a config that can't run claims no folder; one that has claimed it can.
+    mesh = run_mesh(config)
+    if not os.path.exists(Workdir(Path(flags.workdir)).config):
+        check_config(config, mesh)
     with open_workdir(flags.workdir, config) as workdir:
         if workdir.is_done():
             print_results(json.loads(workdir.results.read_text()))

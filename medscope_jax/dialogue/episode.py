@@ -181,8 +181,8 @@ def build_episode(
         _append(row, tokenizer.encode(protocol.OBSERVATION_CLOSING), Role.OBSERVATION)
     if len(row.tokens) > layout.length:
         raise UserError(
-            f"an episode of {len(row.tokens)} tokens does not fit dialogue.length={layout.length}: "
-            f"{question[:60]!r}"
+            f"an episode of {len(row.tokens)} tokens does not fit {layout.length} slots "
+            f"(dialogue.length; clip_length for a clip): {question[:60]!r}"
         )
     return row
 

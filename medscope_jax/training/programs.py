@@ -19,12 +19,16 @@ from medscope_jax.distributed import (
     replicated,
     state_shardings,
 )
-from medscope_jax.errors import UserError
 from medscope_jax.models import ModelConfig, encode_frames, init_params
 from medscope_jax.rl import LossConfig
 from medscope_jax.rollout import Prompts, make_rollout, prompt_width, vocabulary
 from medscope_jax.training.packing import Packing
-from medscope_jax.training.run import make_layout, rollout_config, with_vocabulary
+from medscope_jax.training.run import (
+    make_layout,
+    require_split,
+    rollout_config,
+    with_vocabulary,
+)
 from medscope_jax.training.state import TrainState, init_state, make_optimizer
 from medscope_jax.training.steps import ga_grpo_step
 from medscope_jax.video import FrameBank, flat_tokens
@@ -53,11 +57,7 @@ def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
     tokenizer = _tokenizer(config.dialogue.vocab_size)
     width = _prompt_width(tokenizer, layout)
     questions, group = config.ga_grpo.batch_size, config.rl.group_size
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    if questions % shards:
-        raise UserError(
-            f"ga_grpo.batch_size {questions} does not split over data x fsdp = {shards} devices"
-        )
+    require_split("ga_grpo.batch_size", questions, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     shapes = jax.eval_shape(functools.partial(init_params, model), key)
     params = abstract(shapes, param_shardings(shapes, mesh))

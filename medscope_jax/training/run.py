@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,13 +21,14 @@ from medscope_jax.dialogue import (
     train_tokenizer,
 )
 from medscope_jax.distributed import check_device, make_mesh
+from medscope_jax.errors import UserError
 from medscope_jax.models import ModelConfig, encode_frames, frame_grid, model_config
 from medscope_jax.rollout import RolloutConfig, Vocabulary, vocabulary
 from medscope_jax.training.workdir import Workdir
 from medscope_jax.video import FrameBank, Video, make_bank
 from tfds_builders.prepare import prepare_suite
 from tfds_builders.read import load_frames, load_part, suite_corpus, video_rows
-from tfds_builders.suite import suite_config
+from tfds_builders.suite import SuiteConfig, suite_config
 
 _ENCODE_FRAMES = 512  # frames of one call when a bank is made
 
@@ -57,11 +59,7 @@ def open_run(config: ConfigDict, workdir: Workdir, mesh: Mesh, progress: bool = 
     prepare_suite(workdir.path, suite, progress)
     path = tokenizer_path(workdir)
     if not path.exists():
-        corpus = itertools.chain(
-            suite_corpus(suite, max_procedures=40), ["0123456789 .,:[]{}\"'<>/?!-+"]
-        )
-        ticks = config.video.max_frames + 1
-        save_tokenizer(train_tokenizer(corpus, config.dialogue.vocab_size, ticks), path)
+        save_tokenizer(suite_tokenizer(config, suite), path)
     return make_run(config, workdir, mesh)
 
 
@@ -69,10 +67,31 @@ def make_run(config: ConfigDict, workdir: Workdir, mesh: Mesh) -> Run:
     """The Run of a workdir whose tokenizer is there."""
     tokenizer = load_tokenizer(tokenizer_path(workdir))
     model = with_vocabulary(config.model, tokenizer.vocab_size)
-    layout = make_layout(config, model)
-    clip_layout = dataclasses.replace(layout, length=config.dialogue.clip_length)
+    layout, clip_layout = layouts(config, model)
     words = vocabulary(tokenizer, layout)
     return Run(config, workdir.path, mesh, tokenizer, words, model, layout, clip_layout)
+
+
+def suite_tokenizer(config: ConfigDict, suite: SuiteConfig) -> Tokenizer:
+    """Trains the tokenizer of a run's suite, from its scripts alone: the suite need not be drawn.
+
+    Raises:
+      UserError: dialogue.vocab_size is too small for what a tokenizer must hold.
+    """
+    corpus = itertools.chain(
+        suite_corpus(suite, max_procedures=40), ["0123456789 .,:[]{}\"'<>/?!-+"]
+    )
+    size, ticks = config.dialogue.vocab_size, config.video.max_frames + 1
+    try:
+        return train_tokenizer(corpus, size, ticks)
+    except RuntimeError as error:  # SentencePiece's; its only complaint about a size
+        needed = re.search(rf"\b{size} vs (\d+)", str(error))
+        if needed is None:
+            raise
+        raise UserError(
+            f"config.dialogue.vocab_size is {size}; the protocol, {ticks} ticks of the clock and "
+            f"the suite's letters need at least {needed[1]}"
+        ) from error
 
 
 def tokenizer_path(workdir: Workdir) -> Path:
@@ -80,7 +99,7 @@ def tokenizer_path(workdir: Workdir) -> Path:
     return workdir.path / "tokenizer.model"
 
 
-def suite_of(config: ConfigDict):
+def suite_of(config: ConfigDict) -> SuiteConfig:
     """The SuiteConfig of a run's config: its suite section and what other sections decide."""
     shared = {
         "bank_fps": config.video.fps,
@@ -112,6 +131,19 @@ def make_layout(config: ConfigDict, model: ModelConfig) -> Layout:
         frame_format=dialogue.frame_format,
         max_tool_turns=dialogue.max_tool_turns,
     )
+
+
+def layouts(config: ConfigDict, model: ModelConfig) -> tuple[Layout, Layout]:
+    """The Layouts of conversations about whole videos, and of stage 1's about clips."""
+    layout = make_layout(config, model)
+    return layout, dataclasses.replace(layout, length=config.dialogue.clip_length)
+
+
+def require_split(name: str, rows: int, mesh: Mesh) -> None:
+    """UserError where a batch's rows can't be shared out over the mesh's data and fsdp axes."""
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if rows % shards:
+        raise UserError(f"{name} {rows} does not split over data x fsdp = {shards} devices")
 
 
 def rollout_config(config: ConfigDict, group: int, greedy: bool) -> RolloutConfig:

@@ -188,7 +188,7 @@ def test_an_episode_that_does_not_fit_is_an_error(tokenizer):
     need = len(build(tokenizer, turns).tokens)
     fits = build(tokenizer, turns, layout=dataclasses.replace(LAYOUT, length=need))
     assert len(fits.tokens) == need
-    with pytest.raises(ValueError, match=f"{need} tokens does not fit dialogue.length={need - 1}"):
+    with pytest.raises(ValueError, match=f"{need} tokens does not fit {need - 1} slots"):
         build(tokenizer, turns, layout=dataclasses.replace(LAYOUT, length=need - 1))
 
 

@@ -98,7 +98,7 @@ def test_tools_are_offered_as_asked(tokenizer, video, offered):
 
 def test_an_episode_too_long_for_the_layout_is_not_cut(tokenizer, video):
     short = dataclasses.replace(LAYOUT, length=20)
-    with pytest.raises(ValueError, match="does not fit dialogue.length=20"):
+    with pytest.raises(ValueError, match="does not fit 20 slots"):
         dialogue_row(record("cot", [END]), video, tokenizer, short, True)
 
 

@@ -1,0 +1,235 @@
+"""A config's values, checked before a run claims its folder.
+
+A bad value then costs one line. Found later it would cost the minutes in which the suite is drawn
+or a stage trained, and leave behind a folder that belongs to a config that can't be run.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from medscope_jax.dialogue import Layout, protocol
+from medscope_jax.errors import UserError
+from medscope_jax.rl import AdvantageConfig, LossConfig, RewardConfig, make_judge
+from medscope_jax.training.examples import clip_row, dialogue_row
+from medscope_jax.training.run import (
+    layouts,
+    require_split,
+    suite_of,
+    suite_tokenizer,
+    with_vocabulary,
+)
+from medscope_jax.training.sft import PARTS
+from medscope_jax.training.stage import STAGES
+from medscope_jax.video import Video, preview_indices
+from medscope_jax.video.phantom import SPLITS, Procedure
+from tfds_builders.phantom_suite.records import records
+from tfds_builders.suite import SuiteConfig, procedures
+
+# Keys by the least value that they may have; {stage} stands for each of STAGES.
+_AT_LEAST = {
+    0: """
+        seed evaluation.traces rl.kl_coefficient reward.h0 reward.eta reward.alpha
+        reward.answer_weight reward.format_weight reward.evidence_weight advantage.good_scale
+        advantage.bad_scale advantage.alpha advantage.clip advantage.min_scale loss.clip_low
+        loss.clip_high {stage}.learning_rate {stage}.warmup {stage}.weight_decay
+        {stage}.final_scale""",
+    1: """
+        video.height video.width video.max_frames dialogue.vocab_size dialogue.length
+        dialogue.clip_length dialogue.max_tool_turns model.vision.depth model.vision.hidden_size
+        model.vision.intermediate_size model.vision.num_heads model.vision.patch_size
+        model.vision.spatial_merge_size model.vision.temporal_patch_size model.vision.window_size
+        model.text.hidden_size model.text.intermediate_size model.text.num_hidden_layers
+        model.text.num_attention_heads model.text.num_key_value_heads {stage}.steps
+        {stage}.batch_size rl.updates rl.micro_batch rollout.turn_tokens rollout.call_tokens
+        rollout.prefill_rows judge.concurrency evaluation.samples evaluation.rollouts log.every
+        log.checkpoint_every""",
+    2: "dialogue.window_frames rl.group_size",  # a group of one has no advantage
+    8: "dialogue.preview_frames",  # phantom procedures are written for as many
+}
+_ABOVE_ZERO = """
+    video.fps model.vision.initializer_range model.text.initializer_range model.text.rope_theta
+    {stage}.clip_norm rollout.temperature rollout.top_p reward.delta reward.frame_window
+    advantage.std_epsilon loss.dual_clip judge.timeout"""
+_AT_MOST = {
+    1: "{stage}.warmup rollout.top_p reward.h0 loss.clip_low",
+    2**32 - 1: "seed",  # random keys take 32 bits: a larger seed would be another one's double
+}
+_DTYPES = ("float32", "bfloat16", "float16")
+_SAMPLE = 6  # procedures whose conversations are laid out
+
+
+def check_config(config: ConfigDict, mesh: Mesh) -> None:
+    """Refuses a config with values that no run can be made of.
+
+    Reads and writes nothing. What only the data can tell is looked up in the scripts of the suite;
+    lengths of conversations in those of a few procedures.
+
+    Args:
+      config: from load_config, which has checked its keys and types.
+      mesh: from run_mesh; only its shape counts.
+
+    Raises:
+      UserError: one line that names the key.
+    """
+    _check_numbers(config)
+    _check_model(config.model)
+    _check_frame_format(config.dialogue.frame_format)
+    with _section("model"):
+        model = with_vocabulary(config.model, config.dialogue.vocab_size)
+    with _section("video"):
+        whole, clip = layouts(config, model)
+    with _section("reward"):
+        RewardConfig(**config.reward)
+    with _section("advantage"):
+        AdvantageConfig(**config.advantage)
+    with _section("loss"):
+        LossConfig(**config.loss)
+    with _section("judge"):
+        make_judge(config.judge)
+        if config.judge.url and not config.judge.model:
+            raise UserError("url needs model, the name of the endpoint's model")
+    _check_batches(config, mesh)
+    suite = _check_suite(config)
+    _check_lengths(config, suite, whole, clip)
+
+
+@contextlib.contextmanager
+def _section(name: str) -> Iterator[None]:
+    """Names the section (or key) in what a part of the program says about its values."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"config.{name}: {error}") from error
+
+
+def _check_numbers(config: ConfigDict) -> None:
+    """Every number that has a range lies in it."""
+    for least, keys in _AT_LEAST.items():
+        for key, value in _numbers(config, keys):
+            if value < least:
+                raise UserError(f"config.{key} is {value}; it must be at least {least}")
+    for key, value in _numbers(config, _ABOVE_ZERO):
+        if value <= 0:
+            raise UserError(f"config.{key} is {value}; it must be above 0")
+    for most, keys in _AT_MOST.items():
+        for key, value in _numbers(config, keys):
+            if value > most:
+                raise UserError(f"config.{key} is {value}; it must be at most {most}")
+
+
+def _numbers(config: ConfigDict, keys: str) -> Iterator[tuple[str, float]]:
+    """(key, value) of each of the keys; UserError where one is no finite number."""
+    for pattern in keys.split():
+        for key in dict.fromkeys(pattern.format(stage=stage) for stage in STAGES):
+            value = config
+            for part in key.split("."):
+                value = value[part]
+            if not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise UserError(f"config.{key} is {value}; it must be a finite number")
+            yield key, value
+
+
+def _check_model(section: ConfigDict) -> None:
+    """What ModelConfig takes as it is."""
+    for name in ("dtype", "param_dtype"):
+        if section[name] not in _DTYPES:
+            raise UserError(
+                f"config.model.{name} is {section[name]!r}; use one of {', '.join(_DTYPES)}"
+            )
+    mrope, whole = section.text.mrope_section, section.vision.fullatt_block_indexes
+    if not all(isinstance(n, int) and n >= 0 for n in mrope):
+        raise UserError(f"config.model.text.mrope_section is {mrope}; it needs whole numbers")
+    depth = section.vision.depth
+    if not all(isinstance(n, int) and 0 <= n < depth for n in whole):
+        raise UserError(
+            f"config.model.vision.fullatt_block_indexes is {whole}, but the tower's blocks are "
+            f"numbered 0 to {depth - 1}"
+        )
+
+
+def _check_frame_format(text: str) -> None:
+    """A frame's text has {frame} once and, on one side of it, a time that can be written."""
+    name = f"config.dialogue.frame_format is {text!r}"
+    sides = text.split("{frame}")
+    if len(sides) != 2 or sum("{time" in side for side in sides) != 1:
+        raise UserError(
+            f"{name}; it needs {{frame}} once and {{time}} on one side of it, as in "
+            "'{frame}{time:.1f}'"
+        )
+    stamp = next(side for side in sides if "{time" in side)
+    constant = next(side for side in sides if "{time" not in side)
+    try:
+        same = stamp.format(time=1.0) == stamp.format(time=200.0)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise UserError(f"{name}, which can't be filled in: {error}") from error
+    if same or "{" in constant or "}" in constant or protocol.IMAGE in text:
+        raise UserError(
+            f"{name}; it may hold {{frame}}, {{time}} and plain text without braces or "
+            f"{protocol.IMAGE}"
+        )
+
+
+def _check_batches(config: ConfigDict, mesh: Mesh) -> None:
+    """Batches can be shared out over the mesh, and groups of rollouts over micro batches."""
+    for stage in STAGES:
+        require_split(f"{stage}.batch_size", config[stage].batch_size, mesh)
+    section = config.evaluation
+    require_split("evaluation.rollouts", section.rollouts, mesh)
+    questions = max(1, section.rollouts // section.samples)
+    require_split("evaluation.rollouts // evaluation.samples", questions, mesh)
+    groups, size, most = config.ga_grpo.batch_size, config.rl.group_size, config.rl.micro_batch
+    if groups % -(-groups // max(1, most // size)):
+        raise UserError(
+            f"config.rl.micro_batch is {most}; {groups} groups (ga_grpo.batch_size) of {size} "
+            "rollouts do not split into equal parts of at most so many rollouts"
+        )
+
+
+def _check_suite(config: ConfigDict) -> SuiteConfig:
+    """The suite that the config asks for can be drawn, and each video fits the frame bank."""
+    if config.video.fps != 1:
+        raise UserError(
+            f"config.video.fps is {config.video.fps}, but phantom events lie on whole seconds: "
+            "use 1.0"
+        )
+    with _section("suite"):
+        suite = suite_of(config)
+    scripts = procedures(suite)
+    for split in SPLITS:
+        if not any(script.split == split for script in scripts):
+            raise UserError(f"config.suite has no {split} procedures; every split needs one")
+    longest = max(scripts, key=lambda script: script.duration)
+    if longest.duration > config.video.max_frames:
+        raise UserError(
+            f"config.video.max_frames is {config.video.max_frames}, but the suite has a recording "
+            f"of {longest.duration} s, which is as many frames"
+        )
+    return suite
+
+
+def _check_lengths(config: ConfigDict, suite: SuiteConfig, whole: Layout, clip: Layout) -> None:
+    """The conversations about a few procedures fit their slots."""
+    tokenizer = suite_tokenizer(config, suite)
+    scripts = [script for script in procedures(suite) if script.split == "train"]
+    for script in (scripts[i] for i in preview_indices(len(scripts), _SAMPLE)):
+        video = _unseen(script)
+        for part in PARTS["warm_up"]:
+            with _section("dialogue.clip_length"):
+                for record in records(script, part, suite):
+                    clip_row(record, video, tokenizer, clip)
+        for stage in ("cold_start", "passive"):
+            with _section("dialogue.length"):
+                for part in PARTS[stage]:
+                    for record in records(script, part, suite):
+                        dialogue_row(record, video, tokenizer, whole, stage != "passive")
+
+
+def _unseen(script: Procedure) -> Video:
+    """A procedure's recording without pixels: how many tokens it takes depends on times alone."""
+    frames = np.zeros((script.duration, 0, 0, 3), np.uint8)
+    return Video(frames, np.arange(script.duration, dtype=np.float64), float(script.duration))
