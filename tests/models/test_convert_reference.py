@@ -30,7 +30,8 @@ def bits(folder):
 def our_logits(folder, config, rows, frames, grid):
     """Logits [B, L, V] of a weights folder's parameters, computed in float32."""
     wide = dataclasses.replace(config, dtype="float32", param_dtype="float32")
-    params = models.load_params(folder, models.param_shapes(wide))
+    params = models.load_params(folder, models.weight_shapes(models.read_model(folder)))
+    params = jax.tree.map(lambda leaf: leaf.astype(np.float32), params)
 
     @jax.jit
     def run(params, frames, tokens, frame, valid):
@@ -86,3 +87,22 @@ def test_a_folder_that_transformers_saved_comes_back_bit_for_bit(tied, tmp_path)
     again = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "back")
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_merged_adapters_give_the_logits_of_the_adapted_model(tmp_path):
+    config = model_cases.tiny_config(tied=False)
+    drawn = synthetic.plain_weights(config, "float32")
+    convert.import_folder(synthetic.write_folder(tmp_path / "hf", config, drawn), tmp_path / "ck")
+    config = dataclasses.replace(config, lora=models.LoraConfig(rank=4, alpha=6.0))
+    params = models.add_lora(models.import_hf(drawn, config), config, jax.random.key(0))
+    trained = jax.tree.map(lambda leaf: leaf + 0.05, models.split_lora(params)[1])
+    models.save_params(tmp_path / "trained", trained, config, base=tmp_path / "ck")
+    convert.export_folder(tmp_path / "trained", tmp_path / "out")
+    model = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "out")
+    frames, grid = model_cases.random_frames(3, 56, 84, seed=3), (2, 3)
+    rows = model_cases.pad_rows([model_cases.random_conversation(config, 3, 6, 30, seed=1)], 30)
+    theirs = torch_reference.logits(model.eval(), config, *rows, frames)
+    ours = our_logits(tmp_path / "trained", config, rows, frames, grid)
+    np.testing.assert_allclose(ours[rows[2]], theirs[rows[2]], atol=1e-4)
+    plain = our_logits(tmp_path / "ck", config, rows, frames, grid)
+    assert np.abs(ours - plain)[rows[2]].max() > 0.1
