@@ -171,8 +171,8 @@ def main(argv: Sequence[str]) -> None:
         raise ConfigError(f"{flags.workdir} holds no finished model yet; go on training it first")
     rows = result_rows(scores)
     target = workdir.path / f"evaluation_{flags.split}.json"
+    print_results(rows)  # first: minutes of work that a full disk must not take along
     write_results(target, rows)
-    print_results(rows)
     print(f"written to {target}")
 
 

@@ -16,6 +16,7 @@ from medscope_jax.config import load_config, parse_arguments, run_main
 from medscope_jax.distributed import use_huge_pages
 from medscope_jax.evaluate import evaluate_model, make_programs, telling_traces
 from medscope_jax.evaluation import print_results, render_report, result_rows, write_results
+from medscope_jax.files import write_text
 from medscope_jax.rl import make_judge
 from medscope_jax.training.check import check_config
 from medscope_jax.training.checkpoint import Checkpoints
@@ -24,7 +25,7 @@ from medscope_jax.training.metrics import MetricsWriter, read_metrics
 from medscope_jax.training.run import Run, load_records, load_split, open_run, run_mesh
 from medscope_jax.training.sft import prepare_clips, prepare_dialogues
 from medscope_jax.training.stage import initial_params, run_stage
-from medscope_jax.training.workdir import Workdir, open_workdir, write_text
+from medscope_jax.training.workdir import Workdir, open_workdir
 
 
 def train(run: Run, workdir: Workdir) -> dict[str, dict]:
@@ -66,11 +67,11 @@ def evaluate(run: Run, workdir: Workdir, models: dict[str, dict], seconds: float
         if name == "rl":
             traces = telling_traces(run, name, records, found, split)
     rows = result_rows(scores)
+    print_results(rows)  # first: minutes of work that a full disk must not take along
     notes = [f"seed {run.config.seed}; this session took {seconds / 60:.1f} min up to evaluation"]
     report = render_report(read_metrics(workdir.metrics), rows, traces, notes=notes)
     write_text(workdir.report, report)
     write_results(workdir.results, rows)  # last: its presence says that the run is done
-    print_results(rows)
 
 
 def main(argv: Sequence[str]) -> None:

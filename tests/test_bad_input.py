@@ -1,16 +1,16 @@
 """Mistakes at the entry points: one clear line, exit status 2, nothing lost, nothing begun."""
 
-import json
 import os
+import stat
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
 from medscope_jax import evaluate, plan, train
 from medscope_jax.errors import UserError
-from medscope_jax.evaluation import write_results
 from medscope_jax.training.workdir import Workdir
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,15 +101,45 @@ def test_plan_refuses_too(refusal):
     assert "needs" in refusal(plan.main, [f"--config={CPU}", "--config.mesh.data=3"])
 
 
-def test_a_full_disk_while_saving_results_keeps_the_old_ones(tmp_path, monkeypatch):
-    path = Workdir(tmp_path).results
-    write_results(path, [{"model": "rl"}])
+ROWS = [{"model": "rl", "split": "eye", "task": "vqa", "miou": 0.25, "accuracy": 0.5}]
 
-    def full(*_, **__):
-        raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(UserError, match="disk full while writing .*results.json"):
-        write_results(path, [{"model": "sft"}])
-    assert json.loads(path.read_text()) == [{"model": "rl"}]
-    assert [item.name for item in tmp_path.iterdir()] == ["results.json"]
+def full_disk(monkeypatch, after):
+    """From now on the disk takes `after` more files."""
+    sync, left = os.fsync, [after]
+
+    def full(descriptor):
+        left[0] -= stat.S_ISREG(os.fstat(descriptor).st_mode)
+        if left[0] < 0:
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_full_disk_at_the_end_of_training(tmp_path, monkeypatch, capsys, after):
+    """The table is on the terminal all the same, and the run is not taken for done."""
+    for name in ("load_records", "load_split", "make_programs", "read_metrics"):
+        monkeypatch.setattr(train, name, lambda *_: [])
+    monkeypatch.setattr(train, "evaluate_model", lambda *_: ([], []))
+    monkeypatch.setattr(train, "result_rows", lambda _: ROWS)
+    full_disk(monkeypatch, after)
+    run = types.SimpleNamespace(config=types.SimpleNamespace(seed=0))
+    workdir = Workdir(tmp_path)
+    with pytest.raises(UserError, match="disk full while writing .*; nothing was written"):
+        train.evaluate(run, workdir, {"sft": {}}, 60.0)
+    assert "25.0/50.0" in capsys.readouterr().out
+    assert not workdir.is_done()
+    assert [item.name for item in tmp_path.iterdir()] == ["report.html"][:after]
+
+
+def test_a_full_disk_at_the_end_of_an_evaluation(micro_run, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate, "evaluate_model", lambda *_: ([None], []))
+    monkeypatch.setattr(evaluate, "result_rows", lambda _: ROWS)
+    before = sorted(item.name for item in micro_run.iterdir())
+    full_disk(monkeypatch, 0)
+    with pytest.raises(UserError, match="disk full while writing .*evaluation_validation.json"):
+        evaluate.main(["--workdir", str(micro_run), "--split", "validation"])
+    assert "25.0/50.0" in capsys.readouterr().out
+    assert sorted(item.name for item in micro_run.iterdir()) == before

@@ -5,14 +5,13 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from medscope_jax.errors import UserError, is_disk_full
+from medscope_jax.files import write_text
 
 # Metrics that the paper shows for a task; other tasks show their accuracy.
 _SHOWN = {
@@ -165,14 +164,4 @@ def write_results(path: str | os.PathLike, rows: Sequence[Mapping] | Mapping) ->
 
     Raises UserError if the disk is full; a file from before then stays as it was.
     """
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    text = json.dumps(_jsonable(rows), indent=2, allow_nan=False) + "\n"
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        if is_disk_full(error):
-            raise UserError(f"disk full while writing {path}; free some space") from error
-        raise
+    write_text(path, json.dumps(_jsonable(rows), indent=2, allow_nan=False) + "\n")

@@ -21,7 +21,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from medscope_jax.config import fingerprint, from_json, to_json
-from medscope_jax.errors import UserError, is_disk_full, one_line
+from medscope_jax.errors import UserError, one_line
+from medscope_jax.files import write_text
 
 _LOG = logging.getLogger(__name__)
 _MISSING = "nothing"
@@ -109,45 +110,6 @@ def read_workdir(path: str | Path) -> tuple[Workdir, ConfigDict]:
         ) from error
     except (OSError, ValueError) as error:
         raise UserError(f"{workdir.config} can't be read: {one_line(error)}") from error
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Writes a file so that, whatever happens, either the old or the whole new one is there.
-
-    Raises:
-      UserError: the disk is full; the old file is kept.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if is_disk_full(error):
-            kept = "the old one is kept" if path.exists() else "nothing was written"
-            raise UserError(f"disk full while writing {path}; {kept}; free some space") from error
-        raise
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    """`write_text` of `value` as JSON."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def sync_folder(path: Path) -> None:
-    """Makes renames inside a folder last beyond a power loss, where the file system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _lock(lock: Any, workdir: Workdir) -> None:

@@ -170,17 +170,3 @@ def test_results_file(tmp_path):
     write_results(path, {"rows": [], "seeds": np.arange(3)})
     assert json.loads(path.read_text()) == {"rows": [], "seeds": [0, 1, 2]}
     assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
-
-
-def test_a_full_disk_keeps_the_old_results(tmp_path, monkeypatch):
-    path = tmp_path / "results.json"
-    write_results(path, [1])
-
-    def full(*args):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.replace", full)
-    with pytest.raises(ValueError, match="disk full"):
-        write_results(path, [2])
-    assert json.loads(path.read_text()) == [1]
-    assert len(list(tmp_path.iterdir())) == 1

@@ -81,6 +81,7 @@ def stub_mesh(config):
         ("rollout.top_p=1.1", "config.rollout.top_p is 1.1; it must be at most 1"),
         ("rollout.prefill_rows=0", "config.rollout.prefill_rows is 0"),
         ("reward.crop_reward=soft", 'config.reward: crop_reward is "soft"; choose'),
+        ("reward.looks=first", 'config.reward: looks is "first"; choose'),
         ("reward.delta=0", "config.reward.delta is 0.0; it must be above 0"),
         ("reward.evidence_weight=nan", "config.reward.evidence_weight is nan"),
         ("advantage.mode=fork", 'config.advantage: mode is "fork"; choose'),
