@@ -24,6 +24,7 @@ from medscope_jax.rl import LossConfig
 from medscope_jax.rollout import Prompts, make_rollout, prompt_width, vocabulary
 from medscope_jax.training.packing import Packing
 from medscope_jax.training.run import (
+    ENCODE_FRAMES,
     make_layout,
     require_split,
     rollout_config,
@@ -37,8 +38,6 @@ from medscope_jax.video import FrameBank, flat_tokens
 # no id with a meaning, and one piece as long as the longest that training allows.
 _LONGEST_PIECE = 80  # bytes
 _QUESTION = "x" * 160  # longer than the suite's longest question
-
-_ENCODE_FRAMES = 512  # frames of one call when a bank is made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +62,7 @@ def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
     params = abstract(shapes, param_shardings(shapes, mesh))
     bank = _split(_bank(config, model, layout, questions), mesh)
     height, width = config.video.height, config.video.width
-    frames = jax.ShapeDtypeStruct((_ENCODE_FRAMES, height, width, 3), jnp.uint8)
+    frames = jax.ShapeDtypeStruct((ENCODE_FRAMES, height, width, 3), jnp.uint8)
     roll = make_rollout(mesh, model, layout, rollout_config(config, group, greedy=False))
     return {
         "encode": Program(

@@ -30,7 +30,7 @@ from tfds_builders.prepare import prepare_suite
 from tfds_builders.read import load_frames, load_part, suite_corpus, video_rows
 from tfds_builders.suite import SuiteConfig, suite_config
 
-_ENCODE_FRAMES = 512  # frames of one call when a bank is made
+ENCODE_FRAMES = 512  # frames of one call of the vision tower when a bank is made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +187,7 @@ def make_split_bank(run: Run, params: dict, split: Split) -> FrameBank:
         functools.partial(encode, {"vision": params["vision"]}),
         split.videos,
         functools.partial(stamp_ids, run.tokenizer, run.layout),
-        batch_frames=_ENCODE_FRAMES,
+        batch_frames=ENCODE_FRAMES,
         max_frames=run.config.video.max_frames,
     )
 
