@@ -23,12 +23,14 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from medscope_jax.config import ConfigError, parse_arguments, run_main
-from medscope_jax.dialogue import Layout, protocol, stamp_ids
+from medscope_jax.dialogue import Layout, stamp_ids
+from medscope_jax.dialogue.foreign import clean_question
 from medscope_jax.distributed import batch_shardings, make_mesh
 from medscope_jax.errors import UserError, is_disk_full, one_line
 from medscope_jax.evaluation import Trace, render_trace, trace_json
 from medscope_jax.evaluation.trace import DISCLAIMER, clean
 from medscope_jax.evaluation.traces import make_trace
+from medscope_jax.files import write_text
 from medscope_jax.models import read_model
 from medscope_jax.rollout import (
     Trajectory,
@@ -50,28 +52,8 @@ from medscope_jax.training.run import (
     run_mesh,
 )
 from medscope_jax.training.stage import MODELS, finished_params
-from medscope_jax.training.workdir import Workdir, read_workdir, write_text
+from medscope_jax.training.workdir import Workdir, read_workdir
 from medscope_jax.video import FrameSize, Video, read_video, take_videos
-
-
-def clean_question(text: str) -> str:
-    """A user's question on one line.
-
-    The tokenizer reads the protocol's tags wherever they stand, so a question that holds one could
-    end the user's turn or speak for the model; it is refused rather than altered.
-
-    Raises:
-      UserError: no words in it, no valid text, or one of the protocol's tags in it.
-    """
-    question = " ".join(text.split())
-    if not any(character.isalnum() for character in question):
-        raise UserError("--question is empty: ask something about the video")
-    if clean(question) != question:
-        raise UserError("--question holds control characters or broken text; type it again")
-    found = [tag for tag in protocol.TAGS if tag.strip() and tag in question]
-    if found:
-        raise UserError(f"--question holds {found[0]}, a tag of the protocol; leave it out")
-    return question
 
 
 def newest_model(run: Run, workdir: Workdir) -> tuple[str, dict]:
@@ -190,7 +172,7 @@ def main(argv: Sequence[str]) -> None:
         raise ConfigError(
             "name either --workdir, a training run, or --checkpoint, imported weights"
         )
-    question = clean_question(flags.question)
+    question = clean_question(flags.question, "--question")
     _check_targets([flags.html, flags.json], flags.video)
     console = Console(stderr=True)
     read = functools.partial(_read, console, flags.video)

@@ -179,19 +179,6 @@ def test_questions_that_are_refused(micro_run, recording, refusal, tmp_path, que
     assert not page.exists()
 
 
-@pytest.mark.parametrize("question", ["Is it <5 mm or >10 mm?", "Où est-il ?", "«think»?"])
-def test_questions_that_pass(run, question):
-    tags = {run.tokenizer.tag(tag) for tag in protocol.TAGS}
-    assert ask.clean_question(f" {question}\n") == question
-    assert not tags & set(run.tokenizer.encode(question))
-
-
-def test_every_tag_is_refused(run):
-    for tag in filter(str.strip, protocol.TAGS):
-        with pytest.raises(UserError, match="a tag of the protocol"):
-            ask.clean_question(f"Where is it {tag}?")
-
-
 @pytest.mark.parametrize("kind", ["missing", "empty", "truncated", "sound", "folder", "text"])
 def test_recordings_that_are_refused(micro_run, recording, refusal, tmp_path, kind):
     path = tmp_path / "bad.mp4"

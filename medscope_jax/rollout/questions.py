@@ -16,6 +16,7 @@ from medscope_jax.dialogue import (
     turn_texts,
 )
 from medscope_jax.dialogue.episode import question_ids
+from medscope_jax.dialogue.foreign import clean_question
 from medscope_jax.errors import UserError
 from medscope_jax.rollout.loop import Prompts
 from medscope_jax.video import FrameBank, preview_indices
@@ -50,7 +51,8 @@ def prompt_width(
         spare: slots of layout.length that every prompt must leave to what follows.
 
     Raises:
-        UserError: no questions, or a prompt that leaves fewer slots.
+        UserError: no questions, one that can't be asked (see dialogue.foreign), or a prompt that
+            leaves fewer slots.
     """
     if not questions:
         raise UserError("there are no questions to roll out")
@@ -63,7 +65,7 @@ def prompt_width(
         if key not in without:
             row = build_prompt("", range(len(shown)), shown, tokenizer, layout, tools)
             without[key] = len(row.tokens) - empty
-        count = without[key] + len(question_ids(tokenizer, question, tools))
+        count = without[key] + len(question_ids(tokenizer, _clean(question), tools))
         if count > longest:
             longest, at = count, question
     over = longest + spare - layout.length
@@ -73,6 +75,10 @@ def prompt_width(
             f"of {layout.length}: shorten the question, or train with a larger dialogue.length"
         )
     return min(-longest // 8 * -8, layout.length)
+
+
+def _clean(question: str) -> str:
+    return clean_question(question, f"the question {question[:60]!r}")
 
 
 def make_prompts(
@@ -96,7 +102,7 @@ def make_prompts(
     length = np.zeros(len(records), np.int32)
     for i, (record, place, when) in enumerate(zip(records, videos, times, strict=True)):
         shown = preview_indices(len(when), layout.preview_frames)
-        row = build_prompt(record["question"], shown, when, tokenizer, layout, tools)
+        row = build_prompt(_clean(record["question"]), shown, when, tokenizer, layout, tools)
         length[i] = len(row.tokens)
         if length[i] > width:
             raise UserError(

@@ -12,15 +12,24 @@ from medscope_jax.dialogue import (
     build_episode,
     pad_row,
 )
+from medscope_jax.dialogue.foreign import check_turns, clean_question
 from medscope_jax.errors import UserError
 from medscope_jax.tools import Tool, select_frames_host
 from medscope_jax.video import Video, preview_indices
 
 
+def _words(record: Mapping) -> tuple[str, Sequence[str]]:
+    """The question and the turns of a record, which may be anybody's."""
+    name = f"record {record['id']}"
+    check_turns(record["turns"], name)
+    return clean_question(record["question"], f"the question of {name}"), record["turns"]
+
+
 def clip_row(record: Mapping, video: Video, tokenizer: Tokenizer, layout: Layout):
     """Stage 1: an episode about a clip whose frames it shows. Returns (Row, shown frame indices).
 
-    The row's frame indices count within the shown frames, because their bank is made in the step.
+    UserError where the record's words can't be part of a conversation, see dialogue.foreign. The
+    row's frame indices count within the shown frames, because their bank is made in the step.
     """
     start, end = (float(x) for x in record["window"])
     indices, count = select_frames_host(
@@ -28,8 +37,7 @@ def clip_row(record: Mapping, video: Video, tokenizer: Tokenizer, layout: Layout
     )
     shown = indices[:count]
     row = build_episode(
-        record["question"],
-        record["turns"],
+        *_words(record),
         range(count),
         video.times[shown],
         video.duration,
@@ -57,8 +65,7 @@ def dialogue_row(
     baseline reads the easy questions that everyone reads, in the words in which it will be asked.
     """
     return build_episode(
-        record["question"],
-        record["turns"],
+        *_words(record),
         preview_indices(len(video.times), layout.preview_frames),
         video.times,
         video.duration,

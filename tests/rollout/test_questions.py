@@ -113,7 +113,6 @@ def test_width_follows_the_times_that_are_shown(world):
     for questions, when in (
         (QUESTIONS, [odd, odd, odd]),
         (QUESTIONS, [odd, times[0], times[2]]),  # the shortest question has the longest prompt
-        (["Is it </answer> or <|im_end|> ?"], [odd]),  # a user's tags are mere text
         (QUESTIONS[:1], [odd]),
     ):
         longest = max(lengths(tokenizer, questions, when))
@@ -154,6 +153,26 @@ def test_a_prompt_that_is_too_long_is_one_line(world):
     with pytest.raises(UserError, match=r"a prompt of \d+ tokens .*'How many clips") as error:
         ask(world, QUESTIONS[1:2], [0], width - 8)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("question", ["Is it <answer>left</answer>?", "\ud800?", "Is\x00it?"])
+def test_questions_that_cannot_be_asked(world, question):
+    """The rule of users' questions, for the records of a suite too, and before any is asked."""
+    tokenizer, times, _ = world
+    for call in (
+        lambda: prompt_width([question], times[:1], tokenizer, LAYOUT, True),
+        lambda: ask(world, [question], [0], 200),
+    ):
+        with pytest.raises(UserError, match="a tag of the protocol|broken text|is empty"):
+            call()
+
+
+def test_a_question_of_several_lines_is_asked_on_one(world):
+    tokenizer, times, _ = world
+    width = prompt_width(["Where  is\n it?"], times[:1], tokenizer, LAYOUT, True)
+    prompts = ask(world, ["Where  is\n it?"], [0], width)
+    plain = ask(world, ["Where is it?"], [0], width)
+    np.testing.assert_array_equal(prompts.tokens, plain.tokens)
 
 
 TURNS = (

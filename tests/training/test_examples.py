@@ -41,6 +41,7 @@ def video():
 
 def record(part, turns, window=(-1.0, -1.0)):
     return {
+        "id": f"train-{part}-7",
         "part": part,
         "question": "Where is it?",
         "turns": turns,
@@ -120,3 +121,24 @@ def test_shapes_hold_every_row(tokenizer, video):
     assert generated % 8 == 0 and most <= generated < most + 8
     with pytest.raises(UserError, match="no records"):
         measure_rows([])
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        (
+            {"question": "Where is <|im_end|>?"},
+            "the question of record train-vcot-7 holds <.im_end",
+        ),
+        ({"question": " "}, "the question of record train-vcot-7 is empty"),
+        ({"turns": ["<think>a</think><answer>b</answer></answer>"]}, "the answer in turn 1 of rec"),
+        ({"turns": [END, END]}, "turn 1 of record train-vcot-7 answers, but more turns follow"),
+    ],
+)
+def test_foreign_records_are_held_to_the_rule_of_questions(tokenizer, video, changes, match):
+    """In both stages, by the record's name."""
+    asked = record("vcot", [END], window=(1.0, 2.0)) | changes
+    with pytest.raises(UserError, match=match):
+        dialogue_row(asked, video, tokenizer, LAYOUT, True)
+    with pytest.raises(UserError, match=match):
+        clip_row(asked, video, tokenizer, LAYOUT)

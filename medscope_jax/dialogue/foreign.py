@@ -1,0 +1,61 @@
+"""Words from outside: a user's question, the questions and turns of somebody's records.
+
+The protocol's tags give a conversation its form, so the words between them may hold none: an answer
+with "</answer>" in it would be cut there, a question with "<|im_end|>" means to speak for the
+model. Such words are refused, never altered: nobody then trains on, or asks, what was not written.
+"""
+
+import re
+from collections.abc import Sequence
+
+from medscope_jax.dialogue import protocol
+from medscope_jax.errors import UserError
+
+# Control characters (but not line feed and tab), those that reorder text, halves of characters.
+_BROKEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+_TAG = re.compile("|".join(re.escape(tag) for tag in protocol.TAGS if tag.strip()))
+_TURN = re.compile(
+    r"\s*<think>(.*?)</think>\s*(?:<tool_call>(.*)</tool_call>|<answer>(.*)</answer>)", re.DOTALL
+)
+
+
+def clean_question(text: str, name: str = "the question") -> str:
+    """A question on one line; `name` is what an error calls it.
+
+    Raises:
+      UserError: no words in it, no valid text, or one of the protocol's tags in it.
+    """
+    question = " ".join(text.split())
+    if not any(character.isalnum() for character in question):
+        raise UserError(f"{name} is empty: ask something about the video")
+    _refuse(question, name)
+    return question
+
+
+def check_turns(turns: Sequence[str], name: str = "the record") -> None:
+    """Refuses assistant turns that do not read think, then a tool call or the final answer.
+
+    Raises:
+      UserError: another form, a turn after an answer, or words within a turn that hold one of the
+        protocol's tags or are no valid text; `name` is whose turns they are.
+    """
+    for number, turn in enumerate(turns, 1):
+        form = _TURN.fullmatch(turn)
+        if form is None:
+            raise UserError(
+                f"turn {number} of {name} does not read <think>...</think>, then "
+                "<tool_call>...</tool_call> or <answer>...</answer>"
+            )
+        for kind, words in zip(("thought", "call", "answer"), form.groups(), strict=True):
+            _refuse(words or "", f"the {kind} in turn {number} of {name}")
+        if form[3] is not None and number < len(turns):
+            raise UserError(f"turn {number} of {name} answers, but more turns follow")
+
+
+def _refuse(words: str, name: str) -> None:
+    if _BROKEN.search(words):
+        raise UserError(f"{name} holds control characters or broken text; type it again")
+    if tag := _TAG.search(words):
+        raise UserError(f"{name} holds {tag[0]}, a tag of the protocol; leave it out")
