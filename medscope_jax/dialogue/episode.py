@@ -13,6 +13,7 @@ hold, by the same rules as on the device, so that a record and a rollout cannot 
 
 import dataclasses
 import enum
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -207,8 +208,8 @@ def generated_text(tokens: np.ndarray, role: np.ndarray, tokenizer: Tokenizer) -
     transcript that rewards and traces parse.
     """
     image, im_end = tokenizer.tag(protocol.IMAGE), tokenizer.tag(protocol.IM_END)
-    kept = (role == Role.GENERATED) | (role == Role.OBSERVATION)
-    ids = [int(t) for t in tokens[kept] if t != image]
+    spoken = (role == int(Role.GENERATED)) | (role == int(Role.OBSERVATION))
+    ids = tokens[spoken & (tokens != image)].tolist()
     if ids and ids[-1] == im_end:
         ids.pop()
     return tokenizer.decode(ids)
@@ -217,14 +218,10 @@ def generated_text(tokens: np.ndarray, role: np.ndarray, tokenizer: Tokenizer) -
 def turn_texts(tokens: np.ndarray, role: np.ndarray, tokenizer: Tokenizer) -> list[str]:
     """The assistant's turns of one row [L], as text, in order."""
     im_end = tokenizer.tag(protocol.IM_END)
-    turns, turn, before = [], [], Role.PROMPT
-    for token, kind in zip(tokens, role, strict=True):
-        if kind == Role.GENERATED and token != im_end:
-            turn.append(int(token))
-        elif before == Role.GENERATED and turn:
-            turns.append(tokenizer.decode(turn))
-            turn = []
-        before = kind
-    if turn:
-        turns.append(tokenizer.decode(turn))
-    return turns
+    slots = np.flatnonzero((role == int(Role.GENERATED)) & (tokens != im_end))
+    if not len(slots):
+        return []
+    # A turn's tokens stand in a row; anything between two of them starts another turn.
+    starts = [0, *(np.flatnonzero(np.diff(slots) > 1) + 1).tolist(), len(slots)]
+    ids = tokens[slots].tolist()
+    return [tokenizer.decode(ids[i:j]) for i, j in itertools.pairwise(starts)]

@@ -42,7 +42,7 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; bytes that are no valid UTF-8 become U+FFFD."""
-        return b"".join(self.pieces[i] for i in ids).decode("utf-8", errors="replace")
+        return b"".join(map(self.pieces.__getitem__, ids)).decode("utf-8", errors="replace")
 
     def tag(self, text: str) -> int:
         """The id of a text that must be one token, such as a tag; ValueError if it is not."""

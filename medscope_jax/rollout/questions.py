@@ -128,18 +128,24 @@ def read_trajectories(
     num_frames: T of the bank that the episode's frame indices point into.
     """
     size = layout.tokens_per_frame
+    calls = [array.tolist() for array in episode.calls]
+    lengths = np.count_nonzero(episode.role != int(Role.PADDING), axis=1).tolist()
     result = []
-    for b in range(episode.tokens.shape[0]):
+    for b, row in enumerate(zip(*calls, strict=True)):
+        made = [call for call in zip(*row, strict=True) if call[3] >= 0]
+        # An observation stands between its call and the next one, or the row's end.
+        ends = [*(call[4] for call in made[1:]), lengths[b]]
+        frames = []
+        for call, end in zip(made, ends[: len(made)], strict=True):
+            seen = episode.frame[b, call[4] : end]
+            frames.append((seen[seen >= 0][::size] // size % num_frames).tolist())
         tokens, role = episode.tokens[b], episode.role[b]
-        calls, frames = [], []
-        real = int(np.sum(episode.calls.status[b] >= 0))
-        ends = [*episode.calls.where[b, 1:real], int(np.sum(role != Role.PADDING))]
-        for c in range(real):
-            calls.append(tuple(float(x[b, c]) for x in episode.calls[:3]))
-            calls[-1] = (int(calls[-1][0]), *calls[-1][1:], int(episode.calls.status[b, c]))
-            seen = episode.frame[b, episode.calls.where[b, c] : ends[c]]
-            seen = seen[seen >= 0][::size] // size % num_frames
-            frames.append([int(t) for t in seen])
-        text = generated_text(tokens, role, tokenizer)
-        result.append(Trajectory(text, turn_texts(tokens, role, tokenizer), calls, frames))
+        result.append(
+            Trajectory(
+                text=generated_text(tokens, role, tokenizer),
+                turns=turn_texts(tokens, role, tokenizer),
+                calls=[(tool, start, end, status) for tool, start, end, status, _ in made],
+                frames=frames,
+            )
+        )
     return result
