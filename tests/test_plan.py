@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from medscope_jax import plan
+from medscope_jax import models, plan
 from medscope_jax.config import load_config
 from medscope_jax.distributed import make_mesh
 from medscope_jax.errors import UserError
@@ -69,6 +69,18 @@ def test_the_programs_trace_with_the_planned_shapes():
                 jnp.shape, program.arguments["parameters"]
             )
             assert metrics["policy_loss"].shape == ()
+            # Only adapters (of rank 64) have moments, and they are float32 on a bfloat16 base.
+            state = program.arguments["parameters"], program.arguments["optimizer"]
+            projection = state[0]["text"]["layers"]["mlp"]["up_proj"]
+            assert projection["kernel"].dtype == jnp.bfloat16
+            assert projection["lora_a"].shape == (2, 128, 64)
+            assert {leaf.dtype for leaf in jax.tree.leaves(state[1])} <= {
+                jnp.dtype("float32"),
+                jnp.dtype("int32"),
+            }
+            sizes = [leaf.size for leaf in jax.tree.leaves(state[1])]
+            adapters = models.split_lora(state[0])[1]
+            assert sum(sizes) - 2 * sum(leaf.size for leaf in jax.tree.leaves(adapters)) < 8
 
 
 def test_questions_that_do_not_split_are_a_user_error():

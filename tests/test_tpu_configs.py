@@ -8,7 +8,7 @@ import pytest
 
 from medscope_jax.config import ConfigError, from_json, load_config, to_json
 from medscope_jax.distributed import axis_sizes, topology_devices
-from medscope_jax.models import count_params, frame_grid
+from medscope_jax.models import LoraConfig, count_params, frame_grid
 from medscope_jax.training.run import with_vocabulary
 
 FOLDER = Path(__file__).parent.parent / "tpu_configs"
@@ -43,6 +43,11 @@ def test_a_config_holds_a_possible_run(name):
     rollouts = config.ga_grpo.batch_size * config.rl.group_size
     assert rollouts % config.rl.micro_batch == 0 and config.rl.micro_batch % shards == 0
     assert count_params(model) < 60e6
+    # The paper's adapters, on what stage 1 made of random weights; a laptop trains all weights.
+    whole = LoraConfig(rank=64, alpha=128.0, base="bfloat16")
+    assert model.lora == (None if config.device.platform == "cpu" else whole)
+    stages = (config.warm_up, config.passive, config.cold_start, config.ga_grpo)
+    assert [section.lora for section in stages] == [False, True, True, True]
 
 
 @pytest.mark.parametrize("name", TPU)

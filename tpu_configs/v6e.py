@@ -77,44 +77,40 @@ def get_config(arg: str = "") -> ConfigDict:
             "dtype": "bfloat16",
             "param_dtype": "float32",
             "remat": True,
+            "lora": {
+                "rank": 64,  # 0: no adapters, every stage trains whole weights
+                "alpha": 128.0,  # an adapter's product counts alpha / rank
+                "targets": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
+                "base": "bfloat16",  # frozen weights: float32, bfloat16, int8 (decoder's kernels)
+            },
         }
     )
 
     optimizer = {"warmup": 0.05, "weight_decay": 0.01, "clip_norm": 1.0, "final_scale": 0.1}
+    # What trains: at first all; then the decoder, by adapters where model.lora.rank is not 0.
+    everything = {"train_vision": True, "lora": False, **optimizer}
+    decoder = {"train_vision": False, "lora": True, **optimizer}
     # Stage 1, warm-up SFT: captions and questions about clips; the vision tower trains.
     config.warm_up = ConfigDict(
-        {"steps": 2000, "batch_size": 128, "learning_rate": 1e-3, "train_vision": True, **optimizer}
+        {"steps": 2000, "batch_size": 128, "learning_rate": 1e-3, **everything}
     )
     # Stage 2, visual-CoT cold start: tool trajectories and easy questions, from the frame bank.
     config.cold_start = ConfigDict(
-        {
-            "steps": 1000,
-            "batch_size": 128,
-            "learning_rate": 5e-4,
-            "train_vision": False,
-            **optimizer,
-        }
+        {"steps": 1000, "batch_size": 128, "learning_rate": 5e-4, **decoder}
     )
     # The baseline that cannot look: the same start, data and steps, answers from the preview.
     config.passive = ConfigDict(
-        {
-            "steps": 1000,
-            "batch_size": 128,
-            "learning_rate": 5e-4,
-            "train_vision": False,
-            **optimizer,
-        }
+        {"steps": 1000, "batch_size": 128, "learning_rate": 5e-4, **decoder}
     )
     # Stage 3, GA-GRPO.
-    config.ga_grpo = ConfigDict(
-        {"steps": 200, "batch_size": 64, "learning_rate": 1e-4, "train_vision": False, **optimizer}
-    )
+    config.ga_grpo = ConfigDict({"steps": 200, "batch_size": 64, "learning_rate": 1e-4, **decoder})
     config.rl = ConfigDict(
         {
             "group_size": 8,  # rollouts a question; ga_grpo.batch_size counts questions
             "updates": 1,  # optimizer steps on one batch of rollouts
             "micro_batch": 128,  # rows of one forward and backward pass
-            "kl_coefficient": 0.0,  # to the policy that stage 3 started from
+            "kl_coefficient": 0.0,
+            "kl_reference": "start",  # the policy that stage 3 starts from; "base": adapters off
         }
     )
     config.rollout = ConfigDict(

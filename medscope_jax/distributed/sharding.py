@@ -22,6 +22,7 @@ LOGICAL_AXES = {
     "kv_heads": "tensor",
     "mlp": "tensor",  # width inside the feed-forward
     "qkv": None,  # query, key and value side by side: a split over heads would cut across them
+    "rank": None,  # the narrow side of an adapter
     "patch": None,  # channels, frames and pixels of a patch
     "bias": None,  # norms' weights and biases of the residual stream: too small to be worth it
 }
@@ -34,12 +35,21 @@ PARAMETER_AXES = (
     (r"layers/self_attn/q_proj/kernel", ("layers", "embed", "heads")),
     (r"layers/self_attn/[kv]_proj/kernel", ("layers", "embed", "kv_heads")),
     (r"layers/self_attn/o_proj/kernel", ("layers", "heads", "embed")),
-    (r"layers/self_attn/q_proj/bias", ("layers", "heads")),
-    (r"layers/self_attn/[kv]_proj/bias", ("layers", "kv_heads")),
+    (r"layers/self_attn/q_proj/(bias|kernel_scale)", ("layers", "heads")),
+    (r"layers/self_attn/[kv]_proj/(bias|kernel_scale)", ("layers", "kv_heads")),
+    (r"layers/self_attn/o_proj/kernel_scale", ("layers", "bias")),
     (r"(layers|blocks)/mlp/(gate|up)_proj/kernel", ("layers", "embed", "mlp")),
-    (r"(layers|blocks)/mlp/(gate|up)_proj/bias", ("layers", "mlp")),
+    (r"(layers|blocks)/mlp/(gate|up)_proj/(bias|kernel_scale)", ("layers", "mlp")),
     (r"(layers|blocks)/mlp/down_proj/kernel", ("layers", "mlp", "embed")),
-    (r"(layers|blocks)/mlp/down_proj/bias", ("layers", "bias")),
+    (r"(layers|blocks)/mlp/down_proj/(bias|kernel_scale)", ("layers", "bias")),
+    # An adapter is split as the side of the kernel that it shares.
+    (r"layers/(self_attn/[qkv]|mlp/(gate|up))_proj/lora_a", ("layers", "embed", "rank")),
+    (r"layers/self_attn/o_proj/lora_a", ("layers", "heads", "rank")),
+    (r"layers/mlp/down_proj/lora_a", ("layers", "mlp", "rank")),
+    (r"layers/self_attn/q_proj/lora_b", ("layers", "rank", "heads")),
+    (r"layers/self_attn/[kv]_proj/lora_b", ("layers", "rank", "kv_heads")),
+    (r"layers/mlp/(gate|up)_proj/lora_b", ("layers", "rank", "mlp")),
+    (r"layers/(self_attn/o|mlp/down)_proj/lora_b", ("layers", "rank", "embed")),
     (r"layers/(input|post_attention)_layernorm/weight", ("layers", "bias")),
     (r"vision/patch_embed", ("patch", "patch", "patch", "patch", "embed")),
     (r"blocks/attn/qkv/kernel", ("layers", "embed", "qkv")),

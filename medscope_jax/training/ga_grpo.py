@@ -33,6 +33,7 @@ from medscope_jax.training.data import make_batches
 from medscope_jax.training.packing import measure_packing
 from medscope_jax.training.run import Run, Split, load_records, make_split_bank, rollout_config
 from medscope_jax.training.stage import Batches, Update, optimizer_of
+from medscope_jax.training.state import kl_reference
 from medscope_jax.training.steps import ga_grpo_step
 from medscope_jax.video import flat_tokens, take_videos
 
@@ -62,7 +63,7 @@ def prepare_ga_grpo(run: Run, split: Split, judge: Judge, params: dict) -> tuple
         micro_batch=config.rl.micro_batch,
     )
     compiled = jax.jit(step, static_argnames=("size", "targets"), donate_argnums=0)
-    reference = jax.tree.map(jnp.copy, params) if config.rl.kl_coefficient else None
+    reference = jax.tree.map(jnp.copy, kl_reference(params, config.rl))
 
     def update(state, batch):
         questions = [records[i] for i in batch["row"]]

@@ -23,6 +23,16 @@ from medscope_jax.models import ModelConfig, encode_frames, init_params
 from medscope_jax.rl import LossConfig
 from medscope_jax.rollout import Prompts, make_rollout, prompt_width, vocabulary
 from medscope_jax.training.packing import Packing
+<<<<<<< HEAD
+from medscope_jax.training.run import make_layout, rollout_config, with_vocabulary
+from medscope_jax.training.state import (
+    TrainState,
+    init_state,
+    kl_reference,
+    make_optimizer,
+    stage_params,
+)
+=======
 from medscope_jax.training.run import (
     ENCODE_FRAMES,
     make_layout,
@@ -31,6 +41,7 @@ from medscope_jax.training.run import (
     with_vocabulary,
 )
 from medscope_jax.training.state import TrainState, init_state, make_optimizer
+>>>>>>> origin/main
 from medscope_jax.training.steps import ga_grpo_step
 from medscope_jax.video import FrameBank, flat_tokens
 
@@ -58,7 +69,10 @@ def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
     questions, group = config.ga_grpo.batch_size, config.rl.group_size
     require_split("ga_grpo.batch_size", questions, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = jax.eval_shape(functools.partial(init_params, model), key)
+    # The parameters as stage 3 has them: with LoRA, adapters and a frozen base.
+    shapes = jax.eval_shape(
+        lambda key: stage_params(init_params(model, key), model, config.ga_grpo, key), key
+    )
     params = abstract(shapes, param_shardings(shapes, mesh))
     bank = _split(_bank(config, model, layout, questions), mesh)
     height, width = config.video.height, config.video.width
@@ -121,7 +135,7 @@ def _policy_step(config, mesh, model, layout, shapes, bank, width) -> Program:
             "episodes": episode,
             "advantages": _split(jax.ShapeDtypeStruct((rows,), jnp.float32), mesh),
             "bank": bank,
-            "reference": state.params if config.rl.kl_coefficient else None,
+            "reference": kl_reference(state.params, config.rl),
         },
         donate=("parameters", "optimizer", "step and key"),
     )

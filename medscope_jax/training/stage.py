@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from medscope_jax.distributed import abstract, param_shardings, state_shardings
-from medscope_jax.models import init_params
+from medscope_jax.errors import UserError
+from medscope_jax.models import init_params, rounding_error
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.metrics import MetricsWriter, Progress
 from medscope_jax.training.run import Run, model_key
@@ -18,7 +19,14 @@ from medscope_jax.training.start import (
     with_local_heads,
     with_ticks,
 )
-from medscope_jax.training.state import TrainState, init_state, make_optimizer
+from medscope_jax.training.state import (
+    KL_REFERENCES,
+    TrainState,
+    init_state,
+    make_optimizer,
+    stage_params,
+    trained,
+)
 
 STAGES = ("warm_up", "passive", "cold_start", "ga_grpo")
 # The name of each trained model in tables, and the stage that ends with it.
@@ -53,7 +61,10 @@ def optimizer_of(run: Run, name: str):
 def abstract_state(run: Run, name: str) -> TrainState:
     """A stage's state as shapes with shardings; allocates nothing."""
     section = run.config[name]
-    create = functools.partial(init_params, run.model)
+
+    def create(key):
+        return stage_params(init_params(run.model, key), run.model, section, key)
+
     params = jax.eval_shape(create, jax.random.key(0))
     initial = functools.partial(
         init_state, optimizer=optimizer_of(run, name), train_vision=section.train_vision
@@ -86,6 +97,44 @@ def finished_params(run: Run, checkpoints: Checkpoints, name: str) -> dict | Non
     return None if restored is None else restored.state["params"]
 
 
+def entered(run: Run, name: str, params: dict) -> dict:
+    """The parameters in the form that the stage trains; prints how many of them it does train."""
+    section, lora, form = run.config[name], run.model.lora, ""
+    if lora is not None:
+        given, key = params, model_key(run.config, "lora")
+        create = functools.partial(stage_params, model=run.model, stage=section)
+        shardings = param_shardings(jax.eval_shape(create, given, key=key), run.mesh)
+        params = jax.jit(lambda p, k: create(p, key=k), out_shardings=shardings)(given, key)
+        if section.lora:
+            form = f": adapters of rank {lora.rank}, base in {lora.base}"
+            error = float(jax.jit(rounding_error)(given, params))
+            form += f", its kernels rounded by {100 * error:.2f} %" if error else ""
+    if jax.process_index() == 0:
+        count, total = _size(trained(params, section.train_vision)), _size(params)
+        print(f"{name} trains {count:,} of {total:,} parameters{form}")
+    return params
+
+
+def _size(tree: dict) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _check_reference(run: Run) -> None:
+    """Before hours of training: a KL penalty to a base needs adapters that can be off."""
+    section = run.config.rl
+    if not section.get("kl_coefficient"):
+        return
+    if section.kl_reference not in KL_REFERENCES:
+        raise UserError(
+            f"rl.kl_reference is {section.kl_reference!r}; choose {' or '.join(KL_REFERENCES)}"
+        )
+    if section.kl_reference == "base" and not (run.model.lora and run.config.ga_grpo.lora):
+        raise UserError(
+            "rl.kl_reference=base needs adapters: set model.lora.rank and ga_grpo.lora, "
+            "or take kl_reference=start"
+        )
+
+
 def run_stage(
     run: Run,
     name: str,
@@ -104,11 +153,12 @@ def run_stage(
         prepare: given those parameters, makes the batches and the compiled update. Only called
             where there is something left to do.
     """
+    _check_reference(run)
     done = finished_params(run, checkpoints, name)
     if done is not None:
         return done
     section, log = run.config[name], run.config.log
-    first_params = start()
+    first_params = entered(run, name, start())
     batches, update = prepare(first_params)
     state, first = _resume(run, name, checkpoints, batches, writer)
     if state is None:

@@ -7,6 +7,20 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from medscope_jax.models import (
+    ModelConfig,
+    add_lora,
+    cast_params,
+    freeze,
+    join_params,
+    merge_lora,
+    pick_params,
+    plain_kernels,
+    split_lora,
+)
+
+KL_REFERENCES = ("start", "base")
+
 
 @struct.dataclass
 class TrainState:
@@ -19,8 +33,50 @@ class TrainState:
 
 
 def trained(params: Mapping, train_vision: bool) -> dict:
-    """The part of the parameters that a stage trains."""
-    return {name: params[name] for name in (("vision", "text") if train_vision else ("text",))}
+    """The part of the parameters that a stage trains, as a tree of these leaves alone.
+
+    The adapters where there are any, else the whole decoder; with train_vision the vision tower.
+    """
+    part = split_lora(params)[1] or {"text": params["text"]}
+    return {**part, "vision": params["vision"]} if train_vision else part
+
+
+def stage_params(params: dict, model: ModelConfig, stage: Mapping, key: jax.Array) -> dict:
+    """The parameters that a stage starts from, in the form that it trains.
+
+    With adapters: the base frozen as model.lora.base says (a vision tower that trains is in
+    model.param_dtype), and float32 adapters: those of the stage before, or new ones. One adapter
+    thus goes through all stages, and always stands on the same base. Without: every weight in
+    model.param_dtype, with the adapters of the stage before merged. A model that never has
+    adapters: as they are.
+
+    Args:
+        stage: a config's stage section, of which lora and train_vision are read.
+        key: random key of new adapters.
+    """
+    if model.lora is None:
+        return params
+    if not stage["lora"]:
+        return cast_params(plain_kernels(merge_lora(params, model)[0]), model.param_dtype)
+    base, adapters = split_lora(params)
+    frozen = freeze(base, model.lora.base)
+    if stage["train_vision"]:
+        frozen["vision"] = cast_params(base["vision"], model.param_dtype)
+    return join_params(frozen, adapters) if adapters else add_lora(frozen, model, key)
+
+
+def kl_reference(params: dict, section: Mapping) -> dict | None:
+    """What a KL penalty of stage 3 pulls to: the `reference` of ga_grpo_step.
+
+    Args:
+        params: that stage 3 starts from.
+        section: a config's rl section. kl_reference "start" is the policy that stage 3 starts from:
+            its trained part, with adapters only those; copy it before updates donate it. "base" is
+            the model with its adapters off, which takes no memory.
+    """
+    if not section["kl_coefficient"]:
+        return None
+    return {} if section["kl_reference"] == "base" else trained(params, train_vision=False)
 
 
 def make_optimizer(stage: Mapping, steps: int) -> optax.GradientTransformation:
@@ -52,8 +108,8 @@ def apply_gradients(
     state: TrainState, gradients: dict, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, jax.Array]:
     """One optimizer step. Returns (state, global norm of the gradients before clipping)."""
-    part = {name: state.params[name] for name in gradients}
+    part = pick_params(state.params, gradients)
     updates, opt_state = optimizer.update(gradients, state.opt_state, part)
-    params = {**state.params, **optax.apply_updates(part, updates)}
+    params = join_params(state.params, optax.apply_updates(part, updates))
     state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
     return state, optax.tree.norm(gradients)

@@ -17,8 +17,10 @@ from medscope_jax.models import (
     embed,
     encode_frames,
     forward,
+    join_params,
     logits,
     mrope_positions,
+    split_lora,
 )
 from medscope_jax.rl import LossConfig, loss_normalizer, policy_loss, reference_kl
 from medscope_jax.training.packing import Packing, pack, unpack
@@ -124,7 +126,7 @@ def sft_step(
     """
 
     def loss_of(part: dict):
-        params = {**state.params, **part}
+        params = join_params(state.params, part)
         frame, visual = batch["frame"], bank
         if train_vision:
             frames = batch["frames"]
@@ -169,7 +171,9 @@ def ga_grpo_step(
             prompt.
         advantages: [B].
         bank: flat bank [R, D].
-        reference: the parameters of the policy that a KL penalty pulls to; None without a penalty.
+        reference: the policy that a KL penalty pulls to, as what it has in place of (or beside)
+            the frozen parameters: its trained part, {} for the model without its adapters, or all
+            of its parameters. None without a penalty.
         micro_batch: most rows of one forward and backward pass (but never less than a group);
             gradients add up over the batch, and the result does not depend on it.
     """
@@ -195,7 +199,7 @@ def ga_grpo_step(
 
     def loss_of(part: dict, piece):
         tokens, frame, role, wanted, old, advantages = piece
-        params = {**state.params, **part}
+        params = join_params(state.params, part)
         evaluate = functools.partial(
             packed_logprobs,
             model=model,
@@ -213,7 +217,7 @@ def ga_grpo_step(
         share = jnp.sum(wanted.mask) / total
         metrics = {name: number * share for name, number in metrics.items()}
         if reference is not None:
-            anchor, _ = evaluate(reference)
+            anchor, _ = evaluate(join_params(split_lora(state.params)[0], reference))
             kl = reference_kl(logprobs, anchor, wanted.mask, loss, normalizer)
             value, metrics["kl"] = value + kl_coefficient * kl, kl
         gap = jnp.where(wanted.mask, jnp.abs(logprobs - old), 0.0)
