@@ -23,16 +23,6 @@ from medscope_jax.models import ModelConfig, encode_frames, init_params
 from medscope_jax.rl import LossConfig
 from medscope_jax.rollout import Prompts, make_rollout, prompt_width, vocabulary
 from medscope_jax.training.packing import Packing
-<<<<<<< HEAD
-from medscope_jax.training.run import make_layout, rollout_config, with_vocabulary
-from medscope_jax.training.state import (
-    TrainState,
-    init_state,
-    kl_reference,
-    make_optimizer,
-    stage_params,
-)
-=======
 from medscope_jax.training.run import (
     ENCODE_FRAMES,
     make_layout,
@@ -40,8 +30,13 @@ from medscope_jax.training.run import (
     rollout_config,
     with_vocabulary,
 )
-from medscope_jax.training.state import TrainState, init_state, make_optimizer
->>>>>>> origin/main
+from medscope_jax.training.state import (
+    TrainState,
+    init_state,
+    kl_reference,
+    make_optimizer,
+    stage_params,
+)
 from medscope_jax.training.steps import ga_grpo_step
 from medscope_jax.video import FrameBank, flat_tokens
 
