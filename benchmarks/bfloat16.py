@@ -54,9 +54,9 @@ def their_logits(config: ModelConfig, weights: dict, said, dtype: str, attention
     """The reference's logits [B, L, V] with parameters and activations of a dtype."""
     import torch
 
-    from tests.models import parity_reference
+    from tests.models import parity_reference, torch_reference
 
-    model = parity_reference.build(config, weights)
+    model = torch_reference.build(config, weights)
     model.set_attn_implementation(attention)
     for parameter in model.parameters():  # not its buffers: the rotary frequencies are among them
         parameter.data = parameter.data.to(getattr(torch, dtype))

@@ -59,6 +59,7 @@ def conversation_positions(
         image_grids, video_grids: (t, h, w) in merged tokens of all images and of all videos, in
             reading order, row after row. (The reference's grid_thw has patches for h and w.)
         seconds_per_patch: of each video, the reference's second_per_grid_ts; None: 1 second.
+            (Before 5.23 transformers cut them to whole seconds.)
         tokens_per_second: steps of the time axis a second: the vision config's.
         after_video: where the words after a video go on. "extent": at base + max(h, w), as after
             an image, which may lie before the video's own last time: transformers since 5.3.
@@ -67,9 +68,9 @@ def conversation_positions(
             their sides only.
 
     Returns:
-        positions int32 [3, B, L], and following int32 [B]: the largest position of a row plus one
-        (0 where it is empty). That is where the reference's `generate` goes on. Under "extent",
-        `generate` and a pass over the finished text thus may disagree; under "last" they never do.
+        positions int32 [3, B, L], and following int32 [B]: where the next word of a row stands, on
+        all axes (0 where the row is empty). (The reference's rope_deltas tell of the largest
+        position instead; since 5.3 its `generate` goes on from the last slot, as this does.)
 
     Raises:
         ValueError: the grids are not those of the visual slots.
@@ -86,9 +87,8 @@ def conversation_positions(
     }
     for row, (row_kinds, real) in enumerate(zip(kinds, valid, strict=True)):
         if real.any():
-            places = _row_positions(row_kinds[real], blocks, after_video == "last")
+            places, following[row] = _place_row(row_kinds[real], blocks, after_video == "last")
             positions[:, row, real] = places
-            following[row] = places.max() + 1
     if any(next(left, None) is not None for left in blocks.values()):
         raise ValueError("there are more image or video grids than visual slots")
     return positions, following
@@ -101,8 +101,10 @@ def visual_block(grid: Grid, step: float = 1.0) -> np.ndarray:
     return np.stack(np.meshgrid(times, rows, columns, indexing="ij")).reshape(3, -1)
 
 
-def _row_positions(kinds: np.ndarray, blocks: dict[Kind, Iterator], last: bool) -> np.ndarray:
-    """Positions [3, L] of one row without padding; takes its images and videos from blocks."""
+def _place_row(
+    kinds: np.ndarray, blocks: dict[Kind, Iterator], last: bool
+) -> tuple[np.ndarray, int]:
+    """Positions [3, L] of a row without padding, and the next; takes visuals from blocks."""
     parts, base = [], 0
     for run in np.split(kinds, np.flatnonzero(np.diff(kinds)) + 1):
         if run[0] == Kind.TEXT:
@@ -118,4 +120,4 @@ def _row_positions(kinds: np.ndarray, blocks: dict[Kind, Iterator], last: bool) 
             parts.append(base + block)
             room -= block.shape[1]
             base += 1 + int((block if last else block[1:]).max())
-    return np.concatenate(parts, axis=1)
+    return np.concatenate(parts, axis=1), base

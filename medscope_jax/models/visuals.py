@@ -24,28 +24,26 @@ def encode_clips(
 
     Args:
         encode: uint8 [batch, t, H, W, 3] to visual tokens [batch, S, D], such as a jitted
-            encode_pairs with its parameters. t is 1 for an image and 2 for a video's pairs, which
-            are a different program; each (t, H, W) is called with arrays of one shape only.
-        clips: uint8 [T, H, W, 3] each, at least one. T = 1 is an image, more a video in pairs of
-            frames, where an odd last frame is its own partner.
+            encode_pairs with its parameters. Called with arrays of one shape for each (t, H, W).
+        clips: uint8 [N, t, H, W, 3] each, at least one: an image or video as temporal patches, see
+            video.temporal_patches (t is 1 for images and 2 for native video).
         batch: temporal patches a call; the last call of a size is filled up with empty ones.
 
     Returns:
         bank [R, D] and, for each clip, the int32 rows of its tokens in reading order.
     """
-    patches = [_temporal_patches(clip) for clip in clips]
     by_shape: dict[tuple[int, ...], list[int]] = {}
-    for index, patch in enumerate(patches):
-        by_shape.setdefault(patch.shape[1:], []).append(index)
+    for index, clip in enumerate(clips):
+        by_shape.setdefault(clip.shape[1:], []).append(index)
     bank, rows, filled = [], [np.zeros(0, np.int32)] * len(clips), 0
     for shape, members in by_shape.items():
-        todo = np.concatenate([patches[index] for index in members])
+        todo = np.concatenate([clips[index] for index in members])
         empty = np.zeros((-len(todo) % batch, *shape), todo.dtype)
         calls = np.split(np.concatenate([todo, empty]), range(batch, len(todo), batch))
         tokens = jnp.concatenate([encode(call) for call in calls])[: len(todo)]
         bank.append(tokens.reshape(-1, tokens.shape[-1]))
         for index in members:
-            size = len(patches[index]) * tokens.shape[1]
+            size = len(clips[index]) * tokens.shape[1]
             rows[index] = np.arange(filled, filled + size, dtype=np.int32)
             filled += size
     return jnp.concatenate(bank), rows
@@ -71,12 +69,3 @@ def visual_rows(
             raise ValueError(f"{flat.size} {kind.name.lower()} tokens for {slots.sum()} slots")
         frame[slots] = flat
     return frame
-
-
-def _temporal_patches(clip: np.ndarray) -> np.ndarray:
-    """[T, H, W, 3] as [T, 1, H, W, 3] if T is 1, else as pairs [ceil(T / 2), 2, H, W, 3]."""
-    if len(clip) == 1:
-        return clip[:, None]
-    if len(clip) % 2:
-        clip = np.concatenate([clip, clip[-1:]])
-    return clip.reshape(-1, 2, *clip.shape[1:])

@@ -24,12 +24,12 @@ def last_positions(valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def main() -> None:
     """Runs the reference on every case and stores tokens, positions, logits and texts."""
-    from tests.models import parity_reference
+    from tests.models import parity_reference, torch_reference
 
     values = {}
     for name in MODELS:
         config = parity_cases.FAMILY[name]
-        model = parity_reference.build(config, parity_cases.random_weights(config))
+        model = torch_reference.build(config, parity_cases.random_weights(config))
         for clip, pixels in enumerate(parity_cases.make_clips()):
             tokens, _ = parity_reference.tower(model, config, pixels)
             values[f"{name}/clip{clip}"] = tokens[:, ::4].astype(np.float32)
@@ -37,9 +37,8 @@ def main() -> None:
             said = parity_cases.lay_out(
                 config, list(parity_cases.ROWS.values()), parity_cases.LENGTH, side == "left"
             )
-            places, following = parity_reference.positions(model, config, said)
+            places = parity_reference.positions(model, config, said)
             values[f"{name}/{side}/positions"] = places.astype(np.int16)
-            values[f"{name}/{side}/following"] = following.astype(np.int16)
             scores = parity_reference.logits(model, config, said)
             values[f"{name}/{side}/logits"] = scores[last_positions(said.valid)]
             if side == "left":  # generate wants its prompts to end together

@@ -8,6 +8,7 @@ import numpy as np
 
 from medscope_jax import models
 from medscope_jax.models.vision import VisionBlock, VisionTower
+from medscope_jax.video import temporal_patches
 from tests.models import parity_cases
 from tests.models.parity_cases import Conversations
 
@@ -28,7 +29,7 @@ def make_bank(params, config):
     """encode_clips of the parity cases' clips."""
     return models.encode_clips(
         lambda frames: tower(params, config, frames)[0],
-        parity_cases.make_clips(),
+        [temporal_patches(clip, native=len(clip) > 1) for clip in parity_cases.make_clips()],
         parity_cases.BATCH,
     )
 
@@ -39,7 +40,7 @@ def frame_rows(rows, said: Conversations) -> np.ndarray:
     return models.visual_rows(said.kinds, images, videos)
 
 
-def positions(said: Conversations, after_video: str = "extent"):
+def positions(config, said: Conversations):
     """(positions [3, B, L], following [B]) of conversations."""
     return models.conversation_positions(
         said.kinds,
@@ -47,8 +48,7 @@ def positions(said: Conversations, after_video: str = "extent"):
         [parity_cases.grid_of(clip) for clip in said.images],
         [parity_cases.grid_of(clip) for clip in said.videos],
         said.seconds,
-        parity_cases.TOKENS_PER_SECOND,
-        after_video,
+        config.vision.tokens_per_second,
     )
 
 
@@ -60,7 +60,7 @@ def _logits(params, config, tokens, frame, bank, places, valid):
 
 def logits(params, config, said: Conversations, bank, rows) -> np.ndarray:
     """Logits [B, L, V] by one forward pass."""
-    places, _ = positions(said)
+    places, _ = positions(config, said)
     frame = frame_rows(rows, said)
     return np.asarray(_logits(params, config, said.tokens, frame, bank, places, said.valid))
 
@@ -77,7 +77,7 @@ def feed(params, config, tokens, frame, bank, places, cache, start, count):
 
 def generate(params, config, said: Conversations, bank, rows, steps: int) -> np.ndarray:
     """Greedy continuations [B, steps] of right-padded conversations."""
-    places, following = positions(said)
+    places, following = positions(config, said)
     frame, count = frame_rows(rows, said), said.valid.sum(axis=1).astype(np.int32)
     cache = models.init_cache(config, len(count), said.tokens.shape[1] + steps)
     start, one = np.zeros_like(count), np.ones_like(count)

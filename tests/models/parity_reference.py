@@ -10,13 +10,6 @@ from tests.models.parity_cases import Conversations
 MINVERSION = "5.23"  # older ones cut second_per_grid_ts to whole seconds
 
 
-def build(config: ModelConfig, weights: dict[str, np.ndarray]) -> torch.nn.Module:
-    """The reference in float32, with the parity cases' clock."""
-    model = torch_reference.build(config, weights)
-    model.config.vision_config.tokens_per_second = parity_cases.TOKENS_PER_SECOND
-    return model
-
-
 def patches(config: ModelConfig, clip: np.ndarray) -> tuple[torch.Tensor, list[int]]:
     """(pixel values, grid_thw in patches) of one clip uint8 [T, H, W, 3]."""
     if len(clip) > 1:
@@ -65,12 +58,11 @@ def inputs(config: ModelConfig, said: Conversations) -> dict[str, torch.Tensor]:
     return out
 
 
-def positions(model, config: ModelConfig, said: Conversations) -> tuple[np.ndarray, np.ndarray]:
-    """(positions [3, B, L], following [B]) by get_rope_index."""
+def positions(model, config: ModelConfig, said: Conversations) -> np.ndarray:
+    """Positions [3, B, L] by get_rope_index."""
     given = inputs(config, said)
     given = {name: v for name, v in given.items() if not name.startswith("pixel_values")}
-    places, deltas = model.model.get_rope_index(**given)
-    return places.numpy(), deltas[:, 0].numpy() + said.valid.sum(axis=1)
+    return model.model.get_rope_index(**given)[0].numpy()
 
 
 def logits(model, config: ModelConfig, said: Conversations) -> np.ndarray:

@@ -23,7 +23,7 @@ def kinds_of(*segments) -> np.ndarray:
 
 def test_worked_example_of_the_module():
     kinds = kinds_of((Kind.TEXT, 1), (Kind.VIDEO, 4), (Kind.TEXT, 1))
-    for convention, cut, following in (("extent", 3, 5), ("last", 5, 6)):
+    for convention, cut, following in (("extent", 3, 4), ("last", 5, 6)):
         positions, after = models.conversation_positions(
             kinds, kinds >= 0, (), [(2, 1, 2)], [1.5], 2, convention
         )
@@ -113,11 +113,11 @@ def test_positions_equal_a_plain_loop(layout, tokens_per_second, convention):
     left[Kind.VIDEO] = list(zip(clips, seconds, strict=True))
     expected, after = np.zeros((3, *kinds.shape), int), []
     for row in range(len(kinds)):
-        base, largest, todo = 0, -1, []
+        base, todo = 0, []
         for slot in np.flatnonzero(valid[row]):
             if kinds[row, slot] == Kind.TEXT:
                 expected[:, row, slot] = base
-                largest, base = max(largest, base), base + 1
+                base += 1
                 continue
             if not todo:
                 (t, h, w), second = left[Kind(kinds[row, slot])].pop(0)
@@ -131,8 +131,7 @@ def test_positions_equal_a_plain_loop(layout, tokens_per_second, convention):
                 ends = max(max(place) for place in todo) + 1
                 base = ends if convention == "last" else base + max(h, w)
             expected[:, row, slot] = todo.pop(0)
-            largest = max(largest, *expected[:, row, slot])
-        after.append(largest + 1)
+        after.append(base)
     ours, following = models.conversation_positions(
         kinds, valid, grids, clips, seconds, tokens_per_second, convention
     )
@@ -196,7 +195,7 @@ def test_positions_equal_get_rope_index_on_200_layouts(reference, merge):
         def patches(grids, merge=merge):
             return torch.tensor([(t, h * merge, w * merge) for t, h, w in grids]).reshape(-1, 3)
 
-        places, deltas = reference.Qwen2_5_VLModel.get_rope_index(
+        places, _ = reference.Qwen2_5_VLModel.get_rope_index(
             model,
             torch.zeros(kinds.shape, dtype=torch.long),
             torch.tensor(kinds),
@@ -209,7 +208,8 @@ def test_positions_equal_get_rope_index_on_200_layouts(reference, merge):
             kinds, valid, image_grids, video_grids, seconds, clock
         )
         np.testing.assert_array_equal(ours, places.numpy())
-        np.testing.assert_array_equal(following, deltas[:, 0].numpy() + valid.sum(axis=1))
+        last_words = [row[real][-1] for row, real in zip(places[0].numpy(), valid, strict=True)]
+        np.testing.assert_array_equal(following, np.array(last_words) + 1)
     assert videos > 100
 
 

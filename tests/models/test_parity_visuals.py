@@ -7,6 +7,7 @@ import pytest
 
 from medscope_jax import models
 from medscope_jax.models import Kind
+from medscope_jax.video import temporal_patches
 from tests.models import model_cases, parity_cases
 
 CONFIG = model_cases.tiny_config(window=84)
@@ -23,7 +24,10 @@ def test_a_clips_rows_are_its_tokens_and_each_size_compiles_once():
 
     image, wide = model_cases.random_frames(2, 28, 56, 0), model_cases.random_frames(1, 56, 84, 1)
     video = model_cases.random_frames(5, 28, 56, 2)
-    clips = [image[:1], video, wide, image[1:], video[:4], image[:1]]
+    clips = [
+        temporal_patches(clip, native=len(clip) > 1)
+        for clip in (image[:1], video, wide, image[1:], video[:4], image[:1])
+    ]
     bank, rows = models.encode_clips(encode, clips, batch=2)
     assert sorted(traced) == [(2, 1, 28, 56, 3), (2, 1, 56, 84, 3), (2, 2, 28, 56, 3)]
     assert sorted(np.concatenate(rows)) == list(range(len(bank)))  # every row once, none spare
@@ -43,7 +47,7 @@ def test_order_survives_any_batch(batch):
         assert len(frames) == batch
         return jnp.asarray(frames[:, 0, :, :1, :1].reshape(batch, -1, 1), jnp.float32)
 
-    clips = [np.full((1, 1 + i % 2, 2, 3), i, np.uint8) for i in range(9)]
+    clips = [np.full((1, 1, 1 + i % 2, 2, 3), i, np.uint8) for i in range(9)]
     bank, rows = models.encode_clips(encode, clips, batch)
     for index, row in enumerate(rows):
         assert np.asarray(bank)[row, 0].tolist() == [index] * (1 + index % 2)
