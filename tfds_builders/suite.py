@@ -55,8 +55,8 @@ class SuiteConfig:
     """
 
     seed: int = 0
-    train_ophthalmic: int = 190
-    train_endoscopic: int = 90
+    train_ophthalmic: int = 290
+    train_endoscopic: int = 130
     validation_ophthalmic: int = 12
     validation_endoscopic: int = 6
     test_ophthalmic: int = 24

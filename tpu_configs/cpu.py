@@ -20,8 +20,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.suite = ConfigDict(
         {
             "seed": 0,
-            "train_ophthalmic": 190,
-            "train_endoscopic": 90,
+            "train_ophthalmic": 290,
+            "train_endoscopic": 130,
             "validation_ophthalmic": 12,
             "validation_endoscopic": 6,
             "test_ophthalmic": 24,
