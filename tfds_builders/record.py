@@ -1,0 +1,128 @@
+"""What source readers give, and the record of ClinVideoSuite that a builder makes of it.
+
+A reader turns one source's files into Annotations and BadRows, in the files' order, and touches no
+video. A builder joins an Annotation with its video: only there is it known how long the recording
+is and which bank frames the evidence covers.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from medscope_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotation:
+    """One row of a source; all times are seconds of the source's own video file.
+
+    Attributes:
+      place: where it stands, for messages: "file.jsonl:17" (lines count from 1), never a content.
+      video: the video's path relative to the source's video folder, as the source names it.
+      part: of suite.PARTS.
+      task: grounding, vqa, perception, order, description or caption.
+      question, answer: texts; a grounding answer is "[start, end]" in seconds.
+      split: train, validation or test; "" where the source does not say.
+      options: choices of a multiple-choice question.
+      spans: evidence, (start, end) with start <= end; several may be there.
+      frame_time: evidence that is a single moment; then there are no spans.
+      turns: the assistant's turns in the protocol's form (see dialogue.protocol), if it has any.
+      window: the clip that a cap or qa record shows; None for the whole video.
+    """
+
+    place: str
+    video: str
+    part: str
+    task: str
+    question: str
+    answer: str
+    split: str = ""
+    options: tuple[str, ...] = ()
+    spans: tuple[tuple[float, float], ...] = ()
+    frame_time: float | None = None
+    turns: tuple[str, ...] = ()
+    window: tuple[float, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class BadRow:
+    """A row that can't be used: where it stands and why, in words that quote no content."""
+
+    place: str
+    reason: str
+
+
+def make_record(
+    annotation: Annotation,
+    name: str,
+    source: str,
+    split: str,
+    video: str,
+    times: np.ndarray,
+    duration: float,
+) -> dict[str, Any]:
+    """The record of an annotation about a decoded video; fields as phantom_suite has them.
+
+    Evidence in frames is the bank frames within each span, or the nearest one where none is.
+
+    Args:
+      annotation: from a reader.
+      name: the record's id.
+      source, split: where it comes from, and the split that it is in.
+      video: the video's id in the frames dataset.
+      times: float64 [T] seconds of the bank frames.
+      duration: seconds of the video.
+
+    Raises:
+      UserError: evidence or window that is not a time of this video; says which.
+    """
+    spans = [_within(span, duration, "evidence") for span in annotation.spans]
+    frame_time = annotation.frame_time
+    if frame_time is not None:
+        frame_time = _within((frame_time, frame_time), duration, "evidence")[0]
+    window = annotation.window and _within(annotation.window, duration, "window")
+    frames = [_frames(span, times) for span in spans]
+    mask = np.zeros(len(times), np.uint8)
+    for first, last in frames if frame_time is None else [_frames((frame_time,) * 2, times)]:
+        mask[first : last + 1] = 1
+    moment = [] if frame_time is None else [(frame_time, frame_time)]
+    return {
+        "id": name,
+        "video": video,
+        "part": annotation.part,
+        "source": source,
+        "split": split,
+        "task": annotation.task,
+        "question": annotation.question,
+        "answer": annotation.answer,
+        "options": list(annotation.options),
+        "turns": list(annotation.turns),
+        "evidence": np.asarray(spans, np.float32).reshape(-1, 2),
+        "evidence_frame": np.float32(-1 if frame_time is None else frame_time),
+        "evidence_frames": np.asarray(frames, np.int32).reshape(-1, 2),
+        "evidence_mask": mask,
+        "visible": np.asarray(spans or moment, np.float32).reshape(-1, 2),
+        "duration": np.float32(duration),
+        "window": np.asarray(window or (-1.0, -1.0), np.float32),
+    }
+
+
+def _within(span: tuple[float, float], duration: float, what: str) -> tuple[float, float]:
+    """The span, its end cut to the video's; UserError where none of it is in the video."""
+    start, end = map(float, span)
+    if not (math.isfinite(start) and math.isfinite(end) and 0 <= start <= end):
+        raise UserError(f"{what} [{start}, {end}] is no span of time")
+    if start >= duration:
+        raise UserError(f"{what} [{start}, {end}] starts after the video's end at {duration:.3f} s")
+    return start, min(end, duration)
+
+
+def _frames(span: tuple[float, float], times: np.ndarray) -> tuple[int, int]:
+    """First and last bank frame within the span; twice the nearest one where none is."""
+    inside = np.flatnonzero((times >= span[0]) & (times <= span[1]))
+    if len(inside):
+        return int(inside[0]), int(inside[-1])
+    nearest = int(np.argmin(np.abs(times - (span[0] + span[1]) / 2)))
+    return nearest, nearest
