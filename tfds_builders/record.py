@@ -48,7 +48,11 @@ class Annotation:
 
 @dataclasses.dataclass(frozen=True)
 class BadRow:
-    """A row that can't be used: where it stands and why, in words that quote no content."""
+    """A row that can't be used: where it stands and why, in words that quote no content.
+
+    place: "file.jsonl:17"; in a JSON list "file.json:17, element 5", where the file is of frames
+    "file.json:frame 17".
+    """
 
     place: str
     reason: str
@@ -65,7 +69,8 @@ def make_record(
 ) -> dict[str, Any]:
     """The record of an annotation about a decoded video; fields as phantom_suite has them.
 
-    Evidence in frames is the bank frames within each span, or the nearest one where none is.
+    Evidence in frames is the bank frames within each span, or the nearest one where none is. A cap
+    or qa record without a window shows the whole video as its clip.
 
     Args:
       annotation: from a reader.
@@ -83,6 +88,8 @@ def make_record(
     if frame_time is not None:
         frame_time = _within((frame_time, frame_time), duration, "evidence")[0]
     window = annotation.window and _within(annotation.window, duration, "window")
+    if window is None and annotation.part in ("cap", "qa"):
+        window = (0.0, duration)
     frames = [_frames(span, times) for span in spans]
     mask = np.zeros(len(times), np.uint8)
     for first, last in frames if frame_time is None else [_frames((frame_time,) * 2, times)]:

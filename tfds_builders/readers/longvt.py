@@ -1,0 +1,149 @@
+"""LongVT's conversations for supervised fine-tuning, and MedScope's trajectories in their form.
+
+Layout: Parquet, JSON Lines or one list in a .json file, one conversation a row:
+
+    {"id": "c1",
+     "messages": [
+       {"role": "system", "content": [{"type": "text", "text": "..."}]},
+       {"role": "user", "content": [
+         {"type": "video_url", "video_url": {"url": "/data/v.mp4"}},
+         {"type": "text", "text": "What is inserted? Think first, call **crop_video** ..."}]},
+       {"role": "assistant", "content": [{"type": "text",
+         "text": "<think>...</think><tool_call>{\"name\": \"crop_video\", ...}</tool_call>"}]},
+       {"role": "user", "content": [{"type": "text", "text": "<tool_response>..."}, ...]},
+       {"role": "assistant", "content": [{"type": "text",
+         "text": "<think>...</think><answer>A lens.</answer>"}]}],
+     "metadata": {"question": "...", "answer_gt": "...", "qa_start_time": 1.0, "qa_end_time": 9.0}}
+
+Content may also be one text, and metadata may lack any of its keys or be absent.
+
+What becomes of a row:
+
+- Its assistant turns, in the protocol's form: calls are read by the project's own grammar and
+  written anew, with the protocol's name for the video and times to a tenth of a second. The
+  system's words and the observations are left out: a record's calls are executed when it is used.
+- part vcot where a tool is called, cot where none is. A video part with video_start and video_end
+  (seconds, as qwen-vl-utils has them) shows a clip: without calls it becomes part qa with that
+  window; with calls it is refused, since the calls' times could count from either start.
+- The question is metadata's, else the user's text up to the peers' instruction, or up to the words
+  of the option `instruction`.
+- The answer is metadata's answer_gt, else the one in the last turn. The task is grounding where it
+  is an interval, vqa otherwise.
+- Evidence is metadata's video_segment, qa_start_time and qa_end_time, frame_time or
+  anchor_frame_time; a grounding answer is its own evidence. Where none is known none is invented:
+  what a teacher looked at is no evidence.
+
+Refused: turns of another form, calls that can't be executed, a conversation that does not end in an
+answer, a second question, and questions about images, of which LongVT's files have many.
+
+Obtaining: longvideotool/LongVT-Parquet and -Source on Hugging Face; read their terms and those of
+the videos' own sources.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tfds_builders.readers._fields import Span, asked, evidence_of, has, mapping, span, video_names
+from tfds_builders.readers._files import Unusable, annotate
+from tfds_builders.readers._parquet import table_rows
+from tfds_builders.readers._turns import calls_in, cut_instruction, final_answer, own_turns
+from tfds_builders.record import Annotation, BadRow
+
+
+class _Conversation(NamedTuple):
+    """A row's messages: the user's text, what the video part says, the assistant's texts."""
+
+    prompt: str
+    video: Any
+    window: Span | None
+    turns: list[str]
+
+
+def read(
+    path: Path, *, video_root: str = "", instruction: str = ""
+) -> Iterator[Annotation | BadRow]:
+    """Conversations of one file.
+
+    Args:
+      path: .parquet, .jsonl or .json.
+      video_root: as in the package's docstring.
+      instruction: words with which the user's instruction begins, where they are not the peers'.
+
+    Raises:
+      UserError: no such file.
+    """
+    name_of = video_names(video_root)
+    rows = table_rows(path, ("id", "messages", "metadata"))
+    return annotate(path, rows, lambda place, row: _make(place, row, name_of, instruction))
+
+
+def _make(place: str, value: Any, name_of: Callable[[Any], str], instruction: str) -> Annotation:
+    row = mapping(value)
+    about = row["metadata"] if isinstance(row.get("metadata"), dict) else {}
+    prompt, video, window, texts = _conversation(row.get("messages"))
+    turns = own_turns(texts)
+    calls = calls_in(turns)
+    if calls and window is not None:
+        raise Unusable("calls about a clip: their times could count from either start")
+    question = about["question"] if has(about, "question") else cut_instruction(prompt, instruction)
+    evidence, frame_time = evidence_of(about)
+    return asked(
+        place,
+        name_of(video),
+        "qa" if window else "vcot" if calls else "cot",
+        question,
+        about["answer_gt"] if has(about, "answer_gt") else final_answer(turns),
+        evidence=evidence,
+        frame_time=frame_time,
+        turns=turns,
+        window=window,
+    )
+
+
+def _conversation(messages: Any) -> _Conversation:
+    if not isinstance(messages, list) or not messages:
+        raise Unusable("messages is no list of messages")
+    user, texts = None, []
+    for message in messages:
+        role = mapping(message, "a message").get("role")
+        if role in ("system", "tool"):
+            continue
+        if role not in ("user", "assistant"):
+            raise Unusable("a message has an unknown role")
+        parts = _parts(message.get("content"))
+        text = "".join(part["text"] for part in parts if part["type"] == "text")
+        if role == "assistant":
+            texts.append(text)
+        elif user is None and not texts:
+            user = text, [part for part in parts if part["type"] != "text"]
+        elif not text.lstrip().startswith("<tool_response>"):
+            raise Unusable("a later user turn is no tool response")
+    if user is None:
+        raise Unusable("the user says nothing")
+    prompt, media = user
+    if len(media) != 1 or media[0]["type"] not in ("video_url", "video"):
+        raise Unusable("the question is not about one video")
+    shown = media[0]
+    video = shown.get(shown["type"])
+    window = None
+    if has(shown, "video_start") or has(shown, "video_end"):
+        window = span(shown.get("video_start"), shown.get("video_end"), "the clip")
+    if isinstance(video, dict):
+        video = video.get("url")
+    return _Conversation(prompt, video, window, texts)
+
+
+def _parts(content: Any) -> list[dict]:
+    """A message's content as parts, each with a type, text parts with a text."""
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if not isinstance(content, list):
+        raise Unusable("a message's content is neither text nor a list of parts")
+    for part in content:
+        kind = mapping(part, "a part of a message").get("type")
+        if kind not in ("text", "video_url", "video", "image_url", "image"):
+            raise Unusable("a part of a message is neither text nor video nor image")
+        if kind == "text" and not isinstance(part.get("text"), str):
+            raise Unusable("a text part of a message has no text")
+    return content

@@ -1,0 +1,56 @@
+"""MedVideoCap-55K with questions about one frame, and its captions.
+
+Layout: JSON Lines (or one list in a .json file). A question's evidence is a single moment:
+
+    {"video_path": "/data/clip.mp4", "question": "What stands on the bench?",
+     "answer": "Pipettes.", "anchor_frame_time": 4.5}
+
+anchor_frame_time is in seconds of the clip's own file (clips are some 8 s long). The video may also
+be named by `video` or `video_name`. A row that has `caption` and no question is a caption:
+
+    {"video_path": "/data/clip.mp4", "caption": "Two hands hold a pipette over a rack."}
+
+A question becomes a vqa record whose evidence is the frame time. Its answer can't be an interval.
+With part="qa" the record shows the whole clip. A caption becomes a record of the cap part about the
+whole clip, without evidence.
+
+Obtaining: clips and captions are those of MedGen (FreedomIntelligence/MedVideoCap-55K on Hugging
+Face); read its terms, and those of the clips' own sources. The questions are MedScope's authors'.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tfds_builders.readers._fields import (
+    CAPTION_QUESTION,
+    asked,
+    first_of,
+    has,
+    mapping,
+    part_option,
+    seconds,
+    video_names,
+)
+from tfds_builders.readers._files import annotate, json_rows, require_file
+from tfds_builders.record import Annotation, BadRow
+
+
+def read(path: Path, *, part: str = "", video_root: str = "") -> Iterator[Annotation | BadRow]:
+    """Questions and captions of one file; options as in the package's docstring.
+
+    Raises:
+      UserError: no such file, or a part other than rl, eval and qa.
+    """
+    part = part_option(part)
+    name_of = video_names(video_root)
+
+    def make(place: str, value: object) -> Annotation:
+        row = mapping(value)
+        video = name_of(first_of(row, "video_path", "video", "video_name"))
+        if has(row, "caption") and not has(row, "question"):
+            return asked(place, video, "cap", CAPTION_QUESTION, row["caption"], task="caption")
+        question, answer = first_of(row, "question"), first_of(row, "answer")
+        moment = seconds(first_of(row, "anchor_frame_time"), "anchor_frame_time")
+        return asked(place, video, part, question, answer, frame_time=moment)
+
+    return annotate(path, json_rows(require_file(path)), make)

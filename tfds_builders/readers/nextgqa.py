@@ -1,0 +1,139 @@
+"""NExT-GQA: five-option questions with the spans of time that justify the answer.
+
+Layout: val.csv or test.csv, a header and one question a line, and beside it gsub_val.json or
+gsub_test.json with the spans in seconds, often several a question:
+
+    video_id,frame_count,width,height,question,answer,qid,type,a0,a1,a2,a3,a4
+    4010069381,369,640,480,how do the two man play,strum the guitar,6,CH,roll dice,...
+
+    {"4010069381": {"duration": 34, "location": {"6": [[1.2, 5.8], [20.0, 23.5]]}, "fps": 29.97}}
+
+A row becomes a vqa question with its options and all its spans; the answer may be written as the
+option's text or as its number. A question without spans is refused: its evidence is not known. The
+split is the one that the CSV file's name ends in. train.csv has no spans.
+
+Not clinical: it serves to test evidence of several spans against what others report.
+
+Obtaining: https://github.com/doc-doc/NExT-GQA, under its terms; the videos are those of NExT-QA.
+With its map_vid_vidorID.json the videos may keep the folders of VidOR (option video_map).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tfds_builders.readers._fields import (
+    asked,
+    first_of,
+    part_option,
+    spans,
+    split_of_file,
+    video_names,
+    words,
+)
+from tfds_builders.readers._files import (
+    Unusable,
+    annotate,
+    csv_rows,
+    json_document,
+    refuse_twice,
+    require_file,
+)
+from tfds_builders.record import Annotation, BadRow
+
+_OPTIONS = ("a0", "a1", "a2", "a3", "a4")
+_COLUMNS = ("video_id", "question", "answer", "qid", *_OPTIONS)
+
+
+def read(
+    path: Path,
+    *,
+    part: str = "",
+    spans_file: str = "",
+    video_map: str = "",
+    extension: str = ".mp4",
+) -> Iterator[Annotation | BadRow]:
+    """Questions of one CSV file.
+
+    Args:
+      path: the CSV file.
+      part: "", rl or eval, as in the package's docstring.
+      spans_file: the JSON file of spans, relative to the CSV file's folder; "" for gsub_, the CSV
+        file's name, .json.
+      video_map: a JSON file, found in the same way, that gives each video_id its path without the
+        extension; "" where the videos are called by their ids.
+      extension: of the video files.
+
+    Raises:
+      UserError: a file that is not there, or another part.
+    """
+    part = part_option(part, ("rl", "eval"))
+    require_file(path)
+    spans_path = require_file(path.parent / (spans_file or f"gsub_{path.stem}.json"))
+    map_path = require_file(path.parent / video_map) if video_map else None
+    return _read(path, part, spans_path, map_path, extension)
+
+
+def _read(
+    path: Path, part: str, spans_path: Path, map_path: Path | None, extension: str
+) -> Iterator[Annotation | BadRow]:
+    located, bad = _object(spans_path)
+    yield from bad
+    paths, bad = _object(map_path)
+    yield from bad
+    split = split_of_file(path.stem)
+    name_of = video_names()
+    once = refuse_twice()
+
+    def make(place: str, row: dict[str, str]) -> Annotation:
+        options = tuple(words(row[name], f"option {name}") for name in _OPTIONS)
+        answer = _answer(words(first_of(row, "answer"), "the answer"), options)
+        video, question = first_of(row, "video_id"), first_of(row, "qid")
+        evidence = _evidence(located, video, question)
+        name = video if map_path is None else paths.get(video)
+        if not isinstance(name, str):
+            raise Unusable("the video map does not name the row's video")
+        made = asked(
+            place,
+            name_of(name + extension),
+            part,
+            first_of(row, "question"),
+            answer,
+            evidence=evidence,
+            task="vqa",
+            split=split,
+            options=options,
+        )
+        once((video, question), "video_id and qid")
+        return made
+
+    yield from annotate(path, csv_rows(path, _COLUMNS), make)
+
+
+def _object(path: Path | None) -> tuple[dict[str, Any], list[BadRow]]:
+    """A JSON file's object; where it holds none, an empty one and what is wrong."""
+    if path is None:
+        return {}, []
+    value = json_document(path)
+    if isinstance(value, dict):
+        return value, []
+    reason = str(value) if isinstance(value, Unusable) else "the file is no JSON object"
+    return {}, [BadRow(f"{path.name}:1", reason)]
+
+
+def _answer(answer: str, options: tuple[str, ...]) -> str:
+    """The text of the right option, which the answer is or numbers."""
+    if answer in options:
+        return answer
+    if answer in ("0", "1", "2", "3", "4"):
+        return options[int(answer)]
+    raise Unusable("the answer is none of the options")
+
+
+def _evidence(located: dict, video: str, question: str) -> tuple[tuple[float, float], ...]:
+    entry = located.get(video)
+    places = entry.get("location") if isinstance(entry, dict) else None
+    given = places.get(question) if isinstance(places, dict) else None
+    if not given:
+        raise Unusable("the spans file has no span for the question")
+    return spans(given, "the evidence")

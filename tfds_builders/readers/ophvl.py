@@ -1,0 +1,90 @@
+"""Narrated clips, as OphVL has them: a recording is cut into clips, each with what is said of it.
+
+Layout: JSON Lines (or one list in a .json file), one clip a row, with times in seconds of the whole
+recording:
+
+    {"video_path": "/data/v.mp4", "clip_start_time": 31.5, "clip_end_time": 58.0,
+     "caption": "The surgeon completes the capsulorhexis with forceps."}
+
+and, of the same file or another, questions about a clip (OphVL's evidence is often 2 s long):
+
+    {"video_path": "/data/v.mp4", "clip_start_time": 372.639, "clip_end_time": 374.639,
+     "question": "What is being inserted?", "answer": "A haptic."}
+
+The layout is that of MedScope's other sources, not OphVL's own release, whose key names are not
+known here: the options video_key, start_key, end_key and text_key say which keys hold the video,
+the clip and its narration. Questions may have qa_start_time and qa_end_time, which then are the
+evidence.
+
+A narration becomes a record of the cap part that shows the clip, with the clip as its evidence. A
+question becomes grounding where its answer is an interval, vqa where it is words.
+
+Obtaining: OphVL comes with OphCLIP (arXiv 2411.15421), its videos from YouTube; read the terms of
+both.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tfds_builders.readers._fields import (
+    CAPTION_QUESTION,
+    asked,
+    first_of,
+    has,
+    mapping,
+    part_option,
+    span,
+    video_names,
+)
+from tfds_builders.readers._files import Unusable, annotate, json_rows, require_file
+from tfds_builders.record import Annotation, BadRow
+
+
+def read(
+    path: Path,
+    *,
+    part: str = "",
+    video_root: str = "",
+    video_key: str = "video_path",
+    start_key: str = "clip_start_time",
+    end_key: str = "clip_end_time",
+    text_key: str = "caption",
+) -> Iterator[Annotation | BadRow]:
+    """Narrations and questions of one file.
+
+    Args:
+      path: the file.
+      part, video_root: as in the package's docstring; `part` is that of questions.
+      video_key, start_key, end_key, text_key: what the file calls video, clip and narration.
+
+    Raises:
+      UserError: no such file, or a part other than rl, eval and qa.
+    """
+    part = part_option(part)
+    name_of = video_names(video_root)
+
+    def make(place: str, value: object) -> Annotation:
+        row = mapping(value)
+        video = name_of(first_of(row, video_key))
+        clip = span(first_of(row, start_key), first_of(row, end_key), "the clip")
+        if has(row, text_key) and not has(row, "question"):
+            return asked(
+                place,
+                video,
+                "cap",
+                CAPTION_QUESTION,
+                row[text_key],
+                task="caption",
+                evidence=(clip,),
+                window=clip,
+            )
+        evidence = clip
+        if has(row, "qa_start_time") or has(row, "qa_end_time"):
+            ends = first_of(row, "qa_start_time"), first_of(row, "qa_end_time")
+            evidence = span(*ends, "the evidence")
+        if part == "qa" and not clip[0] <= evidence[0] < evidence[1] <= clip[1]:
+            raise Unusable("the clip does not hold the evidence")
+        question, answer = first_of(row, "question"), first_of(row, "answer")
+        return asked(place, video, part, question, answer, evidence=(evidence,), window=clip)
+
+    return annotate(path, json_rows(require_file(path)), make)
