@@ -11,18 +11,14 @@ A killed run is continued: whole recordings and whole datasets are kept, the res
 """
 
 import argparse
-import concurrent.futures
 import contextlib
 import json
-import multiprocessing
 import os
 import pathlib
 import shutil
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import cv2
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
@@ -33,6 +29,7 @@ from medscope_jax.video.phantom_render import write_video
 from tfds_builders.phantom_frames.phantom_frames import PhantomFrames
 from tfds_builders.phantom_suite.phantom_suite import PhantomSuite
 from tfds_builders.read import suite_dir
+from tfds_builders.spread import Spread, workers
 from tfds_builders.suite import (
     PARTS,
     SuiteConfig,
@@ -76,7 +73,7 @@ def prepare_suite(
     # What a killed build left is under a name of its own; TFDS would never look at it again.
     for left in [*data.glob("**/*incomplete*"), *videos.glob("*.partial.mp4")]:
         shutil.rmtree(left) if left.is_dir() else left.unlink()
-    with _workers(processes) as spread:
+    with workers(processes) as spread:
         _draw(spread, scripts, videos, progress)
         with _quiet_tfds():
             _build(spread, videos, data, len(scripts), progress)
@@ -97,7 +94,7 @@ def _claim(folder: pathlib.Path, stamp: dict) -> None:
         )
 
 
-def _draw(spread: Callable, scripts: list[Procedure], videos: pathlib.Path, progress: bool) -> None:
+def _draw(spread: Spread, scripts: list[Procedure], videos: pathlib.Path, progress: bool) -> None:
     """Writes the recordings that are not there yet."""
     missing = [p for p in scripts if not (videos / f"{p.id}.mp4").exists()]
     # The longest first, so that no process idles at the end.
@@ -117,7 +114,7 @@ def _draw_one(job: tuple[dict, str]) -> None:
 
 
 def _build(
-    spread: Callable, videos: pathlib.Path, data: pathlib.Path, num_videos: int, progress: bool
+    spread: Spread, videos: pathlib.Path, data: pathlib.Path, num_videos: int, progress: bool
 ) -> None:
     """Builds every dataset that is not there yet; each appears only when it is whole."""
     download = tfds.download.DownloadConfig(manual_dir=videos)
@@ -135,35 +132,6 @@ def _build(
             builder = PhantomSuite(config=part, **options)
             builder.download_and_prepare(download_config=download)
             bar.update()
-
-
-@contextlib.contextmanager
-def _workers(processes: int) -> Iterator[Callable]:
-    """An ordered map over fresh processes; a plain map for one process."""
-    if processes <= 1:
-        yield map
-        return
-    # Fresh processes: forking one that has started JAX's threads can deadlock.
-    with concurrent.futures.ProcessPoolExecutor(
-        processes, multiprocessing.get_context("spawn"), _start_worker
-    ) as executor:
-        try:
-            yield executor.map
-        except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _start_worker() -> None:
-    """One thread a process; ends with the parent, even if that is killed."""
-    cv2.setNumThreads(1)
-    parent = multiprocessing.parent_process()
-
-    def follow():
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,179 @@
+"""Builds ClinvideoSuite from a manual folder: tfds build's flags, without TensorFlow.
+
+    python -m tfds_builders.build clinvideo_frames --manual_dir MANUAL --data_dir DATA
+    python -m tfds_builders.build clinvideo_suite --manual_dir MANUAL --data_dir DATA
+        [--config vcot] [--num-processes N] [--beam_pipeline_options OPTIONS] [--overwrite]
+
+clinvideo_suite builds clinvideo_frames first where DATA has none. Without --config it builds every
+part that has a row. What is there already is kept; what a killed build left half is removed. At
+the end it says how many rows and videos could not be used, by source and reason; where each of
+them stands is in MANUAL/quarantine.jsonl. One build at a time to a DATA.
+
+--num-processes spreads one build over processes of this machine (tfds build's flag of that name
+builds several datasets side by side). --beam_pipeline_options spreads it over a runner of Apache
+Beam (python -m pip install apache-beam), with OPTIONS like
+
+    runner=DirectRunner,direct_num_workers=4,direct_running_mode=multi_processing
+
+whose machines see MANUAL, DATA and this one's temporary folder under the same paths.
+
+Why not tfds build alone: its command line (tensorflow-datasets 4.9.10) imports mlcroissant, which
+does not come with it, whatever is to be built. Where that is installed (python -m pip install
+mlcroissant; no TensorFlow) these do the same, from this folder:
+
+    python -m tensorflow_datasets.scripts.cli.main build tfds_builders/clinvideo_frames \\
+        --manual_dir MANUAL --data_dir DATA
+    python -m tensorflow_datasets.scripts.cli.main build tfds_builders/clinvideo_suite \\
+        --config vcot --manual_dir MANUAL --data_dir DATA
+"""
+
+import argparse
+import contextlib
+import functools
+import os
+import pathlib
+import shutil
+from collections.abc import Callable
+
+import tensorflow_datasets as tfds
+
+from medscope_jax.errors import UserError, run_main
+from tfds_builders.clinvideo_frames.clinvideo_frames import ClinvideoFrames
+from tfds_builders.clinvideo_suite.clinvideo_suite import ClinvideoSuite
+from tfds_builders.manual import Manual, read_manual
+from tfds_builders.plan import Plan, Read, make_plan
+from tfds_builders.quarantine import NAME, Counts, print_counts
+from tfds_builders.sharded import (
+    EmptyDatasetError,
+    ShardedBuilder,
+    quarantined,
+    read_source,
+    reports_folder,
+)
+from tfds_builders.spread import Spread, available_processes, beam_workers, workers
+from tfds_builders.suite import PARTS
+
+BUILDERS = (ClinvideoFrames.name, ClinvideoSuite.name)
+
+
+def build(
+    builder: str,
+    manual_dir: str | os.PathLike,
+    data_dir: str | os.PathLike,
+    config: str | None = None,
+    spread: Spread = map,
+    overwrite: bool = False,
+    read: Read | None = None,
+    quiet: bool = False,
+) -> dict[str, Counts]:
+    """Builds one or all datasets and, unless quiet, prints what came out.
+
+    Args:
+      builder: clinvideo_frames or clinvideo_suite.
+      manual_dir, data_dir: see the module's words.
+      config: the part of clinvideo_suite; None for all of them.
+      spread: the map over workers (see spread.py); the bytes do not depend on it.
+      overwrite: build again what is there.
+      read: gives rows, as readers.read_source, the default.
+
+    Returns:
+      what could not be used: stage -> counts of (source, reason).
+
+    Raises:
+      UserError: an unknown builder or part, a fault of suite.json, or not one example.
+    """
+    if builder not in BUILDERS:
+        raise UserError(f"unknown builder {builder!r}; there are {' and '.join(BUILDERS)}")
+    if config is not None and (builder != ClinvideoSuite.name or config not in PARTS):
+        raise UserError(
+            f"{builder} has no config {config!r}; clinvideo_suite has {', '.join(PARTS)}"
+        )
+    manual, read = read_manual(manual_dir), read or read_source()
+    reports = reports_folder(manual.folder, data_dir)
+    remove_halves(data_dir)
+    say = (lambda *_: None) if quiet else print
+    plan = make_plan(manual, read, spread, reports)
+    options = {"data_dir": data_dir, "spread": spread, "read": read, "plan": plan}
+    again = overwrite and builder == ClinvideoFrames.name
+    counts = _prepare(functools.partial(ClinvideoFrames, **options), manual, plan, again, say)
+    if builder == ClinvideoSuite.name:
+        for part in PARTS if config is None else (config,):
+            make = functools.partial(ClinvideoSuite, config=part, **options)
+            try:
+                counts |= _prepare(make, manual, plan, overwrite, say)
+            except EmptyDatasetError as error:
+                if config is not None:
+                    raise
+                counts |= error.counts
+                say(error)
+    counts |= {"annotations": plan.bad_rows}
+    total = sum(sum(found.values()) for found in counts.values())
+    if not quiet:
+        print_counts(counts)
+    say(f"{total} rows and videos quarantined" + (f": see {reports / NAME}" if total else ""))
+    return counts
+
+
+def remove_halves(data_dir: str | os.PathLike) -> None:
+    """Removes what killed builds of these datasets left; TFDS would never look at it again."""
+    for name in BUILDERS:
+        for left in list(pathlib.Path(data_dir, name).rglob("*incomplete*")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def _prepare(
+    make: Callable[[], ShardedBuilder], manual: Manual, plan: Plan, overwrite: bool, say: Callable
+) -> dict[str, Counts]:
+    """Builds a dataset unless it is there; says how large it is. Returns what it left out."""
+    builder = make()
+    if overwrite and builder.is_prepared():
+        shutil.rmtree(builder.data_dir)
+        builder = make()
+    there = builder.is_prepared()
+    if there and builder.info.metadata.get("plan") != plan.digest:
+        raise UserError(
+            f"{builder.data_dir} was built from other videos, splits or settings than the manual "
+            "folder now has: build it again with --overwrite"
+        )
+    if not there:
+        # TFDS's notice of downloads is hidden: nothing is downloaded.
+        download = tfds.download.DownloadConfig(manual_dir=manual.folder, try_download_gcs=False)
+        with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+            builder.download_and_prepare(download_config=download)
+    sizes = ", ".join(f"{name} {split.num_examples}" for name, split in builder.info.splits.items())
+    say(f"{builder.info.full_name}: {sizes}" + (" (was there already)" if there else ""))
+    return quarantined(builder)
+
+
+def main(arguments: list[str]) -> None:
+    """Builds what the command line asks for."""
+    parser = argparse.ArgumentParser("tfds_builders.build", description=__doc__.split("\n")[0])
+    parser.add_argument("builder", choices=BUILDERS)
+    parser.add_argument("--config", choices=PARTS, help="part of clinvideo_suite; default: all")
+    parser.add_argument("--manual_dir", required=True, help="folder with suite.json")
+    parser.add_argument("--data_dir", required=True, help="folder to put the datasets into")
+    parser.add_argument("--num-processes", "--num_processes", type=int, help="default: all")
+    parser.add_argument("--beam_pipeline_options", help="comma-separated, without leading --")
+    parser.add_argument("--overwrite", action="store_true", help="build again what is there")
+    flags = parser.parse_args(arguments)
+    with _spread(flags.num_processes, flags.beam_pipeline_options) as spread:
+        build(
+            flags.builder, flags.manual_dir, flags.data_dir, flags.config, spread, flags.overwrite
+        )
+
+
+def _spread(
+    processes: int | None, beam_options: str | None
+) -> contextlib.AbstractContextManager[Spread]:
+    if beam_options is None:
+        return workers(available_processes() if processes is None else processes)
+    try:
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError:
+        raise UserError("Beam is asked for: python -m pip install apache-beam") from None
+    flags = [f"--{option}" for option in beam_options.split(",")]
+    return contextlib.nullcontext(beam_workers(PipelineOptions(flags=flags)))
+
+
+if __name__ == "__main__":
+    run_main(main)

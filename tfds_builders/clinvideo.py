@@ -1,0 +1,179 @@
+"""Reads what tfds_builders.build made: records and frames by row, from a data folder.
+
+The same shapes as tfds_builders.read gives of a phantom suite, with a data folder in the place of a
+workdir.
+"""
+
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+
+from medscope_jax.errors import UserError
+from tfds_builders.manual import SPLITS
+from tfds_builders.stored_videos import read_listing
+from tfds_builders.suite import PARTS
+
+
+class Rows(Sequence):
+    """A split of a built dataset by row; picklable, read from several threads."""
+
+    def __init__(self, folder: pathlib.Path, split: str, decode: Callable[[dict], dict]):
+        self._arguments = (folder, split, decode)
+        self._source = tfds.builder_from_directory(folder).as_data_source(split=split)
+        self._decode = decode
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        return self._decode(self._source[int(row) % len(self)])
+
+    def __reduce__(self):
+        return Rows, self._arguments
+
+
+def load_part(data_dir: str | os.PathLike, part: str, split: str) -> Rows:
+    """The records of one part and split, by row; see ClinvideoSuite for their fields.
+
+    Raises:
+      UserError: no such part or split, or it has not been built.
+    """
+    if part not in PARTS:
+        raise UserError(f"there is no part {part!r}; there are {', '.join(PARTS)}")
+    return _rows(data_dir, f"clinvideo_suite/{part}", split, _record)
+
+
+class JpegFrames:
+    """Frames uint8 [T, H, W, 3] RGB that are decoded when they are asked for.
+
+    frames[3], frames[3:8] and frames[[3, 5, 9]] are arrays, and so is np.asarray(frames).
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, jpegs: Sequence[bytes]):
+        self._jpegs = np.asarray(jpegs, object)
+        self.shape = (len(self._jpegs), *_decode(self._jpegs[0]).shape)
+
+    def __len__(self) -> int:
+        return len(self._jpegs)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        chosen = self._jpegs[index]
+        if isinstance(chosen, bytes):
+            return _decode(chosen)
+        frames = np.empty((len(chosen), *self.shape[1:]), np.uint8)
+        for frame, jpeg in zip(frames, chosen, strict=True):
+            frame[:] = _decode(jpeg)
+        return frames
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+
+def load_frames(data_dir: str | os.PathLike, split: str, lazy: bool = False) -> Rows:
+    """The videos of a split, by row.
+
+    Each is a dict of id, source, split (str), frames uint8 [T, H, W, 3] RGB, times float64 [T]
+    seconds, duration float seconds and notes, a list of str. Row i is id i of video_rows.
+
+    Args:
+      data_dir, split: which.
+      lazy: frames are JpegFrames: whoever shows a window decodes no more than that.
+
+    Raises:
+      UserError: no such split, or no frames have been built.
+    """
+    return _rows(data_dir, "clinvideo_frames", split, _lazy_video if lazy else _video)
+
+
+def video_rows(data_dir: str | os.PathLike, split: str) -> dict[str, int]:
+    """The row of each video id in load_frames(data_dir, split)."""
+    listing = read_listing(built_folder(data_dir, "clinvideo_frames"))
+    return {name: video.row for name, video in listing.items() if video.split == split}
+
+
+def splits_of(data_dir: str | os.PathLike, part: str) -> tuple[str, ...]:
+    """The splits that a part has, in the order train, validation, test; none if it isn't built."""
+    try:
+        folder = built_folder(data_dir, f"clinvideo_suite/{part}")
+    except UserError:
+        return ()
+    there = tfds.builder_from_directory(folder).info.splits
+    return tuple(split for split in SPLITS if split in there)
+
+
+def suite_texts(data_dir: str | os.PathLike, parts: Sequence[str] = PARTS) -> Iterator[str]:
+    """Questions, answers and turns of the training records, to train a tokenizer on; in order."""
+    for part in (part for part in parts if "train" in splits_of(data_dir, part)):
+        for record in load_part(data_dir, part, "train"):
+            yield record["question"]
+            yield record["answer"]
+            yield from record["turns"]
+
+
+def built_folder(data_dir: str | os.PathLike, dataset: str) -> pathlib.Path:
+    """The folder of a built dataset, "clinvideo_suite/cap", in its newest version.
+
+    Raises:
+      UserError: it has not been built.
+    """
+    found = (p.parent for p in pathlib.Path(data_dir, dataset).glob("*/dataset_info.json"))
+    versions = sorted(folder for folder in found if "incomplete" not in folder.name)
+    if not versions:
+        name = dataset.split("/")[0]
+        raise UserError(
+            f"{data_dir} has no {dataset}; run python -m tfds_builders.build {name} "
+            f"--manual_dir MANUAL --data_dir {data_dir}"
+        )
+    return versions[-1]
+
+
+def _rows(data_dir: str | os.PathLike, dataset: str, split: str, decode: Callable) -> Rows:
+    folder = built_folder(data_dir, dataset)
+    there = tuple(tfds.builder_from_directory(folder).info.splits)
+    if split not in there:
+        raise UserError(f"{dataset} has no split {split!r}; it has {', '.join(there)}")
+    return Rows(folder, split, decode)
+
+
+def _record(example: dict[str, Any]) -> dict[str, Any]:
+    """A stored record with text as str."""
+    return {name: _text(value) for name, value in example.items()}
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, (list, tuple)) or (
+        isinstance(value, np.ndarray) and value.dtype.hasobject
+    ):
+        return [_text(item) for item in value]
+    return value
+
+
+def _video(example: dict[str, Any]) -> dict[str, Any]:
+    """A stored video with its frames decoded."""
+    video = _lazy_video(example)
+    return video | {"frames": video["frames"][:]}
+
+
+def _lazy_video(example: dict[str, Any]) -> dict[str, Any]:
+    texts = {name: _text(example[name]) for name in ("id", "source", "split", "notes")}
+    return texts | {
+        "frames": JpegFrames(example["frames"]),
+        "times": np.asarray(example["times"]),
+        "duration": float(example["duration"]),
+    }
+
+
+def _decode(jpeg: bytes) -> np.ndarray:
+    """A JPEG as uint8 [H, W, 3] RGB."""
+    return cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]

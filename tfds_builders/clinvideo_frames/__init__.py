@@ -1,0 +1,1 @@
+"""Frames of real recordings, stored once per video."""

@@ -1,0 +1,98 @@
+"""Frames of every video of a manual folder at the bank rate, stored once per video."""
+
+import functools
+import os
+from collections.abc import Iterator
+
+import tensorflow_datasets as tfds
+
+from tfds_builders.manual import SPLITS, Manual
+from tfds_builders.plan import Plan, PlannedVideo
+from tfds_builders.quarantine import Quarantine
+from tfds_builders.sharded import Shard, ShardedBuilder, Written
+from tfds_builders.stored_videos import join_listing, make_videos, video_features
+
+# Files of a split: up to so many videos one each; beyond that, so many files or more, of at most
+# so many videos. Few enough for a file system, enough for many workers.
+_FILES = 64
+
+
+class ClinvideoFrames(ShardedBuilder):
+    """Frames of clinical videos: one example a video, however many records are about it.
+
+    What to get: the videos and annotations of one or several sources, in their original layout, in
+    one folder, with a suite.json that says what lies where (tfds_builders/manual.py documents it,
+    tfds_builders/readers/ the layouts). Videos are any container that OpenCV's FFmpeg reads, or
+    multi-frame DICOM, or a folder of JPEG or PNG frames. Then
+
+        python -m tfds_builders.build clinvideo_frames --manual_dir MANUAL --data_dir DATA
+
+    tfds_builders/build.py says when `tfds build` itself can do it, and how a Beam runner does.
+
+    What comes out: splits train, validation, test, as far as they have videos; per video
+      id: str, the source's name and 12 digits of the hash of the file; never the file's name
+      source, split: str
+      duration: float64 seconds
+      times: float64 [T] seconds, as the container has them
+      frames: bytes [T], one JPEG (quality 95) a frame, RGB once decoded
+      notes: str [n], what a reader of the frames must know: thinning, letterboxing, lost frames
+    and beside the examples their listing (tfds_builders/stored_videos.py).
+
+    Videos that can't be read never stop a build: it prints how many, by source and reason, and
+    MANUAL/quarantine.jsonl names them. Of a DICOM header only pixel geometry and times are read.
+
+    The same folder gives the same bytes, however many processes or machines build it. A worker
+    holds one video's frames at a time (video.max_frames of them at most).
+
+    Licence: that of each source; nothing is added. Frames of patients stay data of patients.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Put videos, annotations and a suite.json into the folder; see tfds_builders/manual.py."
+    )
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            features=video_features(),
+            disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def _stage(self) -> str:
+        return "videos"
+
+    def _shards(self, manual: Manual, plan: Plan, quarantine: Quarantine) -> Iterator[Shard]:
+        folders = {source.name: source.videos for source in manual.sources}
+        for (source, name), reason in plan.missing.items():
+            place = folders[source].relative_to(manual.folder) / name
+            quarantine.add(source, place.as_posix(), reason)
+        shards = []
+        for split in SPLITS:
+            videos = [video for video in plan.videos if video.split == split]
+            for number, several in enumerate(_deal(videos)):
+                path = self._part_path(split, number)
+                make = functools.partial(make_videos, several, manual.video, manual.folder, path)
+                shard = self._shard(split, number, video_features, make)
+                shards.append((sum(map(_size, several)), shard))
+        # The longest first, so that no worker idles at the end; sorting keeps the order of equals.
+        return (shard for _, shard in sorted(shards, key=lambda pair: -pair[0]))
+
+    def _finish(self, written: list[Written]) -> None:
+        join_listing(self.data_path, [one.path for one in written])
+
+
+def _deal(videos: list[PlannedVideo]) -> Iterator[tuple[PlannedVideo, ...]]:
+    """The videos of a split, in order, as the contents of its files."""
+    files = min(len(videos), max(_FILES, -(-len(videos) // _FILES)))
+    for i in range(files):
+        begin, end = len(videos) * i // files, len(videos) * (i + 1) // files
+        yield tuple(videos[begin:end])
+
+
+def _size(video: PlannedVideo) -> int:
+    """Bytes of the file: how long it will take, about."""
+    try:
+        return os.path.getsize(video.path)
+    except OSError:
+        return 0

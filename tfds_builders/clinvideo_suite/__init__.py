@@ -1,0 +1,1 @@
+"""Records about real recordings, one builder config a part."""

@@ -1,0 +1,107 @@
+"""What a build can't use: counted, printed, and written down with its place and the reason.
+
+quarantine.jsonl is the only file in which places and videos are named; it stays in the manual
+folder, where these names come from (in the data folder where the manual folder is read-only). One
+line for each row or video:
+
+    {"stage": "vcot", "source": "cholec80", "place": "rows.jsonl:17", "video": "cholec80/v1.mp4",
+     "reason": "evidence [90.0, 95.0] starts after the video's end at 61.040 s"}
+
+stage is "annotations" (rows that their reader can't use), "videos", or the part that a row is of.
+A stage's lines are replaced whenever its build finishes.
+"""
+
+import collections
+import contextlib
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+try:
+    import fcntl
+except ImportError:  # Windows has none: there, build one dataset at a time
+    fcntl = None
+
+NAME = "quarantine.jsonl"
+# (source, reason with every number as #) -> how many rows or videos.
+Counts = collections.Counter[tuple[str, str]]
+
+
+class Quarantine:
+    """Takes what one stage of a build can't use; see open_quarantine."""
+
+    def __init__(self, stage: str, file):
+        self.counts: Counts = collections.Counter()
+        self._stage, self._file = stage, file
+
+    def add(self, source: str, place: str, reason: str, video: str = "") -> None:
+        """Takes one row or video.
+
+        Args:
+          source: the source's name.
+          place: "file.jsonl:17", or a video's path relative to the manual folder.
+          reason: in words that quote no content.
+          video: the video's path, where a row is about one.
+        """
+        line = {"stage": self._stage, "source": source, "place": place}
+        line |= {"video": video} if video else {}
+        self._file.write(json.dumps(line | {"reason": reason}) + "\n")
+        self.counts[source, re.sub(r"\b\d+(\.\d+)?(e[+-]?\d+)?\b", "#", reason)] += 1
+
+
+@contextlib.contextmanager
+def open_quarantine(folder: pathlib.Path, stage: str) -> Iterator[Quarantine]:
+    """A Quarantine whose lines replace those of its stage in FOLDER/quarantine.jsonl at the end.
+
+    They pass through a file, so that a thousand bad rows take no memory. Where the block fails,
+    quarantine.jsonl stays as it was.
+    """
+    partial = folder / f".{NAME}.{stage}.partial"
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            quarantine = Quarantine(stage, file)
+            yield quarantine
+        _merge(folder / NAME, partial, stage)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _merge(path: pathlib.Path, partial: pathlib.Path, stage: str) -> None:
+    """Puts the partial file's lines in the place of the stage's in path; whole or not at all."""
+    merged = path.with_name(f".{path.name}.merged")
+    with open(path.with_name(f".{path.name}.lock"), "w") as lock:
+        if fcntl:  # several builds may finish at once; a killed one's lock is gone with it
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        with open(merged, "w", encoding="utf-8") as target:
+            if path.exists():
+                with open(path, encoding="utf-8") as old:
+                    target.writelines(x for x in old if json.loads(x)["stage"] != stage)
+            with open(partial, encoding="utf-8") as new:
+                target.writelines(new)
+        os.replace(merged, path)
+
+
+def print_counts(counts: dict[str, Counts], console: Console | None = None) -> None:
+    """Prints a table of the counts of each stage; nothing where nothing was quarantined."""
+    table = Table("stage", "source", "reason", "count")
+    for stage, reasons in counts.items():
+        for (source, reason), count in sorted(reasons.items()):
+            table.add_row(stage, source, escape(reason), str(count))
+    if table.row_count:
+        (console or Console()).print(table)
+
+
+def counts_to_json(counts: Counts) -> list:
+    """Counts as a list [[source, reason, count], ...] in a fixed order."""
+    return [[source, reason, count] for (source, reason), count in sorted(counts.items())]
+
+
+def counts_from_json(listing: list) -> Counts:
+    """The Counts of counts_to_json."""
+    return collections.Counter({(source, reason): count for source, reason, count in listing})

@@ -1,0 +1,231 @@
+"""Datasets whose shards are written by workers, each on its own: what clinvideo builders share.
+
+TFDS's GeneratorBasedBuilder passes all examples through one process, holds a split in memory (or,
+beyond 1 GB, asks for TensorFlow), and fails on an empty split. Here a shard is a job: what goes
+into it is decided before, so the bytes are the same whatever the number of workers, and a worker
+writes it example by example. A shard that comes out empty is dropped, and so is an empty split.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import dataset_builder
+
+from medscope_jax.errors import UserError
+from tfds_builders.manual import SPLITS, Manual, read_manual
+from tfds_builders.plan import Plan, Read, make_plan
+from tfds_builders.quarantine import (
+    Counts,
+    Quarantine,
+    counts_from_json,
+    counts_to_json,
+    open_quarantine,
+    print_counts,
+)
+from tfds_builders.spread import Spread, available_processes, beam_workers, workers
+
+
+class EmptyDatasetError(UserError):
+    """Not one example came out.
+
+    Attributes:
+      counts: what could not be used, stage -> counts.
+    """
+
+    def __init__(self, name: str, counts: dict[str, Counts]):
+        total = sum(sum(found.values()) for found in counts.values())
+        super().__init__(f"{name}: not one example ({total} rows or videos were quarantined)")
+        self.counts = counts
+
+
+@dataclasses.dataclass(frozen=True)
+class Rejected:
+    """What can't become an example; see Quarantine.add."""
+
+    source: str
+    place: str
+    reason: str
+    video: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A job: one file of a dataset, picklable.
+
+    Attributes:
+      split, number: where the file belongs; numbers may have gaps.
+      path: where to write it.
+      file_format: of TFDS's, "array_record".
+      features: gives the features; a function of a module.
+      make: gives the examples, and what was rejected on the way.
+    """
+
+    split: str
+    number: int
+    path: str
+    file_format: str
+    features: Callable[[], tfds.features.FeaturesDict]
+    make: Callable[[], Iterable[dict[str, Any] | Rejected]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What a worker says of a shard."""
+
+    split: str
+    number: int
+    path: str
+    num_examples: int
+    num_bytes: int
+    rejected: tuple[Rejected, ...]
+
+
+def write_shard(shard: Shard) -> Written:
+    """Writes a shard's file; one example is in memory at a time."""
+    features, rejected, sizes = shard.features(), [], []
+    serializer = tfds.core.ExampleSerializer(features.get_serialized_info())
+
+    def serialized() -> Iterator[tuple[int, bytes]]:
+        for item in shard.make():
+            if isinstance(item, Rejected):
+                rejected.append(item)
+                continue
+            message = serializer.get_tf_example(features.encode_example(item))
+            # An example is a map; else each process would write it in an order of its own.
+            example = message.SerializeToString(deterministic=True)
+            sizes.append(len(example))
+            yield len(sizes), example
+
+    writer = tfds.core.ExampleWriter(tfds.core.FileFormat(shard.file_format))
+    writer.write(shard.path, serialized())
+    place = (shard.split, shard.number, shard.path)
+    return Written(*place, len(sizes), sum(sizes), tuple(rejected))
+
+
+class ShardedBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
+    """A dataset of a manual folder, written shard by shard.
+
+    Args:
+      spread: the map over workers that write (spread.py); None for a Beam runner where the download
+        config names one, else for one process a processor. The bytes do not depend on it.
+      read: gives the rows of a source, as readers.read_source, which is the default.
+      plan: of the same manual folder, where it has been made already.
+      kwargs: as of every TFDS builder (data_dir, config, ...).
+    """
+
+    def __init__(
+        self,
+        *,
+        spread: Spread | None = None,
+        read: Read | None = None,
+        plan: Plan | None = None,
+        file_format: Any = "array_record",
+        **kwargs: Any,
+    ):
+        self._spread, self._read, self._plan = spread, read, plan
+        super().__init__(file_format=file_format, **kwargs)
+
+    def _stage(self) -> str:
+        """The stage's name in quarantine.jsonl."""
+        raise NotImplementedError
+
+    def _shards(self, manual: Manual, plan: Plan, quarantine: Quarantine) -> Iterator[Shard]:
+        """The shards, in any order that is always the same."""
+        raise NotImplementedError
+
+    def _finish(self, written: list[Written]) -> None:
+        """What is left to do once a split's files, in their order, are there."""
+
+    def _download_and_prepare(
+        self,
+        dl_manager: tfds.download.DownloadManager,
+        download_config: tfds.download.DownloadConfig,
+    ) -> None:
+        manual = read_manual(dl_manager.manual_dir)
+        reports = reports_folder(manual.folder, self.data_dir_root)
+        self._read = self._read or read_source()
+        with contextlib.ExitStack() as stack:
+            spread = self._spread or _spread(stack, download_config)
+            plan = self._plan or make_plan(manual, self._read, spread, reports)
+            quarantine = stack.enter_context(open_quarantine(reports, self._stage()))
+            written = []
+            for one in spread(write_shard, self._shards(manual, plan, quarantine)):
+                for rejected in one.rejected:
+                    quarantine.add(*dataclasses.astuple(rejected))
+                written.append(dataclasses.replace(one, rejected=()))
+        counts = {"annotations": plan.bad_rows, self._stage(): quarantine.counts}
+        self._name_files(sorted(written, key=lambda w: (SPLITS.index(w.split), w.number)), counts)
+        self.info.metadata.update(
+            plan=plan.digest,
+            quarantined={stage: counts_to_json(found) for stage, found in counts.items()},
+        )
+
+    def _name_files(self, written: list[Written], counts: dict[str, Counts]) -> None:
+        """Gives the shards that hold something their names, and says so to TFDS."""
+        self._finish(written)
+        splits = []
+        for split in SPLITS:
+            kept = [one for one in written if one.split == split and one.num_examples]
+            if not kept:
+                continue
+            template = self._get_filename_template(split)
+            for index, one in enumerate(kept):
+                name = template.sharded_filepath(shard_index=index, num_shards=len(kept))
+                os.replace(one.path, name)
+            splits.append(
+                tfds.core.SplitInfo(
+                    name=split,
+                    shard_lengths=[one.num_examples for one in kept],
+                    num_bytes=sum(one.num_bytes for one in kept),
+                    filename_template=template,
+                )
+            )
+        for one in written:
+            pathlib.Path(one.path).unlink(missing_ok=True)
+        if not splits:
+            raise EmptyDatasetError(self.info.full_name, counts)
+        self.info.set_splits(tfds.core.SplitDict(splits))
+
+    def _shard(self, split: str, number: int, features: Callable, make: Callable) -> Shard:
+        """A Shard in the folder that the dataset is being built in."""
+        path = self._part_path(split, number)
+        return Shard(split, number, path, self.info.file_format.value, features, make)
+
+    def _part_path(self, split: str, number: int) -> str:
+        """The name that a shard's file has until all are written."""
+        return os.fspath(self.data_path / f"{split}.{number:06d}.part")
+
+    def _post_download_and_prepare_hook(self) -> None:
+        print_counts(quarantined(self))
+
+
+def quarantined(builder: tfds.core.DatasetBuilder) -> dict[str, Counts]:
+    """What the build of a prepared dataset could not use: counts of each stage."""
+    stages = (builder.info.metadata or {}).get("quarantined", {})
+    return {stage: counts_from_json(found) for stage, found in stages.items()}
+
+
+def reports_folder(manual: pathlib.Path, data_dir: str | os.PathLike) -> pathlib.Path:
+    """Where quarantine.jsonl goes: the manual folder, or the data folder if that is read-only."""
+    folder = manual if os.access(manual, os.W_OK) else pathlib.Path(data_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def read_source() -> Read:
+    """readers.read_source."""
+    # Late, so that who brings readers of their own needs none of ours.
+    from tfds_builders.readers import read_source
+
+    return read_source
+
+
+def _spread(stack: contextlib.ExitStack, config: tfds.download.DownloadConfig) -> Spread:
+    if config.beam_runner or config.beam_options:
+        return beam_workers(config.beam_options, config.beam_runner)
+    return stack.enter_context(workers(available_processes()))

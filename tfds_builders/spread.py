@@ -1,0 +1,125 @@
+"""Work spread over processes, or over a Beam runner: ordered maps that hold few jobs at a time."""
+
+import collections
+import concurrent.futures
+import contextlib
+import functools
+import multiprocessing
+import os
+import pathlib
+import pickle
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import cv2
+
+from medscope_jax.errors import UserError
+
+# An ordered map: (function, jobs) -> an iterator of results, in the order of the jobs.
+Spread = Callable[[Callable, Iterable], Iterator]
+
+# Jobs in flight a process: enough that none waits for the one that gives out jobs.
+_QUEUE = 2
+
+
+def available_processes() -> int:
+    """How many processes this one may spread work over: 1 where it may start none."""
+    if multiprocessing.current_process().daemon:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def workers(processes: int, here: bool = True) -> Iterator[Spread]:
+    """An ordered map over fresh processes; with `here` a plain map for one process.
+
+    Jobs are taken, and results kept, a few at a time: neither jobs nor results pile up. Functions
+    and jobs must be picklable.
+    """
+    if processes <= 1 and here:
+        yield map
+        return
+    # Fresh processes: forking one that has started JAX's threads can deadlock.
+    with concurrent.futures.ProcessPoolExecutor(
+        processes, multiprocessing.get_context("spawn"), _start_worker
+    ) as executor:
+        try:
+            yield functools.partial(_ordered, executor, _QUEUE * processes)
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _ordered(
+    executor: concurrent.futures.Executor, limit: int, function: Callable, jobs: Iterable
+) -> Iterator:
+    """Results in the order of the jobs, at most `limit` jobs in flight."""
+    waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+    for job in jobs:
+        if len(waiting) == limit:
+            yield waiting.popleft().result()
+        waiting.append(executor.submit(function, job))
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _start_worker() -> None:
+    """One thread a process; ends with the parent, even if that is killed."""
+    cv2.setNumThreads(1)
+    os.environ.setdefault("OPENCV_FFMPEG_THREADS", "1")
+    parent = multiprocessing.parent_process()
+
+    def follow():
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def beam_workers(options: Any = None, runner: Any = None) -> Spread:
+    """An ordered map over a runner of Apache Beam.
+
+    A worker hands its result over in a file, so the runner's machines must share this one's
+    temporary folder; results are then read one at a time. All jobs are made before the first one
+    starts.
+
+    Args:
+      options: PipelineOptions; None for Beam's defaults (DirectRunner in this process).
+      runner: a runner or its name; None for that of the options.
+
+    Raises:
+      UserError: apache-beam is not installed.
+    """
+    try:
+        import apache_beam as beam
+    except ImportError:
+        raise UserError("Beam is asked for: python -m pip install apache-beam") from None
+
+    def spread(function: Callable, jobs: Iterable) -> Iterator:
+        with tempfile.TemporaryDirectory(prefix="medscope") as folder:
+            numbered = list(enumerate(jobs))
+            if numbered:
+                with beam.Pipeline(runner=runner, options=options) as pipeline:
+                    _ = (
+                        pipeline
+                        | beam.Create(numbered)
+                        | beam.Reshuffle()  # else one worker would run them all
+                        | beam.Map(_run_into_file, function, folder)
+                    )
+            for number, _ in numbered:
+                yield pickle.loads(_result_file(folder, number).read_bytes())
+
+    return spread
+
+
+def _run_into_file(job: tuple[int, Any], function: Callable, folder: str) -> None:
+    path = _result_file(folder, job[0])
+    partial = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
+    partial.write_bytes(pickle.dumps(function(job[1])))
+    partial.replace(path)  # a runner may run a job twice; the result is the same
+
+
+def _result_file(folder: str, number: int) -> pathlib.Path:
+    return pathlib.Path(folder) / f"{number:08d}.result"

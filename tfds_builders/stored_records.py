@@ -1,0 +1,89 @@
+"""Records as clinvideo_suite stores them: annotations joined with their videos, and checked."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from medscope_jax.dialogue.foreign import check_turns, clean_question
+from medscope_jax.errors import UserError
+from tfds_builders.conversation import conversation
+from tfds_builders.record import Annotation, make_record
+from tfds_builders.sharded import Rejected
+from tfds_builders.stored_videos import ListedVideo, read_times
+
+
+@dataclasses.dataclass(frozen=True)
+class PlacedRow:
+    """An annotation and where it belongs.
+
+    Attributes:
+      annotation: of a reader, of the record's part.
+      name: the record's id.
+      source, split: the record's.
+      video: the video's id.
+      listed: the video in clinvideo_frames.
+      path: the video's path relative to the manual folder, for the quarantine.
+    """
+
+    annotation: Annotation
+    name: str
+    source: str
+    split: str
+    video: str
+    listed: ListedVideo
+    path: str
+
+
+def record_features() -> tfds.features.FeaturesDict:
+    """The features of clinvideo_suite: those of phantom_suite, and messages."""
+    text = tfds.features.Text()
+    names = ("id", "video", "part", "source", "split", "task", "question", "answer", "messages")
+    return tfds.features.FeaturesDict(
+        {
+            **dict.fromkeys(names, text),
+            "options": tfds.features.Sequence(text),
+            "turns": tfds.features.Sequence(text),
+            "evidence": tfds.features.Tensor(shape=(None, 2), dtype=np.float32),
+            "evidence_frame": np.float32,
+            "evidence_frames": tfds.features.Tensor(shape=(None, 2), dtype=np.int32),
+            "evidence_mask": tfds.features.Tensor(shape=(None,), dtype=np.uint8),
+            "visible": tfds.features.Tensor(shape=(None, 2), dtype=np.float32),
+            "duration": np.float32,
+            "window": tfds.features.Tensor(shape=(2,), dtype=np.float32),
+        }
+    )
+
+
+def make_records(
+    rows: tuple[PlacedRow, ...], frames: pathlib.Path
+) -> Iterator[dict[str, Any] | Rejected]:
+    """The records of rows.
+
+    Args:
+      rows: of one split, in order.
+      frames: the folder of clinvideo_frames, for the times of its videos.
+    """
+    video, times = "", np.empty(0)
+    for row in rows:
+        if row.video != video:  # rows about a video mostly follow one another
+            video, times = row.video, read_times(frames, row.listed)
+        try:
+            yield _record(row, times)
+        except UserError as error:
+            yield Rejected(row.source, row.annotation.place, str(error), row.path)
+
+
+def _record(row: PlacedRow, times: np.ndarray) -> dict[str, Any]:
+    """The record of a row; UserError, which quotes no content, where it can't be one."""
+    clean_question(row.annotation.question)
+    check_turns(row.annotation.turns, "the row")
+    record = make_record(
+        row.annotation, row.name, row.source, row.split, row.video, times, row.listed.duration
+    )
+    messages = conversation(record, times)
+    return record | {"messages": json.dumps(messages, ensure_ascii=False) if messages else ""}
