@@ -1,0 +1,291 @@
+"""Asking a server that misbehaves: each fault ends in the answer or in a counted drop."""
+
+import asyncio
+import json
+import socket
+import struct
+import time
+import types
+
+import pytest
+
+from medscope_jax.errors import UserError
+from tfds_builders.synthesis.client import Client, Patience
+from tfds_builders.synthesis.config import SynthesisConfig
+from tfds_builders.synthesis.items import AskFailed, Clip, Request
+from tfds_builders.synthesis.journal import open_journal
+from tfds_builders.synthesis.pipeline import Tally, metered
+from tfds_builders.synthesis.stages import caption
+
+KEY = "sk-not-to-be-seen-anywhere"
+CONFIG = SynthesisConfig()
+PATIENT = Patience()
+
+
+def hang(handler):
+    time.sleep(2.0)
+
+
+def trickle(handler):
+    handler.send_response(200)
+    handler.end_headers()
+    for _ in range(40):
+        handler.wfile.write(b" ")
+        handler.wfile.flush()
+        time.sleep(0.05)
+
+
+def reset(handler):
+    """Closes so that the client gets a reset, not an end."""
+    linger = struct.pack("ii", 1, 0)
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    handler.connection.close()
+
+
+def cut_short(handler):
+    handler.send_response(200)
+    handler.send_header("Content-Length", "5000")
+    handler.end_headers()
+    handler.wfile.write(b'{"choices": [{"message"')
+
+
+NO_CHOICES = (200, json.dumps({"choices": []}))
+FAULTS = {
+    "slow": hang,
+    "trickle": trickle,
+    "rate limit": (429, "", {"Retry-After": "0.05"}),
+    "server error": (500, "oops"),
+    "broken JSON": (200, '{"choices": ['),
+    "truncated": cut_short,
+    "no choices": NO_CHOICES,
+    "reset": reset,
+}
+
+
+def request(number=0):
+    """A request like no other."""
+    return Request("blind", {"question": f"What is item {number}.0 of x?", "duration": 60.0})
+
+
+@pytest.fixture
+def session(tmp_path, endpoint_of):
+    """(server, work, changes) -> what the coroutine work(ask) gives, asked through a Client."""
+
+    def play(server, work, patience=PATIENT, **changes):
+        async def inside(journal):
+            async with Client(endpoint_of(server, **changes), journal, CONFIG, patience) as ask:
+                return await work(ask)
+
+        with open_journal(tmp_path / "journal.jsonl") as journal:
+            return asyncio.run(inside(journal))
+
+    return play
+
+
+def once(ask):
+    return ask(request())
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_that_passes_is_tried_again(serve, session, name):
+    server = serve(faults=[FAULTS[name]])
+    reply = session(server, once)
+    assert json.loads(reply.text) == {"answer": "unknown"}
+    assert (reply.prompt_tokens, reply.completion_tokens) == (100, 7)
+    assert reply.retries == 1 and len(server.keys) == 2
+    assert server.keys[0] == server.keys[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("slow", "timed out"),
+        ("rate limit", "HTTP status 429"),
+        ("server error", "HTTP status 500"),
+        ("broken JSON", "no chat completion"),
+        ("truncated", "no chat completion"),
+        ("no choices", "no chat completion"),
+        ("reset", "reset"),
+    ],
+)
+def test_a_fault_that_stays_is_a_counted_drop(serve, session, footage, name, reason):
+    server = serve(faults=[FAULTS[name]] * 3)
+    tally = Tally()
+
+    async def work(ask):
+        return await caption([Clip(footage, 0.0, 9.0)], metered(ask, tally), CONFIG)
+
+    outcome = session(server, work)
+    assert not outcome.kept
+    assert [reason in drop.reason for drop in outcome.drops] == [True]
+    assert outcome.drops[0].reason.startswith("endpoint: ")
+    assert (tally.failed, tally.retries, tally.requests) == (1, 2, 0)
+    assert len(server.keys) == 3
+
+
+def test_a_failed_request_is_asked_again_by_the_next_run(serve, session):
+    server = serve(faults=[(500, "")] * 3)
+    with pytest.raises(AskFailed):
+        session(server, once)
+    assert session(server, once).origin == "asked"
+
+
+def test_retry_after_is_waited_for(serve, session):
+    server = serve(faults=[(429, "", {"Retry-After": "0.4"})])
+    session(server, once)
+    assert server.moments[1] - server.moments[0] >= 0.4
+
+
+def test_backoff_doubles(serve, session):
+    server = serve(faults=[(503, "")] * 3)
+    session(server, once, attempts=4, backoff_s=0.1)
+    waits = [b - a for a, b in zip(server.moments, server.moments[1:], strict=False)]
+    assert all(low <= wait for wait, low in zip(waits, (0.1, 0.2, 0.4), strict=True))
+
+
+def test_a_retry_after_beyond_patience_is_not_waited_for(serve, session):
+    server = serve(faults=[(429, "", {"Retry-After": "3600"})])
+    with pytest.raises(AskFailed, match="429"):
+        session(server, once)
+    assert len(server.keys) == 1
+
+
+def test_a_bad_request_is_sent_once_and_ends_nothing(serve, session):
+    server = serve(faults=[(400, "too long"), None])
+
+    async def work(ask):
+        with pytest.raises(AskFailed, match="400"):
+            await ask(request(1))
+        return await ask(request(2))
+
+    session(server, work, patience=Patience(failures=1))
+    assert len(server.keys) == 2
+
+
+@pytest.mark.parametrize("status", [301, 401, 403, 404])
+def test_what_every_request_would_meet_ends_the_run(serve, session, status):
+    server = serve(faults=[(status, KEY)])
+    with pytest.raises(UserError, match=str(status)) as caught:
+        session(server, once)
+    assert not isinstance(caught.value, AskFailed) and KEY not in str(caught.value)
+    assert len(server.keys) == 1
+
+
+def test_an_endpoint_that_is_gone_ends_the_run(serve, session):
+    server = serve()
+    server.shutdown()
+    server.server_close()
+
+    async def work(ask):
+        for number in range(9):
+            try:
+                await ask(request(number))
+            except AskFailed:
+                continue
+        raise AssertionError("all failed, and nobody minded")
+
+    with pytest.raises(UserError, match="4 requests in a row failed"):
+        session(server, work, patience=Patience(failures=4))
+
+
+def test_refusals_are_answers(serve, session, footage):
+    body = {"choices": [{"message": {"content": None, "refusal": "I will not."}}]}
+    server = serve(lambda body: "I'm sorry, but I can't help.", faults=[(200, json.dumps(body))])
+
+    async def work(ask):
+        clips = [Clip(footage, 0.0, 9.0), Clip(footage, 10.0, 19.0)]
+        return await caption(clips, ask, CONFIG)
+
+    outcome = session(server, work, workers=1)
+    assert [drop.reason for drop in outcome.drops] == ["refused", "refused"]
+    assert len(server.keys) == 2  # asked once each: it would refuse again
+
+
+def test_a_reply_that_cannot_be_read_is_drawn_again(serve, session, footage):
+    """Independently: another seed and a temperature."""
+    good = json.dumps({"caption": "A polyp."})
+    server = serve(lambda body: good if body["seed"] else "A polyp, says I.")
+
+    async def work(ask):
+        return await caption([Clip(footage, 0.0, 9.0)], ask, CONFIG)
+
+    outcome = session(server, work)
+    assert [clip.caption for clip in outcome.kept] == ["A polyp."]
+    first, second = map(json.loads, server.bodies)
+    assert first["temperature"] == 0 and second["temperature"] == CONFIG.temperature
+    assert first["messages"] == second["messages"]
+
+
+def test_frames_go_as_jpeg_after_their_times(serve, session, footage):
+    server = serve(lambda body: json.dumps({"caption": "A polyp."}))
+
+    async def work(ask):
+        return await caption([Clip(footage, 8.0, 10.0)], ask, CONFIG)
+
+    session(server, work)
+    parts = json.loads(server.bodies[0])["messages"][1]["content"][1:-1]
+    images = ("anBlZyA4", "anBlZyA5", "anBlZyAxMA==")  # "jpeg 8", "jpeg 9", "jpeg 10"
+    expected = []
+    for time_s, image in zip((8, 9, 10), images, strict=True):
+        url = f"data:image/jpeg;base64,{image}"
+        expected.append({"type": "text", "text": f"<{time_s}.0s>"})
+        expected.append({"type": "image_url", "image_url": {"url": url}})
+    assert parts == expected
+
+
+def test_the_server_never_sees_more_at_once_than_allowed(serve, session):
+    server = serve(delay_s=0.05)
+
+    async def work(ask):
+        return await asyncio.gather(*(ask(request(n)) for n in range(12)))
+
+    session(server, work, workers=3)
+    assert len(server.keys) == 12 and server.most == 3
+
+
+def test_a_request_is_sent_once_however_often_it_is_asked(serve, session):
+    server = serve(delay_s=0.05)
+
+    async def work(ask):
+        return await asyncio.gather(*(once(ask) for _ in range(5)))
+
+    replies = session(server, work)
+    assert len(server.keys) == 1 and len({reply.text for reply in replies}) == 1
+    assert sorted(reply.origin for reply in replies) == ["asked"] + ["repeated"] * 4
+    assert sum(reply.prompt_tokens for reply in replies) == 100
+
+    later = session(server, once)
+    assert len(server.keys) == 1
+    assert (later.origin, later.prompt_tokens, later.text) == ("journal", 100, replies[0].text)
+
+
+def test_the_key_is_sent_and_nowhere_else(serve, session, tmp_path, capfd):
+    echo = (200, json.dumps({"choices": [{"message": {"content": f"your key: {KEY}"}}]}))
+    server = serve(faults=[None, echo, (400, KEY), (500, KEY), (500, KEY), (500, KEY)])
+
+    async def work(ask):
+        await ask(request(0))
+        for number in (1, 2, 3):
+            with pytest.raises(AskFailed) as caught:
+                await ask(request(number))
+            assert KEY not in str(caught.value)
+
+    session(server, work)
+    assert {headers["Authorization"] for headers in server.headers} == {f"Bearer {KEY}"}
+    assert KEY not in (tmp_path / "journal.jsonl").read_text()
+    assert KEY not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("url", ["http://me:hunter2@host/v1", "http://host/v1?key=hunter2"])
+def test_an_address_holds_no_secret(endpoint_of, url):
+    with pytest.raises(UserError, match="environment") as caught:
+        endpoint_of(types.SimpleNamespace(url=url))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_key_that_no_header_holds_is_not_shown(serve, session, monkeypatch):
+    server = serve()
+    monkeypatch.setenv("SYNTHESIS_KEY", "sk-with\nline-break")
+    with pytest.raises(UserError, match="SYNTHESIS_KEY") as caught:
+        session(server, once)
+    assert "line-break" not in str(caught.value)

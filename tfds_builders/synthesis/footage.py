@@ -1,0 +1,134 @@
+"""Recordings as Footage, and which of its frames a request shows."""
+
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import cv2
+import numpy as np
+
+from medscope_jax.errors import UserError
+from medscope_jax.tools.grammar import Call, Tool
+from medscope_jax.tools.windows import NEAREST, select_frames_host
+from medscope_jax.video.decode import read_video
+from medscope_jax.video.frames import VideoError, preview_indices
+from medscope_jax.video.resize import bucket_size
+from tfds_builders.synthesis.config import SynthesisConfig
+from tfds_builders.synthesis.items import Dropped, Footage, Frame, Span
+
+# Files that stand beside recordings and are none.
+_NO_VIDEO = {".json", ".jsonl", ".csv", ".tsv", ".txt", ".md", ".parquet", ".html", ".pdf"}
+# A thumbnail of this many pixels a side tells a cut from noise.
+_THUMBNAIL = 16
+
+
+def find_videos(folder: str | os.PathLike) -> list[pathlib.Path]:
+    """Every file below a folder that may be a recording, in the order of their paths.
+
+    Hidden files and those with the ending of a text or table are passed over.
+
+    Raises:
+      UserError: no such folder, or nothing in it.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder of recordings")
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and path.suffix.lower() not in _NO_VIDEO
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    if not found:
+        raise UserError(f"{folder} holds no recordings")
+    return found
+
+
+def read_footage(
+    path: str | os.PathLike, video: str, config: SynthesisConfig, split: str = ""
+) -> Footage:
+    """Decodes a recording; its raw frames are let go again at once.
+
+    Args:
+      path: the file.
+      video: what rows call it.
+      config: rate, size and quality.
+      split: the split that it is in, "" where nobody has said.
+
+    Raises:
+      Dropped: it cannot be decoded, or its shape is no picture's; says why, and not which.
+    """
+    try:
+        recording = read_video(
+            path,
+            fps=config.fps,
+            size=lambda height, width: bucket_size(height, width, config.max_pixels),
+            max_frames=config.max_frames,
+        )
+    except VideoError as error:
+        # A file's name may be a patient's: reasons are counted and shown, names are not.
+        reason = str(error).removeprefix(f"{os.path.abspath(path)}: ")
+        raise Dropped(f"video: {reason}") from None
+    except UserError as error:
+        raise Dropped(f"video: {error}") from None
+    quality = [cv2.IMWRITE_JPEG_QUALITY, config.jpeg_quality]
+    frames, thumbnails = [], []
+    for time, picture in zip(recording.times.tolist(), recording.frames, strict=True):
+        jpeg = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)[1]
+        frames.append(Frame(time, jpeg.tobytes()))
+        small = cv2.resize(picture, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
+        thumbnails.append(small.astype(np.float32))
+    steps = np.abs(np.diff(np.stack(thumbnails), axis=0)).mean((1, 2, 3))
+    changes = np.concatenate([np.zeros(1), steps])
+    return Footage(video, recording.duration, tuple(frames), changes, split)
+
+
+def frames_of_call(footage: Footage, call: Call, max_frames: int) -> tuple[Frame, ...]:
+    """The frames that a valid call shows, as the tools show them in training."""
+    most = max(max_frames, NEAREST) if call.tool == Tool.GET_FRAME else max_frames
+    indices, count = select_frames_host(
+        call.tool, call.start, call.end, footage.times, len(footage.frames), most
+    )
+    return tuple(footage.frames[i] for i in indices[:count])
+
+
+def frames_inside(footage: Footage, spans: Iterable[Span], most: int) -> tuple[Frame, ...]:
+    """The frames within the spans, thinned evenly; the nearest one where none is."""
+    times, spans = footage.times, list(spans)
+    inside = np.flatnonzero(_inside(times, spans))
+    if not len(inside):
+        inside = np.array([np.argmin(np.abs(times - (spans[0][0] + spans[0][1]) / 2))])
+    return _thinned(footage, inside, most)
+
+
+def frames_outside(footage: Footage, spans: Iterable[Span], most: int) -> tuple[Frame, ...]:
+    """The frames outside of the spans, thinned evenly; none where the spans cover all."""
+    return _thinned(footage, np.flatnonzero(~_inside(footage.times, spans)), most)
+
+
+def preview(footage: Footage, most: int) -> tuple[Frame, ...]:
+    """The even preview of a whole recording."""
+    return _thinned(footage, np.arange(len(footage.frames)), most)
+
+
+def local_window(footage: Footage, spans: Sequence[Span], context_s: float) -> Span:
+    """The evidence with what comes before and after it: as long as itself, context_s at least.
+
+    Where evidence alone is shown, its first and last time are the answer to when.
+    """
+    start, end = spans[0][0], spans[-1][1]
+    margin = max(context_s, end - start)
+    return max(0.0, start - margin), min(footage.duration, end + margin)
+
+
+def _inside(times: np.ndarray, spans: Iterable[Span]) -> np.ndarray:
+    inside = np.zeros(len(times), bool)
+    for start, end in spans:
+        # A microsecond: a time that went through a text may have lost its last digits.
+        inside |= (times >= start - 1e-6) & (times <= end + 1e-6)
+    return inside
+
+
+def _thinned(footage: Footage, indices: np.ndarray, most: int) -> tuple[Frame, ...]:
+    return tuple(footage.frames[indices[i]] for i in preview_indices(len(indices), most))
