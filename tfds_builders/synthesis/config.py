@@ -12,6 +12,8 @@ class SynthesisConfig:
 
     Attributes:
       fps: bank frames a second.
+      frame_rate: frames a second of recordings that have no times of their own, such as a folder of
+        pictures; 0: such recordings are dropped.
       max_pixels: most pixels of a frame; its shape is that of the recording.
       jpeg_quality: of the frames that are sent, 1 to 100.
       max_frames: most bank frames of a recording; a longer one is thinned evenly.
@@ -40,6 +42,7 @@ class SynthesisConfig:
     """
 
     fps: float = 1.0
+    frame_rate: float = 0.0
     max_pixels: int = 224 * 224
     jpeg_quality: int = 90
     max_frames: int = 7200

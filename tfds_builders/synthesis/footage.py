@@ -10,7 +10,7 @@ import numpy as np
 from medscope_jax.errors import UserError
 from medscope_jax.tools.grammar import Call, Tool
 from medscope_jax.tools.windows import NEAREST, select_frames_host
-from medscope_jax.video.decode import read_video
+from medscope_jax.video.decode import iter_frames
 from medscope_jax.video.frames import VideoError, preview_indices
 from medscope_jax.video.resize import bucket_size
 from tfds_builders.synthesis.config import SynthesisConfig
@@ -18,6 +18,7 @@ from tfds_builders.synthesis.items import Dropped, Footage, Frame, Span
 
 # Files that stand beside recordings and are none.
 _NO_VIDEO = {".json", ".jsonl", ".csv", ".tsv", ".txt", ".md", ".parquet", ".html", ".pdf"}
+_FRAMES = {".jpg", ".jpeg", ".png"}
 # A thumbnail of this many pixels a side tells a cut from noise.
 _THUMBNAIL = 16
 
@@ -25,7 +26,8 @@ _THUMBNAIL = 16
 def find_videos(folder: str | os.PathLike) -> list[pathlib.Path]:
     """Every file below a folder that may be a recording, in the order of their paths.
 
-    Hidden files and those with the ending of a text or table are passed over.
+    A folder with JPEG or PNG frames in it is one recording (see video/folder.py). Hidden files and
+    those with the ending of a text or table are passed over.
 
     Raises:
       UserError: no such folder, or nothing in it.
@@ -33,13 +35,15 @@ def find_videos(folder: str | os.PathLike) -> list[pathlib.Path]:
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder of recordings")
-    found = sorted(
+    paths = [
         path
         for path in folder.rglob("*")
         if path.is_file()
         and path.suffix.lower() not in _NO_VIDEO
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    ]
+    frames = {p.parent for p in paths if p.suffix.lower() in _FRAMES} - {folder}
+    found = sorted(frames.union(path for path in paths if path.parent not in frames))
     if not found:
         raise UserError(f"{folder} holds no recordings")
     return found
@@ -48,7 +52,7 @@ def find_videos(folder: str | os.PathLike) -> list[pathlib.Path]:
 def read_footage(
     path: str | os.PathLike, video: str, config: SynthesisConfig, split: str = ""
 ) -> Footage:
-    """Decodes a recording; its raw frames are let go again at once.
+    """Decodes a recording, one raw frame in memory at a time.
 
     Args:
       path: the file.
@@ -59,29 +63,30 @@ def read_footage(
     Raises:
       Dropped: it cannot be decoded, or its shape is no picture's; says why, and not which.
     """
+    quality = [cv2.IMWRITE_JPEG_QUALITY, config.jpeg_quality]
+    frames, thumbnails = [], []
     try:
-        recording = read_video(
+        stream = iter_frames(
             path,
             fps=config.fps,
             size=lambda height, width: bucket_size(height, width, config.max_pixels),
             max_frames=config.max_frames,
+            frame_rate=config.frame_rate or None,
         )
+        for time, picture in stream:
+            jpeg = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)[1]
+            frames.append(Frame(float(time), jpeg.tobytes()))
+            small = cv2.resize(picture, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
+            thumbnails.append(small.astype(np.float32))
     except VideoError as error:
-        # A file's name may be a patient's: reasons are counted and shown, names are not.
-        reason = str(error).removeprefix(f"{os.path.abspath(path)}: ")
-        raise Dropped(f"video: {reason}") from None
+        raise Dropped(f"video: {error.reason}") from None  # without the name, maybe a patient's
     except UserError as error:
         raise Dropped(f"video: {error}") from None
-    quality = [cv2.IMWRITE_JPEG_QUALITY, config.jpeg_quality]
-    frames, thumbnails = [], []
-    for time, picture in zip(recording.times.tolist(), recording.frames, strict=True):
-        jpeg = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)[1]
-        frames.append(Frame(time, jpeg.tobytes()))
-        small = cv2.resize(picture, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
-        thumbnails.append(small.astype(np.float32))
+    except Exception as error:  # whatever a broken file does to a decoder; its text may quote it
+        raise Dropped(f"video: can't be decoded ({type(error).__name__})") from None
     steps = np.abs(np.diff(np.stack(thumbnails), axis=0)).mean((1, 2, 3))
     changes = np.concatenate([np.zeros(1), steps])
-    return Footage(video, recording.duration, tuple(frames), changes, split)
+    return Footage(video, float(stream.ending.duration), tuple(frames), changes, split)
 
 
 def frames_of_call(footage: Footage, call: Call, max_frames: int) -> tuple[Frame, ...]:

@@ -1,4 +1,4 @@
-"""What a run cost and dropped, as a table and as stages.json."""
+"""What a run cost and dropped, as tables and as stages.json."""
 
 import dataclasses
 import json
@@ -7,18 +7,19 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tfds_builders.synthesis.pipeline import Tally
 
 _COLUMNS = {
     "items": "in",
     "kept": "out",
-    "requests": "requests",
-    "journal": "of them journal",
+    "requests": "asked",
+    "journal": "journal",
     "retries": "retries",
     "failed": "failed",
-    "prompt_tokens": "prompt tokens",
-    "completion_tokens": "completion tokens",
+    "prompt_tokens": "prompt",
+    "completion_tokens": "written",
     "seconds": "seconds",
 }
 
@@ -27,26 +28,33 @@ def stages_json(tallies: Mapping[str, Tally], about: Mapping[str, Any]) -> str:
     """The text of stages.json: `about` the run, then every stage's Tally, drops by reason."""
     stages = {}
     for name, tally in tallies.items():
+        values = {field.name: getattr(tally, field.name) for field in dataclasses.fields(tally)}
         drops = dict(sorted(tally.drops.items()))
-        stages[name] = {
-            **dataclasses.asdict(tally),
-            "drops": drops,
-            "seconds": round(tally.seconds, 3),
-        }
+        stages[name] = {**values, "drops": drops, "seconds": round(tally.seconds, 3)}
     return json.dumps({**about, "stages": stages}, indent=2) + "\n"
 
 
 def print_stages(tallies: Mapping[str, Tally], console: Console) -> None:
-    """Prints one line a stage, and under it one for each reason for which it dropped something."""
-    table = Table(title="stages")
-    table.add_column("")
+    """Prints what each stage took in, gave out and cost; then what was dropped, and why.
+
+    Columns: items in and out, answers had and how many of them the journal held, failed attempts,
+    requests without an answer, tokens of prompts and of what was written, seconds of waiting.
+    """
+    costs = Table(box=None)
+    costs.add_column("stage", no_wrap=True)
     for title in _COLUMNS.values():
-        table.add_column(title, justify="right")
+        costs.add_column(title, justify="right", no_wrap=True)
+    drops = Table(box=None)
+    for title in ("stage", "dropped", "because"):
+        drops.add_column(title, justify="right" if title == "dropped" else "left")
     for name, tally in tallies.items():
-        table.add_row(name, *(_number(getattr(tally, field)) for field in _COLUMNS))
+        costs.add_row(name, *(_number(getattr(tally, field)) for field in _COLUMNS))
         for reason, count in sorted(tally.drops.items()):
-            table.add_row(f"  dropped: {reason}", "", str(count))
-    console.print(table)
+            drops.add_row(name, _number(count), Text(reason.removeprefix(f"{name}: ")))
+    console.print(costs)
+    if drops.row_count:
+        console.print()
+        console.print(drops)
 
 
 def _number(value: float) -> str:

@@ -1,7 +1,6 @@
 """Whole runs: real recordings through a local endpoint, killed and continued, and phantoms."""
 
 import collections
-import dataclasses
 import json
 import os
 import pathlib
@@ -9,13 +8,16 @@ import signal
 import subprocess
 import sys
 
+import cv2
+import numpy as np
 import pytest
 
 from medscope_jax.dialogue.foreign import check_turns
 from medscope_jax.tools import CallStatus, parse_call
+from medscope_jax.video.decode import read_video
 from medscope_jax.video.phantom import make_procedure
 from tfds_builders.readers import plain
-from tfds_builders.record import Annotation
+from tfds_builders.record import Annotation, make_record
 from tfds_builders.synthesis.__main__ import main
 
 KEY = "sk-not-to-be-seen-anywhere"
@@ -170,6 +172,18 @@ def test_a_recording_that_cannot_be_read_is_counted(serve, recordings, tmp_path,
     assert {row["video"] for row in read_rows(out)} == {"whole.mp4"}
 
 
+def test_a_folder_of_pictures_is_a_recording(serve, tmp_path):
+    folder, out = tmp_path / "videos", tmp_path / "out"
+    (folder / "scan").mkdir(parents=True)
+    for number in range(48):
+        picture = np.full((48, 64, 3), 5 * number, np.uint8)
+        cv2.imwrite(str(folder / "scan" / f"frame{number}.png"), picture)
+    main([*arguments(folder, serve(), out), "--frame_rate", "2"])
+    assert {row["video"] for row in read_rows(out)} == {"scan"}
+    windows = [row["window"] for row in read_rows(out) if row["part"] == "cap"]
+    assert windows[0][0] == 0 and windows[-1][1] == 24
+
+
 def test_costs_are_told_even_if_the_endpoint_is_lost(serve, recordings, tmp_path, refusal):
     server, out = serve(faults=[None] * 4 + [(401, "")]), tmp_path / "out"
     message = refusal(main, arguments(recordings, server, out))
@@ -274,9 +288,20 @@ def test_no_test_recording_teaches(tmp_path):
     }
 
 
-def test_phantom_recordings_can_be_drawn(tmp_path):
+def test_phantom_rows_fit_their_recordings(tmp_path):
+    """Records made of rows and decoded files: evidence frames are the script's seconds."""
     out, videos = tmp_path / "rows.jsonl", tmp_path / "videos"
     main(["--phantom", "1", "--out", str(out), "--videos", str(videos)])
-    assert {row["video"] for row in read_rows(tmp_path)} == {p.name for p in videos.iterdir()}
-    fields = {field.name for field in dataclasses.fields(Annotation)}
-    assert all(set(row) <= fields for row in read_rows(tmp_path))
+    (path,) = videos.iterdir()
+    video = read_video(path, fps=1.0, size=(28, 56))
+    procedure = make_procedure(0, "train", "ophthalmic", 0)
+    parts = set()
+    for number, row in enumerate(plain.read(out)):
+        assert row.video == path.name
+        record = make_record(row, str(number), "ours", "train", "id", video.times, video.duration)
+        parts.add(row.part)
+        for event in procedure.events:
+            if row.spans == ((event.start, event.end),):
+                seen = np.flatnonzero(record["evidence_mask"])
+                assert seen.tolist() == list(range(event.start, event.end + 1))
+    assert {"cap", "qa", "vcot", "rl"} <= parts
