@@ -19,6 +19,12 @@ _STILL = {
     b"II*\x00": "TIFF",
     b"MM\x00*": "TIFF",
 }
+# What follows 00 00 01 at the start of MPEG program streams and of bare MPEG-4 part 2: both have
+# clocks, where bare H.264, HEVC and older MPEG have none.
+_CLOCKED = (0xBA, 0xB0, 0xB5, 0x00, 0x20)
+_SEQUENCE_HEADER = b"\0\0\x01\xb3"  # of MPEG-1 and MPEG-2
+# ISO/IEC 13818-2, table 6-4.
+_RATES = {1: 24 / 1.001, 2: 24, 3: 25, 4: 30 / 1.001, 5: 30, 6: 50, 7: 60 / 1.001, 8: 60}
 # Containers whose header states how many frames they hold; others only imply it by a duration.
 _COUNTING = ("mp4", "avi")
 
@@ -34,6 +40,9 @@ class Container:
       has_pictures: False where the headers list tracks and none of them holds pictures.
       edited: an mp4's edit list shows only a part of the stored frames, on purpose.
       track_seconds: how long the picture track says it lasts; 0 where it does not say.
+      timeless: its frames carry no times and only `rate`, if anything, says when they come; what a
+        decoder tells is made up.
+      rate: frames a second that a bare MPEG-1 or MPEG-2 stream states; 0 elsewhere.
     """
 
     kind: str
@@ -42,6 +51,8 @@ class Container:
     has_pictures: bool = True
     edited: bool = False
     track_seconds: float = 0.0
+    timeless: bool = False
+    rate: float = 0.0
 
     @property
     def counts_frames(self) -> bool:
@@ -66,11 +77,14 @@ def inspect(path: str) -> Container:
             unknown = promised in (8, 0xFFFFFFFF + 8)
             # A lone sound stream; the first stream header follows the main header directly.
             pictures = b"strh" not in head or b"vids" in head or b"auds" not in head
-            return Container(
-                "avi", 0 if unknown else max(0, promised - size), has_pictures=pictures
-            )
+            missing = 0 if unknown else max(0, promised - size)
+            return Container("avi", missing, has_pictures=pictures, timeless=not _avi_rate(head))
         if head[:4] == b"\x1a\x45\xdf\xa3":
             return Container("matroska", max(0, _matroska_end(head) - size))
+    if head.startswith(_SEQUENCE_HEADER):
+        return Container("other", timeless=True, rate=_RATES.get(head[7] & 15, 0.0))
+    if head.startswith(b"\0\0\0\x01") or (head[:3] == b"\0\0\x01" and head[3] not in _CLOCKED):
+        return Container("other", timeless=True)
     if any(head.startswith(magic) for magic in _SOUND):
         # Ogg may carry pictures (Theora); only the decoder knows.
         return Container("sound", has_pictures=head.startswith(b"OggS"))
@@ -79,6 +93,15 @@ def inspect(path: str) -> Container:
     if all(chr(byte) in string.printable for byte in head):
         return Container("text", has_pictures=False)
     return Container("other")
+
+
+def _avi_rate(head: bytes) -> bool:
+    """Whether an AVI's main or picture stream header states a rate; True where it is not seen."""
+    main, stream = head.find(b"avih"), head.find(b"vids")
+    if main < 0 or stream < 0 or stream + 28 > len(head):
+        return True
+    scale_and_rate = head[stream + 20 : stream + 24], head[stream + 24 : stream + 28]
+    return any(head[main + 8 : main + 12]) or all(map(any, scale_and_rate))
 
 
 def _inspect_mp4(file: BinaryIO, size: int) -> Container:

@@ -20,9 +20,9 @@ from pydicom.encaps import generate_fragments, parse_basic_offsets, parse_fragme
 from pydicom.pixels import get_decoder, iter_pixels
 
 from medscope_jax.video.dicom_rgb import PIXEL_TAGS, ToRGB
+from medscope_jax.video.dicom_times import TIME_TAGS, frame_times, steady_interval
 from medscope_jax.video.frames import (
     FrameSize,
-    Video,
     VideoError,
     fit_frame,
     frame_size,
@@ -30,49 +30,49 @@ from medscope_jax.video.frames import (
     thinning_note,
     tick_frames,
 )
+from medscope_jax.video.stream import Ending, Frames, FrameStream, in_steps
 
-_TIME_TAGS = [
-    "FrameIncrementPointer",
-    "FrameTime",
-    "FrameTimeVector",
-    "ActualFrameDuration",
-    "RecommendedDisplayFrameRate",
-    "CineRate",
-]
 _SHAPE_TAGS = ["NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "BurnedInAnnotation"]
 # MPEG-2, H.264 and HEVC streams: one video stream, not one compressed image a frame.
 _VIDEO_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{n}" for n in range(100, 109))
 
 
-def read_dicom(path: str, fps: float, size: FrameSize, max_frames: int | None = None) -> Video:
-    """Reads a multi-frame DICOM file at the bank rate; arguments and result as read_video.
+def iter_dicom(
+    path: str, fps: float, size: FrameSize, max_frames: int | None = None
+) -> FrameStream:
+    """A multi-frame DICOM file's frames at the bank rate; arguments as decode.iter_frames.
 
     Times come from FrameTimeVector or FrameTime (whichever FrameIncrementPointer names; else the
     first that is there), ActualFrameDuration, RecommendedDisplayFrameRate or CineRate.
 
     Raises:
       VideoError: no pixels, a single image, no times, a compression that needs another package,
-        fewer frames than the header promises, broken pixel data.
+        fewer frames than the header promises; while iterating: broken pixel data.
     """
     with _quiet():
         header, position = _header(path)
         count = _frame_count(path, header)
+        original = _geometry(path, header)
         _check_decoder(path, header)
         _check_complete(path, header, position, count)
         times, end = _frame_times(path, header, count)
         chosen = tick_frames(times, end, fps, max_frames)
-        to_rgb = _guarded(path, "its colours cannot be interpreted", lambda: ToRGB(header))
+        colours = "its colours cannot be interpreted"
+        to_rgb = _guarded(path, colours, lambda: ToRGB(header))
+    fitted = frame_size(size, original)
+    notes = [*_notes(header), *thinning_note(times, end, fps, max_frames)]
+    notes += letterbox_note(original, fitted)
+
+    def frames() -> Frames:
         if to_rgb.needs_range:
             for image in _images(path, chosen, count):
-                to_rgb.extend_range(image)
-        original = int(header.Rows), int(header.Columns)
-        frames = np.empty((len(chosen), *frame_size(size, original), 3), np.uint8)
-        for k, image in enumerate(_images(path, chosen, count)):
-            rgb = _guarded(path, "its colours cannot be interpreted", lambda x=image: to_rgb(x))
-            frames[k] = fit_frame(rgb, frames.shape[1:3])
-    notes = [*_notes(header), *thinning_note(times, end, fps, max_frames)]
-    notes += letterbox_note(original, frames.shape[1:3])
-    return Video(frames, times[chosen], end, count, tuple(notes))
+                _guarded(path, colours, lambda x=image: to_rgb.extend_range(x))
+        for time, image in zip(times[chosen], _images(path, chosen, count), strict=True):
+            rgb = _guarded(path, colours, lambda x=image: to_rgb(x))
+            yield float(time), fit_frame(rgb, fitted)
+        return Ending(end, count, tuple(notes))
+
+    return FrameStream(len(chosen), in_steps(frames(), _quiet))
 
 
 def read_stream(path: str) -> contextlib.AbstractContextManager[str] | None:
@@ -85,6 +85,14 @@ def read_stream(path: str) -> contextlib.AbstractContextManager[str] | None:
     if str(header.file_meta.TransferSyntaxUID).removesuffix(".1") not in _VIDEO_SYNTAXES:
         return None
     return _stream_file(path, position)
+
+
+def stream_rate(path: str) -> float | None:
+    """Frames a second that the header states, for an MPEG stream without a clock; None if none."""
+    with _quiet():
+        header, _ = _header(path)
+        interval = _guarded(path, "its frame times are unreadable", lambda: steady_interval(header))
+    return 1 / interval if interval else None
 
 
 def header_notes(path: str) -> tuple[str, ...]:
@@ -124,7 +132,7 @@ def _guarded(path: str, problem: str, read):
     except (VideoError, MemoryError):
         raise
     except Exception:
-        raise VideoError(f"{path}: DICOM, but {problem}; export the recording again") from None
+        raise VideoError(f"DICOM, but {problem}; export the recording again", path) from None
 
 
 def _header(path: str) -> tuple[pydicom.Dataset, int]:
@@ -135,13 +143,13 @@ def _header(path: str) -> tuple[pydicom.Dataset, int]:
             header = pydicom.dcmread(
                 file,
                 stop_before_pixels=True,
-                specific_tags=[*_TIME_TAGS, *_SHAPE_TAGS, *PIXEL_TAGS],
+                specific_tags=[*TIME_TAGS, *_SHAPE_TAGS, *PIXEL_TAGS],
             )
             return header, file.tell()
 
     header, position = _guarded(path, "its header is broken", read)
     if "TransferSyntaxUID" not in header.file_meta or "Rows" not in header:
-        raise VideoError(f"{path}: DICOM without images (a report or a plan?); name a recording")
+        raise VideoError("DICOM without images (a report or a plan?); name a recording", path)
     return header, position
 
 
@@ -150,20 +158,30 @@ def _frame_count(path: str, header: pydicom.Dataset) -> int:
         path, "its number of frames is unreadable", lambda: int(header.get("NumberOfFrames") or 1)
     )
     if count < 2:
-        raise VideoError(f"{path}: DICOM with a single image, not a recording; name a clip (cine)")
+        raise VideoError("DICOM with a single image, not a recording; name a clip (cine)", path)
     return count
+
+
+def _geometry(path: str, header: pydicom.Dataset) -> tuple[int, int]:
+    """Height and width of a frame."""
+    problem = "its image geometry is unreadable"
+    height, width = _guarded(path, problem, lambda: (int(header.Rows), int(header.Columns)))
+    if min(height, width) < 1:
+        raise VideoError("DICOM whose frames have no pixels; export the recording again", path)
+    return height, width
 
 
 def _check_decoder(path: str, header: pydicom.Dataset) -> None:
     syntax = header.file_meta.TransferSyntaxUID
-    if not syntax.is_compressed:
+    if not _guarded(path, "its compression is unknown", lambda: syntax.is_compressed):
         return
     decoder = _guarded(path, "its compression is unknown", lambda: get_decoder(syntax))
     if not decoder.is_available:
         needs = " or ".join(decoder.missing_dependencies)
         raise VideoError(
-            f"{path}: DICOM compressed as {syntax.name}, which pydicom cannot decode here; "
-            f"install one of: {needs}"
+            f"DICOM compressed as {syntax.name}, which pydicom cannot decode here; "
+            f"install one of: {needs}",
+            path,
         )
 
 
@@ -191,15 +209,17 @@ def _check_complete(path: str, header: pydicom.Dataset, position: int, count: in
         raise _incomplete(path, count, fragments)
     if offsets and offsets != count:
         raise VideoError(
-            f"{path}: DICOM whose header promises {count} frames and whose offset table lists "
-            f"{offsets}; export the recording again"
+            f"DICOM whose header promises {count} frames and whose offset table lists "
+            f"{offsets}; export the recording again",
+            path,
         )
 
 
 def _incomplete(path: str, promised: int, came: int) -> VideoError:
     return VideoError(
-        f"{path}: incomplete: {promised} frames promised, at most {came} are there; "
-        "copy or export it again"
+        f"incomplete: {promised} frames promised, at most {came} are there; "
+        "copy or export it again",
+        path,
     )
 
 
@@ -217,41 +237,15 @@ def _native_bytes(path: str, header: pydicom.Dataset) -> int:
 
 def _frame_times(path: str, header: pydicom.Dataset, count: int) -> tuple[np.ndarray, float]:
     """Seconds of each frame [count], from the first frame, and the end of the last one."""
-
-    def read() -> tuple[np.ndarray, float] | None:
-        vector = np.atleast_1d(np.asarray(header.get("FrameTimeVector") or [], np.float64))
-        pointer = header.get("FrameIncrementPointer")
-        steady = _steady_interval(header)
-        use_vector = len(vector) == count and (pointer != 0x00181063 or not steady)
-        if use_vector:
-            # Increments in ms; the first, before the first frame, is 0 by the standard.
-            times = np.cumsum(vector) / 1000
-            times -= times[0]
-            steps = np.diff(times)
-            if np.isfinite(times).all() and (steps > 0).all():
-                return times, float(times[-1] + np.median(steps))
-        return (np.arange(count) * steady, count * steady) if steady else None
-
-    timing = _guarded(path, "its frame times are unreadable", read)
+    problem = "its frame times are unreadable"
+    timing = _guarded(path, problem, lambda: frame_times(header, count))
     if timing is None:
         raise VideoError(
-            f"{path}: DICOM without frame times (FrameTime, FrameTimeVector, "
-            "RecommendedDisplayFrameRate or CineRate); export it with its cine module"
+            "DICOM without frame times (FrameTime, FrameTimeVector, "
+            "RecommendedDisplayFrameRate or CineRate); export it with its cine module",
+            path,
         )
     return timing
-
-
-def _steady_interval(header: pydicom.Dataset) -> float:
-    """Seconds between frames where the header gives one number for all; 0 where it gives none."""
-    for tag in ("FrameTime", "ActualFrameDuration"):  # ms
-        value = float(header.get(tag) or 0)
-        if np.isfinite(value) and value > 0:
-            return value / 1000
-    for tag in ("RecommendedDisplayFrameRate", "CineRate"):  # frames a second
-        value = float(header.get(tag) or 0)
-        if np.isfinite(value) and value > 0:
-            return 1 / value
-    return 0.0
 
 
 def _images(path: str, chosen: np.ndarray, count: int) -> Iterator[np.ndarray]:
@@ -275,8 +269,6 @@ def _stream_file(path: str, position: int) -> Iterator[str]:
                     target.write(fragment)
 
         if shutil.disk_usage(folder).free < os.path.getsize(path):
-            raise VideoError(
-                f"{path}: no room to unpack the MPEG stream; free some temporary space"
-            )
+            raise VideoError("no room to unpack the MPEG stream; free some temporary space", path)
         _guarded(path, "its MPEG stream cannot be unpacked", write)
         yield stream

@@ -23,7 +23,22 @@ FrameSize = tuple[int, int] | Callable[[int, int], tuple[int, int]]
 
 
 class VideoError(UserError):
-    """A recording that cannot be used: one line naming the file, what is wrong and what to do."""
+    """A recording that cannot be used: one line naming the file, what is wrong and what to do.
+
+    Attributes:
+      reason: what is wrong and what to do. It quotes neither names nor header values, so a log or
+        a data set may hold it.
+      path: the file, as whoever asked for it named it; it may name a patient.
+    """
+
+    def __init__(self, reason: str, path: str = ""):
+        super().__init__(f"{path}: {reason}" if path else reason)
+        self.reason = reason
+        self.path = path
+
+    def __reduce__(self):
+        # Exceptions are pickled by their text, which would make the path a part of the reason.
+        return VideoError, (self.reason, self.path)
 
 
 @dataclasses.dataclass(frozen=True)

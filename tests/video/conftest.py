@@ -1,11 +1,14 @@
 """Recordings whose every frame says which one it is, in pixels that survive any codec."""
 
+import functools
 import struct
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+
+from tests.video import dicom_files
 
 BITS = 9
 SIZE = (64, 144)  # height, width: nine blocks of 16 columns
@@ -33,6 +36,18 @@ def index_of():
 def numbered_frame():
     """index -> uint8 frame [64, 144, 3] that says so."""
     return _frame
+
+
+@pytest.fixture
+def numbered(numbered_frame):
+    """count -> uint8 RGB [count, 64, 144, 3] of frames that say their index."""
+    return lambda count: np.stack([numbered_frame(i) for i in range(count)])
+
+
+@pytest.fixture
+def write_dicom(tmp_path):
+    """dicom_files.write, into the test's folder."""
+    return functools.partial(dicom_files.write, tmp_path)
 
 
 @pytest.fixture

@@ -7,70 +7,12 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom import examples
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.encaps import encapsulate
-from pydicom.uid import (
-    MPEG2MPML,
-    ExplicitVRLittleEndian,
-    JPEGBaseline8Bit,
-    JPEGLSLossless,
-    generate_uid,
-)
+from pydicom.uid import MPEG2MPML, JPEGBaseline8Bit, JPEGLSLossless
 
 from medscope_jax.video import VideoError, dicom, read_video
+from tests.video.dicom_files import PLANTED, bare_stream
 
 SIZE = (64, 144)
-PLANTED = {
-    "PatientName": "Doe^Planted",
-    "PatientID": "PLANTED-4711",
-    "PatientBirthDate": "19480229",
-    "InstitutionName": "Planted Hospital",
-    "ReferringPhysicianName": "Planted^Physician",
-    "AccessionNumber": "PLANTEDACC",
-    "StudyDescription": "planted study of Doe",
-    "PatientComments": "planted comment",
-}
-
-
-@pytest.fixture
-def write_dicom(tmp_path):
-    """(frames [T, h, w(, 3)], name, syntax, encoded, **tags) -> path of a DICOM recording."""
-
-    def write(frames, name="clip.dcm", syntax=ExplicitVRLittleEndian, encoded=None, **tags):
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.3.1"
-        meta.MediaStorageSOPInstanceUID = generate_uid()
-        meta.TransferSyntaxUID = syntax
-        path = str(tmp_path / name)
-        data = FileDataset(path, {}, file_meta=meta, preamble=bytes(128))
-        data.SOPClassUID = meta.MediaStorageSOPClassUID
-        data.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
-        colour = frames.ndim == 4
-        bits = frames.dtype.itemsize * 8
-        data.Rows, data.Columns = frames.shape[1:3]
-        data.NumberOfFrames = len(frames)
-        data.SamplesPerPixel = 3 if colour else 1
-        data.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
-        if colour:
-            data.PlanarConfiguration = 0
-        data.BitsAllocated = data.BitsStored = bits
-        data.HighBit = bits - 1
-        data.PixelRepresentation = int(frames.dtype.kind == "i")
-        for tag, value in {"FrameTime": "40", **PLANTED, **tags}.items():
-            if value is not None:
-                setattr(data, tag, value)
-        data.PixelData = frames.tobytes() if encoded is None else encapsulate(encoded)
-        data["PixelData"].VR = "OB" if encoded is not None or bits == 8 else "OW"
-        data.save_as(path, enforce_file_format=True)
-        return path
-
-    return write
-
-
-@pytest.fixture
-def numbered(numbered_frame):
-    """count -> uint8 RGB [count, 64, 144, 3] of frames that say their index."""
-    return lambda count: np.stack([numbered_frame(i) for i in range(count)])
 
 
 def test_the_real_ultrasound_clip_that_pydicom_ships():
@@ -262,3 +204,14 @@ def test_still_images_that_pydicom_ships():
     for name in ("ct", "mr", "rgb_color", "palette_color", "jpeg2k"):
         with pytest.raises(VideoError, match="single image"):
             read_video(examples.get_path(name), fps=1.0, size=SIZE)
+
+
+def test_a_bare_stream_inside_dicom_takes_the_headers_rate(write_dicom, write_video, index_of):
+    """MPEG-2 pictures on end, as recorders store them: what FrameTime says is their clock."""
+    stream = bare_stream(write_video("clip.avi", "MPG2", fps=25.0, count=30))
+    frames = np.zeros((30, 64, 144, 3), np.uint8)
+    path = write_dicom(frames, "v.dcm", MPEG2MPML, [stream], FrameTime="200")
+    video = read_video(path, fps=1.0, size=SIZE)
+    np.testing.assert_array_equal(index_of(video.frames), np.arange(0, 30, 5))
+    np.testing.assert_allclose(video.times, np.arange(6), atol=1e-6)
+    assert video.duration == pytest.approx(6.0)

@@ -1,0 +1,233 @@
+"""A folder of JPEG or PNG frames as one recording.
+
+Frames come in the natural order of their names ("frame2" before "frame10"); files of other kinds
+and hidden ones are no frames. Times come from `times.csv` in the folder, where it is there:
+
+    file,time
+    frame1.jpg,0.0
+    frame2.jpg,0.04
+
+seconds, one row a frame, rows in any order: then times decide the order. Without it, frames are
+spaced evenly at the rate that the caller gives. There a number missing among the names is a frame
+missing from the folder: it is an error, or with partial the others keep their places in time.
+"""
+
+import csv
+import math
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from medscope_jax.video.frames import (
+    FrameSize,
+    VideoError,
+    fit_frame,
+    frame_size,
+    letterbox_note,
+    thinning_note,
+    tick_frames,
+)
+from medscope_jax.video.stream import Ending, Frames, FrameStream
+
+TIMES_FILE = "times.csv"
+_FRAMES = (".jpg", ".jpeg", ".png")
+# Pictures, too: a folder that holds some beside frames is not read by half.
+_FOREIGN = (".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".ppm", ".dcm")
+
+
+def iter_folder(
+    path: str,
+    fps: float,
+    size: FrameSize,
+    max_frames: int | None = None,
+    partial: bool = False,
+    frame_rate: float | None = None,
+) -> FrameStream:
+    """A folder's frames at the bank rate; arguments and frames as decode.iter_frames.
+
+    Raises:
+      VideoError: no frames, pictures of other kinds, no times, times that do not fit the frames,
+        an ambiguous order, numbers missing; while iterating: a picture that is broken or of another
+        size. None names a file: names may name patients.
+    """
+    names = _names(path)
+    if os.path.exists(os.path.join(path, TIMES_FILE)):
+        names, times, notes = _stated_times(path, names)
+    elif frame_rate is None:
+        raise VideoError(
+            f"a folder of pictures without times: give their frame rate, or put a {TIMES_FILE} "
+            "with the columns file,time into it",
+            path,
+        )
+    else:
+        times, notes = _even_times(path, names, frame_rate, partial)
+    steps = np.diff(times)
+    interval = float(np.median(steps)) if len(steps) else 1 / (frame_rate or fps)
+    end = float(times[-1] + interval)
+    chosen = tick_frames(times, end, fps, max_frames)
+    notes += thinning_note(times, end, fps, max_frames)
+
+    def frames() -> Frames:
+        original = fitted = None
+        broken = 0
+        for index in chosen:
+            what = f"picture {index + 1} of {len(names)}"
+            picture = _picture(os.path.join(path, names[index]))
+            if picture is None and partial:
+                broken += 1
+                continue
+            if picture is None:
+                reason = f"{what} is cut short or no picture; copy it again, or read the rest"
+                raise VideoError(f"{reason} with partial=True", path)
+            original = original or picture.shape[:2]
+            if picture.shape[:2] != original:
+                shapes = "{}x{}, not {}x{} (height x width) like the first".format(
+                    *picture.shape[:2], *original
+                )
+                raise VideoError(f"{what} is {shapes}; keep one recording a folder", path)
+            fitted = fitted or frame_size(size, original)
+            yield float(times[index]), fit_frame(picture, fitted)
+        if original is None:
+            raise VideoError("none of its pictures can be decoded; copy them again", path)
+        lost = [f"incomplete: {broken} of {len(chosen)} pictures are broken"] if broken else []
+        shown = (*lost, *notes, *letterbox_note(original, fitted))
+        return Ending(end, len(names), shown)
+
+    return FrameStream(len(chosen), frames())
+
+
+def _names(path: str) -> list[str]:
+    """The frames' names, in natural order."""
+    try:
+        entries = [entry.name for entry in os.scandir(path) if entry.is_file()]
+    except OSError as error:
+        reason = f"a directory that cannot be read ({error.strerror}); check its permissions"
+        raise VideoError(reason, path) from None
+    visible = [name for name in entries if not name.startswith(".")]
+    names = [name for name in visible if name.lower().endswith(_FRAMES)]
+    foreign = sum(name.lower().endswith(_FOREIGN) for name in visible)
+    if not names:
+        raise VideoError(
+            "a directory without JPEG or PNG frames, not a video; name one file in it, or a "
+            "folder of frames",
+            path,
+        )
+    if foreign:
+        raise VideoError(
+            f"a folder with {foreign} pictures that are neither JPEG nor PNG beside {len(names)} "
+            "that are; convert or remove them",
+            path,
+        )
+    return sorted(names, key=lambda name: (_key(name), name))
+
+
+def _key(name: str) -> tuple:
+    """A name for sorting: text and numbers in turn, each number by its value."""
+    parts = re.split(r"([0-9]+)", Path(name).stem.casefold())
+    return tuple(int(part) if i % 2 else part for i, part in enumerate(parts))
+
+
+def _stated_times(path: str, names: list[str]) -> tuple[list[str], np.ndarray, list[str]]:
+    """Names in the order of times.csv's times, seconds from the first, and notes."""
+    stated = _read_times(path)
+    for what, lacking in (
+        ("frames that are not in the folder", stated.keys() - set(names)),
+        ("no time for frames in the folder", set(names) - stated.keys()),
+    ):
+        if lacking:
+            raise VideoError(f"{TIMES_FILE} has {what}: {len(lacking)} of them; mend it", path)
+    order = sorted(names, key=lambda name: stated[name])
+    times = np.array([stated[name] for name in order])
+    if not (np.diff(times) > 0).all():
+        raise VideoError(f"{TIMES_FILE} gives two frames the same time; mend it", path)
+    notes = []
+    if times[0] != 0:
+        notes.append(f"{TIMES_FILE} starts at {times[0]:g} s; times are counted from there")
+    return order, times - times[0], notes
+
+
+def _read_times(path: str) -> dict[str, float]:
+    """The rows of times.csv: seconds by file name."""
+    stated: dict[str, float] = {}
+    try:
+        with open(os.path.join(path, TIMES_FILE), newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            if set(rows.fieldnames or ()) != {"file", "time"}:
+                raise VideoError(f"{TIMES_FILE} must have the columns file,time; mend it", path)
+            for row in rows:
+                where = f"{TIMES_FILE}, line {rows.line_num}"
+                time = _number(row["time"])
+                if time is None:
+                    raise VideoError(f"{where}: the time is no number of seconds; mend it", path)
+                if row["file"] in stated:
+                    raise VideoError(f"{where}: a frame that was named before; mend it", path)
+                stated[row["file"]] = time
+    except (OSError, UnicodeDecodeError, csv.Error):
+        raise VideoError(f"{TIMES_FILE} cannot be read; write it again", path) from None
+    return stated
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _even_times(
+    path: str, names: list[str], frame_rate: float, partial: bool
+) -> tuple[np.ndarray, list[str]]:
+    """Seconds of frames that lie evenly, and notes; numbers in the names tell which are missing."""
+    keys = [_key(name) for name in names]
+    if len(set(keys)) < len(keys):
+        raise VideoError(
+            "a folder with two pictures of the same name or number, so that their order is open; "
+            f"rename them, or put a {TIMES_FILE} into it",
+            path,
+        )
+    places = _places(keys)
+    missing = int(places[-1]) + 1 - len(places)
+    if not missing:
+        return places / frame_rate, []
+    account = f"{places[-1] + 1} frames promised by the numbers in their names, {len(places)} there"
+    if not partial:
+        raise VideoError(
+            f"incomplete: {account}; add the missing ones, put a {TIMES_FILE} into the folder, or "
+            "read it with partial=True",
+            path,
+        )
+    return places / frame_rate, [f"incomplete: {account}"]
+
+
+def _places(keys: list[tuple]) -> np.ndarray:
+    """Which frame each is, int64 [N] from 0: by the one number that names differ in, else in turn.
+
+    Names that count in steps count frames: 10, 20, 40 -> 0, 1, 3.
+    """
+    in_turn = np.arange(len(keys))
+    if len({len(key) for key in keys}) > 1:
+        return in_turn
+    differing = [column for column in zip(*keys, strict=True) if len(set(column)) > 1]
+    if len(differing) != 1 or isinstance(differing[0][0], str):
+        return in_turn
+    numbers = np.array(differing[0], np.float64)
+    steps = (numbers - numbers[0]) / np.diff(numbers).min()
+    # Numbers that no step explains are time stamps or the like, and no count.
+    return steps.astype(np.int64) if (steps == np.round(steps)).all() else in_turn
+
+
+def _picture(path: str) -> np.ndarray | None:
+    """A picture file as uint8 RGB [h, w, 3], upright; None if it is broken."""
+    try:
+        with Image.open(path, formats=("JPEG", "PNG")) as image:
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip
+                grey = (np.asarray(image).astype(np.int64) >> 8).astype(np.uint8)
+                return np.repeat(grey[..., None], 3, axis=-1)
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None

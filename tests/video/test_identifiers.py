@@ -1,0 +1,146 @@
+"""Who a patient is stays in the file: planted in all sorts of tags and in its name, and sought."""
+
+import logging
+import pickle
+import tempfile
+import traceback
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import MPEG2MPML, JPEGBaseline8Bit
+
+from medscope_jax.video import VideoError, read_video
+from medscope_jax.video.decode import iter_frames
+from tests.video.dicom_files import SECRETS, plant_everywhere, replace_bytes
+
+SIZE = (64, 144)
+NAME = "Doe^Planted_19480229"
+
+
+def secrets_in(text: str) -> list[str]:
+    return [secret for secret in SECRETS if secret in text]
+
+
+@pytest.fixture
+def planted(write_dicom):
+    """(frames, name, **) -> path of a DICOM file with identifiers in many tags and in its name."""
+
+    def write(frames, name, **options):
+        with pydicom.config.disable_value_validation():
+            return write_dicom(frames, f"{NAME}_{name}.dcm", change=plant_everywhere, **options)
+
+    return write
+
+
+@pytest.fixture
+def silence(capfd, caplog):
+    """Asserts that nothing was printed or logged, at any level."""
+    caplog.set_level(logging.DEBUG)
+    yield
+    output = capfd.readouterr()
+    assert (output.out, output.err, caplog.text) == ("", "", "")
+
+
+def test_a_video_says_nothing_about_its_patient(planted, numbered, silence):
+    frames = numbered(12)
+    encoded = [cv2.imencode(".jpg", frame)[1].tobytes() for frame in frames]
+    deep = (frames[..., 0].astype(np.uint16) << 4, {"BitsStored": 12, "HighBit": 11})
+    window = {"WindowCenter": "2000", "WindowWidth": "4000", "RescaleSlope": "1"}
+    for path in (
+        planted(frames, "rgb", BurnedInAnnotation="YES"),
+        planted(deep[0], "grey", **deep[1]),
+        planted(deep[0], "window", RescaleIntercept="0", **window, **deep[1]),
+        planted(
+            frames,
+            "jpeg",
+            syntax=JPEGBaseline8Bit,
+            encoded=encoded,
+            PhotometricInterpretation="YBR_FULL_422",
+        ),
+    ):
+        assert secrets_in(path) and secrets_in(Path(path).read_bytes().decode("latin-1"))
+        video = read_video(path, fps=25.0, size=(40, 40), max_frames=5)
+        assert len(video.times) == 5 and len(video.notes) >= 2
+        assert not secrets_in(repr(video) + "".join(video.notes))
+
+
+def _refused(planted, frames):
+    """Paths of planted files that cannot be used, each for another reason."""
+    yield planted(frames[:1], "one")
+    yield planted(frames, "timeless", FrameTime=None)
+    yield planted(frames, "liar", NumberOfFrames=99)
+    yield planted(frames, "colour", PhotometricInterpretation="PLANTED")
+    yield planted(frames, "flat", Columns=0)
+    yield planted(frames, "deep", BitsAllocated=24)
+    yield replace_bytes(planted(frames, "time", FrameTime="12345678"), b"12345678", b"Doe^Plan")
+    grey = frames[..., 0]
+    for tag in ("WindowCenter", "RescaleSlope"):
+        options = {"WindowWidth": "8", "RescaleIntercept": "0", tag: "12345678"}
+        yield replace_bytes(planted(grey, tag, **options), b"12345678", b"Doe^Plan")
+    yield replace_bytes(
+        planted(frames, "syntax"), b"1.2.840.10008.1.2.1\0", b"Doe^Planted^Syntax\0\0"
+    )
+    for share in (0.02, 0.2, 0.6):
+        path = Path(planted(frames, f"cut{share}"))
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+        yield str(path)
+
+
+def test_no_error_quotes_a_header(planted, numbered, silence):
+    for path in _refused(planted, numbered(6)):
+        with pytest.raises(VideoError) as caught:
+            read_video(path, fps=25.0, size=SIZE)
+        error = caught.value
+        # Whoever named the file sees which one it is; what may be logged does not say.
+        assert str(error) == f"{path}: {error.reason}" and error.path == path
+        assert "\n" not in str(error) and not secrets_in(error.reason), error.reason
+        shown = "".join(traceback.format_exception(error)).replace(path, "")
+        assert not secrets_in(shown), shown
+
+
+def test_reasons_name_no_file(tmp_path):
+    """Nor do those about files that are no DICOM; and processes hand them on as they are."""
+    made = {
+        f"{NAME}.mp4": bytes(range(256)) * 8,
+        f"{NAME}.txt": b"Doe^Planted was here\n" * 40,
+        f"{NAME}.jpg": b"\xff\xd8\xff" + bytes(600),
+        f"{NAME}.mov": b"\0\0\0\x10ftypqt  " + bytes(600),
+        f"{NAME}.avi": b"",
+    }
+    for name, data in made.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / NAME).mkdir()
+    for name in (*made, NAME, f"{NAME}_none.mp4"):
+        path = str(tmp_path / name)
+        with pytest.raises(VideoError) as caught:
+            read_video(path, fps=1.0, size=SIZE)
+        error = pickle.loads(pickle.dumps(caught.value))
+        assert error.path == path and str(error) == str(caught.value)
+        assert error.reason == caught.value.reason and not secrets_in(error.reason)
+
+
+def test_only_the_stream_leaves_an_mpeg_dicom(
+    planted, write_video, index_of, silence, tmp_path, monkeypatch
+):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    stream = Path(write_video(fps=5.0, count=30)).read_bytes()
+    frames = np.zeros((30, *SIZE, 3), np.uint8)
+    path = planted(frames, "mpeg", syntax=MPEG2MPML, encoded=[stream])
+    looked = 0
+    for _ in (frames := iter_frames(path, 1.0, SIZE)):
+        for file in (file for file in folder.rglob("*") if file.is_file()):
+            looked += 1
+            assert not secrets_in(str(file.relative_to(tmp_path)))
+            assert not secrets_in(file.read_bytes().decode("latin-1"))
+    assert looked and not list(folder.rglob("*"))
+    assert not secrets_in(repr(frames.ending))
+    # A consumer that stops early, or never starts, leaves nothing behind either.
+    for _ in iter_frames(path, 1.0, SIZE):
+        break
+    iter_frames(path, 1.0, SIZE)
+    assert not list(folder.rglob("*"))
