@@ -52,7 +52,7 @@ VARIANTS = {
     "published": {"reward.crop_reward": "step", "reward.looks": "each"},
 }
 _DEFAULT = "full,no_evidence,no_modulation,published"
-_SHARED = ("suite", "tokenizer.model")
+_SHARED = ("suite", "tokenizer.model", "pretrained")
 _START = "sft"  # the model that every variant starts from, for comparison
 
 
@@ -87,8 +87,9 @@ def run_variant(base: Run, folder: Path, variant: str, sft: dict, evaluate) -> l
     with open_workdir(path, config) as workdir:
         if workdir.is_done():
             return json.loads(workdir.results.read_text())
-        for name in _SHARED:
-            _link(path / name, base.folder / name)
+        for shared in (base.folder / name for name in _SHARED):
+            if shared.exists():
+                _link(path / shared.name, shared)
         run = make_run(config, workdir, base.mesh)
         params = None
         if fingerprint(config) == fingerprint(base.config):

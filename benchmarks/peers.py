@@ -192,7 +192,7 @@ def _look(peers: Peers, row: Conversation) -> None:
         )
         times = known[indices[:count]].tolist()
         content = _frames_text(peers.layout, times)
-    shown = protocol.OBSERVATION_OPENING + content + protocol.OBSERVATION_CLOSING
+    shown = content.join(protocol.observation_frame(peers.layout.response_format))
     row.turns += 1
     if len(row.ids) + len(peers.tokenizer.encode(shown)) >= peers.layout.length:
         row.done = True

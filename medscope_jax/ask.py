@@ -41,7 +41,6 @@ from medscope_jax.rollout import (
     row_keys,
 )
 from medscope_jax.training import pretrained
-from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.run import (
     Run,
     Split,
@@ -51,27 +50,9 @@ from medscope_jax.training.run import (
     rollout_config,
     run_mesh,
 )
-from medscope_jax.training.stage import MODELS, finished_params
-from medscope_jax.training.workdir import Workdir, read_workdir
-from medscope_jax.video import FrameSize, Video, read_video, take_videos
-
-
-def newest_model(run: Run, workdir: Workdir) -> tuple[str, dict]:
-    """Name and parameters of the last trained model that is finished: rl, or else sft.
-
-    Raises:
-      UserError: neither is finished.
-    """
-    if workdir.checkpoints.is_dir():
-        with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
-            for name in ("rl", "sft"):
-                params = finished_params(run, checkpoints, MODELS[name])
-                if params is not None:
-                    return name, params
-    raise UserError(
-        f"{workdir.path} holds no finished sft or rl model yet; go on with "
-        f"python -m medscope_jax.train --config FILE --workdir {workdir.path}"
-    )
+from medscope_jax.training.stage import MODELS, newest_model
+from medscope_jax.training.workdir import read_workdir
+from medscope_jax.video import FrameSize, Video, pair_frames, read_video, take_videos
 
 
 def roomy_layout(run: Run, video: Video) -> Layout:
@@ -203,7 +184,9 @@ def main(argv: Sequence[str]) -> None:
 
 def _read(console: Console, path: str, section: ConfigDict, size: FrameSize) -> Video:
     with console.status("reading the video"):
-        return read_video(path, section.fps, size, section.max_frames)
+        if not section.native_pairs:
+            return read_video(path, section.fps, size, section.max_frames)
+        return pair_frames(read_video(path, section.fps, size, 2 * section.max_frames))
 
 
 def _of_workdir(path: Path, read: Callable, console: Console) -> tuple:
@@ -221,7 +204,7 @@ def _of_checkpoint(path: Path, read: Callable, console: Console) -> tuple:
     model = read_model(path)
     video = read(pretrained.VIDEO, functools.partial(pretrained.frame_size, model))
     with console.status("loading the model"):
-        run = pretrained.open_run(path, model, video.frames.shape[1:3])
+        run = pretrained.open_run(path, model, video.frames.shape[-3:-1])
         params = pretrained.load(run)
     return run, params, video, path.name, "imported weights"
 

@@ -1,9 +1,11 @@
 """Qwen2.5-VL weights in and out.
 
     python -m medscope_jax.convert import --source HF_FOLDER --target CKPT
+    python -m medscope_jax.convert save --source RUN --target CKPT
     python -m medscope_jax.convert export --source CKPT --target HF_FOLDER [--adapter]
 
 `import` makes a weights folder (models/weights.py) of a Hugging Face folder's safetensors shards;
+`save` makes one of a training run's newest model, which passes through memory as a whole;
 `export` makes a folder that transformers and vLLM load, with adapters merged into their kernels, or
 PEFT's folder of the adapters alone. Numbers that are not merged are kept bit for bit. A few hundred
 MB of a model of any size are in memory at a time, nothing is written before all names, shapes and
@@ -32,6 +34,7 @@ from medscope_jax.models.lora import LEAVES, adapter_shapes, merged_kernel
 from medscope_jax.models.lora_hf import adapter_config, peft_state_dict
 from medscope_jax.models.new_folder import check_new, new_folder
 from medscope_jax.models.qwen import count_params, param_shapes
+from medscope_jax.training.export import save_run
 
 _BLOCK_BYTES = 128 * 2**20  # of one tensor in memory
 Advance = Callable[[int], None]  # is told how many bytes more are done
@@ -206,7 +209,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
 
 
-COMMANDS = ("import", "export")
+COMMANDS = ("import", "save", "export")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -214,13 +217,14 @@ def main(argv: Sequence[str]) -> None:
     command = argv[0] if argv else ""
     if command not in (*COMMANDS, "--help", "-h"):
         raise UserError(
-            f"say what to do first: import or export, not {command!r}{closest(command, COMMANDS)}"
+            f"say what to do first: {', '.join(COMMANDS)}; not {command!r}"
+            f"{closest(command, COMMANDS)}"
         )
     options = {
         "--source": {"required": True, "metavar": "DIR", "help": "what to convert"},
         "--target": {"required": True, "metavar": "DIR", "help": "the folder to make"},
     }
-    if command != "import":
+    if command not in ("import", "save"):
         text = "export the adapters alone, in PEFT's format"
         options["--adapter"] = {"action": "store_true", "help": text}
     flags = parse_arguments(__doc__, argv[command in COMMANDS :], options)
@@ -230,6 +234,10 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--source {source} is no folder")
     if command == "export" and flags.adapter:
         print(f"{export_adapter(source, target):,} parameters of adapters: {target}")
+        return
+    if command == "save":
+        name, count = save_run(source, target)
+        print(f"{name}, {count:,} parameters: {target}")
         return
     convert = import_folder if command == "import" else export_folder
     console = Console(stderr=True)

@@ -29,6 +29,7 @@ from medscope_jax.distributed import (
     topology_devices,
 )
 from medscope_jax.errors import UserError, run_main
+from medscope_jax.training.imported import with_checkpoint_shapes
 from medscope_jax.training.programs import programs
 
 MIB = 2**20
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> int:
         "--json": {"metavar": "FILE", "help": "write the plan there too"},
     }
     args = parse_arguments("Compile a config's programs for its TPU slice.", argv, flags)
-    config = load_config(args.config, args.overrides)
+    config = with_checkpoint_shapes(load_config(args.config, args.overrides))
     mesh = plan_mesh(config)
     reports = plan(config, mesh)
     result = to_dict(args.config, config, mesh, reports)

@@ -21,6 +21,7 @@ from medscope_jax.rl import make_judge
 from medscope_jax.training.check import check_config
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.ga_grpo import prepare_ga_grpo
+from medscope_jax.training.imported import with_checkpoint_shapes
 from medscope_jax.training.metrics import MetricsWriter, read_metrics
 from medscope_jax.training.run import Run, load_records, load_split, open_run, run_mesh
 from medscope_jax.training.sft import prepare_clips, prepare_dialogues
@@ -85,7 +86,7 @@ def main(argv: Sequence[str]) -> None:
         },
     )
     begin = time.monotonic()
-    config = load_config(flags.config, flags.overrides)
+    config = with_checkpoint_shapes(load_config(flags.config, flags.overrides))
     # Before the workdir: a config that can't run claims no folder; one that has claimed it can.
     mesh = run_mesh(config)
     if not os.path.exists(Workdir(Path(flags.workdir)).config):

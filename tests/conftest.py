@@ -56,6 +56,20 @@ def micro_run(tmp_path_factory, micro_arguments):
     return workdir
 
 
+@pytest.fixture(scope="session")
+def recording(tmp_path_factory):
+    """Six seconds of 160 x 120 pixels, which no config names; its name is a patient's."""
+    import cv2
+    import numpy as np
+
+    path = tmp_path_factory.mktemp("videos") / "Doe^Jane.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 4.0, (160, 120))
+    for value in np.linspace(0, 250, 24):
+        writer.write(np.full((120, 160, 3), value, np.uint8))
+    writer.release()
+    return path
+
+
 @pytest.fixture
 def refusal(monkeypatch, capfd):
     """(main, arguments) -> the one line on stderr with which an entry point refuses them."""

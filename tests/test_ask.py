@@ -21,6 +21,7 @@ from medscope_jax.evaluation.trace import DISCLAIMER
 from medscope_jax.rollout import loop
 from medscope_jax.training import workdir as workdir_room
 from medscope_jax.training.run import make_run, run_mesh
+from medscope_jax.training.stage import newest_model
 from medscope_jax.training.workdir import Workdir, read_workdir
 from medscope_jax.video import preview_indices, read_video
 
@@ -137,17 +138,17 @@ def test_times_off_the_tick_get_room(run, recording):
 def test_the_newest_finished_model_answers(run, micro_run, tmp_path):
     folder = Workdir(tmp_path / "run")
     shutil.copytree(Workdir(micro_run).checkpoints, folder.checkpoints)
-    name, params = ask.newest_model(run, folder)
+    name, params = newest_model(run, folder)
     assert name == "rl"
     newest = max(folder.checkpoints.glob("[0-9]*"))
     shutil.rmtree(newest)
-    name, sft = ask.newest_model(run, folder)
+    name, sft = newest_model(run, folder)
     assert name == "sft"
     assert jax.tree.structure(params) == jax.tree.structure(sft)
     for path in folder.checkpoints.glob("[0-9]*"):
         shutil.rmtree(path)
     with pytest.raises(UserError, match="no finished sft or rl model yet"):
-        ask.newest_model(run, folder)
+        newest_model(run, folder)
 
 
 def test_a_run_of_absent_devices_is_asked_on_one_device(run, capsys):

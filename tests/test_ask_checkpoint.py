@@ -2,9 +2,7 @@
 
 import json
 
-import cv2
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from medscope_jax import ask
@@ -43,17 +41,6 @@ def checkpoint(tmp_path_factory):
     (source / "tokenizer.json").write_bytes(serialized)
     import_folder(source, folder / "checkpoint")
     return folder / "checkpoint"
-
-
-@pytest.fixture(scope="module")
-def recording(tmp_path_factory):
-    """Six seconds of 160 x 120 pixels: sizes that no config names."""
-    path = tmp_path_factory.mktemp("videos") / "Doe^Jane.mp4"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 4.0, (160, 120))
-    for value in np.linspace(0, 250, 24):
-        writer.write(np.full((120, 160, 3), value, np.uint8))
-    writer.release()
-    return path
 
 
 def test_what_it_looks_at_and_answers(checkpoint, recording, tmp_path, monkeypatch, capsys):

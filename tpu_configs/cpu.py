@@ -29,13 +29,22 @@ def get_config(arg: str = "") -> ConfigDict:
             "test_laparoscopic": 20,
         }
     )
-    config.video = ConfigDict({"fps": 1.0, "height": 28, "width": 56, "max_frames": 240})
+    config.video = ConfigDict(
+        {
+            "fps": 1.0,
+            "height": 28,
+            "width": 56,
+            "max_frames": 240,  # of the frame bank, a video
+            "native_pairs": False,  # True: two frames share a bank frame, as in Qwen's video mode
+        }
+    )
     config.dialogue = ConfigDict(
         {
             "vocab_size": 1024,
             "preview_frames": 12,
             "window_frames": 16,
             "frame_format": "{frame}{time:.1f}",
+            "response_format": "<tool_response>{response}</tool_response>",
             "length": 256,  # slots of an episode
             "clip_length": 224,  # slots of a stage-1 episode: one clip, no tools
             "max_tool_turns": 5,
@@ -43,6 +52,9 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.model = ConfigDict(
         {
+            # Start from imported weights (a folder of convert import): their shapes stand for
+            # those below, their tokenizer for the suite's. "": random weights.
+            "checkpoint": "",
             "vision": {
                 "depth": 2,
                 "hidden_size": 64,
@@ -94,7 +106,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.passive = ConfigDict({"steps": 300, "batch_size": 32, "learning_rate": 1e-3, **decoder})
     # Stage 3, GA-GRPO.
     config.ga_grpo = ConfigDict(
-        {"steps": 100, "batch_size": 16, "learning_rate": 1.5e-4, **decoder}
+        {"steps": 90, "batch_size": 16, "learning_rate": 1.5e-4, **decoder}
     )
     config.rl = ConfigDict(
         {

@@ -37,13 +37,22 @@ def get_config(arg: str = "") -> ConfigDict:
             "test_laparoscopic": 100,
         }
     )
-    config.video = ConfigDict({"fps": 1.0, "height": 56, "width": 112, "max_frames": 240})
+    config.video = ConfigDict(
+        {
+            "fps": 1.0,
+            "height": 56,
+            "width": 112,
+            "max_frames": 240,  # of the frame bank, a video
+            "native_pairs": False,  # True: two frames share a bank frame, as in Qwen's video mode
+        }
+    )
     config.dialogue = ConfigDict(
         {
             "vocab_size": 2048,
             "preview_frames": 12,
             "window_frames": 16,
             "frame_format": "{frame}{time:.1f}",
+            "response_format": "<tool_response>{response}</tool_response>",
             "length": 1024,  # slots of an episode
             "clip_length": 384,  # slots of a stage-1 episode: one clip, no tools
             "max_tool_turns": 5,
@@ -51,6 +60,9 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.model = ConfigDict(
         {
+            # Start from imported weights (a folder of convert import): their shapes stand for
+            # those below, their tokenizer for the suite's. "": random weights.
+            "checkpoint": "",
             "vision": {
                 "depth": 6,
                 "hidden_size": 256,

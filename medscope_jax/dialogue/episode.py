@@ -74,6 +74,7 @@ class Layout:
     grid: tuple[int, int]  # merged tokens of a frame (height, width); S = height * width
     frame_format: str
     max_tool_turns: int
+    response_format: str = protocol.RESPONSE  # text of an observation, {response} its content
 
     @property
     def stamp_first(self) -> bool:
@@ -162,6 +163,7 @@ def build_episode(
     """
     row = build_prompt(question, shown, times, tokenizer, layout, tools)
     im_end = tokenizer.tag(protocol.IM_END)
+    opening, closing = map(tokenizer.encode, protocol.observation_frame(layout.response_format))
     for turn in turns:
         _append(row, tokenizer.encode(turn), Role.GENERATED)
         if not turn.endswith(protocol.TOOL_CALL_END):
@@ -171,7 +173,7 @@ def build_episode(
         # Without an opening tag nothing is read, on the device too: that is NOT_JSON.
         call = parse_call(text if opened else "", duration)
         row.calls.append((*call, len(row.tokens) - 1))
-        _append(row, tokenizer.encode(protocol.OBSERVATION_OPENING), Role.OBSERVATION)
+        _append(row, opening, Role.OBSERVATION)
         if call.status == CallStatus.OK:
             indices, count = select_frames_host(
                 call.tool, call.start, call.end, times, len(times), layout.window_frames
@@ -179,7 +181,7 @@ def build_episode(
             _append_frames(row, indices[:count], times, tokenizer, layout, Role.OBSERVATION)
         else:
             _append(row, tokenizer.encode(error_text(call.status)), Role.OBSERVATION)
-        _append(row, tokenizer.encode(protocol.OBSERVATION_CLOSING), Role.OBSERVATION)
+        _append(row, closing, Role.OBSERVATION)
     if len(row.tokens) > layout.length:
         raise UserError(
             f"an episode of {len(row.tokens)} tokens does not fit {layout.length} slots "

@@ -112,8 +112,19 @@ def prompt_closing_parts(question: str, tools: bool) -> list[tuple[str, bool]]:
     return [("\n", True), (question, False), (closing, True)]
 
 
-OBSERVATION_OPENING = f"{IM_END}\n{IM_START}user\n<tool_response>"
-OBSERVATION_CLOSING = f"</tool_response>{IM_END}\n{IM_START}assistant\n"
+RESPONSE = "<tool_response>{response}</tool_response>"
+# As Qwen's chat template has it, and so as its weights and their fine-tunes have seen it.
+QWEN_RESPONSE = "<tool_response>\n{response}\n</tool_response>"
+
+
+def observation_frame(response_format: str) -> tuple[str, str]:
+    """The texts before and after what a call brought back, turn changes included.
+
+    response_format: RESPONSE or the like, {response} standing for what came back.
+    """
+    before, after = response_format.split("{response}")
+    opening, closing = f"{IM_END}\n{IM_START}user\n{before}", f"{after}{IM_END}\n"
+    return opening, f"{closing}{IM_START}assistant\n"
 
 
 def crop_call(start: float, end: float) -> str:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from medscope_jax.evaluation.grounding import answer_spans, stated_window
 from medscope_jax.evaluation.trace import Trace, TurnView
 from medscope_jax.rl import Reward, extract_answer
@@ -49,7 +51,7 @@ def make_trace(
         predicted=predicted,
         turns=_turns(trajectory, video),
         preview_times=[float(t) for t in video.times[shown]],
-        preview_images=list(video.frames[shown]),
+        preview_images=[_picture(video, t) for t in shown],
         reward=parts,
         notes=video.notes,
         model=model,
@@ -76,7 +78,13 @@ def _turns(trajectory: Trajectory, video: Video) -> Sequence[TurnView]:
                 status=CallStatus(status).name,
                 observation="" if good else error_text(CallStatus(status)),
                 frame_times=[float(video.times[t]) for t in frames],
-                frame_images=[video.frames[t] for t in frames],
+                frame_images=[_picture(video, t) for t in frames],
             )
         )
     return views
+
+
+def _picture(video: Video, index: int) -> np.ndarray:
+    """A bank frame [H, W, 3]; the two of a pair side by side."""
+    frame = video.frames[index]
+    return frame if frame.ndim == 3 else np.concatenate(frame, axis=1)

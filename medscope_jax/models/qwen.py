@@ -59,15 +59,13 @@ def count_params(config: ModelConfig) -> int:
 
 
 def encode_frames(params: dict, config: ModelConfig, frames: jax.Array) -> jax.Array:
-    """Visual tokens [N, S, D] of frames uint8 [N, H, W, 3] (RGB), each frame alone.
+    """Visual tokens [N, S, D] of frames uint8 [N, H, W, 3] (RGB), or of pairs [N, 2, H, W, 3].
 
-    The frame fills both slots of the temporal patch, as an image does in Qwen2.5-VL.
+    A frame alone fills both slots of its temporal patch, as an image does in Qwen2.5-VL; a pair
+    shares one, as in its native video mode. No frame or pair sees another.
     """
-    return VisionTower(config).apply({"params": params["vision"]}, frames[:, None])
-
-
-def encode_pairs(params: dict, config: ModelConfig, frames: jax.Array) -> jax.Array:
-    """Visual tokens [N, S, D] of frame pairs uint8 [N, 2, H, W, 3]: native video mode."""
+    if frames.ndim == 4:
+        frames = frames[:, None]
     return VisionTower(config).apply({"params": params["vision"]}, frames)
 
 
@@ -180,7 +178,6 @@ __all__ = [
     "count_params",
     "embed",
     "encode_frames",
-    "encode_pairs",
     "forward",
     "forward_cached",
     "frame_grid",

@@ -24,7 +24,7 @@ def encode_clips(
 
     Args:
         encode: uint8 [batch, t, H, W, 3] to visual tokens [batch, S, D], such as a jitted
-            encode_pairs with its parameters. Called with arrays of one shape for each (t, H, W).
+            encode_frames with its parameters. Called with arrays of one shape for each (t, H, W).
         clips: uint8 [N, t, H, W, 3] each, at least one: an image or video as temporal patches, see
             video.temporal_patches (t is 1 for images and 2 for native video).
         batch: temporal patches a call; the last call of a size is filled up with empty ones.

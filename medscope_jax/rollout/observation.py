@@ -35,14 +35,15 @@ def vocabulary(tokenizer: Tokenizer, layout: Layout) -> Vocabulary:
     def ids(text: str) -> jax.Array:
         return jnp.asarray(tokenizer.encode(text), jnp.int32)
 
+    opening, closing = protocol.observation_frame(layout.response_format)
     return Vocabulary(
         table=byte_table(tokenizer.pieces),
         image=jnp.int32(tokenizer.tag(protocol.IMAGE)),
         im_end=jnp.int32(tokenizer.tag(protocol.IM_END)),
         call_open=jnp.int32(tokenizer.tag(protocol.TOOL_CALL)),
         call_close=jnp.int32(tokenizer.tag(protocol.TOOL_CALL_END)),
-        opening=ids(protocol.OBSERVATION_OPENING),
-        closing=ids(protocol.OBSERVATION_CLOSING),
+        opening=ids(opening),
+        closing=ids(closing),
         frame_text=jnp.asarray(frame_text_ids(tokenizer, layout), jnp.int32),
         errors=jnp.asarray(padded),
     )

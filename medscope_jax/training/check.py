@@ -19,13 +19,13 @@ from medscope_jax.training.examples import clip_row, dialogue_row
 from medscope_jax.training.run import (
     layouts,
     require_split,
+    run_tokenizer,
     suite_of,
-    suite_tokenizer,
     with_vocabulary,
 )
 from medscope_jax.training.sft import PARTS
 from medscope_jax.training.stage import STAGES
-from medscope_jax.video import Video, preview_indices
+from medscope_jax.video import Video, pair_frames, preview_indices
 from medscope_jax.video.phantom import SPLITS, Procedure
 from tfds_builders.phantom_suite.records import records
 from tfds_builders.suite import SuiteConfig, procedures
@@ -79,6 +79,7 @@ def check_config(config: ConfigDict, mesh: Mesh) -> None:
     _check_numbers(config)
     _check_model(config.model)
     _check_frame_format(config.dialogue.frame_format)
+    _check_response_format(config.dialogue.response_format)
     with _section("model"):
         model = with_vocabulary(config.model, config.dialogue.vocab_size)
     with _section("video"):
@@ -174,6 +175,17 @@ def _check_frame_format(text: str) -> None:
         )
 
 
+def _check_response_format(text: str) -> None:
+    """An observation's text has its tags around {response}, and nothing else to fill in."""
+    before, mark, after = text.partition("{response}")
+    tags = before.strip() == "<tool_response>" and after.strip() == "</tool_response>"
+    if not (mark and tags):
+        raise UserError(
+            f"config.dialogue.response_format is {text!r}; it needs {protocol.RESPONSE!r}, with "
+            "white space around the tags if you like"
+        )
+
+
 def _check_batches(config: ConfigDict, mesh: Mesh) -> None:
     """Batches can be shared out over the mesh, and groups of rollouts over micro batches."""
     for stage in STAGES:
@@ -204,20 +216,21 @@ def _check_suite(config: ConfigDict) -> SuiteConfig:
         if not any(script.split == split for script in scripts):
             raise UserError(f"config.suite has no {split} procedures; every split needs one")
     longest = max(scripts, key=lambda script: script.duration)
-    if longest.duration > config.video.max_frames:
+    frames = len(_unseen(longest, config.video.native_pairs).times)
+    if frames > config.video.max_frames:
         raise UserError(
             f"config.video.max_frames is {config.video.max_frames}, but the suite has a recording "
-            f"of {longest.duration} s, which is as many frames"
+            f"of {longest.duration} s, which is {frames} frames"
         )
     return suite
 
 
 def _check_lengths(config: ConfigDict, suite: SuiteConfig, whole: Layout, clip: Layout) -> None:
     """The conversations about a few procedures fit their slots."""
-    tokenizer = suite_tokenizer(config, suite)
+    tokenizer = run_tokenizer(config, suite)
     scripts = [script for script in procedures(suite) if script.split == "train"]
     for script in (scripts[i] for i in preview_indices(len(scripts), _SAMPLE)):
-        video = _unseen(script)
+        video = _unseen(script, config.video.native_pairs)
         for part in PARTS["warm_up"]:
             with _section("dialogue.clip_length"):
                 for record in records(script, part, suite):
@@ -229,7 +242,8 @@ def _check_lengths(config: ConfigDict, suite: SuiteConfig, whole: Layout, clip: 
                         dialogue_row(record, video, tokenizer, whole, stage != "passive")
 
 
-def _unseen(script: Procedure) -> Video:
+def _unseen(script: Procedure, pairs: bool) -> Video:
     """A procedure's recording without pixels: how many tokens it takes depends on times alone."""
     frames = np.zeros((script.duration, 0, 0, 3), np.uint8)
-    return Video(frames, np.arange(script.duration, dtype=np.float64), float(script.duration))
+    video = Video(frames, np.arange(script.duration, dtype=np.float64), float(script.duration))
+    return pair_frames(video) if pairs else video

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from medscope_jax.dialogue import Layout, load_qwen_tokenizer
+from medscope_jax.dialogue import Layout, load_qwen_tokenizer, protocol
 from medscope_jax.distributed import abstract, make_mesh, param_shardings
 from medscope_jax.models import ModelConfig, frame_grid, load_params
 from medscope_jax.models.weights import weight_shapes
@@ -19,11 +19,14 @@ from medscope_jax.rollout import vocabulary
 from medscope_jax.training.run import Run
 from medscope_jax.video import bucket_size
 
-VIDEO = FrozenConfigDict({"fps": 1.0, "max_frames": 3600, "max_pixels": 224 * 224})
+VIDEO = FrozenConfigDict(
+    {"fps": 1.0, "max_frames": 3600, "max_pixels": 224 * 224, "native_pairs": False}
+)
 _DIALOGUE = {
     "preview_frames": 64,
     "window_frames": 32,
     "frame_format": "<{time:.1f}s><|vision_start|>{frame}<|vision_end|>",
+    "response_format": protocol.QWEN_RESPONSE,
     "max_tool_turns": 5,
 }
 _ROLLOUT = {

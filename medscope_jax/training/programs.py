@@ -59,7 +59,7 @@ def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
     """The programs that a run of the config spends its time in, with the sizes it would use."""
     model = with_vocabulary(config.model, config.dialogue.vocab_size)
     layout = make_layout(config, model)
-    tokenizer = _tokenizer(config.dialogue.vocab_size)
+    tokenizer = _tokenizer(model.text.vocab_size)
     width = _prompt_width(tokenizer, layout)
     questions, group = config.ga_grpo.batch_size, config.rl.group_size
     require_split("ga_grpo.batch_size", questions, mesh)
@@ -71,7 +71,8 @@ def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
     params = abstract(shapes, param_shardings(shapes, mesh))
     bank = _split(_bank(config, model, layout, questions), mesh)
     height, width = config.video.height, config.video.width
-    frames = jax.ShapeDtypeStruct((ENCODE_FRAMES, height, width, 3), jnp.uint8)
+    pair = (2,) if config.video.native_pairs else ()
+    frames = jax.ShapeDtypeStruct((ENCODE_FRAMES, *pair, height, width, 3), jnp.uint8)
     roll = make_rollout(mesh, model, layout, rollout_config(config, group, greedy=False))
     return {
         "encode": Program(

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from medscope_jax.dialogue import (
     Layout,
     Tokenizer,
+    load_qwen_tokenizer,
     load_tokenizer,
     save_tokenizer,
     stamp_ids,
@@ -24,8 +25,9 @@ from medscope_jax.distributed import check_device, make_mesh
 from medscope_jax.errors import UserError
 from medscope_jax.models import ModelConfig, encode_frames, frame_grid, model_config
 from medscope_jax.rollout import RolloutConfig, Vocabulary, vocabulary
+from medscope_jax.training.imported import keep_companions
 from medscope_jax.training.workdir import Workdir
-from medscope_jax.video import FrameBank, Video, make_bank
+from medscope_jax.video import FrameBank, Video, make_bank, pair_frames
 from tfds_builders.prepare import prepare_suite
 from tfds_builders.read import load_frames, load_part, suite_corpus, video_rows
 from tfds_builders.suite import SuiteConfig, suite_config
@@ -57,15 +59,19 @@ def open_run(config: ConfigDict, workdir: Workdir, mesh: Mesh, progress: bool = 
     """Prepares the suite and the tokenizer (or finds them) and builds the Run."""
     suite = suite_of(config)
     prepare_suite(workdir.path, suite, progress)
-    path = tokenizer_path(workdir)
-    if not path.exists():
-        save_tokenizer(suite_tokenizer(config, suite), path)
+    if config.model.checkpoint:
+        keep_companions(Path(config.model.checkpoint), workdir)
+    elif not workdir.tokenizer.exists():
+        save_tokenizer(suite_tokenizer(config, suite), workdir.tokenizer)
     return make_run(config, workdir, mesh)
 
 
 def make_run(config: ConfigDict, workdir: Workdir, mesh: Mesh) -> Run:
     """The Run of a workdir whose tokenizer is there."""
-    tokenizer = load_tokenizer(tokenizer_path(workdir))
+    if config.model.checkpoint:
+        tokenizer = load_qwen_tokenizer(workdir.pretrained, config.model.text.vocab_size)
+    else:
+        tokenizer = load_tokenizer(workdir.tokenizer)
     model = with_vocabulary(config.model, tokenizer.vocab_size)
     layout, clip_layout = layouts(config, model)
     words = vocabulary(tokenizer, layout)
@@ -94,9 +100,11 @@ def suite_tokenizer(config: ConfigDict, suite: SuiteConfig) -> Tokenizer:
         ) from error
 
 
-def tokenizer_path(workdir: Workdir) -> Path:
-    """Where a run keeps its tokenizer."""
-    return workdir.path / "tokenizer.model"
+def run_tokenizer(config: ConfigDict, suite: SuiteConfig) -> Tokenizer:
+    """The tokenizer that a run of this config will have; reads and writes nothing of the run."""
+    if config.model.checkpoint:
+        return load_qwen_tokenizer(config.model.checkpoint, config.model.text.vocab_size)
+    return suite_tokenizer(config, suite)
 
 
 def suite_of(config: ConfigDict) -> SuiteConfig:
@@ -115,9 +123,11 @@ def with_vocabulary(section: Mapping, size: int) -> ModelConfig:
     """The ModelConfig of a config's model section for a vocabulary of `size`, rounded up.
 
     A multiple of 128 lets every tensor axis divide it; the ids beyond `size` are never used.
+    Imported weights have as many as they have.
     """
-    text = {**section["text"], "vocab_size": -size // 128 * -128}
-    return model_config({**section, "text": text})
+    values = {key: value for key, value in section.items() if key != "checkpoint"}
+    values["text"] = {"vocab_size": -size // 128 * -128, **section["text"]}
+    return model_config(values)
 
 
 def make_layout(config: ConfigDict, model: ModelConfig) -> Layout:
@@ -129,6 +139,7 @@ def make_layout(config: ConfigDict, model: ModelConfig) -> Layout:
         window_frames=dialogue.window_frames,
         grid=frame_grid(model, config.video.height, config.video.width),
         frame_format=dialogue.frame_format,
+        response_format=dialogue.response_format,
         max_tool_turns=dialogue.max_tool_turns,
     )
 
@@ -171,7 +182,8 @@ def load_split(run: Run, split: str) -> Split:
     """Reads all videos of a split."""
     videos = []
     for example in load_frames(run.folder, split):
-        videos.append(Video(example["frames"], example["times"], example["duration"]))
+        video = Video(example["frames"], example["times"], example["duration"])
+        videos.append(pair_frames(video) if run.config.video.native_pairs else video)
     return Split(videos, video_rows(run.folder, split))
 
 

@@ -5,8 +5,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from medscope_jax.dialogue import Row
 from medscope_jax.distributed import batch_shardings
+from medscope_jax.training import lengths
 from medscope_jax.training.data import make_batches, mix
 from medscope_jax.training.examples import (
     clip_example,
@@ -43,7 +46,9 @@ def prepare_clips(run: Run, split: Split, params: dict) -> tuple[Batches, Update
         return clip_example(record, _video(split, record), run.tokenizer, layout)
 
     bank = jnp.zeros((0, run.model.text.hidden_size))
-    return _batches(run, "warm_up", records, example), _update(run, "warm_up", bank, generated)
+    parts = _plan_split(run, "warm_up", rows, slots)
+    update = _update(run, "warm_up", bank, generated, parts)
+    return _batches(run, "warm_up", records, example), update
 
 
 def prepare_dialogues(name: str, run: Run, split: Split, params: dict) -> tuple[Batches, Update]:
@@ -69,7 +74,8 @@ def prepare_dialogues(name: str, run: Run, split: Split, params: dict) -> tuple[
             tools,
         )
 
-    return _batches(run, name, records, example), _update(run, name, bank, generated)
+    update = _update(run, name, bank, generated, _plan_split(run, name, rows, slots))
+    return _batches(run, name, records, example), update
 
 
 def _records(run: Run, name: str) -> list[dict]:
@@ -93,7 +99,15 @@ def _batches(run: Run, name: str, records: list[dict], example) -> Batches:
     )
 
 
-def _update(run: Run, name: str, bank: jax.Array, generated: int) -> Update:
+def _plan_split(run: Run, name: str, rows: list[Row], slots: int) -> lengths.Split | None:
+    used = np.array([len(row.tokens) for row in rows])
+    shards = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
+    return lengths.plan_split(used, run.config[name].batch_size, slots, shards)
+
+
+def _update(
+    run: Run, name: str, bank: jax.Array, generated: int, parts: lengths.Split | None
+) -> Update:
     step = functools.partial(
         sft_step,
         model=run.model,
@@ -105,6 +119,7 @@ def _update(run: Run, name: str, bank: jax.Array, generated: int) -> Update:
     compiled = jax.jit(step, donate_argnums=0)
 
     def update(state, batch):
+        batch = lengths.split_batch(batch, parts)
         return compiled(state, jax.device_put(batch, batch_shardings(batch, run.mesh)), bank)
 
     return update

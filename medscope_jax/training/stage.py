@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -11,6 +12,7 @@ from medscope_jax.distributed import abstract, param_shardings, state_shardings
 from medscope_jax.errors import UserError
 from medscope_jax.models import init_params, rounding_error
 from medscope_jax.training.checkpoint import Checkpoints
+from medscope_jax.training.imported import imported_params
 from medscope_jax.training.metrics import MetricsWriter, Progress
 from medscope_jax.training.run import Run, model_key
 from medscope_jax.training.start import (
@@ -27,6 +29,7 @@ from medscope_jax.training.state import (
     stage_params,
     trained,
 )
+from medscope_jax.training.workdir import Workdir
 
 STAGES = ("warm_up", "passive", "cold_start", "ga_grpo")
 # The name of each trained model in tables, and the stage that ends with it.
@@ -74,6 +77,14 @@ def abstract_state(run: Run, name: str) -> TrainState:
 
 
 def initial_params(run: Run) -> dict:
+    """The parameters before all training: imported ones, or else random ones."""
+    folder = run.config.model.checkpoint
+    if folder:
+        return imported_params(Path(folder), run.model, run.mesh)
+    return _random_params(run)
+
+
+def _random_params(run: Run) -> dict:
     """Random parameters, born sharded, able to copy and with a sense of time (see start)."""
     ticks = jnp.arange(run.config.video.max_frames + 1)
     ids = jnp.asarray([run.tokenizer.tag(f"{tick}.0") for tick in ticks.tolist()])
@@ -95,6 +106,24 @@ def finished_params(run: Run, checkpoints: Checkpoints, name: str) -> dict | Non
     shapes = {"params": abstract_state(run, name).params}
     restored = checkpoints.restore(shapes, stage=name, partial=True)
     return None if restored is None else restored.state["params"]
+
+
+def newest_model(run: Run, workdir: Workdir) -> tuple[str, dict]:
+    """Name and parameters of the last trained model that is finished: rl, or else sft.
+
+    Raises:
+        UserError: neither is finished.
+    """
+    if workdir.checkpoints.is_dir():
+        with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
+            for name in ("rl", "sft"):
+                params = finished_params(run, checkpoints, MODELS[name])
+                if params is not None:
+                    return name, params
+    raise UserError(
+        f"{workdir.path} holds no finished sft or rl model yet; go on with "
+        f"python -m medscope_jax.train --config FILE --workdir {workdir.path}"
+    )
 
 
 def entered(run: Run, name: str, params: dict) -> dict:

@@ -5,6 +5,7 @@ log-probabilities of the generated tokens.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -106,7 +107,7 @@ def _score(params, model, hidden, tokens, targets: Targets, temperature):
 
 def sft_step(
     state: TrainState,
-    batch: dict,
+    batch: dict | tuple[dict, ...],
     bank: jax.Array,
     *,
     model: ModelConfig,
@@ -120,26 +121,32 @@ def sft_step(
     Args:
         batch: tokens, frame, role [B, L]; with train_vision also frames uint8 [B, F, H, W, 3], into
             which `frame` points row by row: the bank is made inside the step, and gradients flow
-            through it.
+            through it. Or the batch in parts of other B and L each, see training/lengths.py.
         bank: flat bank [R, D] that `frame` points into where the vision tower is frozen.
         targets: G, most generated tokens of a row.
     """
 
+    def sums_of(params: dict, rows: dict) -> jax.Array:
+        """[3]: log-probabilities, entropies and number of the generated tokens of some rows."""
+        frame, visual = rows["frame"], bank
+        if train_vision:
+            frames = rows["frames"]
+            visual = encode_frames(params, model, frames.reshape(-1, *frames.shape[2:]))
+            first = jnp.arange(frame.shape[0])[:, None] * (frames.shape[1] * visual.shape[1])
+            frame = jnp.where(frame >= 0, frame + first, -1)
+            visual = visual.reshape(-1, visual.shape[-1])
+        wanted = find_targets(rows["role"], targets)
+        logprobs, entropy = token_logprobs(
+            params, model, rows["tokens"], frame, rows["role"], visual, wanted, grid
+        )
+        return jnp.stack([jnp.sum(logprobs), jnp.sum(entropy), jnp.sum(wanted.mask)])
+
     def loss_of(part: dict):
         params = join_params(state.params, part)
-        frame, visual = batch["frame"], bank
-        if train_vision:
-            frames = batch["frames"]
-            visual = encode_frames(params, model, frames.reshape(-1, *frames.shape[2:]))
-            rows = jnp.arange(frame.shape[0])[:, None] * (frames.shape[1] * visual.shape[1])
-            frame = jnp.where(frame >= 0, frame + rows, -1)
-            visual = visual.reshape(-1, visual.shape[-1])
-        wanted = find_targets(batch["role"], targets)
-        logprobs, entropy = token_logprobs(
-            params, model, batch["tokens"], frame, batch["role"], visual, wanted, grid
-        )
-        count = jnp.maximum(jnp.sum(wanted.mask), 1)
-        return -jnp.sum(logprobs) / count, jnp.sum(entropy) / count
+        parts = (batch,) if isinstance(batch, Mapping) else batch
+        logprobs, entropy, count = sum(sums_of(params, rows) for rows in parts)
+        count = jnp.maximum(count, 1)
+        return -logprobs / count, entropy / count
 
     part = trained(state.params, train_vision)
     (loss, entropy), gradients = jax.value_and_grad(loss_of, has_aux=True)(part)

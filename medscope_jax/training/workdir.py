@@ -2,6 +2,7 @@
 
 config.json    the config that the run was started with
 suite/         the prepared data
+tokenizer.model, or pretrained/ with what came beside imported weights, their tokenizer included
 checkpoints/   training state and data position
 metrics.jsonl  one line a logged step
 results.json   the final table; written last, so a run that has it is done
@@ -41,6 +42,14 @@ class Workdir:
     @property
     def suite(self) -> Path:
         return self.path / "suite"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer.model"
+
+    @property
+    def pretrained(self) -> Path:
+        return self.path / "pretrained"
 
     @property
     def checkpoints(self) -> Path:

@@ -4,7 +4,7 @@ from medscope_jax.video.bank import FrameBank, flat_tokens, make_bank, stack_ban
 from medscope_jax.video.decode import read_video
 from medscope_jax.video.frames import FrameSize, Video, VideoError, preview_indices
 from medscope_jax.video.resize import bucket_size, bucket_sizes, resize_frames, smart_resize
-from medscope_jax.video.sampling import sample_video, temporal_patches
+from medscope_jax.video.sampling import pair_frames, sample_video, temporal_patches
 
 __all__ = [
     "FrameBank",
@@ -15,6 +15,7 @@ __all__ = [
     "bucket_sizes",
     "flat_tokens",
     "make_bank",
+    "pair_frames",
     "preview_indices",
     "read_video",
     "resize_frames",

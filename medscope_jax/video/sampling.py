@@ -6,11 +6,13 @@ follow one another share a patch, as in Qwen's own video mode: half the tokens, 
 positions, which need the seconds that a patch spans.
 """
 
+import dataclasses
 import math
 
 import numpy as np
 
 from medscope_jax.errors import UserError
+from medscope_jax.video.frames import Video
 
 
 def sample_video(
@@ -65,3 +67,9 @@ def temporal_patches(frames: np.ndarray, native: bool, temporal_patch_size: int 
     missing = -len(frames) % temporal_patch_size
     whole = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
     return whole.reshape(-1, temporal_patch_size, *frames.shape[1:])
+
+
+def pair_frames(video: Video) -> Video:
+    """The video with frames [ceil(T / 2), 2, H, W, 3]: a pair has the time of its first frame."""
+    frames = temporal_patches(video.frames, native=True)
+    return dataclasses.replace(video, frames=frames, times=video.times[::2])

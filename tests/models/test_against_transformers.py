@@ -55,7 +55,7 @@ def test_visual_tokens_equal_the_reference(case, size):
     assert np.abs(theirs).max() > 0.1
     np.testing.assert_allclose(ours, theirs, atol=TOLERANCE)
     pairs = frames.reshape(2, 2, *size, 3)
-    ours = jax.jit(models.encode_pairs, static_argnums=1)(params, config, pairs)
+    ours = jax.jit(models.encode_frames, static_argnums=1)(params, config, pairs)
     np.testing.assert_allclose(ours, torch_reference.features(model, config, pairs), atol=TOLERANCE)
 
 

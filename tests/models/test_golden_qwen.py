@@ -27,7 +27,7 @@ def test_visual_tokens(case):
     ours = jax.jit(models.encode_frames, static_argnums=1)(params, config, frames)
     np.testing.assert_allclose(ours, golden["frames"], atol=TOLERANCE)
     pairs = frames.reshape(3, 2, *frames.shape[1:])
-    ours = jax.jit(models.encode_pairs, static_argnums=1)(params, config, pairs)
+    ours = jax.jit(models.encode_frames, static_argnums=1)(params, config, pairs)
     np.testing.assert_allclose(ours, golden["pairs"], atol=TOLERANCE)
 
 

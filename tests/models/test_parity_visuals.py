@@ -20,7 +20,7 @@ def test_a_clips_rows_are_its_tokens_and_each_size_compiles_once():
     @jax.jit
     def encode(frames):
         traced.append(frames.shape)
-        return models.encode_pairs(params, CONFIG, frames)
+        return models.encode_frames(params, CONFIG, frames)
 
     image, wide = model_cases.random_frames(2, 28, 56, 0), model_cases.random_frames(1, 56, 84, 1)
     video = model_cases.random_frames(5, 28, 56, 2)
@@ -36,7 +36,7 @@ def test_a_clips_rows_are_its_tokens_and_each_size_compiles_once():
         alone = models.encode_frames(params, CONFIG, clip[None])
         np.testing.assert_allclose(bank[rows[index]], alone[0], atol=1e-5)
     pairs = np.stack([video[:2], video[2:4], video[[4, 4]]])  # the odd frame is its own partner
-    alone = models.encode_pairs(params, CONFIG, pairs).reshape(-1, CONFIG.text.hidden_size)
+    alone = models.encode_frames(params, CONFIG, pairs).reshape(-1, CONFIG.text.hidden_size)
     np.testing.assert_allclose(bank[rows[1]], alone, atol=1e-5)
     np.testing.assert_allclose(bank[rows[4]], alone[: len(rows[4])], atol=1e-5)
 

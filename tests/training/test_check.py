@@ -65,6 +65,8 @@ def stub_mesh(config):
         ("dialogue.frame_format={frame}{time[0]}", "which can't be filled in"),
         ("dialogue.frame_format={{frame}{time}", "plain text without braces"),
         ("dialogue.frame_format=<|image_pad|>{frame}{time}", "<|image_pad|>"),
+        ("dialogue.response_format={response}", "it needs '<tool_response>{response}"),
+        ("dialogue.response_format=<tool_response></tool_response>", "it needs '<tool_resp"),
         # stages
         ("warm_up.steps=0", "config.warm_up.steps is 0"),
         ("passive.learning_rate=-0.1", "config.passive.learning_rate is -0.1"),

@@ -10,9 +10,16 @@ import numpy as np
 from medscope_jax.config import load_config
 from medscope_jax.dialogue import train_tokenizer
 from medscope_jax.distributed import make_mesh
+from medscope_jax.models import encode_frames, init_params
 from medscope_jax.training import run as run_room
 from medscope_jax.training.programs import programs
-from medscope_jax.training.run import Split, make_split_bank
+from medscope_jax.training.run import (
+    Split,
+    load_split,
+    make_layout,
+    make_split_bank,
+    with_vocabulary,
+)
 from medscope_jax.video import Video
 
 CPU = Path(__file__).resolve().parent.parent.parent / "tpu_configs" / "cpu.py"
@@ -35,3 +42,29 @@ def test_a_bank_is_encoded_by_the_planned_program(monkeypatch):
     video = Video(np.zeros((5, 28, 56, 3), np.uint8), np.arange(5.0), 5.0)
     make_split_bank(run, {"vision": {}}, Split([video], {}))
     assert calls == [planned.shape] and planned.dtype == jnp.uint8
+
+
+def test_native_pairs_share_a_bank_frame(monkeypatch):
+    """Half as many bank frames, each as the vision tower reads two frames; planned alike."""
+    config = load_config(f"{CPU}:smoke", ["video.native_pairs=true"])
+    frames = np.random.default_rng(0).integers(0, 255, (5, 28, 56, 3), np.uint8)
+    example = {"frames": frames, "times": np.arange(5.0), "duration": 5.0}
+    monkeypatch.setattr(run_room, "load_frames", lambda folder, split: [example])
+    monkeypatch.setattr(run_room, "video_rows", lambda folder, split: {"a": 0})
+    monkeypatch.setattr(run_room, "ENCODE_FRAMES", 4)
+    model = with_vocabulary(config.model, 512)
+    layout = make_layout(config, model)
+    tokenizer = train_tokenizer(["where?"] * 5, 600, 10)
+    run = SimpleNamespace(
+        config=config, model=model, layout=layout, tokenizer=tokenizer, folder=None
+    )
+    params = init_params(model, jax.random.key(0))
+    bank = make_split_bank(run, params, load_split(run, "train"))
+    assert bank.length.tolist() == [3] and bank.times[0, :3].tolist() == [0, 2, 4]
+    pairs = np.stack([frames[0:2], frames[2:4], frames[[4, 4]]])
+    whole = encode_frames(params, model, pairs)  # as clips of two frames, all at once
+    np.testing.assert_allclose(bank.tokens[0, :3], whole, atol=1e-5)
+    alone = encode_frames(params, model, frames[::2])
+    assert np.abs(np.asarray(whole - alone))[:2].max() > 1e-3
+    planned = programs(config, make_mesh({}, jax.devices()[:1]))["encode"].arguments["frames"]
+    assert planned.shape[1:] == (2, 28, 56, 3)

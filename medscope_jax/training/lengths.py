@@ -1,0 +1,68 @@
+"""Batches in two parts, short rows and long ones, so that short rows are not padded to the longest.
+
+The two parts have fixed shapes, so one program is compiled, and together they hold every row: the
+loss and its gradients are those of the whole batch, which padding never changes.
+
+    whole  a a a a - - - - -      short  a a a a      long  b b b b b b b b b
+           b b b b b b b b b             c c c -            d d d d d d - - -
+           c c c - - - - - -
+           d d d d d d - - -
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from medscope_jax.dialogue import Role
+
+_DRAWS = 2000  # batches that are drawn to see how long their rows are
+_SEED = 0  # of those draws; they decide shapes, never numbers
+_WORTH = 0.9  # a split that leaves more than this share of the slots is not worth compiling
+
+
+class Split(NamedTuple):
+    """Static sizes: the `rows` shortest rows of a batch take `slots` slots, the others all."""
+
+    rows: int
+    slots: int
+
+
+def plan_split(lengths: np.ndarray, batch_size: int, slots: int, shards: int = 1) -> Split | None:
+    """The Split that leaves the fewest slots; None where none is worth it.
+
+    Args:
+        lengths: int [R] slots that each record of the data needs.
+        batch_size: rows of a batch, drawn from them at random.
+        slots: of a row that is not shortened.
+        shards: both parts must be a multiple of so many rows.
+    """
+    draws = np.random.default_rng(_SEED).choice(lengths, (_DRAWS, batch_size))
+    longest = np.sort(draws, axis=1).max(axis=0)  # of the k-th shortest row in any of the draws
+    best, fewest = None, _WORTH * batch_size * slots
+    step = np.lcm(shards, max(1, batch_size // 8))
+    for rows in range(step, batch_size, step):
+        short = -longest[rows - 1] // 8 * -8
+        total = rows * short + (batch_size - rows) * slots
+        if total < fewest and (batch_size - rows) % shards == 0:
+            best, fewest = Split(int(rows), int(short)), total
+    return best
+
+
+def split_batch(
+    batch: Mapping[str, np.ndarray], split: Split | None
+) -> Mapping[str, np.ndarray] | tuple[dict[str, np.ndarray], ...]:
+    """(short rows, long rows) of a batch on the host; the batch itself where they do not fit.
+
+    batch: tokens, frame, role [B, L] and what else has a row for each.
+    """
+    if split is None:
+        return batch
+    used = np.sum(batch["role"] != Role.PADDING, axis=1)
+    order = np.argsort(used, kind="stable")
+    if used[order[split.rows - 1]] > split.slots:
+        return batch
+    short = {name: array[order[: split.rows]] for name, array in batch.items()}
+    for name in ("tokens", "frame", "role"):
+        short[name] = short[name][:, : split.slots]
+    return short, {name: array[order[split.rows :]] for name, array in batch.items()}
