@@ -31,6 +31,7 @@ from medscope_jax.config import (
     run_main,
     to_json,
 )
+from medscope_jax.distributed import use_huge_pages
 from medscope_jax.errors import UserError, closest
 from medscope_jax.evaluate import evaluate_model, make_programs
 from medscope_jax.evaluation import print_results, result_rows, write_results
@@ -206,4 +207,5 @@ def _rows_of_start(path: Path, evaluate) -> list[dict]:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     run_main(main)

@@ -31,6 +31,7 @@ from benchmarks.rollouts_report import Outcome, agreement, print_report, ratios,
 from benchmarks.trained import machine, open_trained
 from medscope_jax.config import ConfigError, parse_arguments, run_main
 from medscope_jax.dialogue import Role, stamp_ids
+from medscope_jax.distributed import use_huge_pages
 from medscope_jax.errors import UserError
 from medscope_jax.evaluation import write_results
 from medscope_jax.rollout import (
@@ -270,4 +271,5 @@ def _params(run: Run, workdir, wanted: str) -> tuple[str, dict]:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     run_main(main)
