@@ -7,10 +7,10 @@ a process of its own, one after the other:
   sample   prefill and 32 greedy tokens
   train    forward, backward and update of every parameter, vision tower included
 
-Both sides take large buffers in huge pages, as medscope_jax.train does for itself: without them
-ours faults pages in at every step. A ratio above 1 means that ours is faster. Beside it: how far the results differ, what the first
-call costs more (compilation, here), peak memory of the process. Needs torch and transformers
-(tests/requirements.txt says which). Run it on an otherwise idle machine.
+A ratio above 1 means that ours is faster. Beside it: how far the results differ, what the first
+call costs more (compilation, here), peak memory of the process. Both sides take large buffers in
+huge pages, as medscope_jax.train does: without them XLA faults its pages in at every step. Needs
+torch and transformers (tests/requirements.txt says which). Run it on an otherwise idle machine.
 """
 
 import json
