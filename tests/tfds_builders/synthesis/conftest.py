@@ -80,7 +80,7 @@ class FakeServer(http.server.ThreadingHTTPServer):
 
     A fault is (status, body), (status, body, headers), a function of the handler, or None. keys:
     hash of each request's bytes, in order; answered: how many got an answer; most: the most
-    requests that were in work at a time.
+    requests that were in work at a time. over: set when the test is.
     """
 
     daemon_threads = True
@@ -92,7 +92,7 @@ class FakeServer(http.server.ThreadingHTTPServer):
         self.on_answer = on_answer
         self.keys, self.bodies, self.headers, self.moments = [], [], [], []
         self.answered = self.busy = self.most = 0
-        self.lock = threading.Lock()
+        self.lock, self.over = threading.Lock(), threading.Event()
 
     @property
     def url(self):
@@ -162,6 +162,7 @@ def serve(monkeypatch):
 
     yield start
     for server in servers:
+        server.over.set()
         server.shutdown()
         server.server_close()
 
@@ -171,7 +172,7 @@ def endpoint_of():
     """(server, changes) -> how to ask it, in a hurry."""
 
     def make(server, **changes):
-        quick = {"timeout_s": 1.0, "attempts": 3, "backoff_s": 0.01, "workers": 3}
+        quick = {"timeout_s": 30.0, "attempts": 3, "backoff_s": 0.01, "workers": 3}
         quick |= {"key_variable": "SYNTHESIS_KEY", "name": "model", **changes}
         return EndpointConfig(server.url, "clinical-vl", **quick)
 

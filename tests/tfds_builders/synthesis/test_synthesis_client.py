@@ -4,7 +4,6 @@ import asyncio
 import json
 import socket
 import struct
-import time
 import types
 
 import pytest
@@ -23,16 +22,15 @@ PATIENT = Patience()
 
 
 def hang(handler):
-    time.sleep(2.0)
+    handler.server.over.wait(60)
 
 
 def trickle(handler):
     handler.send_response(200)
     handler.end_headers()
-    for _ in range(40):
+    while not handler.server.over.wait(0.05):
         handler.wfile.write(b" ")
         handler.wfile.flush()
-        time.sleep(0.05)
 
 
 def reset(handler):
@@ -60,6 +58,8 @@ FAULTS = {
     "no choices": NO_CHOICES,
     "reset": reset,
 }
+# How long an attempt may take; where nothing waits for its end, a slow machine has time.
+IN_TIME = {"slow": {"timeout_s": 1.0}, "trickle": {"timeout_s": 1.0}}
 
 
 def request(number=0):
@@ -89,11 +89,12 @@ def once(ask):
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_that_passes_is_tried_again(serve, session, name):
     server = serve(faults=[FAULTS[name]])
-    reply = session(server, once)
+    reply = session(server, once, attempts=9, **IN_TIME.get(name, {}))
     assert json.loads(reply.text) == {"answer": "unknown"}
     assert (reply.prompt_tokens, reply.completion_tokens) == (100, 7)
-    assert reply.retries == 1 and len(server.keys) == 2
-    assert server.keys[0] == server.keys[1]
+    # A busy machine may take longer than the hurry allows for the good answer, too.
+    assert reply.retries >= 1 if name in IN_TIME else reply.retries == 1
+    assert server.keys == [server.keys[0]] * (1 + reply.retries)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_a_fault_that_stays_is_a_counted_drop(serve, session, footage, name, rea
     async def work(ask):
         return await caption([Clip(footage, 0.0, 9.0)], metered(ask, tally), CONFIG)
 
-    outcome = session(server, work)
+    outcome = session(server, work, **IN_TIME.get(name, {}))
     assert not outcome.kept
     assert [reason in drop.reason for drop in outcome.drops] == [True]
     assert outcome.drops[0].reason.startswith("endpoint: ")
