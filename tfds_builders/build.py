@@ -17,14 +17,14 @@ Beam (python -m pip install apache-beam), with OPTIONS like
 
 whose machines see MANUAL, DATA and this one's temporary folder under the same paths.
 
-Why not tfds build alone: its command line (tensorflow-datasets 4.9.10) imports mlcroissant, which
-does not come with it, whatever is to be built. Where that is installed (python -m pip install
-mlcroissant; no TensorFlow) these do the same, from this folder:
+Why not tfds build itself: whatever it is to do, it starts (tensorflow-datasets 4.9.10) by importing
+mlcroissant and, for its convert_format command, TensorFlow. Where both are installed
 
-    python -m tensorflow_datasets.scripts.cli.main build tfds_builders/clinvideo_frames \\
-        --manual_dir MANUAL --data_dir DATA
-    python -m tensorflow_datasets.scripts.cli.main build tfds_builders/clinvideo_suite \\
-        --config vcot --manual_dir MANUAL --data_dir DATA
+    PYTHONPATH=. tfds build tfds_builders/clinvideo_frames --manual_dir MANUAL --data_dir DATA
+    PYTHONPATH=. tfds build tfds_builders/clinvideo_suite --config vcot --manual_dir MANUAL \\
+        --data_dir DATA
+
+give the same from this folder, part by part.
 """
 
 import argparse
@@ -126,10 +126,10 @@ def _prepare(
 ) -> dict[str, Counts]:
     """Builds a dataset unless it is there; says how large it is. Returns what it left out."""
     builder = make()
-    if overwrite and builder.is_prepared():
+    if overwrite and _is_there(builder):
         shutil.rmtree(builder.data_dir)
         builder = make()
-    there = builder.is_prepared()
+    there = _is_there(builder)
     if there and builder.info.metadata.get("plan") != plan.digest:
         raise UserError(
             f"{builder.data_dir} was built from other videos, splits or settings than the manual "
@@ -143,6 +143,11 @@ def _prepare(
     sizes = ", ".join(f"{name} {split.num_examples}" for name, split in builder.info.splits.items())
     say(f"{builder.info.full_name}: {sizes}" + (" (was there already)" if there else ""))
     return quarantined(builder)
+
+
+def _is_there(builder: ShardedBuilder) -> bool:
+    """is_prepared, which warns of every dataset that is still to be built."""
+    return pathlib.Path(builder.data_dir, "dataset_info.json").exists()
 
 
 def main(arguments: list[str]) -> None:
