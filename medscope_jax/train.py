@@ -26,11 +26,12 @@ from medscope_jax.training.metrics import MetricsWriter, read_metrics
 from medscope_jax.training.run import Run, load_records, load_split, open_run, run_mesh
 from medscope_jax.training.sft import prepare_clips, prepare_dialogues
 from medscope_jax.training.stage import initial_params, run_stage
+from medscope_jax.training.suite import has_part
 from medscope_jax.training.workdir import Workdir, open_workdir
 
 
 def train(run: Run, workdir: Workdir) -> dict[str, dict]:
-    """Runs the stages; returns the parameters of each model: passive, sft, rl."""
+    """Runs the stages; returns the parameters of each model: passive (if there is one), sft, rl."""
     split = load_split(run, "train")
     with Checkpoints(workdir.checkpoints) as checkpoints:
         metas = checkpoints.metas()
@@ -43,8 +44,12 @@ def train(run: Run, workdir: Workdir) -> dict[str, dict]:
         warm = stage("warm_up", lambda: initial_params(run), clips)
 
         # The baseline: the same start and data, but it answers from the preview.
-        dialogues = functools.partial(prepare_dialogues, "passive", run, split)
-        passive = stage("passive", lambda: warm, dialogues)
+        models = {}
+        if has_part(run.config, "passive"):
+            dialogues = functools.partial(prepare_dialogues, "passive", run, split)
+            models["passive"] = stage("passive", lambda: warm, dialogues)
+        else:
+            print("the suite has no part passive: no baseline that cannot look")
 
         # Stage 2: tool trajectories of an imperfect teacher.
         dialogues = functools.partial(prepare_dialogues, "cold_start", run, split)
@@ -54,7 +59,7 @@ def train(run: Run, workdir: Workdir) -> dict[str, dict]:
         questions = functools.partial(prepare_ga_grpo, run, split, make_judge(run.config.judge))
         rl = stage("ga_grpo", lambda: sft, questions)
         writer.close()
-    return {"passive": passive, "sft": sft, "rl": rl}
+    return {**models, "sft": sft, "rl": rl}
 
 
 def evaluate(run: Run, workdir: Workdir, models: dict[str, dict], seconds: float) -> None:

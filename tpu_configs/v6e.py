@@ -27,6 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
     # Procedures a split and source; laparoscopic ones are held out, out-of-domain.
     config.suite = ConfigDict(
         {
+            "data_dir": "",  # of tfds_builders.build: your videos in place of phantom procedures
             "seed": 0,
             "train_ophthalmic": 1900,
             "train_endoscopic": 900,

@@ -20,6 +20,7 @@ from medscope_jax.dialogue.tokenizer import (
     Tokenizer,
     encode_parts,
     load_tokenizer,
+    pad_vocabulary,
     save_tokenizer,
     train_tokenizer,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "generated_text",
     "load_qwen_tokenizer",
     "load_tokenizer",
+    "pad_vocabulary",
     "pad_row",
     "render_chat",
     "save_tokenizer",

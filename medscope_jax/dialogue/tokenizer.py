@@ -64,6 +64,15 @@ def encode_parts(tokenizer: Tokenizer, parts: Iterable[tuple[str, bool]]) -> lis
     return tokenizer.mixed(parts)
 
 
+def pad_vocabulary(tokenizer: Tokenizer, size: int) -> Tokenizer:
+    """The tokenizer with at least `size` ids, of which the new ones stand for no bytes.
+
+    A model may have more rows than there are pieces, and while untrained it samples them too.
+    """
+    missing = (b"",) * (size - tokenizer.vocab_size)
+    return dataclasses.replace(tokenizer, pieces=tokenizer.pieces + missing)
+
+
 def split_tags(text: str, tags: Iterable[str]) -> list[str]:
     """The text cut before and after each tag; of tags that start alike the longest counts."""
     longest_first = sorted(tags, key=len, reverse=True)

@@ -7,28 +7,36 @@ or a stage trained, and leave behind a folder that belongs to a config that can'
 import contextlib
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from medscope_jax.dialogue import Layout, protocol
+from medscope_jax.dialogue import Layout, Tokenizer, protocol
 from medscope_jax.errors import UserError
 from medscope_jax.rl import AdvantageConfig, LossConfig, RewardConfig, make_judge
+from medscope_jax.rollout import prompt_width
 from medscope_jax.training.examples import clip_row, dialogue_row
 from medscope_jax.training.run import (
     layouts,
     require_split,
     run_tokenizer,
-    suite_of,
     with_vocabulary,
 )
-from medscope_jax.training.sft import PARTS
+from medscope_jax.training.sft import parts_of
 from medscope_jax.training.stage import STAGES
+from medscope_jax.training.suite import (
+    check_data_dir,
+    suite_of,
+    suite_records,
+    times_only,
+    unseen,
+)
 from medscope_jax.video import Video, pair_frames, preview_indices
 from medscope_jax.video.phantom import SPLITS, Procedure
 from tfds_builders.phantom_suite.records import records
-from tfds_builders.suite import SuiteConfig, procedures
+from tfds_builders.suite import procedures
 
 # Keys by the least value that they may have; {stage} stands for each of STAGES.
 _AT_LEAST = {
@@ -95,8 +103,11 @@ def check_config(config: ConfigDict, mesh: Mesh) -> None:
         if config.judge.url and not config.judge.model:
             raise UserError("url needs model, the name of the endpoint's model")
     _check_batches(config, mesh)
-    suite = _check_suite(config)
-    _check_lengths(config, suite, whole, clip)
+    if config.suite.data_dir:
+        check_data_dir(config)
+    else:
+        _check_suite(config)
+    _check_lengths(config, whole, clip)
 
 
 @contextlib.contextmanager
@@ -202,7 +213,7 @@ def _check_batches(config: ConfigDict, mesh: Mesh) -> None:
         )
 
 
-def _check_suite(config: ConfigDict) -> SuiteConfig:
+def _check_suite(config: ConfigDict) -> None:
     """The suite that the config asks for can be drawn, and each video fits the frame bank."""
     if config.video.fps != 1:
         raise UserError(
@@ -216,34 +227,64 @@ def _check_suite(config: ConfigDict) -> SuiteConfig:
         if not any(script.split == split for script in scripts):
             raise UserError(f"config.suite has no {split} procedures; every split needs one")
     longest = max(scripts, key=lambda script: script.duration)
-    frames = len(_unseen(longest, config.video.native_pairs).times)
+    frames = len(_paired(_recording(longest), config).times)
     if frames > config.video.max_frames:
         raise UserError(
             f"config.video.max_frames is {config.video.max_frames}, but the suite has a recording "
             f"of {longest.duration} s, which is {frames} frames"
         )
-    return suite
 
 
-def _check_lengths(config: ConfigDict, suite: SuiteConfig, whole: Layout, clip: Layout) -> None:
-    """The conversations about a few procedures fit their slots."""
-    tokenizer = run_tokenizer(config, suite)
+def _check_lengths(config: ConfigDict, whole: Layout, clip: Layout) -> None:
+    """The conversations of a few records fit their slots."""
+    tokenizer = run_tokenizer(config)
+    samples = _built_samples if config.suite.data_dir else _phantom_samples
+    with _section("dialogue.clip_length"):
+        for part in parts_of(config, "warm_up"):
+            for record, video in samples(config, part):
+                clip_row(record, _paired(video, config), tokenizer, clip)
+    for stage in ("cold_start", "passive"):
+        with _section("dialogue.length"):
+            for part in parts_of(config, stage):
+                for record, video in samples(config, part):
+                    shown = _paired(video, config)
+                    dialogue_row(record, shown, tokenizer, whole, stage != "passive")
+    if config.suite.data_dir:
+        with _section("dialogue.length"):
+            _check_prompts(config, tokenizer, whole)
+
+
+def _check_prompts(config: ConfigDict, tokenizer: Tokenizer, whole: Layout) -> None:
+    """Every question of a data folder leaves room for an answer: found now, not after training."""
+    spare = config.rollout.turn_tokens
+    for split, part in (("train", "rl"), ("test", "eval")):
+        videos = times_only(config, split)
+        found = list(suite_records(config, Path(), part, split))
+        times = [_paired(videos[record["video"]], config).times for record in found]
+        prompt_width([record["question"] for record in found], times, tokenizer, whole, True, spare)
+
+
+def _phantom_samples(config: ConfigDict, part: str) -> Iterator[tuple[dict, Video]]:
+    """Records of a few training procedures, of their scripts alone."""
+    suite = suite_of(config)
     scripts = [script for script in procedures(suite) if script.split == "train"]
     for script in (scripts[i] for i in preview_indices(len(scripts), _SAMPLE)):
-        video = _unseen(script, config.video.native_pairs)
-        for part in PARTS["warm_up"]:
-            with _section("dialogue.clip_length"):
-                for record in records(script, part, suite):
-                    clip_row(record, video, tokenizer, clip)
-        for stage in ("cold_start", "passive"):
-            with _section("dialogue.length"):
-                for part in PARTS[stage]:
-                    for record in records(script, part, suite):
-                        dialogue_row(record, video, tokenizer, whole, stage != "passive")
+        for record in records(script, part, suite):
+            yield record, _recording(script)
 
 
-def _unseen(script: Procedure, pairs: bool) -> Video:
-    """A procedure's recording without pixels: how many tokens it takes depends on times alone."""
-    frames = np.zeros((script.duration, 0, 0, 3), np.uint8)
-    video = Video(frames, np.arange(script.duration, dtype=np.float64), float(script.duration))
-    return pair_frames(video) if pairs else video
+def _built_samples(config: ConfigDict, part: str) -> Iterator[tuple[dict, Video]]:
+    """Some of a data folder's training records; those that do not fit later are left out then."""
+    found = suite_records(config, Path(), part, "train")
+    videos = times_only(config, "train")
+    for place in preview_indices(len(found), _SAMPLE):
+        record = found[int(place)]
+        yield record, videos[record["video"]]
+
+
+def _recording(script: Procedure) -> Video:
+    return unseen(np.arange(script.duration, dtype=np.float64), float(script.duration))
+
+
+def _paired(video: Video, config: ConfigDict) -> Video:
+    return pair_frames(video) if config.video.native_pairs else video

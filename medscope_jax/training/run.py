@@ -17,6 +17,7 @@ from medscope_jax.dialogue import (
     Tokenizer,
     load_qwen_tokenizer,
     load_tokenizer,
+    pad_vocabulary,
     save_tokenizer,
     stamp_ids,
     train_tokenizer,
@@ -26,11 +27,15 @@ from medscope_jax.errors import UserError
 from medscope_jax.models import ModelConfig, encode_frames, frame_grid, model_config
 from medscope_jax.rollout import RolloutConfig, Vocabulary, vocabulary
 from medscope_jax.training.imported import keep_companions
+from medscope_jax.training.suite import (
+    make_suite,
+    suite_records,
+    suite_rows,
+    suite_texts,
+    suite_videos,
+)
 from medscope_jax.training.workdir import Workdir
 from medscope_jax.video import FrameBank, Video, make_bank, pair_frames
-from tfds_builders.prepare import prepare_suite
-from tfds_builders.read import load_frames, load_part, suite_corpus, video_rows
-from tfds_builders.suite import SuiteConfig, suite_config
 
 ENCODE_FRAMES = 512  # frames of one call of the vision tower when a bank is made
 
@@ -57,12 +62,11 @@ def run_mesh(config: ConfigDict) -> Mesh:
 
 def open_run(config: ConfigDict, workdir: Workdir, mesh: Mesh, progress: bool = True) -> Run:
     """Prepares the suite and the tokenizer (or finds them) and builds the Run."""
-    suite = suite_of(config)
-    prepare_suite(workdir.path, suite, progress)
+    make_suite(config, workdir.path, progress)
     if config.model.checkpoint:
         keep_companions(Path(config.model.checkpoint), workdir)
     elif not workdir.tokenizer.exists():
-        save_tokenizer(suite_tokenizer(config, suite), workdir.tokenizer)
+        save_tokenizer(suite_tokenizer(config), workdir.tokenizer)
     return make_run(config, workdir, mesh)
 
 
@@ -73,20 +77,19 @@ def make_run(config: ConfigDict, workdir: Workdir, mesh: Mesh) -> Run:
     else:
         tokenizer = load_tokenizer(workdir.tokenizer)
     model = with_vocabulary(config.model, tokenizer.vocab_size)
+    tokenizer = pad_vocabulary(tokenizer, model.text.vocab_size)
     layout, clip_layout = layouts(config, model)
     words = vocabulary(tokenizer, layout)
     return Run(config, workdir.path, mesh, tokenizer, words, model, layout, clip_layout)
 
 
-def suite_tokenizer(config: ConfigDict, suite: SuiteConfig) -> Tokenizer:
-    """Trains the tokenizer of a run's suite, from its scripts alone: the suite need not be drawn.
+def suite_tokenizer(config: ConfigDict) -> Tokenizer:
+    """Trains the tokenizer of a run's suite; a phantom suite need not be drawn.
 
     Raises:
       UserError: dialogue.vocab_size is too small for what a tokenizer must hold.
     """
-    corpus = itertools.chain(
-        suite_corpus(suite, max_procedures=40), ["0123456789 .,:[]{}\"'<>/?!-+"]
-    )
+    corpus = itertools.chain(suite_texts(config), ["0123456789 .,:[]{}\"'<>/?!-+"])
     size, ticks = config.dialogue.vocab_size, config.video.max_frames + 1
     try:
         return train_tokenizer(corpus, size, ticks)
@@ -100,23 +103,11 @@ def suite_tokenizer(config: ConfigDict, suite: SuiteConfig) -> Tokenizer:
         ) from error
 
 
-def run_tokenizer(config: ConfigDict, suite: SuiteConfig) -> Tokenizer:
+def run_tokenizer(config: ConfigDict) -> Tokenizer:
     """The tokenizer that a run of this config will have; reads and writes nothing of the run."""
     if config.model.checkpoint:
         return load_qwen_tokenizer(config.model.checkpoint, config.model.text.vocab_size)
-    return suite_tokenizer(config, suite)
-
-
-def suite_of(config: ConfigDict) -> SuiteConfig:
-    """The SuiteConfig of a run's config: its suite section and what other sections decide."""
-    shared = {
-        "bank_fps": config.video.fps,
-        "frame_height": config.video.height,
-        "frame_width": config.video.width,
-        "preview_frames": config.dialogue.preview_frames,
-        "window_frames": config.dialogue.window_frames,
-    }
-    return suite_config({**config.suite.to_dict(), **shared})
+    return suite_tokenizer(config)
 
 
 def with_vocabulary(section: Mapping, size: int) -> ModelConfig:
@@ -180,16 +171,16 @@ class Split:
 
 def load_split(run: Run, split: str) -> Split:
     """Reads all videos of a split."""
-    videos = []
-    for example in load_frames(run.folder, split):
-        video = Video(example["frames"], example["times"], example["duration"])
-        videos.append(pair_frames(video) if run.config.video.native_pairs else video)
-    return Split(videos, video_rows(run.folder, split))
+    videos = [
+        pair_frames(video) if run.config.video.native_pairs else video
+        for video in suite_videos(run.config, run.folder, split)
+    ]
+    return Split(videos, suite_rows(run.config, run.folder, split))
 
 
 def load_records(run: Run, part: str, split: str) -> list[dict]:
     """All records of a part and split: text and spans, small beside the frames."""
-    return list(load_part(run.folder, part, split))
+    return list(suite_records(run.config, run.folder, part, split))
 
 
 def make_split_bank(run: Run, params: dict, split: Split) -> FrameBank:

@@ -2,13 +2,18 @@
 
 import dataclasses
 import functools
+import json
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from medscope_jax.dialogue import Row
 from medscope_jax.distributed import batch_shardings
+from medscope_jax.errors import UserError
+from medscope_jax.files import write_text
 from medscope_jax.training import lengths
 from medscope_jax.training.data import make_batches, mix
 from medscope_jax.training.examples import (
@@ -21,6 +26,7 @@ from medscope_jax.training.examples import (
 from medscope_jax.training.run import Run, Split, load_records, make_split_bank
 from medscope_jax.training.stage import Batches, Update, optimizer_of
 from medscope_jax.training.steps import sft_step
+from medscope_jax.training.suite import has_part
 from medscope_jax.video import flat_tokens
 
 # What each stage reads: parts of the suite, mixed in the proportion of their sizes.
@@ -31,14 +37,19 @@ PARTS = {
 }
 
 
+def parts_of(config: ConfigDict, stage: str) -> list[str]:
+    """The PARTS of a stage that the suite has."""
+    return [part for part in PARTS[stage] if has_part(config, part)]
+
+
 def prepare_clips(run: Run, split: Split, params: dict) -> tuple[Batches, Update]:
     """Stage 1: clips whose frames are encoded inside the step, so that the vision tower learns."""
     del params  # nothing is made in advance from the first parameters
-    records = _records(run, "warm_up")
-    rows = [
-        clip_row(record, _video(split, record), run.tokenizer, run.clip_layout)[0]
-        for record in records
-    ]
+    records, rows = _that_fit(
+        run,
+        "warm_up",
+        lambda record: clip_row(record, _video(split, record), run.tokenizer, run.clip_layout)[0],
+    )
     slots, generated = measure_rows(rows)
     layout = dataclasses.replace(run.clip_layout, length=slots)
 
@@ -53,12 +64,14 @@ def prepare_clips(run: Run, split: Split, params: dict) -> tuple[Batches, Update
 
 def prepare_dialogues(name: str, run: Run, split: Split, params: dict) -> tuple[Batches, Update]:
     """Stage 2 and the passive baseline: conversations over a bank that is made once."""
-    records = _records(run, name)
     tools = name != "passive"
-    rows = [
-        dialogue_row(record, _video(split, record), run.tokenizer, run.layout, tools)
-        for record in records
-    ]
+    records, rows = _that_fit(
+        run,
+        name,
+        lambda record: dialogue_row(
+            record, _video(split, record), run.tokenizer, run.layout, tools
+        ),
+    )
     slots, generated = measure_rows(rows)
     layout = dataclasses.replace(run.layout, length=slots)
     bank = flat_tokens(make_split_bank(run, params, split))
@@ -78,8 +91,26 @@ def prepare_dialogues(name: str, run: Run, split: Split, params: dict) -> tuple[
     return _batches(run, name, records, example), update
 
 
+def _that_fit(run: Run, name: str, lay_out: Callable[[dict], Row]) -> tuple[list[dict], list[Row]]:
+    """A stage's records and their rows; those that can't be laid out are left out, and listed."""
+    records, rows, left_out = [], [], []
+    for record in _records(run, name):
+        try:
+            rows.append(lay_out(record))
+        except UserError as error:
+            left_out.append({"id": record["id"], "reason": str(error)})
+            continue
+        records.append(record)
+    if left_out and jax.process_index() == 0:
+        path = run.folder / f"left_out_{name}.json"
+        write_text(path, json.dumps(left_out, indent=1) + "\n")
+        total = len(left_out) + len(records)
+        print(f"{name} leaves out {len(left_out)} of {total} records, with reasons in {path}")
+    return records, rows
+
+
 def _records(run: Run, name: str) -> list[dict]:
-    parts = [load_records(run, part, "train") for part in PARTS[name]]
+    parts = [load_records(run, part, "train") for part in parts_of(run.config, name)]
     mixed = mix(parts)
     return [mixed[i] for i in range(len(mixed))]
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from medscope_jax.dialogue import (
     load_tokenizer,
+    pad_vocabulary,
     protocol,
     save_tokenizer,
     train_tokenizer,
@@ -115,3 +116,14 @@ def test_missing_and_broken_files_are_one_line(tmp_path):
     (tmp_path / "broken").write_bytes(b"not a model")
     with pytest.raises(UserError, match="not a SentencePiece model"):
         load_tokenizer(tmp_path / "broken")
+
+
+def test_ids_beyond_the_pieces_are_silent():
+    """A model's rows are rounded up, and an untrained one samples all of them."""
+    tokenizer = train_tokenizer(["where?"] * 5, 600, 10)
+    padded = pad_vocabulary(tokenizer, tokenizer.vocab_size + 30)
+    ids = tokenizer.encode("where?")
+    assert padded.decode([*ids, padded.vocab_size - 1]) == "where?"
+    assert padded.pieces[: tokenizer.vocab_size] == tokenizer.pieces
+    assert padded.encode("where?") == ids
+    assert pad_vocabulary(tokenizer, 10).pieces == tokenizer.pieces

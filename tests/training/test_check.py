@@ -11,7 +11,7 @@ from medscope_jax.config import load_config
 from medscope_jax.distributed import axis_sizes
 from medscope_jax.errors import UserError
 from medscope_jax.training.check import check_config
-from medscope_jax.training.run import suite_of, suite_tokenizer
+from medscope_jax.training.run import suite_tokenizer
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "tpu_configs"
 SMOKE = f"{FOLDER / 'cpu.py'}:smoke"
@@ -143,15 +143,15 @@ def test_a_value_that_is_missing(tmp_path):
 def test_the_smallest_vocabulary_is_the_one_that_is_named():
     config = load_config(SMOKE, [*TINY, "dialogue.vocab_size=300"])
     with pytest.raises(UserError, match=r"at least (\d+)$") as error:
-        suite_tokenizer(config, suite_of(config))
+        suite_tokenizer(config)
     needed = int(re.search(r"\d+$", str(error.value))[0])
     for size in (needed - 1, needed):
         config = load_config(SMOKE, [*TINY, f"dialogue.vocab_size={size}"])
         if size < needed:
             with pytest.raises(UserError, match=f"at least {needed}$"):
-                suite_tokenizer(config, suite_of(config))
+                suite_tokenizer(config)
         else:
-            assert suite_tokenizer(config, suite_of(config)).vocab_size == needed
+            assert suite_tokenizer(config).vocab_size == needed
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu", "v4", "v5e", "v5p", "v6e"])

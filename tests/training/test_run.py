@@ -48,9 +48,9 @@ def test_native_pairs_share_a_bank_frame(monkeypatch):
     """Half as many bank frames, each as the vision tower reads two frames; planned alike."""
     config = load_config(f"{CPU}:smoke", ["video.native_pairs=true"])
     frames = np.random.default_rng(0).integers(0, 255, (5, 28, 56, 3), np.uint8)
-    example = {"frames": frames, "times": np.arange(5.0), "duration": 5.0}
-    monkeypatch.setattr(run_room, "load_frames", lambda folder, split: [example])
-    monkeypatch.setattr(run_room, "video_rows", lambda folder, split: {"a": 0})
+    video = Video(frames, np.arange(5.0), 5.0)
+    monkeypatch.setattr(run_room, "suite_videos", lambda *_: [video])
+    monkeypatch.setattr(run_room, "suite_rows", lambda *_: {"a": 0})
     monkeypatch.setattr(run_room, "ENCODE_FRAMES", 4)
     model = with_vocabulary(config.model, 512)
     layout = make_layout(config, model)
