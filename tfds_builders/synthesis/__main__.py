@@ -43,6 +43,7 @@ from tfds_builders.synthesis.pipeline import STAGES, Source, Tally, run
 from tfds_builders.synthesis.report import print_stages, stages_json
 from tfds_builders.synthesis.rows import row_line
 
+_WHERE = " Thresholds and sizes are explained in tfds_builders/synthesis/config.py."
 _FLAGS = {
     "--out": {"required": True, "metavar": "FILE", "help": "the rows to write, .jsonl"},
     "--manual_dir": {"metavar": "DIR", "help": "folder of recordings"},
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
     """Runs the synthesis as the command line says."""
     fields = dataclasses.fields(SynthesisConfig)
     values = {f"--{f.name}": {"type": type(f.default), "default": f.default} for f in fields}
-    flags = parse_arguments(__doc__.split("\n")[0], arguments, {**_FLAGS, **values})
+    flags = parse_arguments(__doc__.split("\n")[0] + _WHERE, arguments, {**_FLAGS, **values})
     config = SynthesisConfig(**{f.name: getattr(flags, f.name) for f in fields})
     out = pathlib.Path(flags.out)
     if out.is_dir() or out.name in ("stages.json", "journal.jsonl"):
@@ -119,14 +120,13 @@ def model_rows(
 
     async def work(journal) -> list[dict]:
         patience = Patience(flags.longest_wait_s, flags.failures)
-        async with Client(endpoint, journal, config, patience) as ask:
-            sources = []
-            for path in videos:
-                name = path.relative_to(folder).as_posix()
-                load = functools.partial(read_footage, path, name, config, flags.split or "")
-                sources.append(Source(load, ask))
-            with tqdm(total=len(sources), unit="video", disable=None) as bar:
-                return await run(sources, config, tallies, bar.update)
+        ask, sources = Client(endpoint, journal, config, patience), []
+        for path in videos:
+            name = path.relative_to(folder).as_posix()
+            load = functools.partial(read_footage, path, name, config, flags.split or "")
+            sources.append(Source(load, ask))
+        with tqdm(total=len(sources), unit="video", disable=None) as bar:
+            return await run(sources, config, tallies, bar.update)
 
     with open_journal(pathlib.Path(flags.out).parent / "journal.jsonl") as journal:
         return asyncio.run(work(journal))

@@ -1,12 +1,14 @@
 """Asking a model behind an endpoint: few at a time, with patience, and never twice the same."""
 
 import asyncio
-import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import random
+import threading
 import time
-from typing import Self
+from collections.abc import Callable
+from typing import Any
 
 from medscope_jax.errors import UserError
 from medscope_jax.rl.endpoint import AttemptFailed, Completion, EndpointConfig, complete
@@ -27,6 +29,7 @@ class Patience:
     Fields:
       longest_wait_s: a longer Retry-After is not waited for: the request fails.
       failures: so many failed requests in a row end the run; nothing that was answered is lost.
+        Requests that are wrong in themselves (HTTP 400) count until there was a first answer.
     """
 
     longest_wait_s: float = 600.0
@@ -34,7 +37,7 @@ class Patience:
 
 
 class Client:
-    """An `ask` over an endpoint; use it in `async with`, which sees to its threads.
+    """An `ask` over an endpoint.
 
     At most endpoint.workers requests are in flight, waits between attempts included: a server that
     asks for patience is not asked something else meanwhile. Answers go into the journal before
@@ -51,15 +54,8 @@ class Client:
         self._endpoint, self._journal = endpoint, journal
         self._config, self._patience = config, patience
         self._slots = asyncio.Semaphore(endpoint.workers)
-        self._threads = concurrent.futures.ThreadPoolExecutor(endpoint.workers)
         self._answers: dict[str, asyncio.Future[Reply]] = {}
-        self._failures = 0
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._failures, self._answered = 0, False
 
     async def __call__(self, request: Request) -> Reply:
         """The answer to a request.
@@ -86,7 +82,7 @@ class Client:
             return known
         began = time.monotonic()
         completion, retries = await self._persist(body, began)
-        self._failures = 0
+        self._failures, self._answered = 0, True
         reply = Reply(
             completion.text,
             completion.refused,
@@ -100,11 +96,10 @@ class Client:
 
     async def _persist(self, body: bytes, began: float) -> tuple[Completion, int]:
         """The completion, and how many attempts failed before it."""
-        endpoint, loop, retries = self._endpoint, asyncio.get_running_loop(), 0
+        endpoint, retries = self._endpoint, 0
         while True:
             try:
-                done = await loop.run_in_executor(self._threads, complete, endpoint, body)
-                return done, retries
+                return await in_daemon(complete, endpoint, body), retries
             except AttemptFailed as error:
                 if error.status in _HOPELESS:
                     raise UserError(f"{endpoint.name} {endpoint.model}: {error}") from None
@@ -121,10 +116,31 @@ class Client:
 
     def _give_up(self, error: AttemptFailed) -> None:
         """Counts a failed request; UserError if it is one too many in a row."""
-        # A request that is wrong in itself says nothing about the server.
-        self._failures += error.again
+        # A request that is wrong in itself says nothing of others, unless none is right.
+        self._failures += error.again or not self._answered
         if self._failures >= self._patience.failures:
             raise UserError(
                 f"{self._failures} requests in a row failed, the last with: {error}; what was "
                 "answered is kept: run the same command again once the endpoint is well"
             ) from None
+
+
+async def in_daemon(function: Callable, *arguments: Any) -> Any:
+    """What a blocking function gives or raises, on a thread that no exit has to wait for."""
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+
+    def settle(setter: Callable, value: Any) -> None:
+        if not future.done():  # cancelled meanwhile
+            setter(value)
+
+    def work() -> None:
+        try:
+            outcome = future.set_result, function(*arguments)
+        except BaseException as error:
+            outcome = future.set_exception, error
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=work, daemon=True).start()
+    return await future

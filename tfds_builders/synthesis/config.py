@@ -5,6 +5,8 @@ import math
 
 from medscope_jax.errors import UserError
 
+_MAY_BE_ZERO = ("blind_attempts", "max_tokens")
+
 
 @dataclasses.dataclass(frozen=True)
 class SynthesisConfig:
@@ -37,7 +39,7 @@ class SynthesisConfig:
       min_iou: least IoU of a trajectory's last window with the evidence.
       reply_attempts: how often a request is made anew where the reply cannot be read.
       temperature: of the draws after a request's first, which is greedy.
-      max_tokens: most tokens of a reply.
+      max_tokens: most tokens of a reply; 0 leaves that to the endpoint.
       videos_at_once: recordings in work at a time.
     """
 
@@ -75,8 +77,8 @@ class SynthesisConfig:
         for name, value in values.items():
             if not math.isfinite(value) or value < 0:
                 raise UserError(f"{name} must be a number of 0 or more, got {value}")
-            # blind_attempts 0 switches that filter off, temperature 0 is greedy.
-            if isinstance(value, int) and value < 1 and name != "blind_attempts":
+            # blind_attempts 0 switches that filter off.
+            if isinstance(value, int) and value < 1 and name not in _MAY_BE_ZERO:
                 raise UserError(f"{name} must be 1 or more, got {value}")
         for name in ("fps", "min_clip_s", "max_evidence_share", "right_score", "leak_score"):
             if values[name] <= 0:

@@ -29,9 +29,10 @@ def request_body(request: Request, model: str, config: SynthesisConfig) -> bytes
         "model": model,
         "temperature": config.temperature if request.draw else 0,
         "seed": request.draw,
-        "max_tokens": config.max_tokens,
         "messages": messages(request),
     }
+    if config.max_tokens:
+        body["max_tokens"] = config.max_tokens
     return json.dumps(body).encode()
 
 

@@ -73,8 +73,7 @@ def session(tmp_path, endpoint_of):
 
     def play(server, work, patience=PATIENT, **changes):
         async def inside(journal):
-            async with Client(endpoint_of(server, **changes), journal, CONFIG, patience) as ask:
-                return await work(ask)
+            return await work(Client(endpoint_of(server, **changes), journal, CONFIG, patience))
 
         with open_journal(tmp_path / "journal.jsonl") as journal:
             return asyncio.run(inside(journal))
@@ -152,15 +151,27 @@ def test_a_retry_after_beyond_patience_is_not_waited_for(serve, session):
 
 
 def test_a_bad_request_is_sent_once_and_ends_nothing(serve, session):
-    server = serve(faults=[(400, "too long"), None])
+    server = serve(faults=[None, (400, "too long"), None])
 
     async def work(ask):
+        await ask(request(0))
         with pytest.raises(AskFailed, match="400"):
             await ask(request(1))
         return await ask(request(2))
 
     session(server, work, patience=Patience(failures=1))
-    assert len(server.keys) == 2
+    assert len(server.keys) == 3
+
+
+def test_requests_that_are_all_bad_end_the_run(serve, session):
+    server = serve(faults=[(400, "no such field")] * 9)
+
+    async def work(ask):
+        return await asyncio.gather(*(ask(request(n)) for n in range(9)), return_exceptions=True)
+
+    errors = session(server, work, patience=Patience(failures=3), workers=1)
+    assert [isinstance(error, AskFailed) for error in errors[:3]] == [True, True, False]
+    assert "3 requests in a row failed, the last with: HTTP status 400" in str(errors[2])
 
 
 @pytest.mark.parametrize("status", [301, 401, 403, 404])

@@ -108,7 +108,7 @@ def test_a_killed_run_goes_on_and_asks_nothing_again(
     command = [sys.executable, "-m", "tfds_builders.synthesis", *arguments(recordings, first, out)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
         processes.append(process)
-        process.wait(120)
+        process.wait(300)
     assert process.returncode == -signal.SIGKILL
     assert not (out / "rows.jsonl").exists()
     data = (out / "journal.jsonl").read_bytes()
@@ -122,6 +122,24 @@ def test_a_killed_run_goes_on_and_asks_nothing_again(
     # Asked twice can only be what was under way when the kill came.
     assert len(set(first.keys) & set(second.keys)) <= CONCURRENCY
     assert kept | set(second.keys) == set(undisturbed[1].keys)
+
+
+def test_an_interrupted_run_ends_at_once(serve, recordings, tmp_path):
+    """It waits for no answer, and says what it had cost by then."""
+    processes, out = [], tmp_path / "out"
+
+    def interrupt(handler):
+        processes[0].send_signal(signal.SIGINT)
+        handler.server.over.wait(60)
+
+    server = serve(faults=[None, interrupt])
+    command = [sys.executable, "-m", "tfds_builders.synthesis", *arguments(recordings, server, out)]
+    command += ["--timeout_s", "300", "--concurrency", "1"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
+        processes.append(process)
+        assert process.communicate(timeout=300)[1] == b"interrupted\n"
+    assert process.returncode == 130
+    assert read_stages(out)["stages"]["caption"]["requests"] == 1
 
 
 def test_a_journal_cut_anywhere_is_enough(serve, recordings, undisturbed):
