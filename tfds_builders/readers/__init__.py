@@ -10,6 +10,7 @@ What holds for every reader:
   the rows after it are read all the same. A row that repeats an earlier one is such a row, and a
   file without rows is one BadRow. UserError is for what no row is to blame for: a path that is
   not there, an unknown option.
+- A row's place is its line, of a Parquet file its number, of a JSON list its line and element.
 - Text is UTF-8, with or without a byte order mark, with any line ends. A JSON file is JSON Lines,
   or, where it is named .json and starts with "[", one list.
 - Times are seconds of the source's own video file: finite, not negative, spans that end after they

@@ -151,11 +151,13 @@ def split_of_file(stem: str) -> str:
 
 
 def interval_text(intervals: Sequence[Span]) -> str:
-    """Spans as answers write them: "[12.0, 20.5], [40.0, 55.0]".
+    """Spans, at least one, as answers write them: "[12.0, 20.5], [40.0, 55.0]".
 
     One decimal, as the protocol's times have; three where one would leave nothing of a span.
     """
     texts = []
+    if not intervals:
+        raise Unusable("an answer of intervals has none")
     for start, end in intervals:
         for decimals in (1, 3):
             first, last = f"{start:.{decimals}f}", f"{end:.{decimals}f}"
@@ -214,6 +216,7 @@ def asked(
     stated = ()
     if isinstance(answer, (list, tuple)):
         stated = spans(answer, "the answer's interval")
+        answer = interval_text(stated)
     elif answer not in (None, "") or task != "grounding":
         answer = words(answer, "the answer")
         stated = stated_spans(answer)

@@ -122,6 +122,7 @@ GOOD = {"video": "v.mp4", "question": "What is Doe?", "answer": "A vein."}
         ({"task": "grounding", "answer": None}, "no span of evidence"),
         ({"task": "grounding", "answer": "[1, 2]", "frame_time": 1}, "not a frame time"),
         ({"answer": "[1, 2]", "spans": [[4, 5]]}, "not the evidence"),
+        ({"answer": []}, "an answer of intervals has none"),
         ({"options": "Doe"}, "no list of texts"),
         ({"options": ["yes", "no"]}, "none of the options"),
         ({"options": ["A vein.", " "]}, "an option is empty"),
