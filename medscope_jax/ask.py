@@ -184,9 +184,9 @@ def main(argv: Sequence[str]) -> None:
 
 def _read(console: Console, path: str, section: ConfigDict, size: FrameSize) -> Video:
     with console.status("reading the video"):
-        if not section.native_pairs:
-            return read_video(path, section.fps, size, section.max_frames)
-        return pair_frames(read_video(path, section.fps, size, 2 * section.max_frames))
+        most = section.max_frames * (2 if section.native_pairs else 1)
+        video = read_video(path, section.fps, size, most, resample=section.resample)
+    return pair_frames(video) if section.native_pairs else video
 
 
 def _of_workdir(path: Path, read: Callable, console: Console) -> tuple:

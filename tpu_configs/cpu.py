@@ -36,6 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "height": 28,
             "width": 56,
             "max_frames": 240,  # of the frame bank, a video
+            "resample": "area",  # how a recording asked about is resized; "bicubic": as Qwen's
             "native_pairs": False,  # True: two frames share a bank frame, as in Qwen's video mode
         }
     )
@@ -106,9 +107,7 @@ def get_config(arg: str = "") -> ConfigDict:
     # The baseline that cannot look: the same start, data and steps, answers from the preview.
     config.passive = ConfigDict({"steps": 300, "batch_size": 32, "learning_rate": 1e-3, **decoder})
     # Stage 3, GA-GRPO.
-    config.ga_grpo = ConfigDict(
-        {"steps": 90, "batch_size": 16, "learning_rate": 1.5e-4, **decoder}
-    )
+    config.ga_grpo = ConfigDict({"steps": 90, "batch_size": 16, "learning_rate": 1.5e-4, **decoder})
     config.rl = ConfigDict(
         {
             "group_size": 8,  # rollouts a question; ga_grpo.batch_size counts questions

@@ -44,6 +44,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "height": 56,
             "width": 112,
             "max_frames": 240,  # of the frame bank, a video
+            "resample": "area",  # how a recording asked about is resized; "bicubic": as Qwen's
             "native_pairs": False,  # True: two frames share a bank frame, as in Qwen's video mode
         }
     )

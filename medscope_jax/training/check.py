@@ -34,6 +34,7 @@ from medscope_jax.training.suite import (
     unseen,
 )
 from medscope_jax.video import Video, pair_frames, preview_indices
+from medscope_jax.video.frames import RESAMPLES
 from medscope_jax.video.phantom import SPLITS, Procedure
 from tfds_builders.phantom_suite.records import records
 from tfds_builders.suite import procedures
@@ -86,6 +87,10 @@ def check_config(config: ConfigDict, mesh: Mesh) -> None:
     """
     _check_numbers(config)
     _check_model(config.model)
+    if config.video.resample not in RESAMPLES:
+        raise UserError(
+            f"config.video.resample is {config.video.resample!r}; use {' or '.join(RESAMPLES)}"
+        )
     _check_frame_format(config.dialogue.frame_format)
     _check_response_format(config.dialogue.response_format)
     with _section("model"):

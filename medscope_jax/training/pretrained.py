@@ -20,7 +20,13 @@ from medscope_jax.training.run import Run
 from medscope_jax.video import bucket_size
 
 VIDEO = FrozenConfigDict(
-    {"fps": 1.0, "max_frames": 3600, "max_pixels": 224 * 224, "native_pairs": False}
+    {
+        "fps": 1.0,
+        "max_frames": 3600,
+        "max_pixels": 224 * 224,
+        "resample": "bicubic",
+        "native_pairs": False,
+    }
 )
 _DIALOGUE = {
     "preview_frames": 64,

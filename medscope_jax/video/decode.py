@@ -12,7 +12,7 @@ import stat
 from medscope_jax.video import dicom
 from medscope_jax.video.container import Container, inspect
 from medscope_jax.video.folder import iter_folder
-from medscope_jax.video.frames import FrameSize, Video, VideoError
+from medscope_jax.video.frames import RESAMPLES, Fit, FrameSize, Video, VideoError
 from medscope_jax.video.opencv import iter_opencv
 from medscope_jax.video.stream import Ending, Frames, FrameStream
 
@@ -24,6 +24,7 @@ def read_video(
     max_frames: int | None = None,
     partial: bool = False,
     frame_rate: float | None = None,
+    resample: str = "area",
 ) -> Video:
     """Decodes a recording at the bank rate.
 
@@ -41,6 +42,8 @@ def read_video(
         were promised and how many came. By default that is an error.
       frame_rate: frames a second of what has no times of its own: a folder of pictures, a bare
         stream, an AVI without a rate. Whatever has times keeps them.
+      resample: how frames are resized, one of frames.RESAMPLES; published weights were trained on
+        "bicubic" ones.
 
     Returns:
       Video.
@@ -49,7 +52,7 @@ def read_video(
       VideoError: no such file, empty, unreadable, no video, sound only, cut short, nothing
         decodable, no times.
     """
-    return iter_frames(path, fps, size, max_frames, partial, frame_rate).collect()
+    return iter_frames(path, fps, size, max_frames, partial, frame_rate, resample).collect()
 
 
 def iter_frames(
@@ -59,6 +62,7 @@ def iter_frames(
     max_frames: int | None = None,
     partial: bool = False,
     frame_rate: float | None = None,
+    resample: str = "area",
 ) -> FrameStream:
     """The frames that read_video collects, one in memory at a time; arguments as there.
 
@@ -74,23 +78,26 @@ def iter_frames(
         raise ValueError(f"size must be (H, W) in pixels, got {size}")
     if frame_rate is not None and not (math.isfinite(frame_rate) and frame_rate > 0):
         raise ValueError(f"frame_rate must be a positive number, got {frame_rate}")
+    if resample not in RESAMPLES:
+        raise ValueError(f"resample must be one of {', '.join(RESAMPLES)}, got {resample!r}")
+    fit = Fit(size, resample)
     # Absolute: FFmpeg would take "a:b.mp4" for a network protocol.
     path = os.path.abspath(os.fspath(path))
     if os.path.isdir(path):
-        return iter_folder(path, fps, size, max_frames, partial, frame_rate)
+        return iter_folder(path, fps, fit, max_frames, partial, frame_rate)
     container = _inspect_file(path)
     if container.kind != "dicom":
-        return iter_opencv(path, container, fps, size, max_frames, partial, frame_rate, path)
+        return iter_opencv(path, container, fps, fit, max_frames, partial, frame_rate, path)
     unpacked = dicom.read_stream(path)
     if unpacked is None:
-        return dicom.iter_dicom(path, fps, size, max_frames)
+        return dicom.iter_dicom(path, fps, fit, max_frames)
     # An MPEG recording inside DICOM: only the stream itself leaves the file.
     with contextlib.ExitStack() as cleanup:
         inner = cleanup.enter_context(unpacked)
         rate = dicom.stream_rate(path) or frame_rate
         found = inspect(inner)
         container = Container("other", timeless=found.timeless, rate=found.rate)
-        stream = iter_opencv(inner, container, fps, size, max_frames, partial, rate, path)
+        stream = iter_opencv(inner, container, fps, fit, max_frames, partial, rate, path)
         notes = dicom.header_notes(path)
         return FrameStream(stream.planned, _noted(stream, notes, cleanup.pop_all()))
 

@@ -22,7 +22,7 @@ from pydicom.pixels import get_decoder, iter_pixels
 from medscope_jax.video.dicom_rgb import PIXEL_TAGS, ToRGB
 from medscope_jax.video.dicom_times import TIME_TAGS, frame_times, steady_interval
 from medscope_jax.video.frames import (
-    FrameSize,
+    Fit,
     VideoError,
     fit_frame,
     frame_size,
@@ -37,9 +37,7 @@ _SHAPE_TAGS = ["NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "BurnedIn
 _VIDEO_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{n}" for n in range(100, 109))
 
 
-def iter_dicom(
-    path: str, fps: float, size: FrameSize, max_frames: int | None = None
-) -> FrameStream:
+def iter_dicom(path: str, fps: float, fit: Fit, max_frames: int | None = None) -> FrameStream:
     """A multi-frame DICOM file's frames at the bank rate; arguments as decode.iter_frames.
 
     Times come from FrameTimeVector or FrameTime (whichever FrameIncrementPointer names; else the
@@ -59,7 +57,7 @@ def iter_dicom(
         chosen = tick_frames(times, end, fps, max_frames)
         colours = "its colours cannot be interpreted"
         to_rgb = _guarded(path, colours, lambda: ToRGB(header))
-    fitted = frame_size(size, original)
+    fitted = frame_size(fit.size, original)
     notes = [*_notes(header), *thinning_note(times, end, fps, max_frames)]
     notes += letterbox_note(original, fitted)
 
@@ -69,7 +67,7 @@ def iter_dicom(
                 _guarded(path, colours, lambda x=image: to_rgb.extend_range(x))
         for time, image in zip(times[chosen], _images(path, chosen, count), strict=True):
             rgb = _guarded(path, colours, lambda x=image: to_rgb(x))
-            yield float(time), fit_frame(rgb, fitted)
+            yield float(time), fit_frame(rgb, fitted, fit.resample)
         return Ending(end, count, tuple(notes))
 
     return FrameStream(len(chosen), in_steps(frames(), _quiet))

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from medscope_jax.video.frames import (
-    FrameSize,
+    Fit,
     VideoError,
     fit_frame,
     frame_size,
@@ -41,7 +41,7 @@ _FOREIGN = (".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".ppm", ".dcm")
 def iter_folder(
     path: str,
     fps: float,
-    size: FrameSize,
+    fit: Fit,
     max_frames: int | None = None,
     partial: bool = False,
     frame_rate: float | None = None,
@@ -88,8 +88,8 @@ def iter_folder(
                     *picture.shape[:2], *original
                 )
                 raise VideoError(f"{what} is {shapes}; keep one recording a folder", path)
-            fitted = fitted or frame_size(size, original)
-            yield float(times[index]), fit_frame(picture, fitted)
+            fitted = fitted or frame_size(fit.size, original)
+            yield float(times[index]), fit_frame(picture, fitted, fit.resample)
         if original is None:
             raise VideoError("none of its pictures can be decoded; copy them again", path)
         lost = [f"incomplete: {broken} of {len(chosen)} pictures are broken"] if broken else []

@@ -7,11 +7,13 @@ DICOM's readers cannot disagree on it.
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from medscope_jax.errors import UserError
+from medscope_jax.video.resize import resize_frames
 
 # Beyond this ratio of aspect ratios a stretched frame no longer looks like anatomy (a portrait
 # recording in a 2:1 frame is off by 3.6); 4:3 in 2:1 is off by 1.5 and is stretched.
@@ -20,6 +22,15 @@ LETTERBOX_RATIO = 2.0
 
 # (H, W) in pixels, or a function that says so of a recording's own (h, w).
 FrameSize = tuple[int, int] | Callable[[int, int], tuple[int, int]]
+# "area" averages the pixels that a new one covers; "bicubic" gives the reference processor's.
+RESAMPLES = ("area", "bicubic")
+
+
+class Fit(NamedTuple):
+    """How frames are brought to the bank's pixels: what size they get, and one of RESAMPLES."""
+
+    size: FrameSize
+    resample: str = "area"
 
 
 class VideoError(UserError):
@@ -132,20 +143,20 @@ def letterbox_note(original: tuple[int, int], size: tuple[int, int]) -> list[str
     ]
 
 
-def fit_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes one uint8 frame [h, w, 3] to size (H, W): averaged over areas when it shrinks.
+def fit_frame(frame: np.ndarray, size: tuple[int, int], resample: str = "area") -> np.ndarray:
+    """Resizes one uint8 frame [h, w, 3] to size (H, W) by one of RESAMPLES.
 
     The frame is stretched to fill size, which keeps every pixel in use; where the aspect ratios
     differ by more than LETTERBOX_RATIO it keeps its own aspect, centred on black.
     """
     height, width = size
     if not _letterboxed(frame.shape[:2], size):
-        return _resize(frame, height, width)
+        return _resize(frame, height, width, resample)
     scale = min(height / frame.shape[0], width / frame.shape[1])
     inner = (max(1, round(frame.shape[0] * scale)), max(1, round(frame.shape[1] * scale)))
     top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
     canvas = np.zeros((height, width, 3), np.uint8)
-    canvas[top : top + inner[0], left : left + inner[1]] = _resize(frame, *inner)
+    canvas[top : top + inner[0], left : left + inner[1]] = _resize(frame, *inner, resample)
     return canvas
 
 
@@ -154,7 +165,9 @@ def _letterboxed(original: tuple[int, int], size: tuple[int, int]) -> bool:
     return max(ratio, 1 / ratio) > LETTERBOX_RATIO
 
 
-def _resize(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+def _resize(frame: np.ndarray, height: int, width: int, resample: str) -> np.ndarray:
+    if resample == "bicubic":
+        return resize_frames(frame[None], (height, width))[0]
     # INTER_AREA averages; enlarging with it would only repeat pixels.
     grows = height > frame.shape[0] or width > frame.shape[1]
     return cv2.resize(

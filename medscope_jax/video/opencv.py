@@ -17,7 +17,7 @@ import numpy as np
 
 from medscope_jax.video.container import Container
 from medscope_jax.video.frames import (
-    FrameSize,
+    Fit,
     VideoError,
     fit_frame,
     frame_size,
@@ -47,7 +47,7 @@ def iter_opencv(
     path: str,
     container: Container,
     fps: float,
-    size: FrameSize,
+    fit: Fit,
     max_frames: int | None,
     partial: bool,
     frame_rate: float | None,
@@ -58,7 +58,7 @@ def iter_opencv(
     Args:
       path: what FFmpeg opens.
       container: what its bytes state.
-      fps, size, max_frames, partial: as iter_frames.
+      fps, max_frames, partial: as iter_frames; fit: its size and resample.
       frame_rate: frames a second of a file whose frames carry no times.
       shown: the path that errors name.
 
@@ -71,7 +71,7 @@ def iter_opencv(
         listing = _list(source, frame_rate)
     notes = thinning_note(listing.times, listing.end, fps, max_frames)
     chosen = listing.times[tick_frames(listing.times, listing.end, fps, max_frames)]
-    frames = _frames(source, listing, chosen, size, notes)
+    frames = _frames(source, listing, chosen, fit, notes)
     return FrameStream(len(chosen), in_steps(frames, quiet))
 
 
@@ -175,7 +175,7 @@ def _stamps(path: str, packets_only: bool) -> tuple[np.ndarray, int]:
 
 
 def _frames(
-    source: _Source, listing: _Listing, wanted: np.ndarray, size: FrameSize, notes: list[str]
+    source: _Source, listing: _Listing, wanted: np.ndarray, fit: Fit, notes: list[str]
 ) -> Frames:
     """The second pass: decodes every frame, converts only those wanted ([T] seconds).
 
@@ -203,9 +203,9 @@ def _frames(
             if image.ndim == 2:
                 image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
             original = image.shape[:2]
-            fitted = fitted or frame_size(size, original)
+            fitted = fitted or frame_size(fit.size, original)
             next_wanted = int(np.searchsorted(wanted, last + _SAME_TIME, side="right"))
-            yield last, cv2.cvtColor(fit_frame(image, fitted), cv2.COLOR_BGR2RGB)
+            yield last, cv2.cvtColor(fit_frame(image, fitted, fit.resample), cv2.COLOR_BGR2RGB)
     if original is None:
         promised = max(listing.promised, len(listing.times))
         reason = f"nothing can be decoded (0 of {promised} frames came); copy or convert it again"

@@ -67,6 +67,7 @@ def stub_mesh(config):
         ("dialogue.frame_format=<|image_pad|>{frame}{time}", "<|image_pad|>"),
         ("dialogue.response_format={response}", "it needs '<tool_response>{response}"),
         ("dialogue.response_format=<tool_response></tool_response>", "it needs '<tool_resp"),
+        ("video.resample=cubic", "config.video.resample is 'cubic'; use area or bicubic"),
         # stages
         ("warm_up.steps=0", "config.warm_up.steps is 0"),
         ("passive.learning_rate=-0.1", "config.passive.learning_rate is -0.1"),

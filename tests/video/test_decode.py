@@ -5,6 +5,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from PIL import Image
+from pydicom import examples
 
 from medscope_jax.video import preview_indices, read_video
 from medscope_jax.video.frames import fit_frame, tick_frames
@@ -126,6 +128,25 @@ def test_plain_resize_stretches_and_averages():
     frame[:, ::2] = 200
     assert (fit_frame(frame, (2, 3)) == 100).all()
     assert fit_frame(frame, (8, 12)).shape == (8, 12, 3)
+
+
+@pytest.mark.parametrize("kind", ["mp4", "dicom", "folder"])
+def test_bicubic_frames_are_pillows(write_video, tmp_path, kind):
+    """Of any source: its native pixels, resized as the reference processor resizes."""
+    path, rate = write_video(fps=5.0, count=6), None
+    if kind == "dicom":
+        path = examples.get_path("ybr_color")
+    if kind == "folder":
+        path, rate = tmp_path / "pictures", 1.0
+        path.mkdir()
+        picture = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+        Image.fromarray(picture).save(path / "1.png")
+    native = read_video(path, 1.0, lambda h, w: (h, w), frame_rate=rate).frames
+    video = read_video(path, 1.0, (28, 56), frame_rate=rate, resample="bicubic")
+    for ours, frame in zip(video.frames, native, strict=True):
+        theirs = Image.fromarray(frame).resize((56, 28), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(ours, theirs)
+    assert (video.frames != read_video(path, 1.0, (28, 56), frame_rate=rate).frames).any()
 
 
 def test_edit_list_hides_frames_on_purpose(write_video, patch_mp4):
