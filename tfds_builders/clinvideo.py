@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from medscope_jax.errors import UserError
-from tfds_builders.manual import SPLITS
+from tfds_builders.manual import SPLITS, VideoSettings
 from tfds_builders.stored_videos import read_listing
 from tfds_builders.suite import PARTS
 
@@ -92,6 +92,16 @@ def load_frames(data_dir: str | os.PathLike, split: str, lazy: bool = False) -> 
       UserError: no such split, or no frames have been built.
     """
     return _rows(data_dir, "clinvideo_frames", split, _lazy_video if lazy else _video)
+
+
+def video_settings(data_dir: str | os.PathLike) -> VideoSettings:
+    """How the videos are stored: bank rate, pixels, most frames, resampling.
+
+    Raises:
+      UserError: no frames have been built.
+    """
+    folder = built_folder(data_dir, "clinvideo_frames")
+    return VideoSettings(**tfds.builder_from_directory(folder).info.metadata["video"])
 
 
 def video_rows(data_dir: str | os.PathLike, split: str) -> dict[str, int]:

@@ -5,7 +5,8 @@
 
 suite.json, all paths relative to the folder:
 
-    {"video": {"fps": 1.0, "height": 224, "width": 224, "max_frames": 3600},
+    {"video": {"fps": 1.0, "height": 224, "width": 224, "max_frames": 3600,
+               "resample": "area"},           or "bicubic", as published weights saw frames
      "splits": {"train": 0.9, "validation": 0.05, "test": 0.05},
      "sources": [{"name": "cholec80",          lower-case letters, digits and _
                   "reader": "cholec80",        a module of tfds_builders/readers
@@ -13,8 +14,8 @@ suite.json, all paths relative to the folder:
                   "videos": "cholec80/videos",
                   "split": "train",            of rows that name none; "" or left out: the video's
                                                own hash decides, by the shares in "splits"
-                  "frame_rate": 1.0,           of videos that are folders of pictures without
-                                               times.csv; others have times of their own
+                  "frame_rate": 1.0,           of videos without times of their own, such as a
+                                               folder of pictures without times.csv
                   "options": {}}]}             the reader's
 
 A source without reader and annotations is a folder of videos: all of them are stored, and no record
@@ -32,6 +33,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medscope_jax.errors import UserError, closest
+from medscope_jax.video.frames import RESAMPLES
 
 SPLITS = ("train", "validation", "test")
 _DEFAULT_SHARES = {"train": 0.9, "validation": 0.05, "test": 0.05}
@@ -40,12 +42,16 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 @dataclasses.dataclass(frozen=True)
 class VideoSettings:
-    """How videos are stored: bank frames a second, their pixels, most frames a video."""
+    """How videos are stored: bank frames a second, their pixels, most frames a video.
+
+    resample: how frames are resized, one of video.frames.RESAMPLES.
+    """
 
     fps: float
     height: int
     width: int
     max_frames: int
+    resample: str = "area"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +118,10 @@ def _keys(value: Any, where: str, needed: tuple[str, ...], optional: tuple[str, 
 
 
 def _video(value: Any) -> VideoSettings:
-    names = tuple(field.name for field in dataclasses.fields(VideoSettings))
-    keys = _keys(value, "suite.json: video", names, ())
+    names = ("fps", "height", "width", "max_frames")
+    keys = _keys(value, "suite.json: video", names, ("resample",))
+    if keys.get("resample", "area") not in RESAMPLES:
+        raise UserError(f"suite.json: video.resample must be one of {', '.join(RESAMPLES)}")
     for name in names:
         whole = name != "fps"
         if not _positive(keys[name]) or (whole and not isinstance(keys[name], int)):

@@ -35,7 +35,7 @@ _PICTURES = (".jpg", ".jpeg", ".png")
 class PlannedVideo:
     """A video to store: its id, the first source that has it, its split and its file or folder.
 
-    frame_rate: of a folder of pictures without times.
+    frame_rate: where it has no times of its own.
     """
 
     id: str

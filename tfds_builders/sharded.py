@@ -162,6 +162,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         self._name_files(sorted(written, key=lambda w: (SPLITS.index(w.split), w.number)), counts)
         self.info.metadata.update(
             plan=plan.digest,
+            video=dataclasses.asdict(manual.video),
             quarantined={stage: counts_to_json(found) for stage, found in counts.items()},
         )
 

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import concurrent.futures.process
 import contextlib
 import functools
 import multiprocessing
@@ -37,6 +38,9 @@ def workers(processes: int, here: bool = True) -> Iterator[Spread]:
 
     Jobs are taken, and results kept, a few at a time: neither jobs nor results pile up. Functions
     and jobs must be picklable.
+
+    Raises:
+      UserError: a process died of a job (no memory, or a decoder's crash).
     """
     if processes <= 1 and here:
         yield map
@@ -47,6 +51,10 @@ def workers(processes: int, here: bool = True) -> Iterator[Spread]:
     ) as executor:
         try:
             yield functools.partial(_ordered, executor, _QUEUE * processes)
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise UserError(
+                "a worker process died: out of memory, or a decoder crashed on a damaged recording"
+            ) from error
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             raise

@@ -83,7 +83,12 @@ def _decode(video: PlannedVideo, settings: VideoSettings) -> dict[str, Any] | st
     times, jpegs = [], []
     try:
         stream = iter_frames(
-            video.path, settings.fps, size, settings.max_frames, frame_rate=video.frame_rate
+            video.path,
+            settings.fps,
+            size,
+            settings.max_frames,
+            frame_rate=video.frame_rate,
+            resample=settings.resample,
         )
         for time, frame in stream:
             times.append(time)

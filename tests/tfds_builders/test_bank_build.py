@@ -1,5 +1,6 @@
 """Banks of a run's suite and of imported weights, as the entry point stores them."""
 
+import dataclasses
 import json
 import shutil
 from types import SimpleNamespace
@@ -65,6 +66,24 @@ def test_a_stored_bank_is_the_split_bank(run, monkeypatch, capsys):
     for name in split.rows:
         assert f"{name}: made again, it was made of other weights of the vision tower" in printed
     assert "2 videos encoded, 0 were there" in printed
+
+
+def test_native_pairs_are_stored_as_pairs(run):
+    """As make_split_bank takes them; read from the data set they are the same videos."""
+    run, params = run
+    config = run.config.copy_and_resolve_references()
+    config.video.native_pairs = True
+    run = dataclasses.replace(run, config=config)
+    split = load_split(run, SPLIT)
+    stored = bank_builder.stored_bank(run, params, split)
+    assert bits(stored) == bits(make_split_bank(run, params, split))
+    frames = next((run.folder / "suite" / "tfds" / "phantom_frames").iterdir())
+    sources = bank_builder.frame_sources(frames, SPLIT, pairs=True)
+    made_of = bank_builder.preprocessing(config.video)
+    folder = bank_builder.bank_folder(run.folder, "float32")
+    vision = params["vision"]
+    built = bank_builder.build_vision_bank(folder, run.model, vision, sources, made_of, "float32")
+    assert (built.made, built.kept) == (0, 2)
 
 
 def test_rounded_banks_say_their_error(run, capsys):
@@ -145,8 +164,9 @@ def test_imported_weights_get_their_bank(run, tmp_path, capsys):
     split = load_split(run, SPLIT)
     names = list(split.rows)
     sources = bank_builder.frame_sources(frames, SPLIT)
+    made_of = bank_builder.preprocessing({"height": 28, "width": 56})
     built = bank_builder.build_vision_bank(
-        target, model, params["vision"], sources, (28, 56), "float32"
+        target, model, params["vision"], sources, made_of, "float32"
     )
     assert (built.made, built.kept) == (0, 2)
     encode = jax.jit(lambda frames: bank_builder.encode_frames(params, model, frames))

@@ -14,7 +14,15 @@ from medscope_jax.video import read_video
 from tests.tfds_builders import clinvideo_cases as cases
 from tests.tfds_builders.clinvideo_cases import build_all, digest
 from tfds_builders.build import build, main
-from tfds_builders.clinvideo import load_frames, load_part, splits_of, suite_texts, video_rows
+from tfds_builders.clinvideo import (
+    load_frames,
+    load_part,
+    splits_of,
+    suite_texts,
+    video_rows,
+    video_settings,
+)
+from tfds_builders.manual import VideoSettings
 from tfds_builders.phantom_suite.records import SPLITS_OF_PART
 from tfds_builders.spread import workers
 from tfds_builders.suite import PARTS
@@ -114,6 +122,7 @@ def test_records_are_the_rows(folders):
         record["video"] for record in all_records(data) if record["split"] == "train"
     )
     assert "left" in list(suite_texts(data))
+    assert video_settings(data) == VideoSettings(**cases.VIDEO)
 
 
 def test_messages_are_the_conversation(folders):

@@ -28,6 +28,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
         ({"video": {"fps": 0, "height": 8, "width": 8, "max_frames": 9}}, "video.fps must be"),
         ({"video": {"fps": 1, "height": 8.5, "width": 8, "max_frames": 9}}, "video.height must"),
         ({"video": {"fps": 1, "height": 8, "width": 8}}, "lacks max_frames"),
+        (
+            {"video": {"fps": 1, "height": 8, "width": 8, "max_frames": 9, "resample": "cubic"}},
+            "one of area, bicubic",
+        ),
         ({"sources": []}, "at least one source"),
         ({"sauces": []}, "unknown key 'sauces' .did you mean 'sources'"),
         ({"splits": {"train": -1}}, "0 or more"),
@@ -188,3 +192,8 @@ def test_the_build_command_of_tfds(tmp_path):
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         subprocess.run(command, cwd=ROOT, env=environment, check=True)
     assert load_part(data, "rl", "train")[0]["question"] == "Where is it?"
+
+
+def test_a_process_that_dies_is_one_line():
+    with pytest.raises(UserError, match="a worker process died"), spread.workers(2) as over:
+        list(over(os._exit, [3]))

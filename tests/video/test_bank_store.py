@@ -25,7 +25,7 @@ from medscope_jax.video import Video, make_bank
 from medscope_jax.video.bank_build import build_bank
 from medscope_jax.video.bank_codec import pack, unpack
 from medscope_jax.video.bank_key import Preprocessing, weights_hash
-from medscope_jax.video.bank_store import FrameSource, load_bank, source_of
+from medscope_jax.video.bank_store import FrameSource, load_bank, paired, source_of
 
 HEIGHT, WIDTH, S, D, BATCH = 4, 6, 2, 8, 16
 SIZE = Preprocessing(HEIGHT, WIDTH, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
@@ -95,6 +95,34 @@ def test_a_stored_bank_is_make_banks_bit_for_bit(tmp_path, dtype):
 
     again = build(tmp_path, videos, dtype, lambda frames: pytest.fail("encoded again"))
     assert (again.made, again.kept, again.key) == (0, len(videos), built.key)
+
+
+def test_pairs_of_frames_are_stored_as_pairs(tmp_path):
+    """Native video mode; an odd video's last frame stands for both of its pair."""
+    videos = make_videos((3, 40, 1))
+    in_pairs = []
+    for video in videos.values():
+        whole = [*video.frames, *video.frames[-1:]][: -(-len(video.frames) // 2) * 2]
+        frames = np.stack([np.stack(pair) for pair in zip(whole[::2], whole[1::2], strict=True)])
+        in_pairs.append(Video(frames, video.times[::2], video.duration))
+
+    def encode(pairs):
+        return encoder()(pairs.mean(axis=1).astype(np.float32))
+
+    size = dataclasses.replace(SIZE, pairs=True)
+    sources = [paired(source_of(name, video)) for name, video in videos.items()]
+    built = build_bank(tmp_path, sources, encode, BATCH, size, HASH, "float32")
+    expected = make_bank(encode, in_pairs, stamp_ids, BATCH)
+    assert bits(load_bank(tmp_path, built.key, list(videos), stamp_ids)) == bits(expected)
+    # The same video, paired before or while it is read.
+    again = build(tmp_path, dict(zip(videos, in_pairs, strict=True)), "float32", encode, size)
+    assert (again.kept, again.key) == (3, built.key)
+    with pytest.raises(UserError, match="of other preprocessing .pairs True there, False here.;"):
+        load_bank(
+            tmp_path, dataclasses.replace(built.key, preprocessing=SIZE), ["video-0"], stamp_ids
+        )
+    with pytest.raises(UserError, match="must be uint8 and each .4, 6, 3."):
+        build(tmp_path / "single", dict(zip(videos, in_pairs, strict=True)))
 
 
 def test_chosen_videos_are_read_without_the_others(tmp_path):
@@ -212,8 +240,6 @@ def one_pixel(video):
         ("other preprocessing .height 4 there, 6 here; width 6 there, 4 here.",
          {"size": dataclasses.replace(SIZE, height=WIDTH, width=HEIGHT)}),
         ("other preprocessing .mean", {"size": dataclasses.replace(SIZE, mean=(0.5, 0.4, 0.31))}),
-        ("other preprocessing .pairs False there, True here.",
-         {"size": dataclasses.replace(SIZE, pairs=True)}),
         ("other weights of the vision tower", {"weights": "one bit"}),
         ("other weights of the vision tower", {"weights": "dtype"}),
     ],
@@ -424,7 +450,9 @@ def test_what_can_not_be_stored_is_one_line(tmp_path):
         build(tmp_path, videos, "int4")
     with pytest.raises(UserError, match="has no frames"):
         build(tmp_path, {"v": Video(video.frames[:0], video.times[:0], 1.0)})
-    with pytest.raises(UserError, match="video v: frames 0 to 2 are .* must be uint8 of 4x6"):
+    with pytest.raises(
+        UserError, match="video v: frames 0 to 2 are .* must be uint8 and each \\[4, 6, 3\\]"
+    ):
         build(tmp_path, {"v": changed(video, frames=video.frames[:, 1:])})
     source = source_of("v", video)
     with pytest.raises(UserError, match="two videos have the id v"):
