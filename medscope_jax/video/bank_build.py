@@ -211,14 +211,14 @@ def _encode(
     dtype: str,
 ) -> None:
     """Encodes a batch and hands its tokens to the videos that want them."""
-    size = (settings.preprocessing.height, settings.preprocessing.width, 3)
+    size = settings.preprocessing.shape
     pieces = []
     for piece in batch:
         frames = piece.job.source.read(piece.start, piece.stop)
         if frames.shape != (piece.stop - piece.start, *size) or frames.dtype != np.uint8:
             raise UserError(
                 f"video {piece.job.name}: frames {piece.start} to {piece.stop - 1} are "
-                f"{frames.dtype}{list(frames.shape)}, must be uint8 of {size[0]}x{size[1]} pixels"
+                f"{frames.dtype}{list(frames.shape)}, must be uint8 and each {list(size)}"
             )
         pieces.append(frames)
     # To make_bank the batch is one video: it fills up the last batch and calls encode.

@@ -2,7 +2,10 @@
 
 int8 keeps one float32 factor for each token or for each channel of a block. Which lies nearer
 depends on the tower: a few channels of large values favour one for each channel, a few large tokens
-one for each token. So both are tried, and the block says which it took.
+one for each token. So both are tried, and the block says which it took. On the towers of two runs
+of the default config (10,327 frames of the test split each) one for each channel was off by 0.38
+and 0.37 % (relative, root mean square), one for each token by 0.68 and 0.66 %, bfloat16 by 0.17 %;
+the worst tokens by 1.5, 1.0 and 0.2 %. 703 of 714 blocks took one for each channel.
 """
 
 import dataclasses

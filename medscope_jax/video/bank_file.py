@@ -137,7 +137,7 @@ def _tokens(reader: ArrayRecordReader, description: dict[str, Any]) -> Iterator[
 
 def _description(reader: ArrayRecordReader, count: int) -> dict[str, Any]:
     if not count:
-        raise DamagedBank("it is empty")
+        raise DamagedBank("its end is broken")
     checksum, _, text = _read(reader, count - 1).partition(b"\n")
     if checksum != _checksum(text).encode():
         raise DamagedBank("its description is not what was written")

@@ -33,6 +33,11 @@ class Preprocessing:
     std: tuple[float, ...]
     pairs: bool = False
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what the tower takes as one: a frame or a pair."""
+        return (2,) * self.pairs + (self.height, self.width, 3)
+
     def to_json(self) -> dict[str, Any]:
         """As JSON gives it back: lists for tuples."""
         return json.loads(json.dumps(dataclasses.asdict(self)))

@@ -23,6 +23,7 @@ from medscope_jax.video.bank_codec import RoundingError
 from medscope_jax.video.bank_file import FORMAT, SUFFIX, DamagedBank, opened
 from medscope_jax.video.bank_key import BankKey, differences
 from medscope_jax.video.frames import Video
+from medscope_jax.video.sampling import temporal_patches
 
 INDEX = "index.json"
 _AGAIN = "make it again by python -m tfds_builders.bank"
@@ -35,7 +36,8 @@ class FrameSource:
     Attributes:
       id: letters, digits, ".", "_" and "-": the file's name.
       times: float64 [T] seconds; duration: seconds.
-      read: (start, stop) -> uint8 [stop - start, H, W, 3], the same at every call.
+      read: (start, stop) -> uint8 [stop - start, H, W, 3], the same at every call; of pairs, see
+        paired, [stop - start, 2, H, W, 3].
     """
 
     id: str
@@ -49,6 +51,16 @@ def source_of(name: str, video: Video) -> FrameSource:
     return FrameSource(
         name, video.times, video.duration, lambda start, stop: video.frames[start:stop]
     )
+
+
+def paired(source: FrameSource) -> FrameSource:
+    """The video in pairs of frames: native video mode; a pair has the time of its first frame."""
+    frames = len(source.times)
+
+    def read(start, stop):
+        return temporal_patches(source.read(2 * start, min(2 * stop, frames)), native=True)
+
+    return dataclasses.replace(source, times=source.times[::2], read=read)
 
 
 def load_bank(

@@ -396,7 +396,9 @@ def test_an_interrupted_build_leaves_no_litter(tmp_path, stop):
     with pytest.raises(stop):
         build(tmp_path, make_videos(), encode=encode)
     assert sorted(contents(tmp_path)) == ["video-0.array_record"]
+    (tmp_path / "gone.array_record.partial").write_bytes(b"of a video that nobody asks for now")
     assert build(tmp_path, make_videos()).kept == 1
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_a_full_disk_is_one_line_and_keeps_finished_videos(tmp_path, monkeypatch):
