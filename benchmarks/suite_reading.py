@@ -1,0 +1,113 @@
+"""How long a training batch takes to read from a built suite, beside the step that it feeds."""
+
+import dataclasses
+import functools
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from medscope_jax.config import load_config
+from medscope_jax.dialogue import train_tokenizer
+from medscope_jax.models import init_params
+from medscope_jax.training.examples import clip_example, clip_row, measure_rows
+from medscope_jax.training.run import layouts, with_vocabulary
+from medscope_jax.training.state import init_state, make_optimizer
+from medscope_jax.training.steps import sft_step
+from medscope_jax.video import Video
+from tfds_builders.clinvideo import load_frames, load_part, suite_texts, video_rows
+
+CONFIG = Path(__file__).resolve().parent.parent / "tpu_configs" / "cpu.py"
+
+
+def measure_reading(data_dir: str | os.PathLike, batches: int) -> dict:
+    """Median seconds of reading a batch of stage 1 from the cap part, and of its step.
+
+    Args:
+      data_dir: with clinvideo_frames and clinvideo_suite/cap, with frames of the config's size.
+      batches: how many of each are timed.
+    """
+    config = load_config(str(CONFIG))
+    texts = [*suite_texts(data_dir, ("cap",))] * 8  # SentencePiece wants more than a few lines
+    tokenizer = train_tokenizer(texts, config.dialogue.vocab_size, config.video.max_frames + 1)
+    model = with_vocabulary(config.model, tokenizer.vocab_size)
+    _, layout = layouts(config, model)
+    records, rows = load_part(data_dir, "cap", "train"), video_rows(data_dir, "train")
+    stored, decoded = (load_frames(data_dir, "train", lazy=lazy) for lazy in (True, False))
+    kept = {name: _video(decoded[row]) for name, row in rows.items()}
+
+    def from_disk(record: dict) -> Video:
+        return _video(stored[rows[record["video"]]])
+
+    def from_memory(record: dict) -> Video:
+        return kept[record["video"]]
+
+    made = [clip_row(record, from_memory(record), tokenizer, layout)[0] for record in records]
+    slots, targets = measure_rows(made)
+    layout = dataclasses.replace(layout, length=slots)
+    order = np.random.default_rng(0).integers(len(records), size=(batches, _rows(config)))
+    example = functools.partial(clip_example, tokenizer=tokenizer, layout=layout)
+    found = {"records": len(records), "rows": _rows(config)}
+    for name, video_of in (("disk", from_disk), ("memory", from_memory)):
+        batches_of = _read(records, order, video_of, example)
+        found[f"{name}_batch_seconds"], batch = _timed(batches_of)
+    found["step_seconds"] = _step_seconds(config, model, layout.grid, batch, targets)
+    for name in ("disk", "memory"):
+        found[f"{name}_to_step"] = found[f"{name}_batch_seconds"] / found["step_seconds"]
+    return found
+
+
+def _rows(config: ConfigDict) -> int:
+    return config.warm_up.batch_size
+
+
+def _video(example: dict) -> Video:
+    return Video(example["frames"], example["times"], example["duration"])
+
+
+def _read(records, order: np.ndarray, video_of: Callable, example: Callable) -> Iterator[dict]:
+    """Batches, read and made by one thread."""
+    for rows in order:
+        made = [example(record, video_of(record)) for record in (records[row] for row in rows)]
+        yield jax.tree.map(lambda *arrays: np.stack(arrays), *made)
+
+
+def _timed(batches: Iterator[dict]) -> tuple[float, dict]:
+    """Median seconds of a batch, and the last one."""
+    seconds, batch = [], {}
+    while True:
+        begin = time.perf_counter()
+        made = next(batches, None)
+        if made is None:
+            return statistics.median(seconds), batch
+        seconds.append(time.perf_counter() - begin)
+        batch = made
+
+
+def _step_seconds(config: ConfigDict, model, grid, batch: dict, targets: int) -> float:
+    """Median seconds of a stage-1 step on the batch, compiled before."""
+    optimizer = make_optimizer(config.warm_up, config.warm_up.steps)
+    params = init_params(model, jax.random.key(0))
+    state = init_state(params, optimizer, jax.random.key(1), config.warm_up.train_vision)
+    step = functools.partial(
+        sft_step,
+        model=model,
+        optimizer=optimizer,
+        grid=grid,
+        targets=targets,
+        train_vision=config.warm_up.train_vision,
+    )
+    compiled = jax.jit(step, donate_argnums=0)
+    bank = jnp.zeros((0, model.text.hidden_size))
+    seconds = []
+    for _ in range(6):
+        begin = time.perf_counter()
+        state, metrics = jax.block_until_ready(compiled(state, batch, bank))
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds[1:])
