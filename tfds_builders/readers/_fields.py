@@ -21,14 +21,9 @@ CAPTION_QUESTION = "Describe what the clip shows."
 QUESTION_PARTS = ("rl", "eval", "qa")
 _SPLITS = {
     "": "",
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4})?", re.ASCII)
 _INTERVALS = re.compile(r"\[[^\[\]]*\](?: ?[,;]? ?\[[^\[\]]*\])*")
