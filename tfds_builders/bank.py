@@ -14,8 +14,9 @@ again, and so are damaged ones, each named. A killed build is continued by the s
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import jax
@@ -43,7 +44,7 @@ from medscope_jax.video import FrameBank
 from medscope_jax.video.bank_build import Built, build_bank
 from medscope_jax.video.bank_codec import DTYPES, check_dtype
 from medscope_jax.video.bank_key import Preprocessing, weights_hash
-from medscope_jax.video.bank_store import FrameSource, load_bank, source_of
+from medscope_jax.video.bank_store import FrameSource, load_bank, paired, source_of
 from tfds_builders.read import load_frames, suite_dir
 
 _FEATURES = {"id", "times", "duration", "frames"}
@@ -56,7 +57,8 @@ def stored_bank(run: Run, params: dict, split: Split, dtype: str | None = None) 
 
     Args:
       dtype: what tokens are stored as; the tower's own if None: then the bank is make_split_bank's
-        bit for bit. int8 comes back as bfloat16.
+        bit for bit, if the split was stored as a whole and by a device of the same kind. int8
+        comes back as bfloat16.
 
     Raises:
       UserError: as build_bank and load_bank.
@@ -66,9 +68,9 @@ def stored_bank(run: Run, params: dict, split: Split, dtype: str | None = None) 
         raise ValueError("each video of a stored bank needs an id of its own")
     dtype = dtype or run.model.dtype
     folder = bank_folder(run.folder, dtype)
-    size = (run.config.video.height, run.config.video.width)
     sources = map(source_of, names, split.videos)
-    built = build_vision_bank(folder, run.model, params["vision"], sources, size, dtype)
+    made_of = preprocessing(run.config.video)
+    built = build_vision_bank(folder, run.model, params["vision"], sources, made_of, dtype)
     stamps = functools.partial(stamp_ids, run.tokenizer, run.layout)
     return load_bank(folder, built.key, names, stamps, max_frames=run.config.video.max_frames)
 
@@ -83,32 +85,28 @@ def build_vision_bank(
     model: ModelConfig,
     vision: dict,
     sources: Iterable[FrameSource],
-    size: tuple[int, int],
+    made_of: Preprocessing,
     dtype: str,
 ) -> Built:
-    """build_bank with a model's vision tower, each frame alone.
-
-    Args:
-      vision: the tower's parameters.
-      size: (height, width) of the frames in pixels.
-    """
-    frame_grid(model, *size)  # says what size the tower can't take
+    """build_bank with a model's vision tower, of which `vision` are the parameters."""
+    frame_grid(model, made_of.height, made_of.width)  # says what size the tower can't take
     encode = jax.jit(lambda vision, frames: encode_frames({"vision": vision}, model, frames))
     return build_bank(
         folder,
         sources,
         functools.partial(encode, vision),
         ENCODE_FRAMES,
-        preprocessing(*size),
+        made_of,
         tower_hash(model, vision),
         dtype,
     )
 
 
-def preprocessing(height: int, width: int) -> Preprocessing:
-    """How encode_frames takes frames of height x width pixels."""
+def preprocessing(video: Mapping[str, Any]) -> Preprocessing:
+    """How encode_frames takes a config's videos (height, width, native_pairs)."""
     mean, std = (tuple(map(float, values)) for values in (IMAGE_MEAN, IMAGE_STD))
-    return Preprocessing(height, width, mean, std, pairs=False)
+    pairs = video.get("native_pairs", False)
+    return Preprocessing(video["height"], video["width"], mean, std, pairs)
 
 
 def tower_hash(model: ModelConfig, vision: dict) -> str:
@@ -116,8 +114,10 @@ def tower_hash(model: ModelConfig, vision: dict) -> str:
     return weights_hash(vision, {**dataclasses.asdict(model.vision), "dtype": model.dtype})
 
 
-def frame_sources(data_dir: Path, split: str) -> Sequence[FrameSource]:
+def frame_sources(data_dir: Path, split: str, pairs: bool = False) -> Sequence[FrameSource]:
     """The videos of a TFDS data set of frames, in its order; JPEG is decoded as it is read.
+
+    pairs: give them in pairs of frames.
 
     Raises:
       UserError: data_dir is no such data set, or has no such split.
@@ -132,14 +132,14 @@ def frame_sources(data_dir: Path, split: str) -> Sequence[FrameSource]:
     if split not in builder.info.splits:
         known = ", ".join(builder.info.splits)
         raise UserError(f"{data_dir} has no split {split!r}; it has {known}")
-    return _Sources(builder.as_data_source(split=split))
+    return _Sources(builder.as_data_source(split=split), pairs)
 
 
 class _Sources(Sequence):
     """FrameSources of a data set's rows, which stay on the disk until they are asked for."""
 
-    def __init__(self, rows: Sequence[dict]):
-        self._rows = rows
+    def __init__(self, rows: Sequence[dict], pairs: bool):
+        self._rows, self._pairs = rows, pairs
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -148,12 +148,13 @@ class _Sources(Sequence):
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
         example = self._rows[row]
-        return FrameSource(
+        source = FrameSource(
             example["id"].decode(),
             np.asarray(example["times"], np.float64),
             float(example["duration"]),
             functools.partial(_decode, example["frames"]),
         )
+        return paired(source) if self._pairs else source
 
 
 def _decode(jpegs: Sequence[bytes], start: int, stop: int) -> np.ndarray:
@@ -220,10 +221,10 @@ def _of_workdir(flags) -> Opened:
     versions = sorted((suite_dir(workdir.path) / "tfds" / "phantom_frames").iterdir())
     run = make_run(config, workdir, run_mesh(config))
     vision = newest_model(run, workdir)[1]["vision"]
-    size = (config.video.height, config.video.width)
+    made_of = preprocessing(config.video)
     folder = bank_folder(workdir.path, flags.dtype)
-    build = _builder(folder, run.model, vision, size, flags.dtype)
-    return folder, build, frame_sources(versions[-1], flags.split)
+    sources = frame_sources(versions[-1], flags.split, made_of.pairs)
+    return folder, _builder(folder, run.model, vision, made_of, flags.dtype), sources
 
 
 def _of_checkpoint(flags) -> Opened:
@@ -232,16 +233,17 @@ def _of_checkpoint(flags) -> Opened:
         raise UserError(f"{flags.data_dir} has no video in {flags.split}")
     checkpoint, folder = Path(flags.checkpoint), Path(flags.target)
     model = read_model(checkpoint)
-    size = sources[0].read(0, 1).shape[1:3]
-    frame_grid(model, *size)
+    height, width = sources[0].read(0, 1).shape[1:3]
+    made_of = preprocessing({"height": height, "width": width})
+    frame_grid(model, height, width)
     shapes = {"vision": weight_shapes(model)["vision"]}
     shardings = param_shardings(shapes, make_mesh({}, jax.devices()[:1]))
     vision = load_params(checkpoint, abstract(shapes, shardings))["vision"]
-    return folder, _builder(folder, model, vision, size, flags.dtype), sources
+    return folder, _builder(folder, model, vision, made_of, flags.dtype), sources
 
 
-def _builder(folder: Path, model: ModelConfig, vision: dict, size: tuple[int, int], dtype: str):
-    return lambda sources: build_vision_bank(folder, model, vision, sources, size, dtype)
+def _builder(folder: Path, model: ModelConfig, vision: dict, made_of: Preprocessing, dtype: str):
+    return lambda sources: build_vision_bank(folder, model, vision, sources, made_of, dtype)
 
 
 if __name__ == "__main__":
