@@ -54,7 +54,9 @@ def test_leaks_are_named_by_ids(data, capsys):
     ids = {name.split("-")[0]: name for name in clinvideo.video_rows(data, "test")}
     (train,) = clinvideo.video_rows(data, "train")
     assert len(leaks) == 2
-    assert leaks[0].startswith(f"leak, near-duplicate video: test: {ids['other']} and train: {train} (")
+    assert leaks[0].startswith(
+        f"leak, near-duplicate video: test: {ids['other']} and train: {train} ("
+    )
     assert leaks[1].startswith("leak, same question: test: ")
     page = (data / "card.html").read_text()
     for text in (errors, page):

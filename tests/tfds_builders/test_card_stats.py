@@ -142,5 +142,5 @@ def test_span_priors():
 
 def test_constant_windows_by_hand():
     rows = [row(spans=((0.0, 10.0), (50.0, 60.0))), row(spans=((0.0, 50.0),), duration=50.0)]
-    np.testing.assert_allclose(constant_ious(rows, (0.0, 1.0)), [0.2, 1.0])
-    np.testing.assert_allclose(constant_ious(rows, (0.05, 0.55)), [10 / 60, 0.5])
+    ious = constant_ious(rows, [(0.0, 1.0), (0.05, 0.55)])
+    np.testing.assert_allclose(ious, [[0.2, 1.0], [10 / 60, 0.5]])
