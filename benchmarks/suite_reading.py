@@ -39,26 +39,26 @@ def measure_reading(data_dir: str | os.PathLike, batches: int) -> dict:
     model = with_vocabulary(config.model, tokenizer.vocab_size)
     _, layout = layouts(config, model)
     records, rows = load_part(data_dir, "cap", "train"), video_rows(data_dir, "train")
-    stored, decoded = (load_frames(data_dir, "train", lazy=lazy) for lazy in (True, False))
-    kept = {name: _video(decoded[row]) for name, row in rows.items()}
+    stored = load_frames(data_dir, "train", lazy=True)
+    kept = {name: _video(stored[row]) for name, row in rows.items()}
 
     def from_disk(record: dict) -> Video:
         return _video(stored[rows[record["video"]]])
 
-    def from_memory(record: dict) -> Video:
+    def from_kept(record: dict) -> Video:
         return kept[record["video"]]
 
-    made = [clip_row(record, from_memory(record), tokenizer, layout)[0] for record in records]
+    made = [clip_row(record, from_kept(record), tokenizer, layout)[0] for record in records]
     slots, targets = measure_rows(made)
     layout = dataclasses.replace(layout, length=slots)
     order = np.random.default_rng(0).integers(len(records), size=(batches, _rows(config)))
     example = functools.partial(clip_example, tokenizer=tokenizer, layout=layout)
     found = {"records": len(records), "rows": _rows(config)}
-    for name, video_of in (("disk", from_disk), ("memory", from_memory)):
+    for name, video_of in (("disk", from_disk), ("kept", from_kept)):
         batches_of = _read(records, order, video_of, example)
         found[f"{name}_batch_seconds"], batch = _timed(batches_of)
     found["step_seconds"] = _step_seconds(config, model, layout.grid, batch, targets)
-    for name in ("disk", "memory"):
+    for name in ("disk", "kept"):
         found[f"{name}_to_step"] = found[f"{name}_batch_seconds"] / found["step_seconds"]
     return found
 
