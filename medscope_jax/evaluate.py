@@ -16,6 +16,7 @@ from medscope_jax.evaluation.runner import run_questions, score_questions
 from medscope_jax.evaluation.traces import make_trace
 from medscope_jax.rl import RewardConfig, make_judge
 from medscope_jax.rollout import Trajectory, make_rollout
+from medscope_jax.training.bank import split_bank
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.ga_grpo import reward_all
 from medscope_jax.training.metrics import Progress
@@ -25,7 +26,6 @@ from medscope_jax.training.run import (
     load_records,
     load_split,
     make_run,
-    make_split_bank,
     model_key,
     rollout_config,
     run_mesh,
@@ -61,7 +61,7 @@ def evaluate_model(
     """
     section = run.config.evaluation
     can_look = model != "passive"
-    bank = make_split_bank(run, params, split)
+    bank = split_bank(run, params, split)
     judge = make_judge(run.config.judge)
     scores, greedy = [], []
     # Sampling several times costs as many rollouts: it is done where the answer is an interval.

@@ -45,6 +45,7 @@ from medscope_jax.video.bank_build import Built, build_bank
 from medscope_jax.video.bank_codec import DTYPES, check_dtype
 from medscope_jax.video.bank_key import Preprocessing, weights_hash
 from medscope_jax.video.bank_store import FrameSource, load_bank, paired, source_of
+from tfds_builders import clinvideo
 from tfds_builders.read import load_frames, suite_dir
 
 _FEATURES = {"id", "times", "duration", "frames"}
@@ -217,13 +218,16 @@ Opened = tuple[Path, Callable[[Iterable[FrameSource]], Built], Sequence[FrameSou
 
 def _of_workdir(flags) -> Opened:
     workdir, config = read_workdir(flags.workdir)
-    load_frames(workdir.path, flags.split)  # says what is wrong with the suite or the split
-    versions = sorted((suite_dir(workdir.path) / "tfds" / "phantom_frames").iterdir())
+    if config.suite.data_dir:
+        frames = clinvideo.built_folder(config.suite.data_dir, "clinvideo_frames")
+    else:
+        load_frames(workdir.path, flags.split)  # says what is wrong with the suite or the split
+        frames = sorted((suite_dir(workdir.path) / "tfds" / "phantom_frames").iterdir())[-1]
     run = make_run(config, workdir, run_mesh(config))
     vision = newest_model(run, workdir)[1]["vision"]
     made_of = preprocessing(config.video)
     folder = bank_folder(workdir.path, flags.dtype)
-    sources = frame_sources(versions[-1], flags.split, made_of.pairs)
+    sources = frame_sources(frames, flags.split, made_of.pairs)
     return folder, _builder(folder, run.model, vision, made_of, flags.dtype), sources
 
 

@@ -6,11 +6,12 @@ cpu.py's, not tuned on this hardware.
 
 from ml_collections import ConfigDict
 
+from medscope_jax.published import read_target, use_published_size
+
 
 def get_config(arg: str = "") -> ConfigDict:
-    """arg: nothing to choose."""
-    if arg:
-        raise ValueError(f"unknown argument {arg!r}: leave it out")
+    """arg: nothing, a size such as "3b", or "3b,full"; see medscope_jax.published."""
+    target = read_target(arg)
     config = ConfigDict()
     config.seed = 0
     config.device = ConfigDict({"platform": "gpu", "kind": "H100", "count": 1, "topology": ""})
@@ -37,6 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "width": 112,
             "max_frames": 240,  # of the frame bank, a video
             "resample": "area",  # how a recording asked about is resized; "bicubic": as Qwen's
+            "stored_bank": "",  # "bfloat16", "int8", "float32": frame tokens are kept in DIR/banks
             "native_pairs": False,  # True: two frames share a bank frame, as in Qwen's video mode
         }
     )
@@ -162,4 +164,5 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.evaluation = ConfigDict({"samples": 8, "rollouts": 512, "traces": 6})
     config.log = ConfigDict({"every": 10, "checkpoint_every": 200})
+    use_published_size(config, target)
     return config

@@ -5,22 +5,23 @@
 on any machine. Steps and rates are scaled up from cpu.py's, not tuned on this hardware.
 """
 
-import math
-
 from ml_collections import ConfigDict
+
+from medscope_jax.published import read_target, use_published_size
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """arg: "topology=SHAPE", the slice's shape in chips."""
-    name, _, shape = (arg or "topology=2x4").partition("=")
-    sides = shape.split("x")
-    if name != "topology" or not all(side.isdecimal() for side in sides):
-        raise ValueError(f"unknown argument {arg!r}: say topology=2x4, topology=4x4, ...")
-    chips = math.prod(map(int, sides))
+    """arg: parts such as "topology=SHAPE" (in chips) or "7b,full", see medscope_jax.published."""
+    target = read_target(arg, topology="2x4")
     config = ConfigDict()
     config.seed = 0
     config.device = ConfigDict(
-        {"platform": "tpu", "kind": "v5e", "count": chips, "topology": f"v5e:{shape}"}
+        {
+            "platform": "tpu",
+            "kind": "v5e",
+            "count": target.chips,
+            "topology": f"v5e:{target.topology}",
+        }
     )
     config.mesh = ConfigDict({"data": -1, "fsdp": 4, "tensor": 1})  # -1: the rest
 
@@ -45,6 +46,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "width": 112,
             "max_frames": 240,  # of the frame bank, a video
             "resample": "area",  # how a recording asked about is resized; "bicubic": as Qwen's
+            "stored_bank": "",  # "bfloat16", "int8", "float32": frame tokens are kept in DIR/banks
             "native_pairs": False,  # True: two frames share a bank frame, as in Qwen's video mode
         }
     )
@@ -170,4 +172,5 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.evaluation = ConfigDict({"samples": 8, "rollouts": 512, "traces": 6})
     config.log = ConfigDict({"every": 10, "checkpoint_every": 200})
+    use_published_size(config, target)
     return config

@@ -34,6 +34,7 @@ from medscope_jax.training.suite import (
     unseen,
 )
 from medscope_jax.video import Video, pair_frames, preview_indices
+from medscope_jax.video.bank_codec import check_dtype
 from medscope_jax.video.frames import RESAMPLES
 from medscope_jax.video.phantom import SPLITS, Procedure
 from tfds_builders.phantom_suite.records import records
@@ -91,6 +92,9 @@ def check_config(config: ConfigDict, mesh: Mesh) -> None:
         raise UserError(
             f"config.video.resample is {config.video.resample!r}; use {' or '.join(RESAMPLES)}"
         )
+    if config.video.stored_bank:
+        with _section("video.stored_bank"):
+            check_dtype(config.video.stored_bank)
     _check_frame_format(config.dialogue.frame_format)
     _check_response_format(config.dialogue.response_format)
     with _section("model"):

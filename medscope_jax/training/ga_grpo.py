@@ -29,9 +29,10 @@ from medscope_jax.rollout import (
     row_keys,
 )
 from medscope_jax.tools import CallStatus
+from medscope_jax.training.bank import split_bank
 from medscope_jax.training.data import make_batches
 from medscope_jax.training.packing import measure_packing
-from medscope_jax.training.run import Run, Split, load_records, make_split_bank, rollout_config
+from medscope_jax.training.run import Run, Split, load_records, rollout_config
 from medscope_jax.training.stage import Batches, Update, optimizer_of
 from medscope_jax.training.state import kl_reference
 from medscope_jax.training.steps import ga_grpo_step
@@ -43,7 +44,7 @@ def prepare_ga_grpo(run: Run, split: Split, judge: Judge, params: dict) -> tuple
     config = run.config
     records = load_records(run, "rl", "train")
     group = config.rl.group_size
-    bank = make_split_bank(run, params, split)
+    bank = split_bank(run, params, split)
     shown = [split.videos[split.rows[r["video"]]].times for r in records]
     width = prompt_width([r["question"] for r in records], shown, run.tokenizer, run.layout, True)
     program = make_rollout(run.mesh, run.model, run.layout, rollout_config(config, group, False))

@@ -15,6 +15,7 @@ from medscope_jax.distributed import batch_shardings
 from medscope_jax.errors import UserError
 from medscope_jax.files import write_text
 from medscope_jax.training import lengths
+from medscope_jax.training.bank import split_bank
 from medscope_jax.training.data import make_batches, mix
 from medscope_jax.training.examples import (
     clip_example,
@@ -23,7 +24,7 @@ from medscope_jax.training.examples import (
     dialogue_row,
     measure_rows,
 )
-from medscope_jax.training.run import Run, Split, load_records, make_split_bank
+from medscope_jax.training.run import Run, Split, load_records
 from medscope_jax.training.stage import Batches, Update, optimizer_of
 from medscope_jax.training.steps import sft_step
 from medscope_jax.training.suite import has_part
@@ -74,7 +75,7 @@ def prepare_dialogues(name: str, run: Run, split: Split, params: dict) -> tuple[
     )
     slots, generated = measure_rows(rows)
     layout = dataclasses.replace(run.layout, length=slots)
-    bank = flat_tokens(make_split_bank(run, params, split))
+    bank = flat_tokens(split_bank(run, params, split))
 
     def example(record: dict) -> dict:
         return dialogue_example(

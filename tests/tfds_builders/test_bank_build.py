@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from medscope_jax.models import ModelConfig, TextConfig, VisionConfig, init_params, save_params
+from medscope_jax.training.bank import split_bank
 from medscope_jax.training.run import ENCODE_FRAMES, load_split, make_run, make_split_bank, run_mesh
 from medscope_jax.training.stage import newest_model
 from medscope_jax.training.workdir import read_workdir
@@ -56,6 +58,11 @@ def test_a_stored_bank_is_the_split_bank(run, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         no_encoding(patch)
         assert bits(bank_builder.stored_bank(run, params, split)) == expected
+        asked = ConfigDict(run.config.to_dict())
+        asked.video.stored_bank = "float32"
+        asking = dataclasses.replace(run, config=asked)
+        assert bits(split_bank(asking, params, split)) == expected
+    assert bits(split_bank(run, params, split)) == expected  # not asked for: made anew
 
     # Another tower, of the same shape: its own bank, without a word of the old one.
     other = jax.tree.map(lambda leaf: leaf * 1.01, {"vision": params["vision"]})

@@ -68,6 +68,7 @@ def stub_mesh(config):
         ("dialogue.response_format={response}", "it needs '<tool_response>{response}"),
         ("dialogue.response_format=<tool_response></tool_response>", "it needs '<tool_resp"),
         ("video.resample=cubic", "config.video.resample is 'cubic'; use area or bicubic"),
+        ("video.stored_bank=int4", "config.video.stored_bank: banks can't be stored as 'int4'"),
         # stages
         ("warm_up.steps=0", "config.warm_up.steps is 0"),
         ("passive.learning_rate=-0.1", "config.passive.learning_rate is -0.1"),
