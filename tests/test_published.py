@@ -1,0 +1,141 @@
+"""Configs of the published sizes: their argument, their keys, their shapes."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medscope_jax.config import ConfigError, from_json, load_config, to_json
+from medscope_jax.distributed import axis_sizes
+from medscope_jax.models import LoraConfig, count_params
+from medscope_jax.models.presets import PRESETS, preset
+from medscope_jax.published import Target, published_size, read_target
+from medscope_jax.training.run import make_layout, with_vocabulary
+
+FOLDER = Path(__file__).parent.parent / "tpu_configs"
+SLICES = ("v5e.py", "v6e.py", "v5p.py", "v4.py")
+
+
+def load(name):
+    return load_config(str(FOLDER / name))
+
+
+@pytest.mark.parametrize(
+    "arg, target",
+    [
+        ("", Target(topology="2x4")),
+        ("topology=4x4", Target(topology="4x4")),
+        ("3b", Target("3b", topology="2x4")),
+        ("7b,topology=16x16", Target("7b", topology="16x16")),
+        ("topology=2x2x4,full,72b", Target("72b", True, "2x2x4")),
+    ],
+)
+def test_arguments_and_what_they_mean(arg, target):
+    assert read_target(arg, topology="2x4") == target
+
+
+@pytest.mark.parametrize(
+    "arg, words",
+    [
+        ("8b", "unknown argument '8b'"),
+        ("7B", "unknown argument '7B'"),
+        ("7b,", "unknown argument ''"),
+        ("7b, full", "unknown argument ' full'"),
+        ("16x16", "unknown argument"),
+        ("topology=", "unknown argument"),
+        ("topology=4", "unknown argument"),
+        ("topology=0x4", "unknown argument"),
+        ("topology=4x-4", "unknown argument"),
+        ("topology=2x2x2x2", "unknown argument"),
+        ("full", "needs a size"),
+        ("3b,7b", "two of size"),
+        ("topology=4x4,topology=4x4", "two of topology"),
+        ("full,3b,full", "two of full"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_that_names_the_known_ones(arg, words):
+    with pytest.raises(ValueError, match=words) as error:
+        read_target(arg, topology="2x4")
+    assert "\n" not in str(error.value) and "7b" in str(error.value)
+
+
+def test_a_file_without_slices_has_no_topology():
+    assert read_target("3b,full") == Target("3b", True, "") and Target().chips == 1
+    with pytest.raises(ValueError, match="unknown argument 'topology=2x2'") as error:
+        read_target("topology=2x2")
+    assert "topology=" not in str(error.value).partition("known:")[2]
+
+
+@given(
+    st.sampled_from(PRESETS),
+    st.booleans(),
+    st.lists(st.integers(1, 99), min_size=2, max_size=3),
+    st.randoms(),
+)
+def test_the_order_of_parts_does_not_matter(size, full, sides, random):
+    shape = "x".join(map(str, sides))
+    parts = [size, f"topology={shape}"] + ["full"] * full
+    random.shuffle(parts)
+    assert read_target(",".join(parts), "2x4") == Target(size, full, shape)
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_read_or_refused(arg):
+    try:
+        target = read_target(arg, "2x4")
+    except ValueError as error:
+        assert "known" in str(error) or "needs a size" in str(error)
+    else:
+        assert target.size in ("", *PRESETS) and target.chips >= 1
+
+
+@pytest.mark.parametrize("file", [*SLICES, "gpu.py"])
+@pytest.mark.parametrize("size", ["3b", "7b"])
+@pytest.mark.parametrize("full", ["", ",full"])
+def test_a_config_of_a_published_size(file, size, full):
+    config = load(f"{file}:{size}{full}")  # which has refused keys that cpu.py lacks
+    assert from_json(to_json(config)) == config
+    model = with_vocabulary(config.model, config.dialogue.vocab_size)
+    published = preset(size)
+    assert (model.vision, model.text) == (published.vision, published.text)
+    assert published_size(config.model) == size
+    assert count_params(model) == {"3b": 3_754_622_976, "7b": 8_292_166_656}[size]
+    assert model.lora == (None if full else LoraConfig(64, 128.0, base="bfloat16"))
+    sizes = axis_sizes(config.mesh, config.device.count)
+    shards = sizes["data"] * sizes["fsdp"]
+    assert model.text.num_key_value_heads % sizes["tensor"] == 0
+    assert config.ga_grpo.batch_size % shards == 0 and config.cold_start.batch_size % shards == 0
+    assert config.rl.micro_batch == shards * config.rl.group_size  # one group a shard at a time
+
+
+def test_the_paper_s_context_holds_what_the_paper_shows():
+    config = load("v5e.py:7b")
+    layout = make_layout(config, with_vocabulary(config.model, config.dialogue.vocab_size))
+    shown = 2 * layout.preview_frames  # a block of tokens is two frames
+    assert config.video.native_pairs and shown == 512 and layout.tokens_per_frame == 64
+    frame = layout.tokens_per_frame + 12  # its time, digit by digit, and tags
+    look = 64 * frame  # 128 frames: the longest that peers show
+    left = layout.length - 256 * frame - 1024
+    assert layout.length == 32_768 and layout.window_frames == 64 and left > 2 * look + 2048
+
+
+def test_the_paper_s_rates_and_batches():
+    config = load("v5p.py:3b")
+    rates = [config[stage].learning_rate for stage in ("warm_up", "cold_start", "ga_grpo")]
+    assert rates == [2e-5, 2e-5, 1e-6]
+    assert (config.cold_start.batch_size, config.ga_grpo.batch_size) == (128, 64)
+    assert config.rl.group_size == 8 and config.warm_up.steps == 3 * 888_600 // 128
+
+
+def test_the_configs_without_a_size_are_as_before():
+    assert published_size(load("v5e.py").model) == "" == published_size(load("cpu.py").model)
+    config = load("v5e.py:topology=4x4")
+    assert config.model.text.hidden_size == 512 and config.device.count == 16
+
+
+@pytest.mark.parametrize("name", ["v5e.py:9b", "gpu.py:3b,topology=2x2", "v4.py:full"])
+def test_a_wrong_argument_of_a_file_is_a_config_error(name):
+    with pytest.raises(ConfigError, match="known|needs a size") as error:
+        load(name)
+    assert "\n" not in str(error.value)
