@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from medscope_jax.config import load_config
 from medscope_jax.dialogue import train_tokenizer
 from medscope_jax.models import init_params
-from medscope_jax.training.examples import clip_example, clip_row, measure_rows
+from medscope_jax.training.examples import clip_example, clip_row, compact, measure_rows
 from medscope_jax.training.run import layouts, with_vocabulary
 from medscope_jax.training.state import init_state, make_optimizer
 from medscope_jax.training.steps import sft_step
@@ -41,22 +41,24 @@ def measure_reading(data_dir: str | os.PathLike, batches: int) -> dict:
     records, rows = load_part(data_dir, "cap", "train"), video_rows(data_dir, "train")
     stored = load_frames(data_dir, "train", lazy=True)
     kept = {name: _video(stored[row]) for name, row in rows.items()}
-
-    def from_disk(record: dict) -> Video:
-        return _video(stored[rows[record["video"]]])
-
-    def from_kept(record: dict) -> Video:
-        return kept[record["video"]]
-
-    made = [clip_row(record, from_kept(record), tokenizer, layout)[0] for record in records]
-    slots, targets = measure_rows(made)
+    names = [record["video"] for record in records]
+    laid_out = []  # once, as training does: it has to know how long the longest row is
+    for record, name in zip(records, names, strict=True):
+        row, shown = clip_row(record, kept[name], tokenizer, layout)
+        laid_out.append((compact(row), shown))
+    slots, targets = measure_rows([row for row, _ in laid_out])
     layout = dataclasses.replace(layout, length=slots)
     order = np.random.default_rng(0).integers(len(records), size=(batches, _rows(config)))
-    example = functools.partial(clip_example, tokenizer=tokenizer, layout=layout)
+
+    def from_disk(index: int) -> dict:
+        return clip_example(*laid_out[index], _video(stored[rows[names[index]]]), layout)
+
+    def from_kept(index: int) -> dict:
+        return clip_example(*laid_out[index], kept[names[index]], layout)
+
     found = {"records": len(records), "rows": _rows(config)}
-    for name, video_of in (("disk", from_disk), ("kept", from_kept)):
-        batches_of = _read(records, order, video_of, example)
-        found[f"{name}_batch_seconds"], batch = _timed(batches_of)
+    for name, example in (("disk", from_disk), ("kept", from_kept)):
+        found[f"{name}_batch_seconds"], batch = _timed(_read(order, example))
     found["step_seconds"] = _step_seconds(config, model, layout.grid, batch, targets)
     for name in ("disk", "kept"):
         found[f"{name}_to_step"] = found[f"{name}_batch_seconds"] / found["step_seconds"]
@@ -71,11 +73,10 @@ def _video(example: dict) -> Video:
     return Video(example["frames"], example["times"], example["duration"])
 
 
-def _read(records, order: np.ndarray, video_of: Callable, example: Callable) -> Iterator[dict]:
-    """Batches, read and made by one thread."""
+def _read(order: np.ndarray, example: Callable[[int], dict]) -> Iterator[dict]:
+    """Batches, made by one thread."""
     for rows in order:
-        made = [example(record, video_of(record)) for record in (records[row] for row in rows)]
-        yield jax.tree.map(lambda *arrays: np.stack(arrays), *made)
+        yield jax.tree.map(lambda *arrays: np.stack(arrays), *map(example, rows))
 
 
 def _timed(batches: Iterator[dict]) -> tuple[float, dict]:

@@ -48,9 +48,8 @@ def clip_row(record: Mapping, video: Video, tokenizer: Tokenizer, layout: Layout
     return row, shown
 
 
-def clip_example(record: Mapping, video: Video, tokenizer: Tokenizer, layout: Layout) -> dict:
-    """clip_row as arrays: tokens, frame, role [L] and frames uint8 [F, H, W, 3]."""
-    row, shown = clip_row(record, video, tokenizer, layout)
+def clip_example(row: Row, shown: np.ndarray, video: Video, layout: Layout) -> dict:
+    """clip_row's result as arrays: tokens, frame, role [L] and frames uint8 [F, H, W, 3]."""
     frames = np.zeros((layout.window_frames, *video.frames.shape[1:]), np.uint8)
     frames[: len(shown)] = video.frames[shown]
     return {**pad_row(row, layout.length), "frames": frames}
@@ -75,20 +74,17 @@ def dialogue_row(
     )
 
 
-def dialogue_example(
-    record: Mapping,
-    video: Video,
-    place: int,
-    tokenizer: Tokenizer,
-    layout: Layout,
-    max_frames: int,
-    tools: bool,
-) -> dict:
+def dialogue_example(row: Row, place: int, layout: Layout, max_frames: int) -> dict:
     """dialogue_row as arrays [L]; frame points into the flat bank, place: the video's row there."""
-    arrays = pad_row(dialogue_row(record, video, tokenizer, layout, tools), layout.length)
+    arrays = pad_row(row, layout.length)
     offset = place * max_frames * layout.tokens_per_frame
     arrays["frame"] = np.where(arrays["frame"] >= 0, arrays["frame"] + offset, -1).astype(np.int32)
     return arrays
+
+
+def compact(row: Row) -> Row:
+    """The row as small arrays, without its calls: laid out once, kept for every epoch."""
+    return Row(np.int32(row.tokens), np.int32(row.frame), np.int8(row.role), [])
 
 
 def measure_rows(rows: Sequence[Row], multiple: int = 8) -> tuple[int, int]:
@@ -96,5 +92,5 @@ def measure_rows(rows: Sequence[Row], multiple: int = 8) -> tuple[int, int]:
     if not rows:
         raise UserError("the suite has no records for this stage")
     slots = max(len(row.tokens) for row in rows)
-    generated = max(row.role.count(Role.GENERATED) for row in rows)
+    generated = max(np.count_nonzero(np.equal(row.role, Role.GENERATED)) for row in rows)
     return -slots // multiple * -multiple, -generated // multiple * -multiple

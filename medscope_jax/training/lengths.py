@@ -22,17 +22,24 @@ _WORTH = 0.9  # a split that leaves more than this share of the slots is not wor
 
 
 class Split(NamedTuple):
-    """Static sizes: the `rows` shortest rows of a batch take `slots` slots, the others all."""
+    """Static sizes: the `rows` shortest rows of a batch take `slots` slots, the others all.
+
+    targets: most generated tokens of a row that fits those slots.
+    """
 
     rows: int
     slots: int
+    targets: int
 
 
-def plan_split(lengths: np.ndarray, batch_size: int, slots: int, shards: int = 1) -> Split | None:
+def plan_split(
+    lengths: np.ndarray, generated: np.ndarray, batch_size: int, slots: int, shards: int = 1
+) -> Split | None:
     """The Split that leaves the fewest slots; None where none is worth it.
 
     Args:
-        lengths: int [R] slots that each record of the data needs.
+        lengths, generated: int [R] slots that each record of the data needs, and how many of them
+            are generated.
         batch_size: rows of a batch, drawn from them at random.
         slots: of a row that is not shortened.
         shards: both parts must be a multiple of so many rows.
@@ -45,8 +52,11 @@ def plan_split(lengths: np.ndarray, batch_size: int, slots: int, shards: int = 1
         short = -longest[rows - 1] // 8 * -8
         total = rows * short + (batch_size - rows) * slots
         if total < fewest and (batch_size - rows) % shards == 0:
-            best, fewest = Split(int(rows), int(short)), total
-    return best
+            best, fewest = (rows, short), total
+    if best is None:
+        return None
+    most = int(generated[lengths <= best[1]].max())
+    return Split(int(best[0]), int(best[1]), -most // 8 * -8)
 
 
 def split_batch(

@@ -4,13 +4,14 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from medscope_jax.dialogue import Row
+from medscope_jax.dialogue import Role, Row
 from medscope_jax.distributed import batch_shardings
 from medscope_jax.errors import UserError
 from medscope_jax.files import write_text
@@ -20,6 +21,7 @@ from medscope_jax.training.data import make_batches, mix
 from medscope_jax.training.examples import (
     clip_example,
     clip_row,
+    compact,
     dialogue_example,
     dialogue_row,
     measure_rows,
@@ -46,58 +48,51 @@ def parts_of(config: ConfigDict, stage: str) -> list[str]:
 def prepare_clips(run: Run, split: Split, params: dict) -> tuple[Batches, Update]:
     """Stage 1: clips whose frames are encoded inside the step, so that the vision tower learns."""
     del params  # nothing is made in advance from the first parameters
-    records, rows = _that_fit(
-        run,
-        "warm_up",
-        lambda record: clip_row(record, _video(split, record), run.tokenizer, run.clip_layout)[0],
-    )
+
+    def lay_out(record: dict) -> tuple[Row, np.ndarray]:
+        row, shown = clip_row(record, _video(split, record), run.tokenizer, run.clip_layout)
+        return compact(row), shown
+
+    records, laid_out = _that_fit(run, "warm_up", lay_out)
+    rows = [row for row, _ in laid_out]
     slots, generated = measure_rows(rows)
     layout = dataclasses.replace(run.clip_layout, length=slots)
 
-    def example(record: dict) -> dict:
-        return clip_example(record, _video(split, record), run.tokenizer, layout)
+    def example(index: int) -> dict:
+        return clip_example(*laid_out[index], _video(split, records[index]), layout)
 
     bank = jnp.zeros((0, run.model.text.hidden_size))
     parts = _plan_split(run, "warm_up", rows, slots)
     update = _update(run, "warm_up", bank, generated, parts)
-    return _batches(run, "warm_up", records, example), update
+    return _batches(run, "warm_up", len(records), example), update
 
 
 def prepare_dialogues(name: str, run: Run, split: Split, params: dict) -> tuple[Batches, Update]:
     """Stage 2 and the passive baseline: conversations over a bank that is made once."""
-    tools = name != "passive"
-    records, rows = _that_fit(
-        run,
-        name,
-        lambda record: dialogue_row(
-            record, _video(split, record), run.tokenizer, run.layout, tools
-        ),
-    )
+
+    def lay_out(record: dict) -> Row:
+        video, tools = _video(split, record), name != "passive"
+        return compact(dialogue_row(record, video, run.tokenizer, run.layout, tools))
+
+    records, rows = _that_fit(run, name, lay_out)
     slots, generated = measure_rows(rows)
     layout = dataclasses.replace(run.layout, length=slots)
     bank = flat_tokens(split_bank(run, params, split))
 
-    def example(record: dict) -> dict:
-        return dialogue_example(
-            record,
-            _video(split, record),
-            split.rows[record["video"]],
-            run.tokenizer,
-            layout,
-            run.config.video.max_frames,
-            tools,
-        )
+    def example(index: int) -> dict:
+        place = split.rows[records[index]["video"]]
+        return dialogue_example(rows[index], place, layout, run.config.video.max_frames)
 
     update = _update(run, name, bank, generated, _plan_split(run, name, rows, slots))
-    return _batches(run, name, records, example), update
+    return _batches(run, name, len(records), example), update
 
 
-def _that_fit(run: Run, name: str, lay_out: Callable[[dict], Row]) -> tuple[list[dict], list[Row]]:
-    """A stage's records and their rows; those that can't be laid out are left out, and listed."""
-    records, rows, left_out = [], [], []
+def _that_fit(run: Run, name: str, lay_out: Callable[[dict], Any]) -> tuple[list[dict], list]:
+    """A stage's records, each laid out once; those that can't be are left out, and listed."""
+    records, laid_out, left_out = [], [], []
     for record in _records(run, name):
         try:
-            rows.append(lay_out(record))
+            laid_out.append(lay_out(record))
         except UserError as error:
             left_out.append({"id": record["id"], "reason": str(error)})
             continue
@@ -107,7 +102,7 @@ def _that_fit(run: Run, name: str, lay_out: Callable[[dict], Row]) -> tuple[list
         write_text(path, json.dumps(left_out, indent=1) + "\n")
         total = len(left_out) + len(records)
         print(f"{name} leaves out {len(left_out)} of {total} records, with reasons in {path}")
-    return records, rows
+    return records, laid_out
 
 
 def _records(run: Run, name: str) -> list[dict]:
@@ -120,9 +115,9 @@ def _video(split: Split, record: dict):
     return split.videos[split.rows[record["video"]]]
 
 
-def _batches(run: Run, name: str, records: list[dict], example) -> Batches:
+def _batches(run: Run, name: str, count: int, example: Callable[[int], dict]) -> Batches:
     return make_batches(
-        records,
+        range(count),
         example,
         run.config[name].batch_size,
         seed=run.config.seed,
@@ -133,8 +128,9 @@ def _batches(run: Run, name: str, records: list[dict], example) -> Batches:
 
 def _plan_split(run: Run, name: str, rows: list[Row], slots: int) -> lengths.Split | None:
     used = np.array([len(row.tokens) for row in rows])
+    generated = np.array([np.count_nonzero(row.role == Role.GENERATED) for row in rows])
     shards = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
-    return lengths.plan_split(used, run.config[name].batch_size, slots, shards)
+    return lengths.plan_split(used, generated, run.config[name].batch_size, slots, shards)
 
 
 def _update(
@@ -145,7 +141,7 @@ def _update(
         model=run.model,
         optimizer=optimizer_of(run, name),
         grid=run.layout.grid,
-        targets=generated,
+        targets=(generated,) if parts is None else (parts.targets, generated),
         train_vision=run.config[name].train_vision,
     )
     compiled = jax.jit(step, donate_argnums=0)

@@ -5,7 +5,6 @@ log-probabilities of the generated tokens.
 """
 
 import functools
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -113,7 +112,7 @@ def sft_step(
     model: ModelConfig,
     optimizer: optax.GradientTransformation,
     grid: tuple[int, int],
-    targets: int,
+    targets: int | tuple[int, ...],
     train_vision: bool,
 ) -> tuple[TrainState, dict]:
     """One supervised step: cross-entropy of the generated tokens.
@@ -123,10 +122,10 @@ def sft_step(
             which `frame` points row by row: the bank is made inside the step, and gradients flow
             through it. Or the batch in parts of other B and L each, see training/lengths.py.
         bank: flat bank [R, D] that `frame` points into where the vision tower is frozen.
-        targets: G, most generated tokens of a row.
+        targets: G, most generated tokens of a row; of each part, the last being the whole batch's.
     """
 
-    def sums_of(params: dict, rows: dict) -> jax.Array:
+    def sums_of(params: dict, rows: dict, most: int) -> jax.Array:
         """[3]: log-probabilities, entropies and number of the generated tokens of some rows."""
         frame, visual = rows["frame"], bank
         if train_vision:
@@ -135,7 +134,7 @@ def sft_step(
             first = jnp.arange(frame.shape[0])[:, None] * (frames.shape[1] * visual.shape[1])
             frame = jnp.where(frame >= 0, frame + first, -1)
             visual = visual.reshape(-1, visual.shape[-1])
-        wanted = find_targets(rows["role"], targets)
+        wanted = find_targets(rows["role"], most)
         logprobs, entropy = token_logprobs(
             params, model, rows["tokens"], frame, rows["role"], visual, wanted, grid
         )
@@ -143,8 +142,10 @@ def sft_step(
 
     def loss_of(part: dict):
         params = join_params(state.params, part)
-        parts = (batch,) if isinstance(batch, Mapping) else batch
-        logprobs, entropy, count = sum(sums_of(params, rows) for rows in parts)
+        parts = batch if isinstance(batch, tuple) else (batch,)
+        counts = (targets if isinstance(targets, tuple) else (targets,))[-len(parts) :]
+        sums = (sums_of(params, rows, most) for rows, most in zip(parts, counts, strict=True))
+        logprobs, entropy, count = sum(sums)
         count = jnp.maximum(count, 1)
         return -logprobs / count, entropy / count
 

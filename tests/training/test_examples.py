@@ -10,6 +10,7 @@ from medscope_jax.errors import UserError
 from medscope_jax.training.examples import (
     clip_example,
     clip_row,
+    compact,
     dialogue_example,
     dialogue_row,
     measure_rows,
@@ -55,7 +56,7 @@ def test_a_clip_shows_its_window(tokenizer, video):
     row, shown = clip_row(asked, video, tokenizer, LAYOUT)
     assert list(shown) == [4, 5, 6]
     assert [f for f in row.frame if f >= 0] == [0, 1, 2, 3, 4, 5]
-    example = clip_example(asked, video, tokenizer, LAYOUT)
+    example = clip_example(*clip_row(asked, video, tokenizer, LAYOUT), video, LAYOUT)
     assert {k: v.shape for k, v in example.items()} == {
         "tokens": (256,),
         "frame": (256,),
@@ -78,7 +79,8 @@ def test_a_long_clip_is_spread_over_its_window(tokenizer, video):
 def test_a_dialogue_points_into_the_bank(tokenizer, video):
     """The preview and the re-executed window, counted from the video's place in the bank."""
     turns = ["<think>a</think>" + protocol.crop_call(2, 3), END]
-    example = dialogue_example(record("vcot", turns), video, 5, tokenizer, LAYOUT, 20, tools=True)
+    row = compact(dialogue_row(record("vcot", turns), video, tokenizer, LAYOUT, tools=True))
+    example = dialogue_example(row, 5, LAYOUT, 20)
     # Preview: first, middle (4.5 rounded to even), last.
     frames = [0, 4, 9, 2, 3]
     wanted = [(5 * 20 + t) * 2 + s for t in frames for s in range(2)]
@@ -86,7 +88,7 @@ def test_a_dialogue_points_into_the_bank(tokenizer, video):
     assert example["frame"].dtype == np.int32
     roles = example["role"][example["frame"] >= 0]
     assert list(roles) == [Role.PROMPT] * 6 + [Role.OBSERVATION] * 4
-    first = dialogue_example(record("vcot", turns), video, 0, tokenizer, LAYOUT, 20, tools=True)
+    first = dialogue_example(row, 0, LAYOUT, 20)
     np.testing.assert_array_equal(first["tokens"], example["tokens"])
 
 

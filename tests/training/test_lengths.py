@@ -38,7 +38,7 @@ def test_the_same_step(train_vision):
     """Loss, entropy and every updated parameter are those of the whole batch."""
     batch = batch_with_frames()
     used = np.sort(np.sum(batch["role"] != Role.PADDING, axis=1))
-    split = Split(5, -int(used[4]) // 8 * -8)
+    split = Split(5, -int(used[4]) // 8 * -8, 8)
     parts = split_batch(batch, split)
     assert [part["tokens"].shape for part in parts] == [(5, split.slots), (3, cases.LENGTH)]
     bank = jax.random.normal(jax.random.key(1), (cases.FRAMES * 2, 32))
@@ -48,7 +48,7 @@ def test_the_same_step(train_vision):
         model=cases.MODEL,
         optimizer=optimizer,
         grid=cases.GRID,
-        targets=16,
+        targets=(split.targets, 16),
         train_vision=train_vision,
     )
     state = init_state(cases.params(), optimizer, jax.random.key(0), train_vision)
@@ -61,13 +61,13 @@ def test_the_same_step(train_vision):
 
 def test_no_row_is_lost():
     batch = batch_with_frames()
-    parts = split_batch(batch, Split(5, 24))
+    parts = split_batch(batch, Split(5, 24, 8))
     assert sorted(row for part in parts for row in rows_of(part)) == rows_of(batch)
 
 
 def test_a_batch_that_does_not_fit_stays_whole():
     batch = batch_with_frames()
-    assert split_batch(batch, Split(7, 8)) is batch
+    assert split_batch(batch, Split(7, 8, 8)) is batch
     assert split_batch(batch, None) is batch
 
 
@@ -78,10 +78,11 @@ def test_a_batch_that_does_not_fit_stays_whole():
 )
 def test_what_a_split_may_be(lengths, batch_size, shards):
     slots = -max(lengths) // 8 * -8
-    split = plan_split(np.array(lengths), batch_size, slots, shards)
+    split = plan_split(np.array(lengths), np.array(lengths) // 2, batch_size, slots, shards)
     if split is None:
         return
     assert 0 < split.rows < batch_size and split.slots <= slots
+    assert split.targets >= max(length // 2 for length in lengths if length <= split.slots)
     assert split.rows % shards == (batch_size - split.rows) % shards == 0
     assert split.rows * split.slots + (batch_size - split.rows) * slots < 0.9 * batch_size * slots
 
@@ -89,5 +90,5 @@ def test_what_a_split_may_be(lengths, batch_size, shards):
 def test_few_long_rows():
     """One row in twenty is three times as long: three quarters of a batch hold none of them."""
     lengths = np.array([60] * 19 + [180])
-    assert plan_split(lengths, 32, 184) == Split(24, 64)
-    assert plan_split(np.full(100, 60), 32, 64) is None
+    assert plan_split(lengths, lengths // 3, 32, 184) == Split(24, 64, 24)
+    assert plan_split(np.full(100, 60), np.full(100, 9), 32, 64) is None
