@@ -2,6 +2,8 @@
 
 Needs JAX's CUDA wheels: `python -m pip install "jax[cuda12]"`. Steps and rates are scaled up from
 cpu.py's, not tuned on this hardware.
+
+`gpu.py:3b` trains Qwen2.5-VL's 3B by adapters: `medscope_jax/published.py` says what it changes.
 """
 
 from ml_collections import ConfigDict

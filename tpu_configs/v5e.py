@@ -3,6 +3,9 @@
 `v5e.py` is the 8-chip slice 2x4, `v5e.py:topology=4x4` a larger one. A chip offers
 15.75 GiB; `python -m medscope_jax.plan --config tpu_configs/v5e.py` says what is used of it,
 on any machine. Steps and rates are scaled up from cpu.py's, not tuned on this hardware.
+
+`v5e.py:7b,topology=16x16` trains Qwen2.5-VL's 7B by adapters, `3b,full` all weights of its 3B:
+`medscope_jax/published.py` says what such a size changes below.
 """
 
 from ml_collections import ConfigDict

@@ -3,6 +3,9 @@
 `v5p.py` is the 4-chip slice 2x2x1, `v5p.py:topology=2x2x2` a larger one. A chip offers
 95.73 GiB; `python -m medscope_jax.plan --config tpu_configs/v5p.py` says what is used of it,
 on any machine. Steps and rates are scaled up from cpu.py's, not tuned on this hardware.
+
+`v5p.py:7b,topology=2x4x4` trains Qwen2.5-VL's 7B by adapters, `3b,full` all weights of its 3B:
+`medscope_jax/published.py` says what such a size changes below.
 """
 
 from ml_collections import ConfigDict
