@@ -327,7 +327,7 @@ def test_mistakes_of_the_command_line(source, checkpoint, tmp_path, refusal):
         return refusal(convert.main, [command, "--source", origin, "--target", target])
 
     assert "import, save, export; not 'improt' (did you mean 'import'?)" in refused("improt", "a", "b")
-    assert "import or export, not ''" in refusal(convert.main, [])
+    assert "import, save, export; not ''" in refusal(convert.main, [])
     arguments = ["--source", checkpoint, "--target", tmp_path / "ck", "--adapter"]
     assert "has no adapters" in refusal(convert.main, ["export", *arguments])
     assert "unknown argument '--adapter'" in refusal(convert.main, ["import", *arguments])
