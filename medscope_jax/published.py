@@ -6,7 +6,7 @@
 The paper's context is 32,768, its preview 512 frames of at most 224x224 pixels: 64 tokens a frame,
 so that single frames would fill the context alone. Two frames a temporal patch, as in Qwen's own
 video mode, hold the same 512 frames of the same size in half of it: 256 blocks of 64 tokens and
-some ten more for the time of each leave a third of the context for three looks of 128 frames and
+some ten more for the time of each leave a third of the context for two looks of 128 frames and
 the words. So frames come in pairs here (video.native_pairs), and preview_frames, window_frames and
 max_frames count pairs. The other way, single frames of 112x196, would have shown less of each.
 """
