@@ -77,6 +77,18 @@ def test_round_trip_keeps_every_bit(tied, dtype, tmp_path, capsys):
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_paths_as_people_type_them(source, tmp_path, monkeypatch):
+    """Relative, and through the folder above."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    convert.main(["import", "--source", str(source), "--target", "../there"])
+    config = models.read_model(Path("../there"))
+    loaded = models.load_params(Path("../there"), models.param_shapes(config))
+    models.save_params(Path("../here/again"), loaded, config)
+    convert.main(["export", "--source", "again", "--target", "../back"])
+    assert bits(tmp_path / "back") == bits(source)
+
+
 def test_large_arrays_go_in_blocks(source, tmp_path, monkeypatch):
     """As at real size: chunks smaller than a layer, blocks smaller than a tensor."""
     monkeypatch.setattr(weights, "_CHUNK_BYTES", 1000)
@@ -326,7 +338,9 @@ def test_mistakes_of_the_command_line(source, checkpoint, tmp_path, refusal):
     def refused(command, origin, target):
         return refusal(convert.main, [command, "--source", origin, "--target", target])
 
-    assert "import, save, export; not 'improt' (did you mean 'import'?)" in refused("improt", "a", "b")
+    assert "import, save, export; not 'improt' (did you mean 'import'?)" in refused(
+        "improt", "a", "b"
+    )
     assert "import, save, export; not ''" in refusal(convert.main, [])
     arguments = ["--source", checkpoint, "--target", tmp_path / "ck", "--adapter"]
     assert "has no adapters" in refusal(convert.main, ["export", *arguments])

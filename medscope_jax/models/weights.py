@@ -113,7 +113,7 @@ def _restore(folder: Path, abstract: Any) -> Any:
     )
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            return checkpointer.restore((folder / PARAMS).absolute(), args=arguments)
+            return checkpointer.restore((folder / PARAMS).resolve(), args=arguments)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} can't be loaded: {one_line(error)}") from error
 
@@ -192,7 +192,7 @@ def create_arrays(folder: Path, shapes: Any) -> dict[LeafPath, ts.TensorStore]:
     _ORBAX_LOG.addFilter(_is_a_problem)
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
-            checkpointer.save((folder / PARAMS).absolute(), args=ocp.args.PyTreeSave(stand_ins))
+            checkpointer.save((folder / PARAMS).resolve(), args=ocp.args.PyTreeSave(stand_ins))
     finally:
         _ORBAX_LOG.removeFilter(_is_a_problem)
     stores = {}
@@ -285,7 +285,7 @@ def _array(folder: Path, path: LeafPath) -> Path:
 
 
 def _spec(folder: Path, path: LeafPath) -> dict[str, Any]:
-    place = f"{_array(folder, path).absolute()}/"
+    place = f"{_array(folder, path).resolve()}/"
     return {"driver": "zarr", "kvstore": {"driver": "file", "path": place}}
 
 

@@ -58,7 +58,7 @@ class Checkpoints(contextlib.AbstractContextManager):
           asynchronous: let `save` return once the arrays are copied and write in the background.
           read_only: only restore, and change nothing: a run may be saving here at this moment.
         """
-        self._directory = Path(directory).absolute()
+        self._directory = Path(directory).resolve()
         self._latest = latest
         self._asynchronous = asynchronous
         _ORBAX_LOG.addFilter(_is_other_than_full_disk)

@@ -29,7 +29,7 @@ def with_checkpoint_shapes(config: ConfigDict) -> ConfigDict:
     """
     if not config.model.checkpoint:
         return config
-    folder = Path(config.model.checkpoint).absolute()
+    folder = Path(config.model.checkpoint).resolve()
     model = read_model(folder)
     values = config.to_dict()
     values["model"] |= {

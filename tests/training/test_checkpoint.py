@@ -52,6 +52,13 @@ def mesh(*shape):
     return Mesh(devices, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
+def test_a_folder_as_people_type_it(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    fill("../run", 3)
+    assert restore("../run").meta == meta(3)
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_restore_is_bitwise(tmp_path, asynchronous):
     assert restore(tmp_path) is None
