@@ -6,7 +6,7 @@
 
 `import` makes a weights folder (models/weights.py) of a Hugging Face folder's safetensors shards;
 `save` makes one of a training run's newest model, which passes through memory as a whole;
-`export` makes a folder that transformers and vLLM load, with adapters merged into their kernels, or
+`export` makes a folder in the hub's form, with adapters merged into their kernels, or
 PEFT's folder of the adapters alone. Numbers that are not merged are kept bit for bit. A few hundred
 MB of a model of any size are in memory at a time, nothing is written before all names, shapes and
 dtypes are known to be right, and the target appears when it is whole.

@@ -13,16 +13,12 @@ max_frames count pairs. The other way, single frames of 112x196, would have show
 
 import dataclasses
 import math
-from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
 from medscope_jax.dialogue import protocol
 from medscope_jax.models.presets import PRESETS, preset
 
-FRAME_FORMAT = (
-    f"<{{time:.1f}}s>{protocol.VISION_START}{{frame}}{protocol.VISION_END}"  # as `ask` writes it
-)
 # Records of the paper's stages 1 and 2, of which three epochs are run, 128 rows a step.
 _STAGE_RECORDS = {"warm_up": 634_800 + 253_800, "cold_start": 34_000 + 84_000}
 _EPOCHS = 3
@@ -94,7 +90,7 @@ def use_published_size(config: ConfigDict, target: Target) -> None:
             "vocab_size": model.text.vocab_size,
             "preview_frames": 256,  # pairs
             "window_frames": 64,
-            "frame_format": FRAME_FORMAT,
+            "frame_format": protocol.QWEN_FRAME,
             "response_format": protocol.QWEN_RESPONSE,
             "length": 32_768,
             "clip_length": 6_144,  # a window and its words
@@ -121,21 +117,6 @@ def use_published_size(config: ConfigDict, target: Target) -> None:
     config.evaluation.rollouts = max(config.evaluation.rollouts, config.evaluation.samples * shards)
     # Phantom procedures only stand in: such a model is for suite.data_dir.
     config.suite.update({"train_ophthalmic": 40, "train_endoscopic": 24})
-
-
-def published_size(section: Mapping) -> str:
-    """Which of PRESETS a config's model section has the shapes of; "" for none."""
-    for size in PRESETS:
-        model = preset(size)
-        towers = {"vision": model.vision, "text": model.text}
-        if all(
-            getattr(towers[tower], key) == value
-            for tower in towers
-            for key, value in section[tower].items()
-            if key != "initializer_range" and hasattr(towers[tower], key)
-        ):
-            return size
-    return ""
 
 
 def _is_shape(text: str) -> bool:

@@ -12,11 +12,9 @@ are there already are kept where video, preprocessing and weights are the same; 
 again, and so are damaged ones, each named. A killed build is continued by the same command.
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import jax
@@ -25,94 +23,27 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from medscope_jax.config import ConfigError, parse_arguments
-from medscope_jax.dialogue import stamp_ids
 from medscope_jax.distributed import abstract, make_mesh, param_shardings
 from medscope_jax.errors import UserError, one_line, run_main
 from medscope_jax.models import (
     ModelConfig,
-    encode_frames,
     frame_grid,
     load_params,
     read_model,
     weight_shapes,
 )
-from medscope_jax.models.vision import IMAGE_MEAN, IMAGE_STD
-from medscope_jax.training.run import ENCODE_FRAMES, Run, Split, make_run, run_mesh
+from medscope_jax.training.bank import bank_folder, build_vision_bank, preprocessing
+from medscope_jax.training.run import make_run, run_mesh
 from medscope_jax.training.stage import newest_model
 from medscope_jax.training.workdir import read_workdir
-from medscope_jax.video import FrameBank
-from medscope_jax.video.bank_build import Built, build_bank
+from medscope_jax.video.bank_build import Built
 from medscope_jax.video.bank_codec import DTYPES, check_dtype
-from medscope_jax.video.bank_key import Preprocessing, weights_hash
-from medscope_jax.video.bank_store import FrameSource, load_bank, paired, source_of
+from medscope_jax.video.bank_key import Preprocessing
+from medscope_jax.video.bank_store import FrameSource, paired
 from tfds_builders import clinvideo
 from tfds_builders.read import load_frames, suite_dir
 
 _FEATURES = {"id", "times", "duration", "frames"}
-
-
-def stored_bank(run: Run, params: dict, split: Split, dtype: str | None = None) -> FrameBank:
-    """make_split_bank's bank, from the run's folder; what is not stored there yet is encoded first.
-
-    For one process. Each video of the split needs an id in split.rows.
-
-    Args:
-      dtype: what tokens are stored as; the tower's own if None: then the bank is make_split_bank's
-        bit for bit, if the split was stored as a whole and by a device of the same kind. int8
-        comes back as bfloat16.
-
-    Raises:
-      UserError: as build_bank and load_bank.
-    """
-    names = sorted(split.rows, key=split.rows.get)
-    if [split.rows[name] for name in names] != list(range(len(split.videos))):
-        raise ValueError("each video of a stored bank needs an id of its own")
-    dtype = dtype or run.model.dtype
-    folder = bank_folder(run.folder, dtype)
-    sources = map(source_of, names, split.videos)
-    made_of = preprocessing(run.config.video)
-    built = build_vision_bank(folder, run.model, params["vision"], sources, made_of, dtype)
-    stamps = functools.partial(stamp_ids, run.tokenizer, run.layout)
-    return load_bank(folder, built.key, names, stamps, max_frames=run.config.video.max_frames)
-
-
-def bank_folder(workdir: Path, dtype: str) -> Path:
-    """Where a run keeps its banks of a type."""
-    return workdir / "banks" / dtype
-
-
-def build_vision_bank(
-    folder: Path,
-    model: ModelConfig,
-    vision: dict,
-    sources: Iterable[FrameSource],
-    made_of: Preprocessing,
-    dtype: str,
-) -> Built:
-    """build_bank with a model's vision tower, of which `vision` are the parameters."""
-    frame_grid(model, made_of.height, made_of.width)  # says what size the tower can't take
-    encode = jax.jit(lambda vision, frames: encode_frames({"vision": vision}, model, frames))
-    return build_bank(
-        folder,
-        sources,
-        functools.partial(encode, vision),
-        ENCODE_FRAMES,
-        made_of,
-        tower_hash(model, vision),
-        dtype,
-    )
-
-
-def preprocessing(video: Mapping[str, Any]) -> Preprocessing:
-    """How encode_frames takes a config's videos (height, width, native_pairs)."""
-    mean, std = (tuple(map(float, values)) for values in (IMAGE_MEAN, IMAGE_STD))
-    pairs = video.get("native_pairs", False)
-    return Preprocessing(video["height"], video["width"], mean, std, pairs)
-
-
-def tower_hash(model: ModelConfig, vision: dict) -> str:
-    """weights_hash of a model's vision tower."""
-    return weights_hash(vision, {**dataclasses.asdict(model.vision), "dtype": model.dtype})
 
 
 def frame_sources(data_dir: Path, split: str, pairs: bool = False) -> Sequence[FrameSource]:

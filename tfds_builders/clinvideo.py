@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 
 from medscope_jax.errors import UserError
 from tfds_builders.manual import SPLITS, VideoSettings
+from tfds_builders.read import record_of, text_of
 from tfds_builders.stored_videos import read_listing
 from tfds_builders.suite import PARTS
 
@@ -47,7 +48,7 @@ def load_part(data_dir: str | os.PathLike, part: str, split: str) -> Rows:
     """
     if part not in PARTS:
         raise UserError(f"there is no part {part!r}; there are {', '.join(PARTS)}")
-    return _rows(data_dir, f"clinvideo_suite/{part}", split, _record)
+    return _rows(data_dir, f"clinvideo_suite/{part}", split, record_of)
 
 
 class JpegFrames:
@@ -154,21 +155,6 @@ def _rows(data_dir: str | os.PathLike, dataset: str, split: str, decode: Callabl
     return Rows(folder, split, decode)
 
 
-def _record(example: dict[str, Any]) -> dict[str, Any]:
-    """A stored record with text as str."""
-    return {name: _text(value) for name, value in example.items()}
-
-
-def _text(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode()
-    if isinstance(value, (list, tuple)) or (
-        isinstance(value, np.ndarray) and value.dtype.hasobject
-    ):
-        return [_text(item) for item in value]
-    return value
-
-
 def _video(example: dict[str, Any]) -> dict[str, Any]:
     """A stored video with its frames decoded."""
     video = _lazy_video(example)
@@ -176,7 +162,7 @@ def _video(example: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lazy_video(example: dict[str, Any]) -> dict[str, Any]:
-    texts = {name: _text(example[name]) for name in ("id", "source", "split", "notes")}
+    texts = {name: text_of(example[name]) for name in ("id", "source", "split", "notes")}
     return texts | {
         "frames": JpegFrames(example["frames"]),
         "times": np.asarray(example["times"]),

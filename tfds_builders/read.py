@@ -29,7 +29,7 @@ class Rows(Sequence):
         self._folder, self._dataset, self._split = folder, dataset, split
         versions = sorted((folder / "tfds" / dataset).iterdir())
         self._source = tfds.builder_from_directory(versions[-1]).as_data_source(split=split)
-        self._decode = _frames_of if dataset == "phantom_frames" else _record_of
+        self._decode = _frames_of if dataset == "phantom_frames" else record_of
 
     def __len__(self) -> int:
         return len(self._source)
@@ -110,18 +110,19 @@ def _prepared(workdir: str | os.PathLike) -> pathlib.Path:
     return folder
 
 
-def _record_of(example: dict[str, Any]) -> dict[str, Any]:
+def record_of(example: dict[str, Any]) -> dict[str, Any]:
     """A stored record with text as str and scalars as NumPy scalars."""
-    return {name: _text(value) for name, value in example.items()}
+    return {name: text_of(value) for name, value in example.items()}
 
 
-def _text(value: Any) -> Any:
+def text_of(value: Any) -> Any:
+    """A stored value with bytes as str, in lists too."""
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, (list, tuple)) or (
         isinstance(value, np.ndarray) and value.dtype.hasobject
     ):
-        return [_text(item) for item in value]
+        return [text_of(item) for item in value]
     return value
 
 

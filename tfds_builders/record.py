@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from medscope_jax.errors import UserError
 
@@ -56,6 +57,24 @@ class BadRow:
 
     place: str
     reason: str
+
+
+def record_fields() -> dict[str, Any]:
+    """The TFDS features of a record, by field; make_record says what they hold."""
+    text = tfds.features.Text()
+    names = ("id", "video", "part", "source", "split", "task", "question", "answer")
+    return {
+        **dict.fromkeys(names, text),
+        "options": tfds.features.Sequence(text),
+        "turns": tfds.features.Sequence(text),
+        "evidence": tfds.features.Tensor(shape=(None, 2), dtype=np.float32),
+        "evidence_frame": np.float32,
+        "evidence_frames": tfds.features.Tensor(shape=(None, 2), dtype=np.int32),
+        "evidence_mask": tfds.features.Tensor(shape=(None,), dtype=np.uint8),
+        "visible": tfds.features.Tensor(shape=(None, 2), dtype=np.float32),
+        "duration": np.float32,
+        "window": tfds.features.Tensor(shape=(2,), dtype=np.float32),
+    }
 
 
 def make_record(

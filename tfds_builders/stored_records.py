@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from medscope_jax.dialogue.foreign import check_turns, clean_question
 from medscope_jax.errors import UserError
 from tfds_builders.conversation import conversation
-from tfds_builders.record import Annotation, make_record
+from tfds_builders.record import Annotation, make_record, record_fields
 from tfds_builders.sharded import Rejected
 from tfds_builders.stored_videos import ListedVideo, read_times
 
@@ -41,22 +41,7 @@ class PlacedRow:
 
 def record_features() -> tfds.features.FeaturesDict:
     """The features of clinvideo_suite: those of phantom_suite, and messages."""
-    text = tfds.features.Text()
-    names = ("id", "video", "part", "source", "split", "task", "question", "answer", "messages")
-    return tfds.features.FeaturesDict(
-        {
-            **dict.fromkeys(names, text),
-            "options": tfds.features.Sequence(text),
-            "turns": tfds.features.Sequence(text),
-            "evidence": tfds.features.Tensor(shape=(None, 2), dtype=np.float32),
-            "evidence_frame": np.float32,
-            "evidence_frames": tfds.features.Tensor(shape=(None, 2), dtype=np.int32),
-            "evidence_mask": tfds.features.Tensor(shape=(None,), dtype=np.uint8),
-            "visible": tfds.features.Tensor(shape=(None, 2), dtype=np.float32),
-            "duration": np.float32,
-            "window": tfds.features.Tensor(shape=(2,), dtype=np.float32),
-        }
-    )
+    return tfds.features.FeaturesDict({**record_fields(), "messages": tfds.features.Text()})
 
 
 def make_records(

@@ -113,7 +113,9 @@ def prompt_closing_parts(question: str, tools: bool) -> list[tuple[str, bool]]:
 
 
 RESPONSE = "<tool_response>{response}</tool_response>"
-# As Qwen's chat template has it, and so as its weights and their fine-tunes have seen it.
+# What suits Qwen's weights: a frame's time before its tags, and an observation as the chat template
+# has it, which they and their fine-tunes have seen.
+QWEN_FRAME = f"<{{time:.1f}}s>{VISION_START}{{frame}}{VISION_END}"
 QWEN_RESPONSE = "<tool_response>\n{response}\n</tool_response>"
 
 

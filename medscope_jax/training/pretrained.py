@@ -31,7 +31,7 @@ VIDEO = FrozenConfigDict(
 _DIALOGUE = {
     "preview_frames": 64,
     "window_frames": 32,
-    "frame_format": "<{time:.1f}s><|vision_start|>{frame}<|vision_end|>",
+    "frame_format": protocol.QWEN_FRAME,
     "response_format": protocol.QWEN_RESPONSE,
     "max_tool_turns": 5,
 }

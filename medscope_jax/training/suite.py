@@ -87,8 +87,8 @@ def check_data_dir(config: ConfigDict) -> None:
     """Refuses a data folder that the run can't be made of, before it claims its own folder.
 
     Raises:
-      UserError: a part or split is not built, frames are of another size than config.video says,
-        or a video has more bank frames than it allows.
+      UserError: a part or split is not built, its frame rate or size is not config.video's, or a
+        video has more bank frames than it allows.
     """
     data_dir, video = config.suite.data_dir, config.video
     for split, parts in _NEEDED:
@@ -97,13 +97,12 @@ def check_data_dir(config: ConfigDict) -> None:
                 f"config.suite.data_dir {data_dir} has no split {split} of {' or '.join(parts)}, "
                 "which a run needs: add a source of it to suite.json and build again"
             )
-    for split in ("train", "test"):
-        frames = next(suite_videos(config, Path(data_dir), split)).frames
-        if tuple(frames.shape[1:3]) != (video.height, video.width):
-            height, width = frames.shape[1:3]
+    built = clinvideo.video_settings(data_dir)
+    for key in ("fps", "height", "width"):
+        if getattr(built, key) != video[key]:
             raise UserError(
-                f"config.video is {video.height}x{video.width}, but {data_dir} holds frames of "
-                f"{height}x{width} (height x width): set config.video.height and width"
+                f"config.video.{key} is {video[key]}, but {data_dir} was built with "
+                f"{getattr(built, key)}: set --config.video.{key}={getattr(built, key)}"
             )
     share = 2 if video.native_pairs else 1
     listing = read_listing(clinvideo.built_folder(data_dir, "clinvideo_frames"))

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from medscope_jax.models import ModelConfig, TextConfig, VisionConfig, init_params, save_params
+from medscope_jax.models import (
+    ModelConfig,
+    TextConfig,
+    VisionConfig,
+    encode_frames,
+    init_params,
+    save_params,
+)
+from medscope_jax.training import bank as bank_room
 from medscope_jax.training.bank import split_bank
 from medscope_jax.training.run import ENCODE_FRAMES, load_split, make_run, make_split_bank, run_mesh
 from medscope_jax.training.stage import newest_model
@@ -43,7 +51,7 @@ def no_encoding(monkeypatch):
     def build(folder, sources, encode, *rest):
         return build_bank(folder, sources, lambda frames: pytest.fail("encoded again"), *rest)
 
-    monkeypatch.setattr(bank_builder, "build_bank", build)
+    monkeypatch.setattr(bank_room, "build_bank", build)
 
 
 def test_a_stored_bank_is_the_split_bank(run, monkeypatch, capsys):
@@ -57,7 +65,7 @@ def test_a_stored_bank_is_the_split_bank(run, monkeypatch, capsys):
     assert "2 videos encoded, 0 were there\nfloat32 holds the tower's output to the bit" in printed
     with monkeypatch.context() as patch:
         no_encoding(patch)
-        assert bits(bank_builder.stored_bank(run, params, split)) == expected
+        assert bits(bank_room.stored_bank(run, params, split)) == expected
         asked = ConfigDict(run.config.to_dict())
         asked.video.stored_bank = "float32"
         asking = dataclasses.replace(run, config=asked)
@@ -66,7 +74,7 @@ def test_a_stored_bank_is_the_split_bank(run, monkeypatch, capsys):
 
     # Another tower, of the same shape: its own bank, without a word of the old one.
     other = jax.tree.map(lambda leaf: leaf * 1.01, {"vision": params["vision"]})
-    changed = bits(bank_builder.stored_bank(run, other, split))
+    changed = bits(bank_room.stored_bank(run, other, split))
     assert changed == bits(make_split_bank(run, other, split)) != expected
     bank_builder.main(arguments)
     printed = capsys.readouterr().out
@@ -82,14 +90,14 @@ def test_native_pairs_are_stored_as_pairs(run):
     config.video.native_pairs = True
     run = dataclasses.replace(run, config=config)
     split = load_split(run, SPLIT)
-    stored = bank_builder.stored_bank(run, params, split)
+    stored = bank_room.stored_bank(run, params, split)
     assert bits(stored) == bits(make_split_bank(run, params, split))
     frames = next((run.folder / "suite" / "tfds" / "phantom_frames").iterdir())
     sources = bank_builder.frame_sources(frames, SPLIT, pairs=True)
-    made_of = bank_builder.preprocessing(config.video)
-    folder = bank_builder.bank_folder(run.folder, "float32")
+    made_of = bank_room.preprocessing(config.video)
+    folder = bank_room.bank_folder(run.folder, "float32")
     vision = params["vision"]
-    built = bank_builder.build_vision_bank(folder, run.model, vision, sources, made_of, "float32")
+    built = bank_room.build_vision_bank(folder, run.model, vision, sources, made_of, "float32")
     assert (built.made, built.kept) == (0, 2)
 
 
@@ -102,7 +110,7 @@ def test_rounded_banks_say_their_error(run, capsys):
         arguments = ["--workdir", str(run.folder), "--split", SPLIT]
         bank_builder.main(arguments + ["--dtype", dtype] * (dtype != "bfloat16"))
         printed = capsys.readouterr().out
-        bank = bank_builder.stored_bank(run, params, split, dtype)
+        bank = bank_room.stored_bank(run, params, split, dtype)
         assert bank.tokens.dtype == "bfloat16"
         index = json.loads((run.folder / "banks" / dtype / "index.json").read_text())
         errors = [video["relative_rms"] for video in index["videos"].values()]
@@ -119,7 +127,7 @@ def test_names_are_asked_for(run):
     run, params = run
     split = load_split(run, SPLIT)
     with pytest.raises(ValueError, match="an id of its own"):
-        bank_builder.stored_bank(run, params, SimpleNamespace(videos=split.videos, rows={}))
+        bank_room.stored_bank(run, params, SimpleNamespace(videos=split.videos, rows={}))
 
 
 def test_mistakes_are_one_line(run, refusal, tmp_path):
@@ -171,12 +179,12 @@ def test_imported_weights_get_their_bank(run, tmp_path, capsys):
     split = load_split(run, SPLIT)
     names = list(split.rows)
     sources = bank_builder.frame_sources(frames, SPLIT)
-    made_of = bank_builder.preprocessing({"height": 28, "width": 56})
-    built = bank_builder.build_vision_bank(
+    made_of = bank_room.preprocessing({"height": 28, "width": 56})
+    built = bank_room.build_vision_bank(
         target, model, params["vision"], sources, made_of, "float32"
     )
     assert (built.made, built.kept) == (0, 2)
-    encode = jax.jit(lambda frames: bank_builder.encode_frames(params, model, frames))
+    encode = jax.jit(lambda frames: encode_frames(params, model, frames))
     stamps = lambda times: [[1]] * len(times)  # noqa: E731
     expected = make_bank(encode, split.videos, stamps, ENCODE_FRAMES)
     found = load_bank(target, built.key, names, stamps)

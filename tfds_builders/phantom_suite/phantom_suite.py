@@ -3,11 +3,11 @@
 import json
 import pathlib
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from medscope_jax.video.phantom import from_json
 from tfds_builders.phantom_suite.records import SPLITS_OF_PART, records
+from tfds_builders.record import record_fields
 from tfds_builders.suite import PARTS, suite_config
 
 
@@ -44,23 +44,8 @@ class PhantomSuite(tfds.core.GeneratorBasedBuilder):
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        text = tfds.features.Text()
-        names = ("id", "video", "part", "source", "split", "task", "question", "answer")
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(
-                {
-                    **dict.fromkeys(names, text),
-                    "options": tfds.features.Sequence(text),
-                    "turns": tfds.features.Sequence(text),
-                    "evidence": tfds.features.Tensor(shape=(None, 2), dtype=np.float32),
-                    "evidence_frame": np.float32,
-                    "evidence_frames": tfds.features.Tensor(shape=(None, 2), dtype=np.int32),
-                    "evidence_mask": tfds.features.Tensor(shape=(None,), dtype=np.uint8),
-                    "visible": tfds.features.Tensor(shape=(None, 2), dtype=np.float32),
-                    "duration": np.float32,
-                    "window": tfds.features.Tensor(shape=(2,), dtype=np.float32),
-                }
-            ),
+            features=tfds.features.FeaturesDict(record_fields()),
             disable_shuffling=True,  # the reader shuffles; a fixed order makes builds comparable
         )
 
