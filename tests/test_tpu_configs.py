@@ -21,7 +21,8 @@ def load(name):
 
 
 def test_no_file_is_forgotten():
-    assert {path.stem for path in FOLDER.glob("*.py")} == {n.partition(".py")[0] for n in ALL}
+    names = {path.stem for path in FOLDER.glob("*.py")} - {"accelerator"}  # what others share
+    assert names == {n.partition(".py")[0] for n in ALL}
 
 
 @pytest.mark.parametrize("name", ALL)
