@@ -1,4 +1,4 @@
-"""One H100 (80 GB): the phantom suite, ten times larger, a decoder of 12 layers; see accelerator.py.
+"""One H100 (80 GB): the phantom suite, ten times larger; a decoder of 12 layers: accelerator.py.
 
 Needs JAX's CUDA wheels: `python -m pip install "jax[cuda12]"`, or `"jax[cuda13]"`.
 

@@ -1,4 +1,4 @@
-"""TPU v4: the phantom suite, ten times larger, and a decoder of 12 layers; see accelerator.py.
+"""TPU v4: the phantom suite, ten times larger; a decoder of 12 layers: accelerator.py.
 
 `v4.py` is the 4-chip slice 2x2x1, `v4.py:topology=2x2x2` a larger one. A chip offers
 30.75 GiB; `python -m medscope_jax.plan --config tpu_configs/v4.py` says what is used of it,

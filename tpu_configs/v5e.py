@@ -1,4 +1,4 @@
-"""TPU v5e: the phantom suite, ten times larger, and a decoder of 12 layers; see accelerator.py.
+"""TPU v5e: the phantom suite, ten times larger; a decoder of 12 layers: accelerator.py.
 
 `v5e.py` is the 8-chip slice 2x4, `v5e.py:topology=4x4` a larger one. A chip offers
 15.75 GiB; `python -m medscope_jax.plan --config tpu_configs/v5e.py` says what is used of it,

@@ -1,4 +1,4 @@
-"""TPU v5p: the phantom suite, ten times larger, and a decoder of 12 layers; see accelerator.py.
+"""TPU v5p: the phantom suite, ten times larger; a decoder of 12 layers: accelerator.py.
 
 `v5p.py` is the 4-chip slice 2x2x1, `v5p.py:topology=2x2x2` a larger one. A chip offers
 95.73 GiB; `python -m medscope_jax.plan --config tpu_configs/v5p.py` says what is used of it,

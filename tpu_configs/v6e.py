@@ -1,4 +1,4 @@
-"""TPU v6e (Trillium): the phantom suite, ten times larger, and a decoder of 12 layers; see accelerator.py.
+"""TPU v6e (Trillium): the phantom suite, ten times larger; a decoder of 12 layers: accelerator.py.
 
 `v6e.py` is the 8-chip slice 2x4, `v6e.py:topology=4x4` a larger one. A chip offers
 31.24 GiB; `python -m medscope_jax.plan --config tpu_configs/v6e.py` says what is used of it,
