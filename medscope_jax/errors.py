@@ -5,8 +5,10 @@ import errno
 import sys
 from collections.abc import Callable, Iterable
 
-# Exit statuses of every entry point: 0 success, 2 a mistake or limit to act on, 130 Ctrl-C.
+# Exit statuses of every entry point: 0 success, 2 a mistake or limit to act on, 3 training that
+# stopped because its numbers were no longer finite, 130 Ctrl-C.
 EXIT_USER_ERROR = 2
+EXIT_NOT_FINITE = 3
 EXIT_INTERRUPTED = 130
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
@@ -14,6 +16,14 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 class UserError(ValueError):
     """A mistake or limit outside the program; its one-line message is all the user needs."""
+
+    status = EXIT_USER_ERROR  # that the program leaves with
+
+
+class NotFiniteError(UserError):
+    """Training stopped: loss or gradient was not finite, several steps in a row."""
+
+    status = EXIT_NOT_FINITE
 
 
 def is_disk_full(error: BaseException | None) -> bool:
@@ -42,14 +52,14 @@ def closest(name: str, known: Iterable[str]) -> str:
 def run_main(main: Callable[[list[str]], int | None]) -> None:
     """Runs an entry point on the command line's arguments and leaves with its exit status.
 
-    A `UserError` or a full disk becomes one line on stderr and status 2, Ctrl-C status 130; any
-    other exception is a defect of the program and keeps its traceback.
+    A `UserError` becomes one line on stderr and its status, a full disk one line and status 2,
+    Ctrl-C status 130; any other exception is a defect of the program and keeps its traceback.
     """
     try:
         status = main(sys.argv[1:]) or 0
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
-        status = EXIT_USER_ERROR
+        status = error.status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = EXIT_INTERRUPTED
