@@ -4,6 +4,7 @@ Flax stays inside this room; others see frozen configs, plain parameter trees an
 """
 
 from medscope_jax.models.attention import Packed
+from medscope_jax.models.cache import Cache, init_cache, put_rows, repeat_rows, take_rows
 from medscope_jax.models.config import (
     LoraConfig,
     ModelConfig,
@@ -13,7 +14,6 @@ from medscope_jax.models.config import (
 )
 from medscope_jax.models.hf_config import hf_config
 from medscope_jax.models.huggingface import export_hf, hf_shapes, import_hf
-from medscope_jax.models.language import Cache
 from medscope_jax.models.lora import (
     adapter_shapes,
     add_lora,
@@ -39,13 +39,9 @@ from medscope_jax.models.qwen import (
     encode_frames,
     forward,
     forward_cached,
-    init_cache,
     init_params,
     logits,
     param_shapes,
-    put_rows,
-    repeat_rows,
-    take_rows,
 )
 from medscope_jax.models.rope import mrope_positions
 from medscope_jax.models.vision import frame_grid

@@ -2,27 +2,15 @@
 
 from typing import NamedTuple
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from medscope_jax.models.attention import Packed, attend, attend_causal, attend_packed
+from medscope_jax.models.cache import Cache, write
 from medscope_jax.models.config import ModelConfig
 from medscope_jax.models.layers import RMSNorm, SwiGLU, dense, precision
 from medscope_jax.models.rope import mrope_tables, rotate
-
-
-class Cache(flax.struct.PyTreeNode):
-    """Keys (rotated) and values of what each row has seen; slot i of a row is its i-th input.
-
-    k, v: each one array [layers, B, K, M, head_dim], or a tuple of such arrays with one layer each
-    (which spares a CPU the copy of a layer's slice at every step). Rows are axis 1 of every leaf,
-    slots axis 3. In the model's dtype.
-    """
-
-    k: jax.Array | tuple[jax.Array, ...]
-    v: jax.Array | tuple[jax.Array, ...]
 
 
 class Context(NamedTuple):
@@ -34,19 +22,6 @@ class Context(NamedTuple):
     valid: jax.Array | Packed | None
     start: jax.Array | None  # int32 [B], with a cache: slot of input 0
     count: jax.Array | None  # int32 [B], with a cache: inputs to write
-
-
-def write(cache: Cache, layer, key, value, context: Context) -> Cache:
-    """Put key and value [B, N, K, head_dim] of the real inputs into a layer's slots, in place."""
-    inputs, length = jnp.arange(key.shape[1]), cache.k.shape[3]
-    slots = context.start[:, None] + inputs
-    # Padding inputs go to slot M: out of bounds on purpose, dropped.
-    slots = jnp.where(inputs < context.count[:, None], slots, length)
-    rows = jnp.arange(key.shape[0])[:, None]
-    return Cache(
-        cache.k.at[layer, rows, :, slots].set(key, mode="drop"),
-        cache.v.at[layer, rows, :, slots].set(value, mode="drop"),
-    )
 
 
 class Attention(nn.Module):
@@ -73,7 +48,7 @@ class Attention(nn.Module):
             look = attend_packed if isinstance(context.valid, Packed) else attend_causal
             out = look(query, key, value, context.valid, exact)
         else:
-            cache = write(cache, layer, key, value, context)
+            cache = write(cache, layer, key, value, context.start, context.count)
             slots = context.start[:, None] + jnp.arange(x.shape[1])
             allowed = jnp.arange(cache.k.shape[3]) <= slots[..., None]
             key = jax.lax.dynamic_index_in_dim(cache.k, layer, keepdims=False)

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from medscope_jax.models.attention import Packed
+from medscope_jax.models.cache import Cache
 from medscope_jax.models.config import ModelConfig
-from medscope_jax.models.language import Cache, LanguageModel, make_context
+from medscope_jax.models.language import LanguageModel, make_context
 from medscope_jax.models.vision import VisionTower, frame_grid
 
 
@@ -110,39 +111,6 @@ def forward(
     return LanguageModel(config).apply({"params": params["text"]}, embeddings, context)[0]
 
 
-def init_cache(config: ModelConfig, batch: int, length: int, per_layer: bool = False) -> Cache:
-    """An empty cache for `batch` rows of at most `length` slots.
-
-    per_layer: one array a layer instead of one for all: decoding is faster on a CPU, but compiles
-    every layer anew; for models of a few layers.
-    """
-    text = config.text
-    layers = text.num_hidden_layers
-    shape = (1 if per_layer else layers, batch, text.num_key_value_heads, length, text.head_dim)
-
-    def zeros():
-        if per_layer:
-            return tuple(jnp.zeros(shape, config.dtype) for _ in range(layers))
-        return jnp.zeros(shape, config.dtype)
-
-    return Cache(zeros(), zeros())
-
-
-def repeat_rows(cache: Cache, repeats: int) -> Cache:
-    """Every row `repeats` times in a row: a prompt's cache for each of its samples."""
-    return jax.tree.map(lambda part: jnp.repeat(part, repeats, axis=1), cache)
-
-
-def take_rows(cache: Cache, rows: jax.Array) -> Cache:
-    """The cache of rows [R] (indices within the batch)."""
-    return jax.tree.map(lambda part: part[:, rows], cache)
-
-
-def put_rows(cache: Cache, rows: jax.Array, part: Cache) -> Cache:
-    """The cache with rows [R] (no index twice) replaced by those of `part`."""
-    return jax.tree.map(lambda whole, new: whole.at[:, rows].set(new), cache, part)
-
-
 def forward_cached(
     params: dict,
     config: ModelConfig,
@@ -181,11 +149,7 @@ __all__ = [
     "forward",
     "forward_cached",
     "frame_grid",
-    "init_cache",
     "init_params",
     "logits",
     "param_shapes",
-    "put_rows",
-    "repeat_rows",
-    "take_rows",
 ]
