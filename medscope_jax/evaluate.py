@@ -15,7 +15,7 @@ from medscope_jax.evaluation import Scored, Trace, print_results, result_rows, w
 from medscope_jax.evaluation.runner import run_questions, score_questions
 from medscope_jax.evaluation.traces import make_trace
 from medscope_jax.rl import RewardConfig, make_judge
-from medscope_jax.rollout import Trajectory, make_rollout
+from medscope_jax.rollout import Trajectory, prompt_width
 from medscope_jax.training.bank import split_bank
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.ga_grpo import reward_all
@@ -27,7 +27,7 @@ from medscope_jax.training.run import (
     load_split,
     make_run,
     model_key,
-    rollout_config,
+    rollout_program,
     run_mesh,
 )
 from medscope_jax.training.stage import MODELS, finished_params
@@ -39,12 +39,7 @@ SPLITS = ("validation", "test")
 def make_programs(run: Run) -> dict[str, Callable]:
     """The rollout programs of evaluation: greedy, and sampled several times a question."""
     groups = {"greedy": 1, "sampled": run.config.evaluation.samples}
-    return {
-        decoding: make_rollout(
-            run.mesh, run.model, run.layout, rollout_config(run.config, group, decoding == "greedy")
-        )
-        for decoding, group in groups.items()
-    }
+    return {name: rollout_program(run, group, name == "greedy") for name, group in groups.items()}
 
 
 def evaluate_model(
@@ -63,6 +58,15 @@ def evaluate_model(
     can_look = model != "passive"
     bank = split_bank(run, params, split)
     judge = make_judge(run.config.judge)
+    # One width for all models and decodings, as wide as the widest prompt: one program for all.
+    times = [video.times for video in split.videos]
+    width = prompt_width(
+        [record["question"] for record in records],
+        [times[split.rows[record["video"]]] for record in records],
+        run.tokenizer,
+        run.layout,
+        tools=True,
+    )
     scores, greedy = [], []
     # Sampling several times costs as many rollouts: it is done where the answer is an interval.
     intervals = [record for record in records if record["task"] == "grounding"]
@@ -78,9 +82,10 @@ def evaluate_model(
             programs[decoding],
             asked,
             [split.rows[record["video"]] for record in asked],
-            [video.times for video in split.videos],
+            times,
             bank,
             model_key(run.config, "evaluate"),
+            width=width,
             group=group,
             batch_size=batch_size,
             tools=can_look,

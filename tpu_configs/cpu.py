@@ -172,6 +172,6 @@ def get_config(arg: str = "") -> ConfigDict:
             stage.steps, stage.batch_size = 12, 8
         config.ga_grpo.steps, config.ga_grpo.batch_size = 3, 4
         config.rollout.prefill_rows = 8
-        config.evaluation.samples, config.evaluation.rollouts = 2, 32
+        config.evaluation.rollouts = 32
         config.log.every, config.log.checkpoint_every = 3, 6
     return config

@@ -13,7 +13,6 @@ from medscope_jax.rollout import (
     Trajectory,
     Vocabulary,
     make_prompts,
-    prompt_width,
     read_trajectories,
     row_keys,
 )
@@ -29,6 +28,7 @@ def run_questions(
     bank: FrameBank,
     key: jax.Array,
     *,
+    width: int,
     group: int,
     batch_size: int,
     tools: bool,
@@ -43,6 +43,7 @@ def run_questions(
         program: from rollout.make_rollout, for this group and layout.
         records: N questions; places [N]: each one's video in the bank; times: each video's frame
             times [T_v], seconds, by place.
+        width: slots that hold every prompt, see rollout.prompt_width.
         key: question i's rollouts use row_keys(key, i * group ...), whatever the batches.
         batch_size: questions a batch; the last one is filled up with its first question.
         tools: whether the prompt offers tools.
@@ -51,9 +52,7 @@ def run_questions(
     Yields:
         For each batch, a list of `group` trajectories for each of its (real) questions.
     """
-    questions = [record["question"] for record in records]
     shown = [times[place] for place in places]
-    width = prompt_width(questions, shown, tokenizer, layout, tools)
     num_frames = bank.tokens.shape[1]
     for first in range(0, len(records), batch_size):
         real = list(range(first, min(first + batch_size, len(records))))

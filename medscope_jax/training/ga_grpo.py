@@ -23,7 +23,6 @@ from medscope_jax.rl import (
 from medscope_jax.rollout import (
     Trajectory,
     make_prompts,
-    make_rollout,
     prompt_width,
     read_trajectories,
     row_keys,
@@ -32,7 +31,7 @@ from medscope_jax.tools import CallStatus
 from medscope_jax.training.bank import split_bank
 from medscope_jax.training.data import make_batches
 from medscope_jax.training.packing import measure_packing
-from medscope_jax.training.run import Run, Split, load_records, rollout_config
+from medscope_jax.training.run import Run, Split, load_records, rollout_program
 from medscope_jax.training.stage import Batches, Update, optimizer_of
 from medscope_jax.training.state import kl_reference
 from medscope_jax.training.steps import ga_grpo_step
@@ -47,7 +46,7 @@ def prepare_ga_grpo(run: Run, split: Split, judge: Judge, params: dict) -> tuple
     bank = split_bank(run, params, split)
     shown = [split.videos[split.rows[r["video"]]].times for r in records]
     width = prompt_width([r["question"] for r in records], shown, run.tokenizer, run.layout, True)
-    program = make_rollout(run.mesh, run.model, run.layout, rollout_config(config, group, False))
+    program = rollout_program(run, group, greedy=False)
     rewards = RewardConfig(**config.reward)
     advantage = functools.partial(
         grounding_aware_advantages, config=AdvantageConfig(**config.advantage)

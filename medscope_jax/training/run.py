@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -25,7 +25,7 @@ from medscope_jax.dialogue import (
 from medscope_jax.distributed import check_device, make_mesh
 from medscope_jax.errors import UserError
 from medscope_jax.models import ModelConfig, encode_frames, frame_grid, model_config
-from medscope_jax.rollout import RolloutConfig, Vocabulary, vocabulary
+from medscope_jax.rollout import RolloutConfig, Vocabulary, make_rollout, vocabulary
 from medscope_jax.training.imported import keep_companions
 from medscope_jax.training.suite import (
     make_suite,
@@ -159,6 +159,16 @@ def rollout_config(config: ConfigDict, group: int, greedy: bool) -> RolloutConfi
         temperature=0.0 if greedy else section.temperature,
         top_p=1.0 if greedy else section.top_p,
     )
+
+
+# Stage 3 and evaluation ask for the same program: it is traced and compiled for both at once.
+_make_rollout_once = functools.cache(make_rollout)
+
+
+def rollout_program(run: Run, group: int, greedy: bool) -> Callable:
+    """The compiled rollout of a run, see rollout.make_rollout; `group` rollouts a question."""
+    config = rollout_config(run.config, group, greedy)
+    return _make_rollout_once(run.mesh, run.model, run.layout, config)
 
 
 @dataclasses.dataclass(frozen=True)

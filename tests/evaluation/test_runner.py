@@ -14,6 +14,7 @@ from medscope_jax.dialogue import (
     train_tokenizer,
 )
 from medscope_jax.evaluation.runner import run_questions
+from medscope_jax.rollout import prompt_width
 from medscope_jax.video import preview_indices, stack_bank
 
 LAYOUT = Layout(
@@ -67,6 +68,7 @@ def test_every_question_is_asked_about_its_own_times():
         TIMES,
         bank,
         jax.random.key(0),
+        width=prompt_width(QUESTIONS, [TIMES[i] for i in PLACES], tokenizer, LAYOUT, True),
         group=1,
         batch_size=2,
         tools=True,
