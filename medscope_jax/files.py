@@ -8,9 +8,14 @@ from medscope_jax.errors import UserError, is_disk_full
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
+    """write_bytes of a text as UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     """Writes a file so that, whatever happens, either the old or the whole new one is there.
 
-    The text goes into a file beside it, onto the disk, and then takes the name: a kill or a power
+    The data goes into a file beside it, onto the disk, and then takes the name: a kill or a power
     loss at any moment leaves no half of it.
 
     Raises:
@@ -19,8 +24,8 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -20,16 +21,19 @@ from medscope_jax.models import (
 )
 
 KL_REFERENCES = ("start", "base")
+SKIPS_TO_STOP = 3  # steps in a row without a finite loss and gradient
 
 
 @struct.dataclass
 class TrainState:
     """All that a stage changes from step to step."""
 
-    step: jax.Array  # [] int32 optimizer steps done
+    step: jax.Array  # [] int32 optimizer steps tried: those taken and those skipped
     params: dict  # the whole model, {"vision": ..., "text": ...}
-    opt_state: optax.OptState  # of the trained part only
+    opt_state: optax.OptState  # of the trained part only; its counts are of steps taken
     key: jax.Array  # [] the stage's random key; step k uses fold_in(key, k)
+    skipped: jax.Array = np.int32(0)  # [] steps whose loss or gradient was not finite
+    skipped_in_row: jax.Array = np.int32(0)  # [] of these, the ones since the last step taken
 
 
 def trained(params: Mapping, train_vision: bool) -> dict:
@@ -79,20 +83,24 @@ def kl_reference(params: dict, section: Mapping) -> dict | None:
     return {} if section["kl_reference"] == "base" else trained(params, train_vision=False)
 
 
+def make_schedule(stage: Mapping, steps: int) -> optax.Schedule:
+    """The learning rate of step k < `steps`: linear warm-up, then half a cosine."""
+    peak = stage["learning_rate"]
+    warmup = max(1, round(stage["warmup"] * steps))
+    return optax.warmup_cosine_decay_schedule(
+        peak / warmup, peak, warmup, max(steps, warmup + 1), peak * stage["final_scale"]
+    )
+
+
 def make_optimizer(stage: Mapping, steps: int) -> optax.GradientTransformation:
     """AdamW with clipping, linear warm-up and cosine decay, from a config's stage section.
 
     steps: optimizer steps in all. Norm scales and biases decay like all else, as in the reference
     recipe of the peers.
     """
-    peak = stage["learning_rate"]
-    warmup = max(1, round(stage["warmup"] * steps))
-    schedule = optax.warmup_cosine_decay_schedule(
-        peak / warmup, peak, warmup, max(steps, warmup + 1), peak * stage["final_scale"]
-    )
     return optax.chain(
         optax.clip_by_global_norm(stage["clip_norm"]),
-        optax.adamw(schedule, b2=0.98, weight_decay=stage["weight_decay"]),
+        optax.adamw(make_schedule(stage, steps), b2=0.98, weight_decay=stage["weight_decay"]),
     )
 
 
@@ -101,15 +109,48 @@ def init_state(
 ) -> TrainState:
     """A stage's first state."""
     opt_state = optimizer.init(trained(params, train_vision))
-    return TrainState(step=jnp.int32(0), params=params, opt_state=opt_state, key=key)
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        opt_state=opt_state,
+        key=key,
+        skipped=jnp.int32(0),
+        skipped_in_row=jnp.int32(0),
+    )
 
 
 def apply_gradients(
-    state: TrainState, gradients: dict, optimizer: optax.GradientTransformation
+    state: TrainState,
+    gradients: dict,
+    optimizer: optax.GradientTransformation,
+    loss: jax.Array | float = 0.0,
 ) -> tuple[TrainState, jax.Array]:
-    """One optimizer step. Returns (state, global norm of the gradients before clipping)."""
+    """One optimizer step, or none where the loss or the gradients' norm is not finite.
+
+    A skipped step leaves parameters and optimizer, its schedule included, bitwise as they are; it
+    is counted, and the state's step (hence the random keys) goes on. After SKIPS_TO_STOP of them in
+    a row nothing changes any more, whatever follows. All of this is decided on the device, so that
+    a host that looks at the counters only now and then still finds the state, and the step, at
+    which the run was to stop.
+
+    Returns:
+        (state, global norm of the gradients before clipping).
+    """
+    norm = optax.tree.norm(gradients)
+    finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+    going = state.skipped_in_row < SKIPS_TO_STOP
+    taken, skipped = going & finite, (going & ~finite).astype(jnp.int32)
+
+    def choose(new: dict, old: dict):
+        return jax.tree.map(lambda a, b: jnp.where(taken, a, b), new, old)
+
     part = pick_params(state.params, gradients)
     updates, opt_state = optimizer.update(gradients, state.opt_state, part)
-    params = join_params(state.params, optax.apply_updates(part, updates))
-    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
-    return state, optax.tree.norm(gradients)
+    state = state.replace(
+        step=state.step + going,
+        params=join_params(state.params, choose(optax.apply_updates(part, updates), part)),
+        opt_state=choose(opt_state, state.opt_state),
+        skipped=state.skipped + skipped,
+        skipped_in_row=jnp.where(taken, 0, state.skipped_in_row + skipped),
+    )
+    return state, norm
