@@ -1,5 +1,6 @@
 """Meshes, sharding rules, and compiling for TPU slices that are not there."""
 
+from medscope_jax.distributed.activations import split_size
 from medscope_jax.distributed.memory import use_huge_pages
 from medscope_jax.distributed.mesh import (
     AXES,
@@ -10,6 +11,7 @@ from medscope_jax.distributed.mesh import (
     tpu_generation,
 )
 from medscope_jax.distributed.sharding import (
+    BATCH_AXES,
     Fallback,
     abstract,
     batch_sharding,
@@ -31,6 +33,7 @@ from medscope_jax.distributed.topology import (
 
 __all__ = [
     "AXES",
+    "BATCH_AXES",
     "GIB",
     "USABLE_HBM_BYTES",
     "Fallback",
@@ -48,6 +51,7 @@ __all__ = [
     "quiet_tpu_runtime",
     "replicated",
     "shard_state",
+    "split_size",
     "state_shardings",
     "topology_devices",
     "tpu_generation",

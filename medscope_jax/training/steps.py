@@ -5,103 +5,17 @@ log-probabilities of the generated tokens.
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from medscope_jax.dialogue import Episode, Role
-from medscope_jax.models import (
-    ModelConfig,
-    embed,
-    encode_frames,
-    forward,
-    join_params,
-    logits,
-    mrope_positions,
-    split_lora,
-)
+from medscope_jax.dialogue import Episode
+from medscope_jax.models import ModelConfig, encode_frames, join_params, split_lora
 from medscope_jax.rl import LossConfig, loss_normalizer, policy_loss, reference_kl
-from medscope_jax.training.packing import Packing, pack, unpack
+from medscope_jax.training.packing import Packing
+from medscope_jax.training.scores import find_targets, packed_logprobs, token_logprobs
 from medscope_jax.training.state import TrainState, apply_gradients, trained
-
-
-class Targets(NamedTuple):
-    """The generated tokens of a batch, packed to the front: G at most a row.
-
-    Only these need scores over the vocabulary, a fraction of an episode's positions.
-    """
-
-    slots: jax.Array  # [B, G] int32 slot of each generated token; 0 where there are fewer
-    mask: jax.Array  # [B, G] bool
-
-
-def find_targets(role: jax.Array, count: int) -> Targets:
-    """Targets of roles [B, L]; count, G, must hold every row's generated tokens."""
-    generated = role == Role.GENERATED
-    slots = jnp.argsort(~generated, axis=1, stable=True)[:, :count]
-    mask = jnp.take_along_axis(generated, slots, axis=1)
-    return Targets(jnp.where(mask, slots, 0), mask)
-
-
-def token_logprobs(
-    params: dict,
-    model: ModelConfig,
-    tokens: jax.Array,
-    frame: jax.Array,
-    role: jax.Array,
-    bank: jax.Array,
-    targets: Targets,
-    grid: tuple[int, int],
-    temperature: float = 1.0,
-) -> tuple[jax.Array, jax.Array]:
-    """Log-probabilities of the generated tokens from one full forward pass.
-
-    Args:
-        tokens, frame, role: [B, L], see Episode.
-        bank: flat bank [R, D].
-        temperature: that the tokens were sampled with; 0 (greedy) counts as 1.
-
-    Returns:
-        (logprobs [B, G], entropy [B, G]), 0 where targets.mask is False.
-    """
-    valid = role != Role.PADDING
-    positions, _ = mrope_positions(frame, valid, grid, jnp.zeros(tokens.shape[:1], jnp.int32))
-    hidden = forward(params, model, embed(params, model, tokens, frame, bank), positions, valid)
-    # The token in slot i is predicted from slot i - 1; slot 0 is never generated.
-    before = jnp.maximum(targets.slots - 1, 0)[..., None]
-    hidden = jnp.take_along_axis(hidden, before, axis=1)
-    return _score(params, model, hidden, tokens, targets, temperature)
-
-
-def packed_logprobs(
-    params: dict,
-    model: ModelConfig,
-    tokens: jax.Array,
-    frame: jax.Array,
-    role: jax.Array,
-    bank: jax.Array,
-    targets: Targets,
-    grid: tuple[int, int],
-    size: Packing,
-    temperature: float = 1.0,
-) -> tuple[jax.Array, jax.Array]:
-    """As token_logprobs, of rollouts whose groups share a prompt, which is computed once each."""
-    words, frames, positions, packed, begin = pack(tokens, frame, role, size, grid)
-    hidden = forward(params, model, embed(params, model, words, frames, bank), positions, packed)
-    hidden = unpack(hidden, targets.slots - 1, begin, size)
-    return _score(params, model, hidden, tokens, targets, temperature)
-
-
-def _score(params, model, hidden, tokens, targets: Targets, temperature):
-    """Log-probabilities and entropy [B, G] of the targets from hidden [B, G, D] before them."""
-    scores = logits(params, model, hidden)
-    every = jax.nn.log_softmax(scores / (temperature or 1.0))
-    wanted = jnp.take_along_axis(tokens, targets.slots, axis=1)[..., None]
-    chosen = jnp.take_along_axis(every, wanted, axis=-1)[..., 0]
-    entropy = -jnp.sum(jnp.exp(every) * every, axis=-1)
-    return jnp.where(targets.mask, chosen, 0.0), jnp.where(targets.mask, entropy, 0.0)
 
 
 def sft_step(

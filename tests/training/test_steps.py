@@ -19,8 +19,9 @@ from medscope_jax.dialogue import Role
 from medscope_jax.distributed import batch_shardings, make_mesh, replicated, state_shardings
 from medscope_jax.rl import LossConfig
 from medscope_jax.training.packing import Packing
+from medscope_jax.training.scores import find_targets
 from medscope_jax.training.state import init_state
-from medscope_jax.training.steps import find_targets, ga_grpo_step, sft_step
+from medscope_jax.training.steps import ga_grpo_step, sft_step
 from tests.training import step_cases as cases
 
 ROWS, TARGETS = 8, 10

@@ -1,0 +1,130 @@
+"""Log-probabilities of the generated tokens of a batch of episodes, from one forward pass.
+
+Scores over the vocabulary are the largest array of a step by far: 8 rows with 3,000 generated
+tokens of a 152,000-word vocabulary are 14.6 GB. So only the generated tokens get scores, and where
+these would still be too many, they are computed, reduced to a token's log-probability and entropy,
+and forgotten chunk by chunk; the backward pass computes each chunk anew.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from medscope_jax.dialogue import Role
+from medscope_jax.distributed import BATCH_AXES, split_size
+from medscope_jax.models import ModelConfig, embed, forward, logits, mrope_positions
+from medscope_jax.training.packing import Packing, pack, unpack
+
+# Most float32 scores that a device holds of one chunk. With fewer positions a chunk, reading the
+# head's weights would take longer than multiplying by them.
+CHUNK_BYTES = 128 * 2**20
+
+
+class Targets(NamedTuple):
+    """The generated tokens of a batch, packed to the front: G at most a row.
+
+    Only these need scores over the vocabulary, a fraction of an episode's positions.
+    """
+
+    slots: jax.Array  # [B, G] int32 slot of each generated token; 0 where there are fewer
+    mask: jax.Array  # [B, G] bool
+
+
+def find_targets(role: jax.Array, count: int) -> Targets:
+    """Targets of roles [B, L]; count, G, must hold every row's generated tokens."""
+    generated = role == Role.GENERATED
+    slots = jnp.argsort(~generated, axis=1, stable=True)[:, :count]
+    mask = jnp.take_along_axis(generated, slots, axis=1)
+    return Targets(jnp.where(mask, slots, 0), mask)
+
+
+def token_logprobs(
+    params: dict,
+    model: ModelConfig,
+    tokens: jax.Array,
+    frame: jax.Array,
+    role: jax.Array,
+    bank: jax.Array,
+    targets: Targets,
+    grid: tuple[int, int],
+    temperature: float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probabilities of the generated tokens from one full forward pass.
+
+    Args:
+        tokens, frame, role: [B, L], see Episode.
+        bank: flat bank [R, D].
+        temperature: that the tokens were sampled with; 0 (greedy) counts as 1.
+
+    Returns:
+        (logprobs [B, G], entropy [B, G]), 0 where targets.mask is False.
+    """
+    valid = role != Role.PADDING
+    positions, _ = mrope_positions(frame, valid, grid, jnp.zeros(tokens.shape[:1], jnp.int32))
+    hidden = forward(params, model, embed(params, model, tokens, frame, bank), positions, valid)
+    # The token in slot i is predicted from slot i - 1; slot 0 is never generated.
+    before = jnp.maximum(targets.slots - 1, 0)[..., None]
+    hidden = jnp.take_along_axis(hidden, before, axis=1)
+    return score_targets(params, model, hidden, tokens, targets, temperature)
+
+
+def packed_logprobs(
+    params: dict,
+    model: ModelConfig,
+    tokens: jax.Array,
+    frame: jax.Array,
+    role: jax.Array,
+    bank: jax.Array,
+    targets: Targets,
+    grid: tuple[int, int],
+    size: Packing,
+    temperature: float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+    """As token_logprobs, of rollouts whose groups share a prompt, which is computed once each."""
+    words, frames, positions, packed, begin = pack(tokens, frame, role, size, grid)
+    hidden = forward(params, model, embed(params, model, words, frames, bank), positions, packed)
+    hidden = unpack(hidden, targets.slots - 1, begin, size)
+    return score_targets(params, model, hidden, tokens, targets, temperature)
+
+
+def score_targets(
+    params: dict,
+    model: ModelConfig,
+    hidden: jax.Array,
+    tokens: jax.Array,
+    targets: Targets,
+    temperature: float = 1.0,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probabilities and entropy [B, G] of the targets from hidden [B, G, D] before them.
+
+    chunk_bytes: most float32 scores a device. Where all fit, they are computed at once; else in
+    chunks of equally many positions of every row, so that rows stay where the mesh has them.
+    """
+
+    def score(hidden, wanted):
+        scores = logits(params, model, hidden)
+        every = jax.nn.log_softmax(scores / (temperature or 1.0))
+        chosen = jnp.take_along_axis(every, wanted[..., None], axis=-1)[..., 0]
+        return chosen, -jnp.sum(jnp.exp(every) * every, axis=-1)
+
+    wanted = jnp.take_along_axis(tokens, targets.slots, axis=1)
+    rows, count = wanted.shape
+    position_bytes = 4 * split_size(rows, *BATCH_AXES)
+    position_bytes *= split_size(model.text.vocab_size, "tensor")
+    parts = -(-count // max(1, chunk_bytes // position_bytes))
+    if parts == 1:
+        chosen, entropy = score(hidden, wanted)
+    else:
+        size = -(-count // parts)
+
+        def split(x):
+            """[B, G, ..] to [parts, B, size, ..]; what fills up the last part is dropped again."""
+            x = jnp.pad(x, [(0, 0), (0, parts * size - count)] + [(0, 0)] * (x.ndim - 2))
+            return jnp.moveaxis(x.reshape(rows, parts, size, *x.shape[2:]), 1, 0)
+
+        part = jax.checkpoint(lambda piece: score(*piece), prevent_cse=False)
+        found = jax.lax.map(part, (split(hidden), split(wanted)))
+        chosen, entropy = (jnp.moveaxis(x, 0, 1).reshape(rows, -1)[:, :count] for x in found)
+    return jnp.where(targets.mask, chosen, 0.0), jnp.where(targets.mask, entropy, 0.0)
