@@ -18,7 +18,7 @@ from medscope_jax.rl import RewardConfig, make_judge
 from medscope_jax.rollout import Trajectory, prompt_width
 from medscope_jax.training.bank import split_bank
 from medscope_jax.training.checkpoint import Checkpoints
-from medscope_jax.training.ga_grpo import reward_all
+from medscope_jax.training.groups import reward_all
 from medscope_jax.training.metrics import Progress
 from medscope_jax.training.run import (
     Run,

@@ -113,6 +113,10 @@ def get_config(arg: str = "") -> ConfigDict:
         {
             "group_size": 8,  # rollouts a question; ga_grpo.batch_size counts questions
             "updates": 1,  # optimizer steps on one batch of rollouts
+            "parts": 1,  # of a batch of questions: the judge reads one while the next rolls out
+            # Most further batches to roll out, a step, for groups to take the place of those whose
+            # rollouts are all rewarded alike (DAPO's dynamic sampling).
+            "resample": 0,
             "micro_batch": 32,  # rows of one forward and backward pass
             "kl_coefficient": 0.0,
             "kl_reference": "start",  # the policy that stage 3 starts from; "base": adapters off

@@ -18,6 +18,7 @@ from medscope_jax.errors import UserError
 from medscope_jax.rl import AdvantageConfig, LossConfig, RewardConfig, make_judge
 from medscope_jax.rollout import prompt_width
 from medscope_jax.training.examples import clip_row, dialogue_row
+from medscope_jax.training.rolling import check_parts
 from medscope_jax.training.run import (
     layouts,
     require_split,
@@ -43,7 +44,7 @@ from tfds_builders.suite import procedures
 # Keys by the least value that they may have; {stage} stands for each of STAGES.
 _AT_LEAST = {
     0: """
-        seed evaluation.traces rl.kl_coefficient reward.h0 reward.eta reward.alpha
+        seed evaluation.traces rl.kl_coefficient rl.resample reward.h0 reward.eta reward.alpha
         reward.answer_weight reward.format_weight reward.evidence_weight advantage.good_scale
         advantage.bad_scale advantage.alpha advantage.clip advantage.min_scale loss.clip_low
         loss.clip_high {stage}.learning_rate {stage}.warmup {stage}.weight_decay
@@ -55,9 +56,9 @@ _AT_LEAST = {
         model.vision.spatial_merge_size model.vision.temporal_patch_size model.vision.window_size
         model.text.hidden_size model.text.intermediate_size model.text.num_hidden_layers
         model.text.num_attention_heads model.text.num_key_value_heads {stage}.steps
-        {stage}.batch_size rl.updates rl.micro_batch rollout.turn_tokens rollout.call_tokens
-        rollout.prefill_rows judge.concurrency evaluation.samples evaluation.rollouts log.every
-        log.checkpoint_every""",
+        {stage}.batch_size rl.updates rl.parts rl.micro_batch rollout.turn_tokens
+        rollout.call_tokens rollout.prefill_rows judge.concurrency evaluation.samples
+        evaluation.rollouts log.every log.checkpoint_every""",
     2: "dialogue.window_frames rl.group_size",  # a group of one has no advantage
     8: "dialogue.preview_frames",  # phantom procedures are written for as many
 }
@@ -217,12 +218,7 @@ def _check_batches(config: ConfigDict, mesh: Mesh) -> None:
     require_split("evaluation.rollouts", section.rollouts, mesh)
     questions = max(1, section.rollouts // section.samples)
     require_split("evaluation.rollouts // evaluation.samples", questions, mesh)
-    groups, size, most = config.ga_grpo.batch_size, config.rl.group_size, config.rl.micro_batch
-    if groups % -(-groups // max(1, most // size)):
-        raise UserError(
-            f"config.rl.micro_batch is {most}; {groups} groups (ga_grpo.batch_size) of {size} "
-            "rollouts do not split into equal parts of at most so many rollouts"
-        )
+    check_parts(config, mesh)
 
 
 def _check_suite(config: ConfigDict) -> None:

@@ -78,6 +78,9 @@ def stub_mesh(config):
         ("warm_up.batch_size=0", "config.warm_up.batch_size is 0"),
         # reinforcement learning
         ("rl.group_size=1", "config.rl.group_size is 1; it must be at least 2"),
+        ("rl.parts=0", "config.rl.parts is 0"),
+        ("rl.parts=3", "config.rl.parts is 3; 4 groups (ga_grpo.batch_size) do not split"),
+        ("rl.resample=-1", "config.rl.resample is -1; it must be at least 0"),
         ("rl.micro_batch=0", "config.rl.micro_batch is 0"),
         ("ga_grpo.batch_size=5", "micro_batch is 32; 5 groups (ga_grpo.batch_size) of 8 rollouts"),
         ("rl.kl_coefficient=-1", "config.rl.kl_coefficient is -1.0"),
@@ -171,6 +174,8 @@ def test_the_projects_own_configs_pass(name):
         "suite.train_endoscopic=0",
         "seed=4294967295",
         "rl.updates=3",
+        "rl.parts=4",
+        "rl.resample=2",
     ],
 )
 def test_odd_values_that_work_pass(override):

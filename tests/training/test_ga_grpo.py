@@ -7,7 +7,9 @@ from medscope_jax.dialogue import CallRecord, Episode, Role
 from medscope_jax.rl import RewardConfig, make_judge
 from medscope_jax.rollout import Trajectory
 from medscope_jax.tools import CallStatus, Tool
-from medscope_jax.training.ga_grpo import most_generated, reward_all, summarize
+from medscope_jax.training.ga_grpo import most_generated, summary_of
+from medscope_jax.training.groups import Groups, reward_all
+from medscope_jax.training.rolling import Drawn, Rolled
 
 CALL = (
     '<tool_call>{"name": "crop_video", "arguments": {"start_time": %s, "end_time": %s}}</tool_call>'
@@ -92,17 +94,21 @@ def test_the_summary_counts_what_happened(judge):
     found = [looked(10, 20), looked(30, 40), DIRECT, looked(5, 1, status=CallStatus.EMPTY_WINDOW)]
     config = RewardConfig(crop_reward="smooth")
     scored = reward_all(found, [question()] * 4, judge, config)
-    totals = np.array([r.total for r in scored]).reshape(2, 2)
     role = np.zeros((4, 10), np.int32)
     role[:2, 3:9] = Role.GENERATED
-    summary = summarize(found, scored, totals, make_episode(role))
-    assert summary["reward"] == pytest.approx(totals.mean())
+    rows = np.arange(2)
+    groups = Groups(rows, rows, make_episode(role), found, scored)
+    rolled = Rolled(groups, {"decoded": 12}, {"seconds_rollout": 2.0, "seconds_judge": 1.0})
+    summary = summary_of(Drawn(groups, 0, [rolled]))
+    assert summary["reward"] == pytest.approx(np.mean([r.total for r in scored]))
     assert summary["reward_accuracy"] == summary["reward_format"] == 1.0
     # On target: IoU 1 and ten bonus steps of 0.1, in one of four.
     assert summary["reward_crop"] == pytest.approx(2.0 / 4)
     assert summary["iou"] == pytest.approx(1 / 4)
     assert summary["tool_rate"] == 0.5 and summary["calls"] == 0.75
     assert summary["calls_empty_window"] == 1 and summary["calls_not_json"] == 0
-    assert summary["tokens"] == 3.0
+    assert summary["tokens"] == 3.0 and summary["tokens_max"] == 6
     # The second question's rollouts were all rewarded alike: they teach nothing.
     assert summary["groups_without_signal"] == 0.5
+    assert summary["groups_replaced"] == 0 and summary["batches_drawn"] == 1
+    assert summary["decoded"] == 12 and summary["seconds_rollout"] == 2.0

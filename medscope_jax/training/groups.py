@@ -1,0 +1,153 @@
+"""Groups of rollouts on the host: read, judged, rewarded; picked, put together and summed up."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from medscope_jax.dialogue import Episode, Role
+from medscope_jax.rl import (
+    Judge,
+    Reward,
+    RewardConfig,
+    as_evidence,
+    extract_answer,
+    score_transcript,
+)
+from medscope_jax.rollout import Trajectory
+from medscope_jax.tools import CallStatus
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """The judged rollouts of P questions, G each: rows i * G ... are those of question i."""
+
+    rows: np.ndarray  # [P] int number of each question among the records
+    places: np.ndarray  # [P] int32 video of each question, in the split's bank
+    episode: (
+        Episode  # P * G rows; frame points into a bank of P videos, question i's being its i-th
+    )
+    found: list[Trajectory]  # P * G
+    scored: list[Reward]  # P * G
+
+    @property
+    def totals(self) -> np.ndarray:
+        """Rewards [P, G] float32."""
+        totals = np.array([reward.total for reward in self.scored], np.float32)
+        return totals.reshape(len(self.rows), -1)
+
+    @property
+    def signal(self) -> np.ndarray:
+        """[P] bool: whose rollouts were not all rewarded alike; the others have no advantage."""
+        return np.ptp(self.totals, axis=1) > 0
+
+
+def pick_groups(sources: Sequence[Groups], picks: Sequence[tuple[int, int]], stride: int) -> Groups:
+    """Groups in a new order: pick (s, i) is question i of source s.
+
+    stride: positions of one video in a flat bank, T * S. A group's frames move with its video:
+
+        sources  A0 A1 | B0 B1      picks  (0, 0) (1, 0)      picked  A0 B0
+        frame    +0 +T*S +0 +T*S                              frame   +0 +T*S
+    """
+    group = len(sources[0].found) // len(sources[0].rows)
+    first = np.cumsum([0, *(len(source.rows) for source in sources)])
+    old = np.array([number for _, number in picks])
+    places = first[[source for source, _ in picks]] + old
+    rows = (places[:, None] * group + np.arange(group)).ravel()
+    moved = np.repeat((np.arange(len(picks)) - old) * stride, group)[:, None]
+
+    def gather(axis: int, *arrays):
+        return np.take(np.concatenate(arrays, axis), rows, axis)
+
+    episodes = [source.episode for source in sources]
+    frame = gather(0, *(episode.frame for episode in episodes))
+    episode = Episode(
+        tokens=gather(0, *(episode.tokens for episode in episodes)),
+        frame=np.where(frame >= 0, frame + moved, -1).astype(frame.dtype),
+        role=gather(0, *(episode.role for episode in episodes)),
+        positions=gather(1, *(episode.positions for episode in episodes)),
+        logprobs=gather(0, *(episode.logprobs for episode in episodes)),
+        calls=jax.tree.map(lambda *x: gather(0, *x), *(episode.calls for episode in episodes)),
+    )
+    found = [trajectory for source in sources for trajectory in source.found]
+    scored = [reward for source in sources for reward in source.scored]
+    return Groups(
+        rows=np.concatenate([source.rows for source in sources])[places],
+        places=np.concatenate([source.places for source in sources])[places],
+        episode=episode,
+        found=[found[row] for row in rows],
+        scored=[scored[row] for row in rows],
+    )
+
+
+def join_groups(sources: Sequence[Groups], stride: int) -> Groups:
+    """All groups of all sources, one source after the other."""
+    if len(sources) == 1:
+        return sources[0]
+    picks = [(s, i) for s, source in enumerate(sources) for i in range(len(source.rows))]
+    return pick_groups(sources, picks, stride)
+
+
+def replace_groups(kept: Groups, fresh: Groups, stride: int) -> tuple[Groups, int]:
+    """`kept` with its groups without signal replaced, in order, by those of `fresh` that have one.
+
+    Returns:
+        (groups as many as before, how many of them were replaced).
+    """
+    empty, full = np.flatnonzero(~kept.signal), np.flatnonzero(fresh.signal)
+    pairs = dict(zip(empty.tolist(), full.tolist(), strict=False))
+    if not pairs:
+        return kept, 0
+    picks = [(1, pairs[i]) if i in pairs else (0, i) for i in range(len(kept.rows))]
+    return pick_groups([kept, fresh], picks, stride), len(pairs)
+
+
+def reward_all(
+    found: Sequence[Trajectory], asked: Sequence[dict], judge: Judge, config: RewardConfig
+) -> list[Reward]:
+    """The reward of each trajectory of the question beside it."""
+    scores = judge(asked, [extract_answer(t.text) or "" for t in found])
+    return [
+        score_transcript(
+            trajectory.text,
+            as_evidence(question["evidence"], question["evidence_frame"]),
+            score,
+            config,
+            duration=float(question["duration"]),
+            calls=trajectory.calls,
+        )
+        for trajectory, question, score in zip(found, asked, scores, strict=True)
+    ]
+
+
+def summarize(drawn: Sequence[Groups]) -> dict[str, float]:
+    """What to log of all the rollouts of a step: rewards by part, tool use, errors, lengths.
+
+    Of every rollout that was drawn, also of those that were replaced: a mean over the groups that
+    are kept for their signal would flatter (or slander) the policy.
+    """
+    found = [trajectory for groups in drawn for trajectory in groups.found]
+    scored = [reward for groups in drawn for reward in groups.scored]
+    tokens = [np.sum(groups.episode.role == Role.GENERATED, axis=1) for groups in drawn]
+    calls = [call for trajectory in found for call in trajectory.calls]
+    looked = [r.iou for r in scored if r.grounded]
+    errors = {
+        f"calls_{status.name.lower()}": sum(call[3] == status for call in calls)
+        for status in CallStatus
+        if status != CallStatus.OK
+    }
+    return {
+        "reward": float(np.concatenate([groups.totals for groups in drawn]).mean()),
+        "reward_accuracy": float(np.mean([r.accuracy for r in scored])),
+        "reward_format": float(np.mean([r.format for r in scored])),
+        "reward_crop": float(np.mean([r.crop for r in scored])),
+        "reward_frame": float(np.mean([r.frame for r in scored])),
+        "iou": float(np.mean(looked)) if looked else 0.0,
+        "tool_rate": float(np.mean([any(c[3] == 0 for c in t.calls) for t in found])),
+        "calls": len(calls) / len(found),
+        "tokens": float(np.mean(np.concatenate(tokens))),
+        "tokens_max": int(np.max(np.concatenate(tokens))),
+        **errors,
+    }

@@ -1,0 +1,116 @@
+"""Groups of rollouts put together: each points at its own video; what has no signal is replaced."""
+
+import numpy as np
+import pytest
+
+from medscope_jax.dialogue import CallRecord, Episode
+from medscope_jax.rl import Reward
+from medscope_jax.training.groups import Groups, join_groups, pick_groups, replace_groups
+from medscope_jax.training.rolling import Rolled, draw_groups
+
+GROUP, LENGTH, STRIDE = 2, 6, 10
+
+
+def make_groups(rows, totals):
+    """Questions `rows` with rewards [P, G]; all values of a rollout tell which one it is.
+
+    Frames point at positions 0 .. 9 of the question's own video, at its place in this bank.
+    """
+    rows, totals = np.asarray(rows), np.asarray(totals, np.float32)
+    random = np.random.default_rng(rows.sum())
+    count = len(rows) * GROUP
+    name = np.repeat(rows, GROUP) * GROUP + np.tile(np.arange(GROUP), len(rows))
+    local = random.integers(0, STRIDE, (count, LENGTH))
+    text = random.random((count, LENGTH)) < 0.5
+    place = np.repeat(np.arange(len(rows)), GROUP)[:, None] * STRIDE
+    whole = np.broadcast_to(name[:, None], (count, LENGTH)).astype(np.int32)
+    calls = np.broadcast_to(name[:, None], (count, 3)).astype(np.int32)
+    episode = Episode(
+        tokens=np.where(text, whole, -local - 1).astype(np.int32),
+        frame=np.where(text, -1, local + place).astype(np.int32),
+        role=whole,
+        positions=np.stack([whole, whole + 1, whole + 2]),
+        logprobs=whole.astype(np.float32),
+        calls=CallRecord(calls, calls * 1.0, calls * 2.0, calls, calls),
+    )
+    found = [f"rollout {n}" for n in name]
+    scored = [Reward(0, 0, 0, 0, float(total)) for total in totals.ravel()]
+    return Groups(rows, (100 + rows).astype(np.int32), episode, found, scored)
+
+
+def check(groups, rows):
+    """Every array of every rollout is that of its question's, frames in the video at its place."""
+    np.testing.assert_array_equal(groups.rows, rows)
+    np.testing.assert_array_equal(groups.places, 100 + np.asarray(rows))
+    episode = groups.episode
+    assert episode.frame.dtype == episode.tokens.dtype == np.int32
+    for p, row in enumerate(rows):
+        for g in range(GROUP):
+            b, name = p * GROUP + g, row * GROUP + g
+            assert groups.found[b] == f"rollout {name}"
+            assert (episode.role[b] == name).all() and (episode.logprobs[b] == name).all()
+            assert (episode.positions[:, b] == name + np.arange(3)[:, None]).all()
+            for array, factor in zip(episode.calls, (1, 1, 2, 1, 1), strict=True):
+                assert (array[b] == factor * name).all()
+            seen = episode.frame[b] >= 0
+            local = -episode.tokens[b][seen] - 1  # what it pointed at when it was made
+            np.testing.assert_array_equal(episode.frame[b][seen], p * STRIDE + local)
+            assert (episode.frame[b][~seen] == -1).all()
+
+
+def test_parts_of_a_batch_are_put_together():
+    whole = [make_groups([3, 1], [[1, 0], [2, 2]]), make_groups([7, 5], [[0, 1], [1, 1]])]
+    joined = join_groups(whole, STRIDE)
+    check(joined, [3, 1, 7, 5])
+    np.testing.assert_array_equal(joined.totals, [[1, 0], [2, 2], [0, 1], [1, 1]])
+    np.testing.assert_array_equal(joined.signal, [True, False, True, False])
+    assert join_groups(whole[:1], STRIDE) is whole[0]
+    check(pick_groups(whole, [(1, 1), (0, 0), (1, 1)], STRIDE), [5, 3, 5])
+
+
+def test_groups_without_signal_are_replaced_in_order():
+    kept = make_groups([1, 2, 3, 4], [[1, 1], [1, 0], [0, 0], [2, 2]])
+    fresh = make_groups([5, 6, 7, 8], [[3, 3], [1, 0], [0, 0], [0, 2]])
+    groups, count = replace_groups(kept, fresh, STRIDE)
+    check(groups, [6, 2, 8, 4])
+    assert count == 2
+    np.testing.assert_array_equal(groups.signal, [True, True, True, False])
+    same, count = replace_groups(kept, make_groups([5, 6], [[1, 1], [0, 0]]), STRIDE)
+    assert same is kept and count == 0
+
+
+# Batches of two questions; a question has a signal where its number is even.
+STREAM = [[1, 3], [5, 7], [9, 2], [4, 6], [8, 11]]
+
+
+@pytest.mark.parametrize(
+    "resample, rows, replaced, drawn",
+    [
+        (0, [1, 3], 0, 1),
+        (1, [1, 3], 0, 2),
+        (2, [2, 3], 1, 3),
+        (3, [2, 4], 2, 4),
+        (9, [2, 4], 2, 4),  # the batch is full: nothing more is drawn, 6 is left over
+    ],
+)
+def test_batches_are_drawn_until_the_batch_is_full(resample, rows, replaced, drawn):
+    asked, later = [], iter(STREAM[1:])
+
+    def roll(number, rows):
+        asked.append((number, list(rows)))
+        totals = [[row % 2, 1] for row in rows]
+        return Rolled(make_groups(rows, totals), {}, {})
+
+    found = draw_groups(roll, np.array(STREAM[0]), lambda: next(later), resample, STRIDE)
+    check(found.groups, rows)
+    assert found.replaced == replaced
+    assert asked == list(enumerate(STREAM[:drawn])) and len(found.batches) == drawn
+
+
+def test_a_full_batch_is_left_alone():
+    def roll(number, rows):
+        assert number == 0
+        return Rolled(make_groups(rows, [[0, 1]] * 2), {}, {})
+
+    found = draw_groups(roll, np.array([2, 4]), lambda: pytest.fail("drew"), 5, STRIDE)
+    assert found.groups is found.batches[0].groups and found.replaced == 0
