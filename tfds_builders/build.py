@@ -17,14 +17,8 @@ Beam (python -m pip install apache-beam), with OPTIONS like
 
 whose machines see MANUAL, DATA and this one's temporary folder under the same paths.
 
-Why not tfds build itself: whatever it is to do, it starts (tensorflow-datasets 4.9.10) by importing
-mlcroissant and, for its convert_format command, TensorFlow. Where both are installed
-
-    PYTHONPATH=. tfds build tfds_builders/clinvideo_frames --manual_dir MANUAL --data_dir DATA
-    PYTHONPATH=. tfds build tfds_builders/clinvideo_suite --config vcot --manual_dir MANUAL \\
-        --data_dir DATA
-
-give the same from this folder, part by part.
+TFDS's own `tfds build` does the same builder by builder, with all of its flags:
+tfds_builders/tfds.py starts it, without TensorFlow.
 """
 
 import argparse

@@ -27,7 +27,7 @@ class ClinvideoFrames(ShardedBuilder):
 
         python -m tfds_builders.build clinvideo_frames --manual_dir MANUAL --data_dir DATA
 
-    tfds_builders/build.py says when `tfds build` itself can do it, and how a Beam runner does.
+    tfds_builders/tfds.py is TFDS's `tfds build` for it; build.py beside it says how Beam does it.
 
     What comes out: splits train, validation, test, as far as they have videos; per video
       id: str, the source's name and 12 digits of the hash of the file; never the file's name

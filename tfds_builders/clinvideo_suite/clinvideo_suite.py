@@ -41,7 +41,7 @@ class ClinvideoSuite(ShardedBuilder):
             --data_dir DATA
 
     which builds clinvideo_frames first where DATA has none; without --config it builds every part
-    that has a row. tfds_builders/build.py says when `tfds build` itself can do it.
+    that has a row. tfds_builders/tfds.py is TFDS's `tfds build` for it.
 
     What comes out: splits as in phantom_suite.records.SPLITS_OF_PART; the fields that its records
     documents, evidence in frames being the bank frames within each span (the nearest one where

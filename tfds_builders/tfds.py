@@ -1,0 +1,44 @@
+r"""`tfds build` without TensorFlow: TFDS's own build command, started alone.
+
+    python -m tfds_builders.tfds build tfds_builders/clinvideo_frames --manual_dir MANUAL \
+        --data_dir DATA
+    python -m tfds_builders.tfds build tfds_builders/clinvideo_suite --config vcot \
+        --manual_dir MANUAL --data_dir DATA
+
+Every flag of `tfds build` is there and means what it means to TFDS, whose code reads and runs it.
+The `tfds` that TFDS installs cannot start without TensorFlow, whatever it is to do
+(tensorflow-datasets 4.9.10): scripts/cli/main.py imports all commands at once, of which
+convert_format_utils.py needs tf.train.Example (line 51) and apache_beam.DoFn (line 248) while it is
+imported, and croissant.py mlcroissant (line 34). Building needs none of them.
+
+It takes builders one by one; `python -m tfds_builders.build` builds the frames and all parts, and
+says what could not be used.
+"""
+
+import dataclasses
+
+import simple_parsing
+from tensorflow_datasets.scripts.cli import build, cli_utils
+
+from medscope_jax.errors import run_main
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Args(cli_utils.Args):
+    """TFDS's command line with its build command alone."""
+
+    command: build.Args = simple_parsing.subparsers({"build": build.Args})
+
+    def execute(self) -> None:
+        """Runs the command."""
+        self.command.execute()
+
+
+def main(arguments: list[str]) -> None:
+    """Builds what the command line asks for; see `tfds build --help`."""
+    parse = cli_utils.make_flags_parser(Args, description="TFDS's build, without TensorFlow")
+    parse(["tfds", *arguments]).execute()
+
+
+if __name__ == "__main__":
+    run_main(main)
