@@ -48,8 +48,15 @@ def take_rows(cache: Cache, rows: jax.Array) -> Cache:
 
 
 def put_rows(cache: Cache, rows: jax.Array, part: Cache) -> Cache:
-    """The cache with rows [R] (no index twice) replaced by those of `part`."""
-    return jax.tree.map(lambda whole, new: whole.at[:, rows].set(new), cache, part)
+    """The cache with rows [R] (no index twice) replaced by those of `part`.
+
+    Where `part` has fewer slots, they replace a row's first ones.
+    """
+
+    def put(whole, new):
+        return whole.at[:, rows, :, : new.shape[3]].set(new)
+
+    return jax.tree.map(put, cache, part)
 
 
 def write(

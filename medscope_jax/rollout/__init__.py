@@ -1,6 +1,6 @@
 """The agent loop on the device: sampling, observations, the compiled rollout."""
 
-from medscope_jax.rollout.loop import Prompts, RolloutConfig, make_rollout, rollout
+from medscope_jax.rollout.loop import make_rollout, rollout
 from medscope_jax.rollout.observation import Vocabulary, observe, vocabulary
 from medscope_jax.rollout.questions import (
     Trajectory,
@@ -9,6 +9,7 @@ from medscope_jax.rollout.questions import (
     read_trajectories,
 )
 from medscope_jax.rollout.sampling import row_keys, sample
+from medscope_jax.rollout.state import Prompts, RolloutConfig
 
 __all__ = [
     "Prompts",

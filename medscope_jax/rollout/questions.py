@@ -18,7 +18,7 @@ from medscope_jax.dialogue import (
 from medscope_jax.dialogue.episode import question_ids
 from medscope_jax.dialogue.foreign import clean_question
 from medscope_jax.errors import UserError
-from medscope_jax.rollout.loop import Prompts
+from medscope_jax.rollout.state import Prompts
 from medscope_jax.video import FrameBank, preview_indices
 
 

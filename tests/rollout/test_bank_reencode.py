@@ -30,7 +30,6 @@ from medscope_jax.rollout import (
     row_keys,
     vocabulary,
 )
-from medscope_jax.rollout import loop as loop_module
 from medscope_jax.video import Video, make_bank
 from tests.models import model_cases
 
@@ -123,13 +122,9 @@ def episode(world):
         logprobs = jax.nn.log_softmax(scores)
         return token, jnp.take_along_axis(logprobs, token[:, None], axis=1)[:, 0]
 
-    original, loop_module.sample = loop_module.sample, write
-    try:
-        program = make_rollout(None, config, LAYOUT, CONFIG)
-        found, _ = program(params, bank, prompts, vocabulary(tokenizer, LAYOUT))
-        return jax.device_get(found)
-    finally:
-        loop_module.sample = original
+    program = make_rollout(None, config, LAYOUT, CONFIG, write)
+    found, _ = program(params, bank, prompts, vocabulary(tokenizer, LAYOUT))
+    return jax.device_get(found)
 
 
 def read_row(world, episode, i):

@@ -1,0 +1,168 @@
+"""What a rollout reads, and what it carries from step to step.
+
+    item   0 1 2 3 4 ...           question * group + sample: one rollout, one row of the episode
+    slot   [2] [5] [3] [4]         a place in the batch that decodes; it works on one item at a time
+
+Everything that is kept of an item goes straight to its own row of the episode; a slot holds what
+only the next token needs: its key-value cache, a hidden state and where the row stands.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from medscope_jax.dialogue import CallRecord, Episode, Layout, Role
+from medscope_jax.models import Cache, ModelConfig, init_cache, mrope_positions
+from medscope_jax.rollout.observation import Vocabulary
+from medscope_jax.video import FrameBank
+
+WRITING, WAITING, DONE = 0, 1, 2  # a slot's phase; DONE is also a slot that has no item
+_FEW_LAYERS = 12  # layers that are compiled one by one
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutConfig:
+    """Static facts of a rollout program."""
+
+    group: int  # rollouts of each question
+    turn_tokens: int  # most tokens of an assistant turn; a longer turn ends its row
+    call_tokens: int  # most tokens of a call's text; a longer one is NOT_JSON
+    prefill_rows: int  # rows whose observations are prefilled together
+    temperature: float  # 0: greedy
+    top_p: float
+    slots: int = 0  # rows that run at once on each device's part; 0: all of them
+
+
+@struct.dataclass
+class Prompts:
+    """P questions, each with its video. Row i's rollouts are rows i * group .. of the episode."""
+
+    tokens: jax.Array  # [P, N] int32
+    frame: jax.Array  # [P, N] int32 flat bank index or -1
+    length: jax.Array  # [P] int32 real tokens, the rest is padding
+    video: jax.Array  # [P] int32 row of the bank
+    keys: jax.Array  # [P, group] random keys, one a rollout
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """What a rollout reads and never writes."""
+
+    params: dict
+    bank: FrameBank
+    flat: jax.Array  # [V * T * S, D] the bank's visual tokens, one a row
+    prompts: Prompts
+    words: Vocabulary
+    model: ModelConfig
+    layout: Layout
+    config: RolloutConfig
+    draw: Callable  # (scores [S, V], keys [S], position [S], temperature, top_p) as sampling.sample
+
+    @property
+    def items(self) -> int:
+        """Rollouts, I = P * group."""
+        return self.prompts.length.shape[0] * self.config.group
+
+    @property
+    def slots(self) -> int:
+        """Rows that run at once, at most one for each item."""
+        return min(self.config.slots or self.items, self.items)
+
+    @property
+    def pooled(self) -> int:
+        """Questions whose prompts are prefilled together: as many as all slots can work on."""
+        return max(1, self.slots // self.config.group)
+
+    def video(self, item: jax.Array) -> jax.Array:
+        """The bank's row of each item's video."""
+        return self.prompts.video[item // self.config.group]
+
+    def empty_cache(self, rows: int, length: int) -> Cache:
+        """A cache of that many rows and slots."""
+        # One array a layer: a decode step then updates each in place, at the price of compiling
+        # each.
+        few = self.model.text.num_hidden_layers <= _FEW_LAYERS
+        return init_cache(self.model, rows, length, per_layer=few)
+
+
+@struct.dataclass
+class Pool:
+    """Q questions whose prompts have been read; what their rollouts start from."""
+
+    cache: Cache  # Q rows of N slots
+    hidden: jax.Array  # [Q, D] after the prompt's last token
+    position: jax.Array  # [Q] the M-RoPE position that follows
+    first: jax.Array  # [] question in row 0; the others follow
+
+
+@struct.dataclass
+class State:
+    """The loop's carry: I items, S slots, rows of L positions."""
+
+    episode: Episode  # I rows
+    cache: Cache | None  # S rows of L positions; None before a rollout's first prefill
+    pool: Pool | None  # None where every item has a slot of its own
+    item: jax.Array  # [S] what each slot works on, or worked on last
+    hidden: jax.Array  # [S, D] after the last position, from which the next token is sampled
+    length: jax.Array  # [S] filled positions
+    position: jax.Array  # [S] next M-RoPE position
+    phase: jax.Array  # [S] WRITING, WAITING or DONE
+    turn: jax.Array  # [S] calls made so far
+    turn_start: jax.Array  # [S] position in the row where the current turn began
+    call_start: jax.Array  # [S] position after the turn's last <tool_call>; 0 if there is none
+    begun: jax.Array  # [] items that have been given a slot; they go in order
+    decode_steps: jax.Array  # [] decode iterations so far
+    decoded: jax.Array  # [] tokens that they produced
+    looks: jax.Array  # [] times that observations were prefilled
+
+
+def written_prompts(scene: Scene) -> Episode:
+    """The episode of all items [I, L] when nothing but the prompts is written."""
+    prompts, group, length = scene.prompts, scene.config.group, scene.layout.length
+    count, width = prompts.tokens.shape
+    valid = jnp.arange(width) < prompts.length[:, None]
+    zeros = jnp.zeros_like(prompts.length)
+    positions, _ = mrope_positions(prompts.frame, valid, scene.layout.grid, zeros)
+
+    def rows(array, axis=0, fill=0):
+        """[.., P, N] to [.., I, L]."""
+        pads = [(0, 0)] * array.ndim
+        pads[-1] = (0, length - width)
+        return jnp.repeat(jnp.pad(array, pads, constant_values=fill), group, axis=axis)
+
+    role = jnp.where(valid, int(Role.PROMPT), int(Role.PADDING))
+    none = jnp.full((scene.items, scene.layout.max_tool_turns), -1, jnp.int32)
+    return Episode(
+        tokens=rows(jnp.where(valid, prompts.tokens, 0)),
+        frame=rows(jnp.where(valid, prompts.frame, -1), fill=-1),
+        role=rows(role.astype(jnp.int32)),
+        positions=rows(jnp.where(valid, positions, 0), axis=1),
+        logprobs=jnp.zeros((scene.items, length), jnp.float32),
+        calls=CallRecord(none * 0, none * 0.0, none * 0.0, none, none),
+    )
+
+
+def empty_slots(scene: Scene) -> State:
+    """The state in which no item has begun."""
+    none = jnp.zeros((scene.slots,), jnp.int32)
+    zero = jnp.int32(0)
+    return State(
+        episode=written_prompts(scene),
+        cache=None,
+        pool=None,
+        item=none,
+        hidden=jnp.zeros((scene.slots, scene.model.text.hidden_size), scene.model.dtype),
+        length=none,
+        position=none,
+        phase=none + DONE,
+        turn=none,
+        turn_start=none,
+        call_start=none,
+        begun=zero,
+        decode_steps=zero,
+        decoded=zero,
+        looks=zero,
+    )
