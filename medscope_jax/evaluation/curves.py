@@ -12,10 +12,13 @@ from matplotlib.ticker import MaxNLocator
 
 from medscope_jax.evaluation.trace import clean
 
-# Shown first, in this order; the rest follows as logged.
+# Shown first, in this order; the rest follows as logged. First whether it learns what it should,
+# then what goes wrong before the reward shows it: a policy that stiffens, leaves its samples or has
+# nothing to learn from, answers that grow, a sampler and a trainer that disagree.
 _FIRST = (
-    *("loss", "reward", "accuracy", "format", "crop", "frame", "iou", "miou", "tool_rate"),
-    *("approx_kl", "clip_fraction", "entropy", "grad_norm", "learning_rate"),
+    *("loss", "reward", "reward_accuracy", "iou", "tool_rate", "entropy", "groups_without_signal"),
+    *("tokens", "clip_fraction", "logprob_gap_mean", "kl", "gradient_norm", "skipped"),
+    *("learning_rate", "calls", "reward_format"),
 )
 _HIDDEN = ("step", "stage", "time", "seconds", "seed", "epoch")
 _MOST_PANELS = 9
@@ -83,18 +86,27 @@ def _draw(names: Mapping[str, list[tuple]], colors: Mapping[str, str]) -> str:
 
 
 def learning_curves(metrics: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """One figure a stage: {stage, light, dark, text}; the text says where each curve ends.
+    """One figure a stage: {stage, light, dark, text, flat}; the text says where each curve ends.
 
-    light and dark are SVG data URIs; at most nine metrics are drawn.
+    light and dark are SVG data URIs; at most nine metrics are drawn. What never changed has no
+    curve: flat names those of interest with their value, "skipped 0, clip fraction 0".
     """
     figures = []
     for stage, names in series(metrics).items():
-        shown = dict(list(names.items())[:_MOST_PANELS])
+        still = {name: points[0][1] for name, points in names.items() if _is_flat(points)}
+        flat = (f"{name.replace('_', ' ')} {still[name]:.3g}" for name in _FIRST if name in still)
+        moving = [(name, points) for name, points in names.items() if name not in still]
+        shown = dict((moving or list(names.items()))[:_MOST_PANELS])
         ends = "; ".join(
             f"{name.replace('_', ' ')} {points[0][1]:.3g} to {points[-1][1]:.3g}"
             for name, points in shown.items()
         )
         last = max(step for points in shown.values() for step, _ in points)
         drawn = {theme: _draw(shown, colors) for theme, colors in _COLORS.items()}
-        figures.append({"stage": stage, "text": f"{ends}, by step {last}"} | drawn)
+        text = {"text": f"{ends}, by step {last}", "flat": ", ".join(flat)}
+        figures.append({"stage": stage} | text | drawn)
     return figures
+
+
+def _is_flat(points: Sequence[tuple]) -> bool:
+    return all(value == points[0][1] for _, value in points)

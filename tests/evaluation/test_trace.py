@@ -311,6 +311,26 @@ def test_curves_are_reproducible_and_capped():
     assert learning_curves([]) == []
 
 
+def test_curves_show_what_a_practitioner_looks_at():
+    """Of stage 3's many figures the telling ones, in order; what never changes has no panel."""
+    names = (
+        *("reward", "reward_crop", "reward_accuracy", "iou", "tool_rate", "calls", "tokens"),
+        *("tokens_max", "entropy", "clip_fraction", "logprob_gap_mean", "groups_without_signal"),
+        *("gradient_norm", "calls_not_json", "decoded", "seconds_update"),
+    )
+    rows = [
+        {"stage": "rl", "step": i, "skipped": 0, "kl": 0.5} | dict.fromkeys(names, i / 2)
+        for i in range(3)
+    ]
+    (figure,) = learning_curves(rows)
+    assert [part.rsplit(" ", 3)[0] for part in figure["text"].split(", by")[0].split("; ")] == [
+        *("reward", "reward accuracy", "iou", "tool rate", "entropy", "groups without signal"),
+        *("tokens", "clip fraction", "logprob gap mean"),
+    ]
+    assert figure["flat"] == "kl 0.5, skipped 0"
+    assert "Unchanged throughout: kl 0.5, skipped 0." in render_report(rows, [], [])
+
+
 def test_a_report_shows_everything():
     rows = [
         {"model": "sft", "split": "ophthalmic", "task": "grounding", "miou": 0.4, "count": 10},
