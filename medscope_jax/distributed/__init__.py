@@ -1,6 +1,16 @@
 """Meshes, sharding rules, and compiling for TPU slices that are not there."""
 
-from medscope_jax.distributed.activations import split_size
+from medscope_jax.distributed.activations import (
+    ANY,
+    ROWS,
+    SLOTS,
+    WIDTH,
+    constrain,
+    free_axes,
+    on_mesh,
+    split_size,
+    usable_axes,
+)
 from medscope_jax.distributed.memory import use_huge_pages
 from medscope_jax.distributed.mesh import (
     AXES,
@@ -11,7 +21,6 @@ from medscope_jax.distributed.mesh import (
     tpu_generation,
 )
 from medscope_jax.distributed.sharding import (
-    BATCH_AXES,
     Fallback,
     abstract,
     batch_sharding,
@@ -32,10 +41,13 @@ from medscope_jax.distributed.topology import (
 )
 
 __all__ = [
+    "ANY",
     "AXES",
-    "BATCH_AXES",
     "GIB",
+    "ROWS",
+    "SLOTS",
     "USABLE_HBM_BYTES",
+    "WIDTH",
     "Fallback",
     "Report",
     "abstract",
@@ -45,8 +57,11 @@ __all__ = [
     "bytes_per_chip",
     "check_device",
     "compile_for",
+    "constrain",
     "count_collectives",
+    "free_axes",
     "make_mesh",
+    "on_mesh",
     "param_shardings",
     "quiet_tpu_runtime",
     "replicated",
@@ -55,5 +70,6 @@ __all__ = [
     "state_shardings",
     "topology_devices",
     "tpu_generation",
+    "usable_axes",
     "use_huge_pages",
 ]

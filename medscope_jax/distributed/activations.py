@@ -1,8 +1,64 @@
-"""How a program's intermediate arrays lie on the mesh that it is traced under (jax.set_mesh)."""
+"""How a program's intermediate arrays lie on the mesh that it is traced under (jax.set_mesh).
 
+Left to itself, the compiler may follow the weights' sharding and hold all rows of a batch on every
+chip. The model therefore says of its few large arrays how they are split:
+
+    hidden [B, L, D]   constrain(hidden, ROWS, SLOTS, None)   rows over data and fsdp
+    heads  [B, L, H, hd]    constrain(heads, ROWS, SLOTS, WIDTH, None)
+
+Without a mesh, or on one device, nothing is said and nothing changes.
+"""
+
+import functools
 import math
+from collections.abc import Callable
 
 import jax
+from jax.sharding import Mesh, PartitionSpec
+
+# Mesh axes that a dimension of an intermediate array is split over.
+ROWS = ("data", "fsdp")  # rows of a batch: episodes, frames
+SLOTS = ("context",)  # slots of an episode
+WIDTH = ("tensor",)  # heads, the width inside a feed-forward, the vocabulary
+ANY = ()  # as the compiler likes
+
+
+def on_mesh(mesh: Mesh | None, function: Callable) -> Callable:
+    """The (jitted) function, always traced and run under the mesh; itself where there is only one
+    device, which needs none."""
+    if mesh is None or mesh.size == 1:
+        return function
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        if jax.sharding.get_abstract_mesh() == mesh.abstract_mesh:
+            return function(*args, **kwargs)  # it may be set once only while tracing
+        with jax.set_mesh(mesh):
+            return function(*args, **kwargs)
+
+    return run
+
+
+def constrain(x: jax.Array, *split: tuple[str, ...] | None) -> jax.Array:
+    """x, split over the mesh as said.
+
+    Args:
+        x: any array of a program that is being traced.
+        split: for each dimension mesh axes, such as ROWS, or None: whole on every device. A
+            dimension that its axes do not divide, and axes of an enclosing shard_map (which has
+            split x already), are left to the compiler.
+    """
+    sizes = free_axes()
+    if math.prod(sizes.values()) == 1:
+        return x
+    spec = [
+        None if axes is None else usable_axes(n, axes)
+        for n, axes in zip(x.shape, split, strict=True)
+    ]
+    if not any(axes for axes in spec):
+        return x
+    spec = [PartitionSpec.UNCONSTRAINED if axes == () else axes for axes in spec]
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
 def free_axes() -> dict[str, int]:
@@ -14,11 +70,17 @@ def free_axes() -> dict[str, int]:
     return {name: size for name, size in mesh.shape.items() if name not in mesh.manual_axes}
 
 
-def split_size(size: int, *axes: str) -> int:
+def usable_axes(size: int, axes: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the axes that are free and split anything; none where they do not divide `size`."""
+    sizes = free_axes()
+    axes = tuple(name for name in axes if sizes.get(name, 1) > 1)
+    return axes if size % math.prod(sizes[name] for name in axes) == 0 else ()
+
+
+def split_size(size: int, axes: tuple[str, ...]) -> int:
     """What one device holds of a dimension of `size` that is split over mesh axes, if it divides.
 
-    Traced under a mesh of data=2, fsdp=4, split_size(16, "data", "fsdp") is 2; 16 without one.
+    Traced under a mesh of data=2, fsdp=4, split_size(16, ROWS) is 2; 16 without one.
     """
     sizes = free_axes()
-    parts = math.prod(sizes.get(name, 1) for name in axes)
-    return size // parts if size % parts == 0 else size
+    return size // math.prod(sizes[name] for name in usable_axes(size, axes))

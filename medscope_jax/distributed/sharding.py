@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from medscope_jax.distributed.activations import ROWS
+
 # What each logical axis is split over. A dimension that its mesh axis does not divide is replicated
 # instead, and reported.
 LOGICAL_AXES = {
@@ -64,9 +66,6 @@ PARAMETER_AXES = (
     (r"vision/merger_out/bias", ("bias",)),
 )
 _PATTERNS = tuple((re.compile(rf"(^|/){p}$"), axes) for p, axes in PARAMETER_AXES)
-
-# Mesh axes that a batch's rows (episodes, frames, videos) are split over.
-BATCH_AXES = ("data", "fsdp")
 
 _log = logging.getLogger(__name__)
 
@@ -123,7 +122,7 @@ def shard_state(state: Any, mesh: Mesh) -> Any:
 
 def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
     """Rows along `axis` split over data and fsdp, everything else whole."""
-    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, BATCH_AXES))
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, ROWS))
 
 
 def batch_shardings(batch: Any, mesh: Mesh) -> Any:
@@ -141,7 +140,7 @@ def batch_shardings(batch: Any, mesh: Mesh) -> Any:
         if not leaf.shape:
             return replicated(mesh)
         if leaf.shape[axis] % size:
-            fallbacks.append(Fallback(name, axis, leaf.shape[axis], BATCH_AXES, size))
+            fallbacks.append(Fallback(name, axis, leaf.shape[axis], ROWS, size))
             return replicated(mesh)
         return batch_sharding(mesh, axis)
 

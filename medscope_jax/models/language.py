@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from medscope_jax.distributed import ROWS, SLOTS, WIDTH, constrain
 from medscope_jax.models.attention import Packed, attend, attend_causal, attend_packed
 from medscope_jax.models.cache import Cache, write
 from medscope_jax.models.config import ModelConfig
@@ -37,7 +38,7 @@ class Attention(nn.Module):
 
         def project(name: str, heads: int) -> jax.Array:
             out = dense(heads * head, True, self.config, name)(x)
-            return out.reshape(*x.shape[:-1], heads, head)
+            return constrain(out.reshape(*x.shape[:-1], heads, head), ROWS, SLOTS, WIDTH, None)
 
         query = rotate(project("q_proj", text.num_attention_heads), context.cos, context.sin)
         key = rotate(project("k_proj", text.num_key_value_heads), context.cos, context.sin)
@@ -73,10 +74,10 @@ class Block(nn.Module):
         out, cache = Attention(self.config, name="self_attn")(
             RMSNorm(*norm, name="input_layernorm")(x), layer, cache, context
         )
-        x = x + out
+        x = constrain(x + out, ROWS, SLOTS, None)
         mlp = SwiGLU(self.config, text.intermediate_size, False, name="mlp")
         x = x + mlp(RMSNorm(*norm, name="post_attention_layernorm")(x))
-        return (x, cache), None
+        return (constrain(x, ROWS, SLOTS, None), cache), None
 
 
 class LanguageModel(nn.Module):
@@ -106,7 +107,7 @@ class LanguageModel(nn.Module):
 
     def __call__(self, embeddings, context: Context, cache: Cache | None = None):
         """Hidden states [B, N, D] after the final norm, and the cache with new slots written."""
-        x = embeddings.astype(self.config.dtype)
+        x = constrain(embeddings.astype(self.config.dtype), ROWS, SLOTS, None)
         if cache is not None and isinstance(cache.k, tuple):
             x, cache = self.layer_by_layer(x, context, cache)
         else:

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from medscope_jax.distributed import ANY, ROWS, WIDTH, constrain
 from medscope_jax.models.config import ModelConfig
 
 
@@ -101,4 +102,5 @@ class SwiGLU(nn.Module):
         width, rest = self.intermediate_size, (self.use_bias, self.config)
         gate = dense(width, *rest, "gate_proj")(x)
         up = dense(width, *rest, "up_proj")(x)
-        return dense(x.shape[-1], *rest, "down_proj")(jax.nn.silu(gate) * up)
+        inner = constrain(jax.nn.silu(gate) * up, ROWS, ANY, WIDTH)
+        return dense(x.shape[-1], *rest, "down_proj")(inner)

@@ -5,7 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
+from medscope_jax.distributed import ROWS, usable_axes
 from medscope_jax.models.attention import Packed
 from medscope_jax.models.cache import Cache
 from medscope_jax.models.config import ModelConfig
@@ -71,7 +73,12 @@ def encode_frames(params: dict, config: ModelConfig, frames: jax.Array) -> jax.A
 
 
 def embed(
-    params: dict, config: ModelConfig, tokens: jax.Array, frame: jax.Array, bank: jax.Array
+    params: dict,
+    config: ModelConfig,
+    tokens: jax.Array,
+    frame: jax.Array,
+    bank: jax.Array,
+    local: bool = False,
 ) -> jax.Array:
     """Input embeddings [B, L, D]: where(frame >= 0, bank[frame], embedding[tokens]).
 
@@ -80,12 +87,36 @@ def embed(
         frame: int32 [B, L]: row of the flat bank [V * T * S, D], or -1 where the position is text.
             Rows beyond the bank are clipped.
         bank: [R, D] visual tokens; R = 0 if there are none.
+        local: on a mesh, what a row shows lies in its own device's part of the bank, so that no
+            frame leaves its device; elsewhere it would be NaN.
     """
     text = LanguageModel(config).apply({"params": params["text"]}, tokens, method="embed")
     if bank.shape[0] == 0:
         return text
-    seen = jnp.take(bank, jnp.maximum(frame, 0), axis=0, mode="clip").astype(text.dtype)
-    return jnp.where((frame >= 0)[..., None], seen, text)
+    if local and usable_axes(len(bank), ROWS) and usable_axes(len(frame), ROWS):
+        seen = _take_local(bank, frame)
+    else:
+        seen = jnp.take(bank, jnp.maximum(frame, 0), axis=0, mode="clip")
+    return jnp.where((frame >= 0)[..., None], seen.astype(text.dtype), text)
+
+
+def _take_local(bank: jax.Array, frame: jax.Array) -> jax.Array:
+    """bank[frame], [B, L, D], with bank and frame split over the mesh's rows alike."""
+    axes = usable_axes(len(bank), ROWS)
+
+    def take(part, frame):
+        place = frame - jax.lax.axis_index(axes) * len(part)
+        here = (frame < 0) | ((place >= 0) & (place < len(part)))
+        place = jnp.where(frame < 0, 0, jnp.where(here, place, len(part)))
+        return jnp.take(part, place, axis=0, mode="fill", fill_value=jnp.nan)
+
+    return jax.shard_map(
+        take,
+        in_specs=PartitionSpec(axes),
+        out_specs=PartitionSpec(axes),
+        axis_names=set(axes),
+        check_vma=False,
+    )(bank, frame)
 
 
 def forward(

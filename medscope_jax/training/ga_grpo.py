@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medscope_jax.dialogue import Role
-from medscope_jax.distributed import batch_shardings
+from medscope_jax.distributed import batch_shardings, on_mesh
 from medscope_jax.rl import (
     AdvantageConfig,
     Judge,
@@ -55,6 +55,7 @@ def prepare_ga_grpo(run: Run, split: Split, judge: Judge, params: dict) -> tuple
         micro_batch=config.rl.micro_batch,
     )
     compiled = jax.jit(step, static_argnames=("size", "targets"), donate_argnums=0)
+    compiled = on_mesh(run.mesh, compiled)
     reference = jax.tree.map(jnp.copy, kl_reference(params, config.rl))
     batches = make_batches(
         range(len(records)),

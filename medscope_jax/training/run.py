@@ -22,7 +22,7 @@ from medscope_jax.dialogue import (
     stamp_ids,
     train_tokenizer,
 )
-from medscope_jax.distributed import check_device, make_mesh
+from medscope_jax.distributed import check_device, make_mesh, on_mesh
 from medscope_jax.errors import UserError
 from medscope_jax.models import ModelConfig, encode_frames, frame_grid, model_config
 from medscope_jax.rollout import RolloutConfig, Vocabulary, make_rollout, vocabulary
@@ -196,6 +196,7 @@ def load_records(run: Run, part: str, split: str) -> list[dict]:
 def make_split_bank(run: Run, params: dict, split: Split) -> FrameBank:
     """The frame bank of a split under the given parameters: each frame encoded once."""
     encode = jax.jit(lambda params, frames: encode_frames(params, run.model, frames))
+    encode = on_mesh(run.mesh, encode)
     return make_bank(
         functools.partial(encode, {"vision": params["vision"]}),
         split.videos,

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from medscope_jax.dialogue import Role
-from medscope_jax.distributed import BATCH_AXES, split_size
+from medscope_jax.distributed import ANY, ROWS, WIDTH, constrain, split_size
 from medscope_jax.models import ModelConfig, embed, forward, logits, mrope_positions
 from medscope_jax.training.packing import Packing, pack, unpack
 
@@ -81,9 +81,14 @@ def packed_logprobs(
     size: Packing,
     temperature: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """As token_logprobs, of rollouts whose groups share a prompt, which is computed once each."""
+    """As token_logprobs, of rollouts whose groups share a prompt, which is computed once each.
+
+    On a mesh, the frames that a row shows must lie in its device's part of the bank, as those of
+    rollouts do.
+    """
     words, frames, positions, packed, begin = pack(tokens, frame, role, size, grid)
-    hidden = forward(params, model, embed(params, model, words, frames, bank), positions, packed)
+    inputs = embed(params, model, words, frames, bank, local=True)
+    hidden = forward(params, model, inputs, positions, packed)
     hidden = unpack(hidden, targets.slots - 1, begin, size)
     return score_targets(params, model, hidden, tokens, targets, temperature)
 
@@ -104,15 +109,15 @@ def score_targets(
     """
 
     def score(hidden, wanted):
-        scores = logits(params, model, hidden)
+        scores = constrain(logits(params, model, hidden), ROWS, ANY, WIDTH)
         every = jax.nn.log_softmax(scores / (temperature or 1.0))
         chosen = jnp.take_along_axis(every, wanted[..., None], axis=-1)[..., 0]
         return chosen, -jnp.sum(jnp.exp(every) * every, axis=-1)
 
     wanted = jnp.take_along_axis(tokens, targets.slots, axis=1)
     rows, count = wanted.shape
-    position_bytes = 4 * split_size(rows, *BATCH_AXES)
-    position_bytes *= split_size(model.text.vocab_size, "tensor")
+    position_bytes = 4 * split_size(rows, ROWS)
+    position_bytes *= split_size(model.text.vocab_size, WIDTH)
     parts = -(-count // max(1, chunk_bytes // position_bytes))
     if parts == 1:
         chosen, entropy = score(hidden, wanted)

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from medscope_jax.dialogue import Role, Row
-from medscope_jax.distributed import batch_shardings
+from medscope_jax.distributed import batch_shardings, on_mesh
 from medscope_jax.errors import UserError
 from medscope_jax.files import write_text
 from medscope_jax.training import lengths
@@ -144,7 +144,7 @@ def _update(
         targets=(generated,) if parts is None else (parts.targets, generated),
         train_vision=run.config[name].train_vision,
     )
-    compiled = jax.jit(step, donate_argnums=0)
+    compiled = on_mesh(run.mesh, jax.jit(step, donate_argnums=0))
 
     def update(state, batch):
         batch = lengths.split_batch(batch, parts)

@@ -1,0 +1,105 @@
+"""Where intermediate arrays lie: only what is asked for, only where it divides, nothing unasked."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from medscope_jax import models
+from medscope_jax.distributed import (
+    ANY,
+    ROWS,
+    SLOTS,
+    WIDTH,
+    constrain,
+    make_mesh,
+    on_mesh,
+    split_size,
+    usable_axes,
+)
+from tests.training import step_cases as cases
+
+MIXED = {"data": 2, "fsdp": 2, "tensor": 2}
+
+
+def mesh_of(axes):
+    return make_mesh(axes, jax.devices()[: int(np.prod(list(axes.values()), dtype=int))])
+
+
+def placed(shape, *split):
+    """The sharding's spec of an array that was whole, after `constrain`."""
+    run = on_mesh(mesh_of(MIXED), jax.jit(lambda x: constrain(x, *split)))
+    return run(np.zeros(shape, np.float32)).sharding.shard_shape(shape)
+
+
+def test_split_as_said():
+    assert placed((8, 6, 4), ROWS, SLOTS, None) == (2, 6, 4)
+    assert placed((8, 6, 4), ROWS, ANY, WIDTH) == (2, 6, 2)
+    # A dimension that its axes do not divide stays as it is.
+    assert placed((6, 6, 4), ROWS, ANY, WIDTH) == (6, 6, 2)
+    assert placed((8, 6, 3), ROWS, None, WIDTH) == (2, 6, 3)
+
+
+def test_nothing_is_said_without_a_mesh_or_on_one_device():
+    one = mesh_of({})
+
+    def same(x):
+        assert constrain(x, ROWS, WIDTH) is x
+        assert split_size(8, ROWS) == 8 and usable_axes(8, ROWS) == ()
+        return x
+
+    jax.jit(same)(jnp.zeros((8, 8)))
+    with jax.set_mesh(one):
+        jax.jit(same)(jnp.zeros((8, 8)))
+    assert on_mesh(one, same) is same and on_mesh(None, same) is same
+
+
+def test_axes_of_an_enclosing_shard_map_are_left_alone():
+    def inside(x):
+        assert usable_axes(len(x), ROWS) == ("fsdp",)
+        assert usable_axes(len(x), WIDTH) == ("tensor",)
+        assert split_size(4, ROWS) == 2
+        return constrain(x, ROWS, WIDTH) + jax.lax.axis_index("data")
+
+    spec = PartitionSpec("data")
+    run = jax.shard_map(inside, in_specs=spec, out_specs=spec, axis_names={"data"})
+    out = on_mesh(mesh_of(MIXED), jax.jit(run))(jnp.zeros((8, 8)))
+    np.testing.assert_array_equal(out[:, 0], [0, 0, 0, 0, 1, 1, 1, 1])
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    """Embeddings [8, 12, 32] that every device holds, positions, valid."""
+    embeddings = np.random.default_rng(0).normal(size=(8, 12, 32)).astype(np.float32)
+    return embeddings, np.zeros((3, 8, 12), np.int32), np.ones((8, 12), bool)
+
+
+def test_rows_are_split_even_if_weights_and_inputs_ask_for_nothing(inputs):
+    """With whole weights and inputs, only the model itself can say that rows are to be split."""
+    params = cases.params()
+    run = on_mesh(mesh_of(MIXED), jax.jit(models.forward, static_argnums=1))
+    hidden = run(params, cases.MODEL, *inputs)
+    assert hidden.sharding.shard_shape(hidden.shape) == (2, 12, 32)
+    frames = np.zeros((4, 28, 56, 3), np.uint8)
+    run = on_mesh(mesh_of(MIXED), jax.jit(models.encode_frames, static_argnums=1))
+    tokens = run(params, cases.MODEL, frames)
+    assert tokens.sharding.shard_shape(tokens.shape) == (1, *tokens.shape[1:])
+
+
+def test_a_frame_is_taken_from_its_device():
+    """Rows that show their own device's part of the bank get what they would get without a mesh;
+    another device's part is NaN, not a wrong frame."""
+    random = np.random.default_rng(0)
+    bank = random.normal(size=(16, 32)).astype(np.float32)
+    first = 4 * (np.arange(8) // 2)[:, None]  # two rows and four frames a device
+    frame = np.where(random.random((8, 6)) < 0.3, -1, first + random.integers(0, 4, (8, 6)))
+    tokens = random.integers(0, 64, (8, 6))
+    arguments = cases.params(), cases.MODEL, tokens, frame.astype(np.int32), bank
+    embed = jax.jit(models.embed, static_argnums=(1, 5))
+    expected = embed(*arguments)
+    run = on_mesh(mesh_of(MIXED), embed)
+    np.testing.assert_array_equal(run(*arguments, True), expected)
+    elsewhere = np.where(frame >= 0, (frame + 4) % 16, -1).astype(np.int32)
+    found = run(*arguments[:3], elsewhere, bank, True)
+    np.testing.assert_array_equal(np.isnan(found).any(-1), frame >= 0)
