@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from medscope_jax.distributed import ROWS, SLOTS, WIDTH, constrain
 from medscope_jax.models.attention import Packed, attend, attend_causal, attend_packed
-from medscope_jax.models.cache import Cache, write
+from medscope_jax.models.cache import Cache, join_layers, read, split_layers, write
 from medscope_jax.models.config import ModelConfig
 from medscope_jax.models.layers import RMSNorm, SwiGLU, dense, precision
 from medscope_jax.models.rope import mrope_tables, rotate
@@ -52,8 +52,7 @@ class Attention(nn.Module):
             cache = write(cache, layer, key, value, context.start, context.count)
             slots = context.start[:, None] + jnp.arange(x.shape[1])
             allowed = jnp.arange(cache.k.shape[3]) <= slots[..., None]
-            key = jax.lax.dynamic_index_in_dim(cache.k, layer, keepdims=False)
-            value = jax.lax.dynamic_index_in_dim(cache.v, layer, keepdims=False)
+            key, value = read(cache, layer, x.dtype)
             out = attend(query, key, value, allowed, exact)
         out = out.reshape(x.shape[:-1] + (-1,))
         out = dense(text.hidden_size, False, self.config, "o_proj")(out)
@@ -118,11 +117,11 @@ class LanguageModel(nn.Module):
     def layer_by_layer(self, x, context: Context, cache: Cache):
         """The layers one after the other, each with its own part of the cache."""
         block, parts = Block(self.config, parent=None), []
-        for layer, part in enumerate(zip(cache.k, cache.v, strict=True)):
+        for layer, part in enumerate(split_layers(cache)):
             weights = jax.tree.map(lambda w, i=layer: w[i], self.layers.variables["params"])
-            (x, part), _ = block.apply({"params": weights}, (x, Cache(*part)), 0, context)
+            (x, part), _ = block.apply({"params": weights}, (x, part), 0, context)
             parts.append(part)
-        return x, Cache(tuple(part.k for part in parts), tuple(part.v for part in parts))
+        return x, join_layers(parts)
 
     def embed(self, tokens):
         """Rows [..., D] of the embedding table; ids outside the vocabulary are clipped."""
