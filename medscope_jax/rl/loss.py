@@ -89,8 +89,9 @@ def policy_loss(
       config: see LossConfig.
       normalizer: scalar from `loss_normalizer` of a larger batch that this is a part of.
 
-    Returns: (scalar loss, metrics): `clip_fraction` and `dual_clip_fraction` of tokens and
-      `approx_kl`, the mean of old - new log-probability over tokens (of this part of the batch).
+    Returns: (scalar loss, metrics): `clip_fraction` and `dual_clip_fraction` of tokens,
+      `approx_kl`, the mean of old - new log-probability over tokens, `ratio_mean` and `ratio_max`
+      of new to old probability (all of this part of the batch).
     """
     log_ratio = _log_ratio(logprobs, jax.lax.stop_gradient(old_logprobs), mask)
     ratio = jnp.exp(log_ratio)
@@ -108,6 +109,8 @@ def policy_loss(
         "clip_fraction": aggregate(clipped > plain, mask, "token-mean"),
         "dual_clip_fraction": aggregate(negative & (pessimistic > bound), mask, "token-mean"),
         "approx_kl": aggregate(-log_ratio, mask, "token-mean"),
+        "ratio_mean": aggregate(ratio, mask, "token-mean"),
+        "ratio_max": jnp.max(jnp.where(mask > 0, ratio, 0.0)),
     }
     return loss, jax.tree.map(jax.lax.stop_gradient, metrics)
 

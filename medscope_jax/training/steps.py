@@ -65,7 +65,7 @@ def sft_step(
 
     part = trained(state.params, train_vision)
     (loss, entropy), gradients = jax.value_and_grad(loss_of, has_aux=True)(part)
-    state, norm = apply_gradients(state, gradients, optimizer)
+    state, norm = apply_gradients(state, gradients, optimizer, loss)
     return state, {"loss": loss, "entropy": entropy, "gradient_norm": norm}
 
 
@@ -98,6 +98,11 @@ def ga_grpo_step(
             of its parameters. None without a penalty.
         micro_batch: most rows of one forward and backward pass (but never less than a group);
             gradients add up over the batch, and the result does not depend on it.
+
+    Returns:
+        (state, metrics). Old log-probabilities are the episode's, as sampled, however many steps
+        are taken on it: ratio_mean and ratio_max are to those, logprob_gap_mean and logprob_gap_max
+        the distance to them. Before the first step that distance is the sampler's own error.
     """
     groups = advantages.shape[0] // size.group
     parts = -(-groups // max(1, micro_batch // size.group))
@@ -136,32 +141,37 @@ def ga_grpo_step(
         )
         logprobs, entropy = evaluate(params)
         value, metrics = policy_loss(logprobs, old, advantages, wanted.mask, loss, normalizer)
+        gap = jnp.where(wanted.mask, jnp.abs(logprobs - old), 0.0)
+        largest = {"ratio_max": metrics.pop("ratio_max"), "logprob_gap_max": jnp.max(gap)}
         share = jnp.sum(wanted.mask) / total
         metrics = {name: number * share for name, number in metrics.items()}
         if reference is not None:
             anchor, _ = evaluate(join_params(split_lora(state.params)[0], reference))
             kl = reference_kl(logprobs, anchor, wanted.mask, loss, normalizer)
             value, metrics["kl"] = value + kl_coefficient * kl, kl
-        gap = jnp.where(wanted.mask, jnp.abs(logprobs - old), 0.0)
-        metrics |= {"policy_loss": value, "entropy": jnp.sum(entropy) / total}
-        return value, (metrics, jnp.max(gap))
+        metrics |= {
+            "policy_loss": value,
+            "entropy": jnp.sum(entropy) / total,
+            "logprob_gap_mean": jnp.sum(gap) / total,
+        }
+        return value, (metrics, largest)
 
     part = trained(state.params, train_vision=False)
     gradient = jax.grad(loss_of, has_aux=True)
 
     def accumulate(carry, piece):
-        gradients, (metrics, gap) = gradient(part, piece)
-        carried, carried_metrics, largest = carry
+        gradients, (metrics, largest) = gradient(part, piece)
+        carried, carried_metrics, carried_largest = carry
         add = functools.partial(jax.tree.map, jnp.add)
         return (
             add(carried, gradients),
             add(carried_metrics, metrics),
-            jnp.maximum(largest, gap),
+            jax.tree.map(jnp.maximum, carried_largest, largest),
         ), None
 
     first = jax.tree.map(lambda x: x[0], data)
     shapes = jax.eval_shape(gradient, part, first)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], *shapes[1]))
-    (gradients, metrics, gap), _ = jax.lax.scan(accumulate, zeros, data)
-    state, norm = apply_gradients(state, gradients, optimizer)
-    return state, {**metrics, "gradient_norm": norm, "logprob_gap": gap}
+    (gradients, metrics, largest), _ = jax.lax.scan(accumulate, zeros, data)
+    state, norm = apply_gradients(state, gradients, optimizer, metrics["policy_loss"])
+    return state, {**metrics, **largest, "gradient_norm": norm}

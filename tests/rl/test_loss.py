@@ -109,6 +109,15 @@ def test_an_empty_batch_costs_nothing():
     assert loss == 0 and all(value == 0 for value in metrics.values())
 
 
+def test_ratios_are_those_of_generated_tokens():
+    new, old, advantages, mask = sample(6)
+    new = np.where(mask, new, old + 9)  # elsewhere they are larger, and count nowhere
+    _, metrics = policy_loss(new, old, advantages, mask)
+    ratios = np.exp(new.astype(np.float64) - old)[mask]
+    assert metrics["ratio_mean"] == pytest.approx(ratios.mean(), rel=1e-5)
+    assert metrics["ratio_max"] == pytest.approx(ratios.max(), rel=1e-5)
+
+
 def test_on_policy_gradient_is_the_policy_gradient():
     new, _, advantages, mask = sample(4)
     gradient = jax.grad(lambda x: policy_loss(x, new, advantages, mask)[0])(new)

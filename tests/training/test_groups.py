@@ -3,39 +3,9 @@
 import numpy as np
 import pytest
 
-from medscope_jax.dialogue import CallRecord, Episode
-from medscope_jax.rl import Reward
-from medscope_jax.training.groups import Groups, join_groups, pick_groups, replace_groups
+from medscope_jax.training.groups import join_groups, pick_groups, replace_groups
 from medscope_jax.training.rolling import Rolled, draw_groups
-
-GROUP, LENGTH, STRIDE = 2, 6, 10
-
-
-def make_groups(rows, totals):
-    """Questions `rows` with rewards [P, G]; all values of a rollout tell which one it is.
-
-    Frames point at positions 0 .. 9 of the question's own video, at its place in this bank.
-    """
-    rows, totals = np.asarray(rows), np.asarray(totals, np.float32)
-    random = np.random.default_rng(rows.sum())
-    count = len(rows) * GROUP
-    name = np.repeat(rows, GROUP) * GROUP + np.tile(np.arange(GROUP), len(rows))
-    local = random.integers(0, STRIDE, (count, LENGTH))
-    text = random.random((count, LENGTH)) < 0.5
-    place = np.repeat(np.arange(len(rows)), GROUP)[:, None] * STRIDE
-    whole = np.broadcast_to(name[:, None], (count, LENGTH)).astype(np.int32)
-    calls = np.broadcast_to(name[:, None], (count, 3)).astype(np.int32)
-    episode = Episode(
-        tokens=np.where(text, whole, -local - 1).astype(np.int32),
-        frame=np.where(text, -1, local + place).astype(np.int32),
-        role=whole,
-        positions=np.stack([whole, whole + 1, whole + 2]),
-        logprobs=whole.astype(np.float32),
-        calls=CallRecord(calls, calls * 1.0, calls * 2.0, calls, calls),
-    )
-    found = [f"rollout {n}" for n in name]
-    scored = [Reward(0, 0, 0, 0, float(total)) for total in totals.ravel()]
-    return Groups(rows, (100 + rows).astype(np.int32), episode, found, scored)
+from tests.training.group_cases import GROUP, STRIDE, make_groups, names_of, roles_of
 
 
 def check(groups, rows):
@@ -43,17 +13,18 @@ def check(groups, rows):
     np.testing.assert_array_equal(groups.rows, rows)
     np.testing.assert_array_equal(groups.places, 100 + np.asarray(rows))
     episode = groups.episode
+    np.testing.assert_array_equal(episode.role, roles_of(names_of(rows)))
     assert episode.frame.dtype == episode.tokens.dtype == np.int32
     for p, row in enumerate(rows):
         for g in range(GROUP):
             b, name = p * GROUP + g, row * GROUP + g
-            assert groups.found[b] == f"rollout {name}"
-            assert (episode.role[b] == name).all() and (episode.logprobs[b] == name).all()
+            assert groups.found[b].text == f"rollout {name}"
+            assert (episode.logprobs[b] == name).all()
             assert (episode.positions[:, b] == name + np.arange(3)[:, None]).all()
             for array, factor in zip(episode.calls, (1, 1, 2, 1, 1), strict=True):
                 assert (array[b] == factor * name).all()
             seen = episode.frame[b] >= 0
-            local = -episode.tokens[b][seen] - 1  # what it pointed at when it was made
+            local = episode.tokens[b][seen]  # what it pointed at when it was made
             np.testing.assert_array_equal(episode.frame[b][seen], p * STRIDE + local)
             assert (episode.frame[b][~seen] == -1).all()
 

@@ -256,10 +256,16 @@ def test_policy_loss_and_gradient(micro_batch, aggregation, kl):
     np.testing.assert_allclose(metrics["policy_loss"], wanted, atol=1e-5)
     assert_gradient(state.params["text"], after.params["text"], gradient)
     assert_bitwise(state.params["vision"], after.params["vision"])
-    np.testing.assert_allclose(
-        metrics["logprob_gap"], np.abs(now - then)[generated].max(), atol=1e-4
-    )
-    np.testing.assert_allclose(metrics["approx_kl"], (then - now)[generated].mean(), atol=1e-5)
+    moved = (now - then)[generated]
+    expected = {
+        "logprob_gap_mean": np.abs(moved).mean(),
+        "logprob_gap_max": np.abs(moved).max(),
+        "ratio_mean": np.exp(moved).mean(),
+        "ratio_max": np.exp(moved).max(),
+        "approx_kl": -moved.mean(),
+    }
+    for name, number in expected.items():
+        np.testing.assert_allclose(metrics[name], number, rtol=1e-4, atol=1e-5, err_msg=name)
     if kl:
         assert total_kl > 0.01
         np.testing.assert_allclose(metrics["kl"], total_kl, atol=1e-5)

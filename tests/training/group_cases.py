@@ -1,0 +1,49 @@
+"""Groups of made-up rollouts whose every value tells which rollout it belongs to."""
+
+import numpy as np
+
+from medscope_jax.dialogue import CallRecord, Episode, Role
+from medscope_jax.rl import Reward
+from medscope_jax.rollout import Trajectory
+from medscope_jax.training.groups import Groups
+
+GROUP, LENGTH, STRIDE = 2, 8, 10  # rollouts of a question, slots of a row, positions of a video
+
+
+def names_of(rows):
+    """A number for each rollout of questions `rows`."""
+    return np.repeat(np.asarray(rows), GROUP) * GROUP + np.tile(np.arange(GROUP), len(rows))
+
+
+def roles_of(names):
+    """Two slots of prompt, then 1 to 5 generated ones."""
+    slots = np.arange(LENGTH)
+    generated = (slots >= 2) & (slots < 3 + names[:, None] % 5)
+    return np.where(slots < 2, Role.PROMPT, np.where(generated, Role.GENERATED, 0)).astype(np.int32)
+
+
+def make_groups(rows, totals):
+    """Questions `rows` with rewards [P, GROUP].
+
+    Frames point anywhere in the question's own video, at its place in this bank; where they do, the
+    token says where within the video.
+    """
+    rows, totals = np.asarray(rows), np.asarray(totals, np.float32)
+    random = np.random.default_rng(rows.sum())
+    names = names_of(rows)
+    size = (len(names), LENGTH)
+    local, text = random.integers(0, STRIDE, size), random.random(size) < 0.5
+    place = np.repeat(np.arange(len(rows)), GROUP)[:, None] * STRIDE
+    whole = np.broadcast_to(names[:, None], size).astype(np.int32)
+    calls = whole[:, :3]
+    episode = Episode(
+        tokens=np.where(text, whole, local).astype(np.int32),
+        frame=np.where(text, -1, local + place).astype(np.int32),
+        role=roles_of(names),
+        positions=np.stack([whole, whole + 1, whole + 2]),
+        logprobs=whole.astype(np.float32),
+        calls=CallRecord(calls, calls * 1.0, calls * 2.0, calls, calls),
+    )
+    found = [Trajectory(f"rollout {name}", [], [], []) for name in names]
+    scored = [Reward(0, 0, 0, 0, float(total)) for total in totals.ravel()]
+    return Groups(rows, (100 + rows).astype(np.int32), episode, found, scored)

@@ -1,0 +1,144 @@
+"""Stage 3 as run_stage runs it, with dynamic sampling: exact to resume, and stopped by its guard.
+
+Rollouts and the policy step are stand-ins (their own tests are elsewhere); batches, groups, data
+position, counters, log and checkpoints are real.
+"""
+
+import dataclasses
+import functools
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from medscope_jax.distributed import make_mesh
+from medscope_jax.errors import NotFiniteError
+from medscope_jax.training import ga_grpo
+from medscope_jax.training.checkpoint import Checkpoints
+from medscope_jax.training.metrics import MetricsWriter, read_metrics, without_timing
+from medscope_jax.training.rolling import Rolled
+from medscope_jax.training.run import Run
+from medscope_jax.training.stage import abstract_state, run_stage
+from medscope_jax.training.state import apply_gradients
+from medscope_jax.video import FrameBank
+from tests.training import step_cases as cases
+from tests.training.group_cases import GROUP, LENGTH, STRIDE, make_groups
+from tpu_configs.cpu import get_config
+
+RECORDS, STEPS = 13, 6
+
+
+def make_run(folder, resample):
+    config = ConfigDict(get_config().to_dict())
+    config.rl.update({"group_size": GROUP, "resample": resample, "updates": 1})
+    config.ga_grpo.update({"steps": STEPS, "batch_size": 3})
+    config.log.checkpoint_every = 2
+    config.video.max_frames = STRIDE
+    mesh = make_mesh({}, jax.devices()[:1])
+    layout = SimpleNamespace(tokens_per_frame=1, grid=(1, 1))
+    return Run(config, folder, mesh, None, None, cases.MODEL, layout, None)
+
+
+def step(state, episode, advantages, bank, reference, *, optimizer, poison, **_):
+    """Moves weights by what a policy step would see: tokens, advantages, and the frames shown."""
+    shown = jnp.where(episode.frame >= 0, bank[episode.frame, 0], 0.0)
+    value = jnp.mean(advantages**2) + 1e-3 * jnp.mean(episode.logprobs) + 1e-3 * jnp.mean(shown)
+    value = jnp.where(jnp.isin(state.step, jnp.array([-1, *poison])), jnp.nan, value)
+    gradients = {"text": jax.tree.map(lambda leaf: leaf * value, state.params["text"])}
+    state, norm = apply_gradients(state, gradients, optimizer, value)
+    return state, {"policy_loss": value, "gradient_norm": norm, "logprob_gap_max": value}
+
+
+def session(monkeypatch, folder, resample=2, poison=(), kill=None):
+    """One start of stage 3, killed before its update number `kill`; bits of its last state."""
+    run = make_run(folder, resample)
+
+    def roll(params, rows, keys):
+        """Rewards of 0 and 1 by each rollout's key: half of the groups of two have a signal."""
+        totals = jax.vmap(jax.vmap(jax.random.bernoulli))(keys)
+        groups = make_groups(rows, totals)
+        groups = dataclasses.replace(groups, places=groups.rows.astype(np.int32))
+        return Rolled(groups, {"decoded": 5}, {"seconds_rollout": 0.1, "seconds_judge": 0.1})
+
+    names = 100.0 * np.arange(RECORDS)[:, None] + np.arange(STRIDE)
+    zeros = jnp.zeros((RECORDS, STRIDE))
+    bank = FrameBank(jnp.asarray(names[:, :, None, None]), zeros, zeros, zeros[:, 0], zeros[:, 0])
+    monkeypatch.setattr(ga_grpo, "load_records", lambda *_: [{}] * RECORDS)
+    monkeypatch.setattr(ga_grpo, "split_bank", lambda *_: bank)
+    monkeypatch.setattr(ga_grpo, "make_roll", lambda *_: (roll, LENGTH))
+    monkeypatch.setattr(ga_grpo, "ga_grpo_step", functools.partial(step, poison=poison))
+
+    def prepare(params):
+        batches, update = ga_grpo.prepare_ga_grpo(run, None, None, params)
+        count = []
+
+        def killed(state, batch):
+            count.append(0)
+            if len(count) - 1 == kill:
+                raise KeyboardInterrupt
+            return update(state, batch)
+
+        return batches, killed
+
+    start = jax.tree.map(jnp.asarray, cases.params())
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        kept = max((meta["lines"] for meta in checkpoints.metas()), default=0)
+        with MetricsWriter(folder / "metrics.jsonl", keep=kept) as writer:
+            run_stage(run, "ga_grpo", lambda: start, prepare, checkpoints, writer)
+        restored = checkpoints.restore(abstract_state(run, "ga_grpo"))
+    leaves = jax.tree.leaves((restored.state.params, restored.state.opt_state))
+    return [np.asarray(leaf).tobytes() for leaf in leaves], restored.data
+
+
+def log(folder):
+    return without_timing(read_metrics(folder / "metrics.jsonl"))
+
+
+def test_dynamic_sampling_is_exact_to_resume(monkeypatch, tmp_path):
+    """Batches drawn beside the first belong to the data position, as the others do."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    wanted = session(monkeypatch, whole)
+    for kill in (3, 1, None):  # before its 4th update, then before the 2nd from there
+        if kill is None:
+            assert session(monkeypatch, broken) == wanted
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                session(monkeypatch, broken, kill=kill)
+    assert log(broken) == log(whole)
+    lines = log(whole)
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    drawn = [line["batches_drawn"] for line in lines]
+    assert set(drawn) <= {1, 2, 3} and max(drawn) > 1
+    assert sum(line["groups_replaced"] for line in lines) > 0
+    for line in lines:  # it stopped early only because its batch was full
+        assert line["batches_drawn"] == 3 or line["groups_without_signal"] == 0
+        assert line["decoded"] == 5 * line["batches_drawn"]
+    timed = read_metrics(whole / "metrics.jsonl")[0]
+    assert {"seconds_rollout", "seconds_judge", "seconds_update"} <= set(timed)
+    # Without it, a step takes one batch, and groups without signal stay.
+    _, data = session(monkeypatch, tmp_path / "off", resample=0)
+    assert data != wanted[1]
+    lines = log(tmp_path / "off")
+    assert {line["batches_drawn"] for line in lines} == {1}
+    assert max(line["groups_without_signal"] for line in lines) > 0
+
+
+def test_the_guard_keeps_the_rollouts(monkeypatch, tmp_path):
+    """Three steps in a row: the last one's rollouts are kept; mended, the run goes on behind them.
+
+    The first two were saved as skipped, so that they stay so.
+    """
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    with pytest.raises(NotFiniteError, match="ga_grpo stopped at its optimizer step 5"):
+        session(monkeypatch, broken, poison=(2, 3, 4))
+    with np.load(broken / "not_finite_ga_grpo_000005.npz") as saved:
+        names = ("row", "tokens", "frame", "role", "logprobs", "rewards", "advantages")
+        assert set(saved) == set(names)
+        expected = make_groups(saved["row"], saved["rewards"])
+        np.testing.assert_array_equal(saved["logprobs"], expected.episode.logprobs)
+        assert saved["advantages"].shape == (3 * GROUP,)
+    assert session(monkeypatch, broken) == session(monkeypatch, whole, poison=(2, 3))
+    assert str(log(broken)) == str(log(whole))  # as text: what is not a number equals itself
