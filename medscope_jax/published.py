@@ -112,6 +112,7 @@ def use_published_size(config: ConfigDict, target: Target) -> None:
     tensor = math.gcd(model.text.num_key_value_heads, target.chips, 4)
     shards = target.chips // tensor
     config.mesh.update({"data": 1, "fsdp": -1, "tensor": tensor})
+    config.rl.kl_coefficient = 0.0  # the paper writes its objective without
     config.rl.micro_batch = config.rl.group_size * min(shards, config.ga_grpo.batch_size)
     config.rollout.update({"turn_tokens": 512, "call_tokens": 96, "prefill_rows": 1})
     config.evaluation.rollouts = max(config.evaluation.rollouts, config.evaluation.samples * shards)
