@@ -1,5 +1,9 @@
 """Checkpoints: bitwise restores onto any mesh, what is kept, damage noticed."""
 
+import collections
+import functools
+import math
+import random
 import shutil
 
 import jax
@@ -9,9 +13,12 @@ import optax
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from medscope_jax.distributed import abstract, make_mesh, shard_state, state_shardings
 from medscope_jax.errors import UserError
 from medscope_jax.training import data as data_lib
 from medscope_jax.training.checkpoint import Checkpoints
+from medscope_jax.training.state import init_state, make_optimizer
+from tests.training import step_cases as cases
 
 
 def make_state(seed=0):
@@ -63,8 +70,8 @@ def test_a_folder_as_people_type_it(tmp_path, monkeypatch):
 def test_restore_is_bitwise(tmp_path, asynchronous):
     assert restore(tmp_path) is None
     fill(tmp_path, 3, asynchronous=asynchronous)
-    for abstract in (make_state(), jax.eval_shape(make_state)):
-        restored = restore(tmp_path, abstract)
+    for wanted in (make_state(), jax.eval_shape(make_state)):
+        restored = restore(tmp_path, wanted)
         assert bits(restored.state) == bits(make_state(3))
         assert jax.tree.structure(restored.state) == jax.tree.structure(make_state())
         assert restored.data == {"next_index": 3} and restored.meta == meta(3)
@@ -93,6 +100,29 @@ def test_restore_onto_another_mesh(tmp_path):
         places = [leaf.sharding for leaf in jax.tree.leaves(wanted)]
         assert [leaf.sharding for leaf in jax.tree.leaves(restored)] == places
     assert bits(restore(tmp_path).state) == bits(make_state(1))
+
+
+def test_a_training_state_from_eight_devices_to_one_and_back(tmp_path):
+    """Heads and widths over tensor, weights over fsdp; then one device; then other eight."""
+    optimizer = make_optimizer(
+        {"learning_rate": 1e-2, "warmup": 0.2, "weight_decay": 0.0, "clip_norm": 1.0}
+        | {"final_scale": 0.1},
+        3,
+    )
+    state = init_state(cases.params(), optimizer, jax.random.key(1), train_vision=True)
+    meshes = [
+        make_mesh(axes, jax.devices()[: math.prod(axes.values())])
+        for axes in ({"data": 2, "fsdp": 2, "tensor": 2}, {"data": 1}, {"fsdp": 4, "tensor": 2})
+    ]
+    with Checkpoints(tmp_path) as checkpoints:
+        moved = shard_state(state, meshes[0])
+        for step, target in enumerate([*meshes[1:], meshes[0]]):
+            checkpoints.save(moved, None, meta(step))
+            moved = checkpoints.restore(abstract(state, state_shardings(state, target))).state
+            assert bits(moved) == bits(state)
+            kernel = moved.params["text"]["layers"]["mlp"]["up_proj"]["kernel"]
+            share = target.shape["fsdp"] * target.shape["tensor"]
+            assert kernel.addressable_shards[0].data.size * share == kernel.size
 
 
 def test_keeps_the_newest_and_each_finished_stage(tmp_path):
@@ -165,6 +195,39 @@ def test_damage_is_named_and_the_one_before_is_used(tmp_path, caplog, kind):
         # It goes on from there, and the damaged one does not push a whole one out.
         checkpoints.save(make_state(2), {"next_index": 2}, meta(2))
         assert [m["step"] for m in checkpoints.metas()] == [1, 2]
+    assert restore(tmp_path).meta == meta(2)
+
+
+def damaged_files(folder, dice):
+    """Each way to damage each file of a checkpoint, one at a time: (what, to do it, to undo it)."""
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        whole = path.read_bytes()
+        cut, place = whole[: dice.randrange(len(whole))], dice.randrange(len(whole))
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << dice.randrange(8)
+        name = path.relative_to(folder)
+        undo = functools.partial(path.write_bytes, whole)
+        yield f"{name} cut to {len(cut)}", functools.partial(path.write_bytes, cut), undo
+        yield f"{name} flipped at {place}", functools.partial(path.write_bytes, flipped), undo
+        yield f"{name} deleted", path.unlink, undo
+
+
+def test_damage_of_any_file_gives_no_wrong_state(tmp_path, caplog):
+    """Either the file does not matter and every bit is right, or the checkpoint before is used."""
+    fill(tmp_path, 1, 2)
+    outcomes = collections.Counter()
+    for what, damage, undo in damaged_files(tmp_path / "000002", random.Random(0)):
+        damage()
+        caplog.clear()
+        restored = restore(tmp_path)
+        step = restored.meta["step"]
+        assert bits(restored.state) == bits(make_state(step)), what
+        assert restored.data == {"next_index": step}, what
+        named = "000002 is damaged and not used" in caplog.text
+        assert named == (step == 1), what
+        outcomes[step] += 1
+        undo()
+    assert outcomes[1] >= 10 and outcomes[2], outcomes
     assert restore(tmp_path).meta == meta(2)
 
 
