@@ -7,10 +7,9 @@ the table and writes DIR/evaluation_SPLIT.json.
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
-import jax
-
 from medscope_jax.config import ConfigError, parse_arguments, run_main
 from medscope_jax.distributed import batch_shardings, use_huge_pages
+from medscope_jax.distributed.processes import put, put_whole
 from medscope_jax.evaluation import Scored, Trace, print_results, result_rows, write_results
 from medscope_jax.evaluation.runner import run_questions, score_questions
 from medscope_jax.evaluation.traces import make_trace
@@ -75,7 +74,7 @@ def evaluate_model(
             continue
         batch_size = max(1, section.rollouts // group)
         batches = -(-len(asked) // batch_size)
-        progress = Progress(batches, f"evaluating {model}, {decoding}", unit="batch")
+        progress = Progress(batches, f"evaluating {model}, {decoding}", unit="batches")
         found = []
         for batch in run_questions(
             params,
@@ -90,7 +89,7 @@ def evaluate_model(
             batch_size=batch_size,
             tools=can_look,
             tokenizer=run.tokenizer,
-            words=run.words,
+            words=put_whole(run.words, run.mesh),
             layout=run.layout,
             place_batch=functools.partial(_place, run),
         ):
@@ -113,7 +112,7 @@ def evaluate_model(
 
 
 def _place(run: Run, tree):
-    return jax.device_put(tree, batch_shardings(tree, run.mesh))
+    return put(tree, batch_shardings(tree, run.mesh))
 
 
 def telling_traces(

@@ -150,7 +150,7 @@ class Progress:
         total: int,
         description: str,
         done: int = 0,
-        unit: str = "step",
+        unit: str = "steps",
         stream: TextIO | None = None,
         interval: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
@@ -202,7 +202,7 @@ class Progress:
         left = spent / max(1, self._done - self._first) * (self._total - self._done)
         ending = f"{_clock_text(left)} left" if self._done < self._total else _clock_text(spent)
         print(
-            f"{self._description}: {self._done}/{self._total} {self._unit}s{self._text}, {ending}",
+            f"{self._description}: {self._done}/{self._total} {self._unit}{self._text}, {ending}",
             file=self._stream,
             flush=True,
         )
