@@ -3,8 +3,16 @@
 Prepares the suite, trains the three stages and the passive baseline, evaluates all models on the
 held out split, and writes DIR/metrics.jsonl, DIR/checkpoints/, DIR/results.json and
 DIR/report.html. Run again in the same DIR, it goes on where it stopped, or says that it is done.
+Asked to stop (SIGTERM, Ctrl-C), it saves the step under way and leaves with status 75.
+
+Several processes train one run if all of them start the same command: with --distributed, as
+started by a TPU pod, Slurm or Open MPI; or else with JAX_COORDINATOR_ADDRESS (host:port of process
+0), JAX_NUM_PROCESSES and JAX_PROCESS_ID set. They share DIR, and config.device.count counts the
+devices of all.
 """
 
+import argparse
+import contextlib
 import functools
 import json
 import os
@@ -14,6 +22,7 @@ from pathlib import Path
 
 from medscope_jax.config import load_config, parse_arguments, run_main
 from medscope_jax.distributed import use_huge_pages
+from medscope_jax.distributed.processes import first_process_first, is_first, join_processes
 from medscope_jax.evaluate import evaluate_model, make_programs, telling_traces
 from medscope_jax.evaluation import print_results, render_report, result_rows, write_results
 from medscope_jax.files import write_text
@@ -26,18 +35,19 @@ from medscope_jax.training.metrics import MetricsWriter, read_metrics
 from medscope_jax.training.run import Run, load_records, load_split, open_run, run_mesh
 from medscope_jax.training.sft import prepare_clips, prepare_dialogues
 from medscope_jax.training.stage import initial_params, run_stage
+from medscope_jax.training.stopping import EXIT_STOPPED, Stopped, StopSignals
 from medscope_jax.training.suite import has_part
 from medscope_jax.training.workdir import Workdir, open_workdir
 
 
-def train(run: Run, workdir: Workdir) -> dict[str, dict]:
+def train(run: Run, workdir: Workdir, stop: StopSignals) -> dict[str, dict]:
     """Runs the stages; returns the parameters of each model: passive (if there is one), sft, rl."""
     split = load_split(run, "train")
     with Checkpoints(workdir.checkpoints) as checkpoints:
         metas = checkpoints.metas()
         kept = max((meta["lines"] for meta in metas), default=0)
-        writer = MetricsWriter(workdir.metrics, keep=kept)
-        stage = functools.partial(run_stage, run, checkpoints=checkpoints, writer=writer)
+        writer = MetricsWriter(workdir.metrics if is_first() else None, keep=kept)
+        stage = functools.partial(run_stage, run, checkpoints=checkpoints, writer=writer, stop=stop)
 
         # Stage 1: the vision tower and the language model learn to see and to tell the time.
         clips = functools.partial(prepare_clips, run, split)
@@ -72,39 +82,62 @@ def evaluate(run: Run, workdir: Workdir, models: dict[str, dict], seconds: float
         scores += scored
         if name == "rl":
             traces = telling_traces(run, name, records, found, split)
-    rows = result_rows(scores)
-    print_results(rows)  # first: minutes of work that a full disk must not take along
-    notes = [f"seed {run.config.seed}; this session took {seconds / 60:.1f} min up to evaluation"]
-    report = render_report(read_metrics(workdir.metrics), rows, traces, notes=notes)
-    write_text(workdir.report, report)
-    write_results(workdir.results, rows)  # last: its presence says that the run is done
+    with first_process_first("results"):
+        if not is_first():
+            return
+        rows = result_rows(scores)
+        print_results(rows)  # first: minutes of work that a full disk must not take along
+        minutes = f"this session took {seconds / 60:.1f} min up to evaluation"
+        notes = [f"seed {run.config.seed}; {minutes}"]
+        report = render_report(read_metrics(workdir.metrics), rows, traces, notes=notes)
+        write_text(workdir.report, report)
+        write_results(workdir.results, rows)  # last: its presence says that the run is done
 
 
-def main(argv: Sequence[str]) -> None:
-    """Parses the command line and trains."""
+def main(argv: Sequence[str]) -> int:
+    """Parses the command line, trains and evaluates; the exit status."""
     flags = parse_arguments(
         __doc__,
         argv,
         {
             "--config": {"required": True, "metavar": "FILE[:ARG]", "help": "a run's config"},
             "--workdir": {"required": True, "metavar": "DIR", "help": "folder of the run"},
+            "--distributed": {"action": "store_true", "help": "one of a cluster's processes"},
         },
     )
+    try:
+        with StopSignals() as stop:
+            run_all(flags, stop)
+    except Stopped as stopped:
+        if str(stopped):
+            print(stopped, flush=True)
+        return EXIT_STOPPED
+    return 0
+
+
+def run_all(flags: argparse.Namespace, stop: StopSignals) -> None:
+    """The whole run of a command line, or what is left of it."""
     begin = time.monotonic()
     config = with_checkpoint_shapes(load_config(flags.config, flags.overrides))
+    join_processes(flags.distributed)
     # Before the workdir: a config that can't run claims no folder; one that has claimed it can.
     mesh = run_mesh(config)
     if not os.path.exists(Workdir(Path(flags.workdir)).config):
         check_config(config, mesh)
-    with open_workdir(flags.workdir, config) as workdir:
+    with contextlib.ExitStack() as stack:
+        with first_process_first("workdir"):
+            workdir = stack.enter_context(open_workdir(flags.workdir, config, is_first()))
         if workdir.is_done():
-            print_results(json.loads(workdir.results.read_text()))
-            print(f"{workdir.path} is done; see {workdir.report}")
+            if is_first():
+                print_results(json.loads(workdir.results.read_text()))
+                print(f"{workdir.path} is done; see {workdir.report}")
             return
-        run = open_run(config, workdir, mesh)
-        models = train(run, workdir)
+        with first_process_first("suite"):
+            run = open_run(config, workdir, mesh)
+        models = train(run, workdir, stop)
         evaluate(run, workdir, models, time.monotonic() - begin)
-        print(f"done in {(time.monotonic() - begin) / 60:.1f} min; see {workdir.report}")
+        if is_first():
+            print(f"done in {(time.monotonic() - begin) / 60:.1f} min; see {workdir.report}")
 
 
 if __name__ == "__main__":

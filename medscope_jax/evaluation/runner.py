@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medscope_jax.dialogue import Layout, Tokenizer
+from medscope_jax.distributed.processes import fetch
 from medscope_jax.evaluation.scoring import Scored, score
 from medscope_jax.rl import Judge, as_evidence, extract_answer
 from medscope_jax.rollout import (
@@ -72,7 +73,7 @@ def run_questions(
             tools,
         )
         episode, _ = program(params, part, place_batch(prompts), words)
-        found = read_trajectories(jax.device_get(episode), num_frames, tokenizer, layout)
+        found = read_trajectories(fetch(episode), num_frames, tokenizer, layout)
         yield [found[i * group : (i + 1) * group] for i in range(len(real))]
 
 

@@ -26,8 +26,7 @@ def make_batches(
     transform: Callable[[Any], Mapping[str, Any]],
     batch_size: int,
     seed: int,
-    shard_index: int = 0,
-    shard_count: int = 1,
+    rows: Sequence[int] | None = None,
     epochs: int | None = None,
     threads: int = 2,
     prefetch: int = 4,
@@ -35,12 +34,12 @@ def make_batches(
     """Returns an iterator over this process's rows of each global batch.
 
     Every epoch is shuffled anew; a batch may span two epochs, and rows left at the very end that
-    do not fill a batch are dropped. Process i of P holds rows [i * B / P, (i + 1) * B / P) of the
-    batch that one process would see, whatever P is:
+    do not fill a batch are dropped. Several processes read the rows of the batch that one process
+    would see, each those that its devices need (see distributed.local_rows):
 
         records in shuffled order   3 1 0 2 | 4 7 5 6      batch_size 4
-        process 0 of 2              3 1     | 4 7
-        process 1 of 2              0 2     | 5 6
+        process 0, rows 0 1         3 1     | 4 7
+        process 1, rows 2 3         0 2     | 5 6
 
     `get_state()` is a small JSON-able dict, the same on every process and for every number of
     processes; `set_state(state)` continues from exactly there.
@@ -51,45 +50,39 @@ def make_batches(
         fixed shapes, which are stacked.
       batch_size: rows of the global batch.
       seed: decides the order.
-      shard_index: this process, 0 <= shard_index < shard_count.
-      shard_count: how many processes share a batch; divides batch_size.
+      rows: which rows of each batch to read, ascending; None: all.
       epochs: how often each record is seen; None repeats for ever.
       threads: how many threads read and transform.
       prefetch: how many batches are made ahead.
 
     Raises:
-      UserError: no records, fewer than one batch, or rows that can't be shared out evenly.
+      UserError: no records, or fewer than one batch.
     """
-    rows, left = divmod(batch_size, shard_count)
-    if left or rows == 0:
-        raise UserError(
-            f"a batch of {batch_size} rows can't be split evenly over {shard_count} processes"
-        )
-    if not 0 <= shard_index < shard_count:
-        raise ValueError(f"shard_index {shard_index} is not within {shard_count} shards")
+    rows = np.arange(batch_size) if rows is None else np.asarray(rows)
+    if not len(rows) or rows.min() < 0 or rows.max() >= batch_size:
+        raise ValueError(f"rows {rows.tolist()} are not within a batch of {batch_size}")
     if len(records) * (epochs or 1) < (batch_size if epochs else 1):
         raise UserError(f"{len(records)} records do not make a batch of {batch_size}")
     order = grain.MapDataset.source(records).shuffle(seed=seed % 2**32).repeat(epochs)
-    dataset = _Rows(order, batch_size, shard_index, shard_count).map(transform)
+    dataset = _Rows(order, batch_size, rows).map(transform)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
-    return iter(dataset.batch(rows, drop_remainder=True).to_iter_dataset(options))
+    return iter(dataset.batch(len(rows), drop_remainder=True).to_iter_dataset(options))
 
 
 class _Rows(grain.MapDataset):
-    """One shard's rows of each global batch, batch after batch."""
+    """Some rows of each global batch, batch after batch."""
 
-    def __init__(self, parent: grain.MapDataset, batch_size: int, index: int, count: int):
+    def __init__(self, parent: grain.MapDataset, batch_size: int, rows: np.ndarray):
         super().__init__(parent)
         self._batch_size = batch_size
-        self._rows = batch_size // count
-        self._first = index * self._rows
+        self._rows = rows
 
     def __len__(self) -> int:
-        return len(self._parent) // self._batch_size * self._rows
+        return len(self._parent) // self._batch_size * len(self._rows)
 
     def __getitem__(self, index: int) -> Any:
-        batch, row = divmod(index, self._rows)
-        return self._parent[batch * self._batch_size + self._first + row]
+        batch, row = divmod(index, len(self._rows))
+        return self._parent[batch * self._batch_size + int(self._rows[row])]
 
 
 def mix(sequences: Sequence[RandomAccess], weights: Sequence[float] | None = None) -> "Mixture":

@@ -9,6 +9,7 @@ import numpy as np
 
 from medscope_jax.dialogue import Role
 from medscope_jax.distributed import batch_shardings, on_mesh
+from medscope_jax.distributed.processes import own_copy, put, put_whole
 from medscope_jax.rl import (
     AdvantageConfig,
     Judge,
@@ -65,7 +66,7 @@ def prepare_ga_grpo(run: Run, split: Split, judge: Judge, params: dict) -> tuple
     )
 
     def update(state, batch):
-        key = jax.random.fold_in(state.key, state.step)
+        key = jax.random.fold_in(own_copy(state.key), own_copy(state.step))
 
         def rolled(number, rows):
             ids = jnp.arange(len(rows) * group) + number * len(rows) * group
@@ -76,9 +77,10 @@ def prepare_ga_grpo(run: Run, split: Split, judge: Judge, params: dict) -> tuple
         )
         begin, groups = time.monotonic(), drawn.groups
         advantages = advantage(groups.totals, *fidelities(groups, rewards)).reshape(-1)
+        advantages = put_whole(advantages, run.mesh)
         part = take_videos(bank, jnp.asarray(groups.places))
-        flat = flat_tokens(jax.device_put(part, batch_shardings(part, run.mesh)))
-        episode = jax.device_put(groups.episode, batch_shardings(groups.episode, run.mesh))
+        flat = flat_tokens(put(part, batch_shardings(part, run.mesh)))
+        episode = put(groups.episode, batch_shardings(groups.episode, run.mesh))
         sizes = {
             "size": measure_packing(groups.episode.role, group, width),
             "targets": most_generated(groups.episode.role),

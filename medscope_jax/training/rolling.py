@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from medscope_jax.dialogue import Episode
 from medscope_jax.distributed import batch_shardings
+from medscope_jax.distributed.processes import fetch, put, put_whole
 from medscope_jax.errors import UserError
 from medscope_jax.rl import Judge, Reward, RewardConfig
 from medscope_jax.rollout import (
@@ -80,6 +81,7 @@ def make_roll(
     shown = [split.videos[split.rows[r["video"]]].times for r in records]
     width = prompt_width([r["question"] for r in records], shown, run.tokenizer, run.layout, True)
     program = rollout_program(run, group, greedy=False)
+    words = put_whole(run.words, run.mesh)
     rewards = RewardConfig(**config.reward)
     stride = config.video.max_frames * run.layout.tokens_per_frame
 
@@ -90,7 +92,7 @@ def make_roll(
         """Gives the device the rollouts of some questions; does not wait for them."""
         places = places_of(rows)
         part = take_videos(bank, jnp.asarray(places))
-        part = jax.device_put(part, batch_shardings(part, run.mesh))
+        part = put(part, batch_shardings(part, run.mesh))
         prompts = make_prompts(
             [records[row] for row in rows],
             range(len(rows)),
@@ -102,11 +104,11 @@ def make_roll(
             run.layout,
             tools=True,
         )
-        prompts = jax.device_put(prompts, batch_shardings(prompts, run.mesh))
-        return program(params, part, prompts, run.words)
+        prompts = put(prompts, batch_shardings(prompts, run.mesh))
+        return program(params, part, prompts, words)
 
     def read(episode: Episode) -> tuple[Episode, list[Trajectory]]:
-        host = jax.device_get(episode)
+        host = fetch(episode)
         return host, read_trajectories(host, config.video.max_frames, run.tokenizer, run.layout)
 
     def rewards_of(rows: np.ndarray, found: list[Trajectory]) -> list[Reward]:

@@ -12,7 +12,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from medscope_jax.dialogue import Role, Row
-from medscope_jax.distributed import batch_shardings, on_mesh
+from medscope_jax.distributed import on_mesh
+from medscope_jax.distributed.processes import local_rows, put_rows, put_whole
 from medscope_jax.errors import UserError
 from medscope_jax.files import write_text
 from medscope_jax.training import lengths
@@ -121,12 +122,13 @@ def _batches(run: Run, name: str, count: int, example: Callable[[int], dict]) ->
         example,
         run.config[name].batch_size,
         seed=run.config.seed,
-        shard_index=jax.process_index(),
-        shard_count=jax.process_count(),
+        rows=local_rows(run.mesh, run.config[name].batch_size),
     )
 
 
 def _plan_split(run: Run, name: str, rows: list[Row], slots: int) -> lengths.Split | None:
+    if jax.process_count() > 1:  # which rows are short is known of a process's own rows only
+        return None
     used = np.array([len(row.tokens) for row in rows])
     generated = np.array([np.count_nonzero(row.role == Role.GENERATED) for row in rows])
     shards = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
@@ -145,9 +147,10 @@ def _update(
         train_vision=run.config[name].train_vision,
     )
     compiled = on_mesh(run.mesh, jax.jit(step, donate_argnums=0))
+    size, bank = run.config[name].batch_size, put_whole(bank, run.mesh)
 
     def update(state, batch):
-        batch = lengths.split_batch(batch, parts)
-        return compiled(state, jax.device_put(batch, batch_shardings(batch, run.mesh)), bank)
+        batch = put_rows(lengths.split_batch(batch, parts), run.mesh, size)
+        return compiled(state, batch, bank)
 
     return update

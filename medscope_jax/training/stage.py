@@ -29,6 +29,7 @@ from medscope_jax.training.state import (
     stage_params,
     trained,
 )
+from medscope_jax.training.stopping import Stopped, StopSignals
 from medscope_jax.training.workdir import Workdir
 
 STAGES = ("warm_up", "passive", "cold_start", "ga_grpo")
@@ -171,6 +172,7 @@ def run_stage(
     prepare: Callable[[dict], tuple[Batches, Update]],
     checkpoints: Checkpoints,
     writer: MetricsWriter,
+    stop: StopSignals | None = None,
 ) -> dict:
     """Runs a stage to its end and returns the parameters it ends with.
 
@@ -181,6 +183,7 @@ def run_stage(
         start: gives the parameters that the stage starts from.
         prepare: given those parameters, makes the batches and the compiled update. Only called
             where there is something left to do.
+        stop: asks the stage to save after the step under way and to raise Stopped.
     """
     _check_reference(run)
     done = finished_params(run, checkpoints, name)
@@ -195,17 +198,23 @@ def run_stage(
     steps = section.steps
     every = 1 if name == "ga_grpo" else log.every  # a step of stage 3 takes seconds
     progress = Progress(steps, name, done=first)
+    stop = stop or StopSignals()
     for step in range(first, steps):
         state, metrics = update(state, next(batches))
+        stop.hold()
         last = step + 1 == steps
         if last or (step + 1) % every == 0:
             metrics = jax.device_get(metrics)
             writer.write(name, step + 1, metrics)
             progress.update(step + 1 - first, **_shown(metrics))
             first = step + 1
-        if last or (step + 1) % log.checkpoint_every == 0:
+        leaving = stop.agreed()
+        if last or leaving or (step + 1) % log.checkpoint_every == 0:
             meta = {"stage": name, "step": step + 1, "lines": writer.lines}
             checkpoints.save(state, batches.get_state(), meta, stage_finished=last)
+        if leaving:
+            raise Stopped(f"{name} is saved after step {step + 1} of {steps}")
+    stop.release()
     progress.close()
     return state.params
 

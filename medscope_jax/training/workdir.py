@@ -83,7 +83,8 @@ def open_workdir(path: str | Path, config: ConfigDict, primary: bool = True) -> 
       path: the folder.
       config: the run's config, noted in config.json. All but `config.log` must equal the config
         that the folder was made with.
-      primary: whether this is the process that writes (process 0); only that one locks.
+      primary: whether this is the process that makes the folder (process 0) and locks it. The
+        others come after it, and only compare their config.
 
     Raises:
       UserError: one line: the folder can't be made, another run is using it, or it belongs to
@@ -91,6 +92,7 @@ def open_workdir(path: str | Path, config: ConfigDict, primary: bool = True) -> 
     """
     workdir = Workdir(Path(path))
     if not primary:
+        _check_config(workdir, config)
         yield workdir
         return
     try:

@@ -56,25 +56,27 @@ def test_resume_is_exact_wherever_it_stops(stop):
     assert same(rest, take(resumed, 9))
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_processes_together_hold_the_batch_of_one(count):
+@pytest.mark.parametrize("rows", [[[0, 1], [2, 3]], [[0], [1], [2], [3]], [[0, 3], [1, 2]]])
+def test_processes_together_hold_the_batch_of_one(rows):
+    """Contiguous rows, and rows as a mesh's devices may need them; the same position for all."""
     whole = take(batches(), 8)
-    shards = [batches(shard_index=i, shard_count=count) for i in range(count)]
+    shards = [batches(rows=mine) for mine in rows]
     parts = [take(shard, 8) for shard in shards]
+    order = np.argsort(np.concatenate(rows))
     joined = [
-        {key: np.concatenate([part[k][key] for part in parts]) for key in whole[k]}
+        {key: np.concatenate([part[k][key] for part in parts])[order] for key in whole[k]}
         for k in range(8)
     ]
     assert same(whole, joined)
     one = batches()
     take(one, 8)
-    assert [shard.get_state() for shard in shards] == [one.get_state()] * count
+    assert [shard.get_state() for shard in shards] == [one.get_state()] * len(rows)
 
 
 def test_epochs_end_and_drop_the_remainder():
     assert len(list(batches(epochs=1))) == 5
     assert len(list(batches(epochs=2))) == 11
-    assert [len(list(batches(epochs=1, shard_index=i, shard_count=2))) for i in (0, 1)] == [5, 5]
+    assert [len(list(batches(epochs=1, rows=rows))) for rows in ([0, 1], [2, 3])] == [5, 5]
 
 
 def test_small_sets_repeat_but_empty_ones_are_refused():
@@ -83,8 +85,8 @@ def test_small_sets_repeat_but_empty_ones_are_refused():
     for records, options in [([], {}), (RECORDS[:3], {"epochs": 1})]:
         with pytest.raises(UserError, match="do not make a batch"):
             data.make_batches(records, transform, batch_size=4, seed=0, **options)
-    with pytest.raises(UserError, match="can't be split evenly over 3"):
-        batches(shard_count=3)
+    with pytest.raises(ValueError, match="not within a batch of 4"):
+        batches(rows=[3, 4])
 
 
 def test_a_failing_transform_is_not_swallowed():
