@@ -7,11 +7,13 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from medscope_jax.distributed import abstract, param_shardings, state_shardings
 from medscope_jax.errors import UserError
 from medscope_jax.models import init_params, rounding_error
 from medscope_jax.training.checkpoint import Checkpoints
+from medscope_jax.training.guard import stop_if_not_finite
 from medscope_jax.training.imported import imported_params
 from medscope_jax.training.metrics import MetricsWriter, Progress
 from medscope_jax.training.run import Run, model_key
@@ -26,6 +28,7 @@ from medscope_jax.training.state import (
     TrainState,
     init_state,
     make_optimizer,
+    make_schedule,
     stage_params,
     trained,
 )
@@ -199,17 +202,24 @@ def run_stage(
     every = 1 if name == "ga_grpo" else log.every  # a step of stage 3 takes seconds
     progress = Progress(steps, name, done=first)
     stop = stop or StopSignals()
+    schedule = make_schedule(section, updates_of(run, name))
+    place, placed = batches.get_state(), first  # of the data, when the host looked last
     for step in range(first, steps):
         state, metrics = update(state, next(batches))
         stop.hold()
         last = step + 1 == steps
         if last or (step + 1) % every == 0:
-            metrics = jax.device_get(metrics)
+            metrics = jax.device_get(metrics) | _optimizer_metrics(state, schedule)
             writer.write(name, step + 1, metrics)
             progress.update(step + 1 - first, **_shown(metrics))
             first = step + 1
         leaving = stop.agreed()
-        if last or leaving or (step + 1) % log.checkpoint_every == 0:
+        saving = last or leaving or (step + 1) % log.checkpoint_every == 0
+        if saving or (step + 1) % every == 0:
+            again = functools.partial(_batch_again, batches, place, placed, state)
+            stop_if_not_finite(state, name, run.folder, again)
+            place, placed = batches.get_state(), step + 1
+        if saving:
             meta = {"stage": name, "step": step + 1, "lines": writer.lines}
             checkpoints.save(state, batches.get_state(), meta, stage_finished=last)
         if leaving:
@@ -219,9 +229,28 @@ def run_stage(
     return state.params
 
 
+def _batch_again(batches: Batches, place: Any, placed: int, state: TrainState) -> dict:
+    """The batch of the last step that the state has tried; at `place` it had tried `placed`.
+
+    Drawing it again spares the memory that keeping every batch until the host looks would take.
+    """
+    batches.set_state(place)
+    for _ in range(int(state.step) - placed):
+        batch = next(batches)
+    return batch
+
+
+def _optimizer_metrics(state: TrainState, schedule: optax.Schedule) -> dict:
+    """Steps skipped in the stage so far, and the learning rate of the last one taken."""
+    skipped = int(state.skipped)
+    taken = max(int(state.step) - skipped - 1, 0)
+    return {"learning_rate": float(schedule(taken)), "skipped": skipped}
+
+
 def _shown(metrics: dict) -> dict:
     """The few figures that a progress bar has room for."""
     names = ("loss", "reward", "iou", "accuracy", "tool_rate")
+    names += ("skipped",) if metrics["skipped"] else ()
     return {name: metrics[name] for name in names if name in metrics}
 
 
