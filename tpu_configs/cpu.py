@@ -129,6 +129,12 @@ def get_config(arg: str = "") -> ConfigDict:
             "turn_tokens": 48,
             "call_tokens": 40,
             "prefill_rows": 32,
+            # Rows that run at once on each device's part of a batch; one that is done makes room
+            # for the next, so none waits for the longest. 0: all.
+            "slots": 0,
+            # Of a prompt or an observation, read at a time: bounds attention's scores. 0: all.
+            "prefill_tokens": 0,
+            "kv_dtype": "",  # of the key-value cache: the model's; "int8" takes half of bfloat16
         }
     )
     config.reward = ConfigDict(

@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 
 from medscope_jax.dialogue import CallRecord, Role
-from medscope_jax.models import embed, forward_cached, mrope_positions, put_rows, take_rows
+from medscope_jax.models import mrope_positions, put_rows, take_rows
+from medscope_jax.rollout.feed import feed
 from medscope_jax.rollout.observation import observe
 from medscope_jax.rollout.state import DONE, WAITING, WRITING, Scene, State
 from medscope_jax.tools import CallStatus, interpret
@@ -46,10 +47,8 @@ def look(scene: Scene, state: State) -> State:
         positions=episode.positions.at[:, item[:, None], place].set(positions, mode="drop"),
         calls=calls,
     )
-    inputs = embed(scene.params, scene.model, tokens, frame, scene.flat)
     part = take_rows(state.cache, chosen)
-    hidden, part = forward_cached(scene.params, scene.model, inputs, positions, part, length, count)
-    last = jnp.take_along_axis(hidden, jnp.maximum(count - 1, 0)[:, None, None], axis=1)[:, 0]
+    last, part = feed(scene, part, tokens, frame, positions, length, count)
     goes_on = active & fits
     phase = jnp.where(goes_on, WRITING, DONE)
 

@@ -3,7 +3,7 @@
     until every item (one rollout of a question) is done
         is a slot free, and does an item wait for one?
             its question has been read: the item takes the slot (else: read the next questions)
-        do enough slots wait for an observation, or can nobody else go on?
+        do enough rows wait for an observation, or can nobody else go on?
             interpret their calls, gather the windows from the bank, prefill them
         else
             sample one token for every slot that is writing
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from medscope_jax.dialogue import Episode, Layout
+from medscope_jax.distributed import ROWS
 from medscope_jax.models import ModelConfig
 from medscope_jax.rollout.look import look
 from medscope_jax.rollout.observation import Vocabulary
@@ -89,13 +90,15 @@ def rollout(
 def _next_action(scene: Scene, state: State) -> jax.Array:
     """What the next step does."""
     waiting = jnp.sum(state.phase == WAITING)
-    writing = jnp.any(state.phase == WRITING)
+    writing = jnp.sum(state.phase == WRITING)
     rows = min(scene.config.prefill_rows, scene.slots)
-    action = jnp.where((waiting >= rows) | ~writing, _LOOK, _WRITE)
-    if state.pool is not None:
-        due, there = ready(scene, state)
-        action = jnp.where(due, jnp.where(there, _REFILL, _READ), action)
-    return action
+    if state.pool is None:
+        enough = jnp.where(writing > 0, rows, 1)
+        return jnp.where(waiting >= enough, _LOOK, _WRITE)
+    # Towards the end, when few rows are left, as many as still write are enough.
+    look = waiting >= jnp.clip(writing, 1, rows)
+    due, there = ready(scene, state)
+    return jnp.where(due, jnp.where(there, _REFILL, _READ), jnp.where(look, _LOOK, _WRITE))
 
 
 def make_rollout(
@@ -109,14 +112,20 @@ def make_rollout(
 
     With a mesh, questions are split over its data and fsdp axes and every device runs its own loop:
     no device waits for another's turns, and a row's result does not depend on the split. The bank's
-    videos are split alike, so a question's video must lie in its device's part.
+    videos are split alike, so a question's video must lie in its device's part. Devices along the
+    tensor axis share a loop, each with its heads' part of the key-value cache.
     """
     program = functools.partial(rollout, model=model, layout=layout, config=config, draw=draw)
     if mesh is None or mesh.size == 1:
         return jax.jit(program)
-    axes = tuple(name for name in ("data", "fsdp") if mesh.shape.get(name, 1) > 1)
+    axes = tuple(name for name in ROWS if mesh.shape.get(name, 1) > 1)
     if not axes:
-        return jax.jit(program)
+
+        def alone(*arguments):
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return program(*arguments)
+
+        return jax.jit(alone)
 
     def local(params, bank, prompts, words):
         # Indices count over the whole bank outside, over this device's part of it inside.
@@ -146,7 +155,8 @@ def make_rollout(
             mesh=mesh,
             in_specs=(whole, split, split, whole),
             out_specs=(episode, whole),
-            axis_names=set(axes),
+            # Devices along a context axis all do the same: a rollout's slots are not split.
+            axis_names={*axes, "context"} & set(mesh.axis_names),
             check_vma=False,
         )
     )

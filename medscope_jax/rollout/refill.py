@@ -10,15 +10,8 @@ A copy is far cheaper than a decode step, so that a free slot need not wait for 
 import jax
 import jax.numpy as jnp
 
-from medscope_jax.models import (
-    Cache,
-    embed,
-    forward_cached,
-    mrope_positions,
-    put_rows,
-    repeat_rows,
-    take_rows,
-)
+from medscope_jax.models import Cache, mrope_positions, put_rows, repeat_rows, take_rows
+from medscope_jax.rollout.feed import feed
 from medscope_jax.rollout.state import DONE, WRITING, Pool, Prompts, Scene, State, empty_slots
 
 
@@ -96,9 +89,7 @@ def _read(scene: Scene, prompts: Prompts, cache: Cache, first: jax.Array) -> Poo
     zeros = jnp.zeros_like(prompts.length)
     valid = jnp.arange(prompts.tokens.shape[1]) < prompts.length[:, None]
     positions, following = mrope_positions(prompts.frame, valid, scene.layout.grid, zeros)
-    inputs = embed(scene.params, scene.model, prompts.tokens, prompts.frame, scene.flat)
-    hidden, cache = forward_cached(
-        scene.params, scene.model, inputs, positions, cache, zeros, prompts.length
+    last, cache = feed(
+        scene, cache, prompts.tokens, prompts.frame, positions, zeros, prompts.length
     )
-    last = jnp.take_along_axis(hidden, prompts.length[:, None, None] - 1, axis=1)[:, 0]
     return Pool(cache, last, following, first)

@@ -30,10 +30,12 @@ class RolloutConfig:
     group: int  # rollouts of each question
     turn_tokens: int  # most tokens of an assistant turn; a longer turn ends its row
     call_tokens: int  # most tokens of a call's text; a longer one is NOT_JSON
-    prefill_rows: int  # rows whose observations are prefilled together
+    prefill_rows: int  # rows whose observations, or questions whose prompts, are read together
     temperature: float  # 0: greedy
     top_p: float
     slots: int = 0  # rows that run at once on each device's part; 0: all of them
+    prefill_tokens: int = 0  # of a row that are read at a time; 0: a whole prompt or observation
+    kv_dtype: str = ""  # of the key-value cache: "" for the model's, or "int8"
 
 
 @struct.dataclass
@@ -73,8 +75,8 @@ class Scene:
 
     @property
     def pooled(self) -> int:
-        """Questions whose prompts are prefilled together: as many as all slots can work on."""
-        return max(1, self.slots // self.config.group)
+        """Questions that the pool holds: no more than all slots work on at once."""
+        return max(1, min(self.slots // self.config.group, self.config.prefill_rows))
 
     def video(self, item: jax.Array) -> jax.Array:
         """The bank's row of each item's video."""
@@ -85,7 +87,7 @@ class Scene:
         # One array a layer: a decode step then updates each in place, at the price of compiling
         # each.
         few = self.model.text.num_hidden_layers <= _FEW_LAYERS
-        return init_cache(self.model, rows, length, per_layer=few)
+        return init_cache(self.model, rows, length, per_layer=few, dtype=self.config.kv_dtype)
 
 
 @struct.dataclass

@@ -44,11 +44,11 @@ from tfds_builders.suite import procedures
 # Keys by the least value that they may have; {stage} stands for each of STAGES.
 _AT_LEAST = {
     0: """
-        seed evaluation.traces rl.kl_coefficient rl.resample reward.h0 reward.eta reward.alpha
-        reward.answer_weight reward.format_weight reward.evidence_weight advantage.good_scale
-        advantage.bad_scale advantage.alpha advantage.clip advantage.min_scale loss.clip_low
-        loss.clip_high {stage}.learning_rate {stage}.warmup {stage}.weight_decay
-        {stage}.final_scale""",
+        seed evaluation.traces rl.kl_coefficient rl.resample rollout.slots
+        rollout.prefill_tokens reward.h0 reward.eta reward.alpha reward.answer_weight
+        reward.format_weight reward.evidence_weight advantage.good_scale advantage.bad_scale
+        advantage.alpha advantage.clip advantage.min_scale loss.clip_low loss.clip_high
+        {stage}.learning_rate {stage}.warmup {stage}.weight_decay {stage}.final_scale""",
     1: """
         video.height video.width video.max_frames dialogue.vocab_size dialogue.length
         dialogue.clip_length dialogue.max_tool_turns model.vision.depth model.vision.hidden_size
@@ -91,10 +91,12 @@ def check_config(config: ConfigDict, mesh: Mesh, lengths: bool = True) -> None:
     """
     _check_numbers(config)
     _check_model(config.model)
-    if config.video.resample not in RESAMPLES:
-        raise UserError(
-            f"config.video.resample is {config.video.resample!r}; use {' or '.join(RESAMPLES)}"
-        )
+    for key, value, known in (
+        ("video.resample", config.video.resample, RESAMPLES),
+        ("rollout.kv_dtype", config.rollout.kv_dtype, ("", "int8")),
+    ):
+        if value not in known:
+            raise UserError(f"config.{key} is {value!r}; use {' or '.join(map(repr, known))}")
     if config.video.stored_bank:
         with _section("video.stored_bank"):
             check_dtype(config.video.stored_bank)

@@ -41,6 +41,9 @@ _ROLLOUT = {
     "turn_tokens": 512,
     "call_tokens": 96,
     "prefill_rows": 1,
+    "slots": 0,
+    "prefill_tokens": 0,
+    "kv_dtype": "",
 }
 _PROMPT_TOKENS = 1024  # room for the system prompt, the tools and the question
 _FRAME_TEXT = 16  # room for a frame's time and tags, tokens

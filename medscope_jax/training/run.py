@@ -158,6 +158,9 @@ def rollout_config(config: ConfigDict, group: int, greedy: bool) -> RolloutConfi
         prefill_rows=section.prefill_rows,
         temperature=0.0 if greedy else section.temperature,
         top_p=1.0 if greedy else section.top_p,
+        slots=section.slots,
+        prefill_tokens=section.prefill_tokens,
+        kv_dtype=section.kv_dtype,
     )
 
 

@@ -106,6 +106,7 @@ def world(folder):
     model = model_config({"text": text, "vision": vision})
     rollout = {"turn_tokens": 16, "call_tokens": 12, "prefill_rows": 3}
     rollout |= {"temperature": 1.0, "top_p": 1.0}
+    rollout |= {"slots": 0, "prefill_tokens": 0, "kv_dtype": ""}
     video = {"fps": 1.0, "height": SIZE[0], "width": SIZE[1], "max_frames": 40}
     config = ConfigDict({"rollout": rollout, "video": video})
     words = vocabulary(tokenizer, LAYOUT)

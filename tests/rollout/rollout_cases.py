@@ -6,7 +6,14 @@ import numpy as np
 
 from medscope_jax.dialogue import Layout, Role, build_episode, pad_row, protocol, train_tokenizer
 from medscope_jax.models import init_params, model_config
-from medscope_jax.rollout import Prompts, RolloutConfig, row_keys
+from medscope_jax.rollout import (
+    Prompts,
+    RolloutConfig,
+    make_rollout,
+    row_keys,
+    sample,
+    vocabulary,
+)
 from medscope_jax.training.scores import find_targets, token_logprobs
 from medscope_jax.video import flat_tokens, preview_indices, stack_bank
 
@@ -36,11 +43,11 @@ SCRIPTS = (
 )
 
 
-def make_world(layers=2):
+def make_world(layers=2, kv_heads=1):
     """Tokenizer, tiny model, a bank of 4 videos, and the host's episodes of SCRIPTS."""
     tokenizer = train_tokenizer([END, "where is it? {broken nothing no opening tag"] * 5, 1024, 64)
     text = {"vocab_size": tokenizer.vocab_size, "hidden_size": 32, "num_hidden_layers": layers}
-    text |= {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 48}
+    text |= {"num_attention_heads": 2, "num_key_value_heads": kv_heads, "intermediate_size": 48}
     model = model_config({"text": text | {"mrope_section": (4, 2, 2)}})
     params = init_params(model, jax.random.key(0))
     # Larger weights than an initializer's, so that scores differ from uniform.
@@ -125,3 +132,21 @@ def full_logprobs(world, episode, temperature=1.0):
     for b, (slots, mask) in enumerate(zip(*map(np.asarray, targets), strict=True)):
         out[b, slots[mask]] = np.asarray(values)[b][mask]
     return out
+
+
+def play(world, config, draw=sample):
+    """(episode, metrics, program, its arguments) of the eight rollouts, on one device."""
+    tokenizer, model, params, bank, _, _ = world
+    program = make_rollout(None, model, LAYOUT, config, draw)
+    arguments = params, bank, make_prompts(world, [0, 1, 2, 3]), vocabulary(tokenizer, LAYOUT)
+    episode, metrics = jax.device_get(program(*arguments))
+    return episode, metrics, program, arguments
+
+
+def assert_same(found, wanted):
+    """Two episodes are the same, log-probabilities to 1e-5."""
+    for name in ("tokens", "frame", "role", "positions"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), err_msg=name)
+    for got, want in zip(found.calls, wanted.calls, strict=True):
+        np.testing.assert_array_equal(got, want)
+    np.testing.assert_allclose(found.logprobs, wanted.logprobs, atol=1e-5)

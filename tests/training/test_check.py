@@ -67,7 +67,7 @@ def stub_mesh(config):
         ("dialogue.frame_format=<|image_pad|>{frame}{time}", "<|image_pad|>"),
         ("dialogue.response_format={response}", "it needs '<tool_response>{response}"),
         ("dialogue.response_format=<tool_response></tool_response>", "it needs '<tool_resp"),
-        ("video.resample=cubic", "config.video.resample is 'cubic'; use area or bicubic"),
+        ("video.resample=cubic", "config.video.resample is 'cubic'; use 'area' or 'bicubic'"),
         ("video.stored_bank=int4", "config.video.stored_bank: banks can't be stored as 'int4'"),
         # stages
         ("warm_up.steps=0", "config.warm_up.steps is 0"),
@@ -87,6 +87,8 @@ def stub_mesh(config):
         ("rollout.temperature=0", "config.rollout.temperature is 0.0; it must be above 0"),
         ("rollout.top_p=1.1", "config.rollout.top_p is 1.1; it must be at most 1"),
         ("rollout.prefill_rows=0", "config.rollout.prefill_rows is 0"),
+        ("rollout.slots=-1", "config.rollout.slots is -1; it must be at least 0"),
+        ("rollout.kv_dtype=int4", "config.rollout.kv_dtype is 'int4'; use '' or 'int8'"),
         ("reward.crop_reward=soft", 'config.reward: crop_reward is "soft"; choose'),
         ("reward.looks=first", 'config.reward: looks is "first"; choose'),
         ("reward.delta=0", "config.reward.delta is 0.0; it must be above 0"),

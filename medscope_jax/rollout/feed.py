@@ -1,0 +1,63 @@
+"""Feeding rows the tokens and frames that they read: a prompt, an observation."""
+
+import jax
+import jax.numpy as jnp
+
+from medscope_jax.models import Cache, embed, forward_cached
+from medscope_jax.rollout.state import Scene
+
+
+def feed(
+    scene: Scene,
+    cache: Cache,
+    tokens: jax.Array,
+    frame: jax.Array,
+    positions: jax.Array,
+    start: jax.Array,
+    count: jax.Array,
+) -> tuple[jax.Array, Cache]:
+    """Reads each row's next inputs into its cache.
+
+    Attention's scores grow with the inputs of one call times the cache's slots: a long text goes
+    piece by piece, `prefill_tokens` of each row at a time, as far as the longest row reaches.
+
+    Args:
+        cache: of R rows.
+        tokens, frame: [R, N]; positions: [3, R, N], of the M-RoPE.
+        start: [R] slots that each row has filled already. count: [R] inputs that are real.
+
+    Returns:
+        (hidden [R, D] after each row's last real input; of no meaning without one, the cache).
+    """
+    length = tokens.shape[1]
+    size = min(scene.config.prefill_tokens or length, length)
+
+    def read(cache, first, tokens, frame, positions):
+        """A piece that begins with input `first`: hidden of the last real input in it, cache."""
+        inputs = embed(scene.params, scene.model, tokens, frame, scene.flat)
+        real = jnp.clip(count - first, 0, size)
+        hidden, cache = forward_cached(
+            scene.params, scene.model, inputs, positions, cache, start + first, real
+        )
+        last = jnp.maximum(real - 1, 0)[:, None, None]
+        return jnp.take_along_axis(hidden, last, axis=1)[:, 0], cache
+
+    if size == length:
+        return read(cache, 0, tokens, frame, positions)
+    padding = [(0, 0), (0, -length % size)]
+    tokens, frame = jnp.pad(tokens, padding), jnp.pad(frame, padding, constant_values=-1)
+    positions = jnp.pad(positions, [(0, 0), *padding])
+
+    def body(piece, carry):
+        last, cache = carry
+        first = piece * size
+        part = (
+            jax.lax.dynamic_slice_in_dim(array, first, size, axis=-1)
+            for array in (tokens, frame, positions)
+        )
+        hidden, cache = read(cache, first, *part)
+        return jnp.where((count > first)[:, None], hidden, last), cache
+
+    last = jnp.zeros((len(tokens), scene.model.text.hidden_size), scene.model.dtype)
+    pieces = (jnp.max(count) + size - 1) // size
+    return jax.lax.fori_loop(0, pieces, body, (last, cache))
