@@ -1,12 +1,14 @@
 """What a config needs on its hardware, without that hardware.
 
     python -m medscope_jax.plan --config tpu_configs/v5e.py:topology=4x4 --json plan.json
+    python -m medscope_jax.plan --config tpu_configs/v5p.py:7b,topology=4x4x4
 
-Compiles this model's real programs for the config's TPU slice on any Linux machine, and prints
-bytes a chip by kind against the chip's memory. The exit status is 1 where a program does not fit.
+Compiles this model's real programs (bank encoding, rollout, GA-GRPO step, and the SFT step of stage
+2) for the config's TPU slice on any Linux machine, and prints bytes a chip by kind against the
+chip's memory, arithmetic, bytes moved, collectives, and the least time that the chips' peak rates
+allow. The exit status is 1 where a program does not fit; its largest buffers are then listed.
 """
 
-import dataclasses
 import json
 import sys
 from collections.abc import Mapping
@@ -17,22 +19,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from medscope_jax.config import load_config, parse_arguments
-from medscope_jax.distributed import (
-    GIB,
-    Report,
-    check_device,
-    compile_for,
-    make_mesh,
-    topology_devices,
-)
+from medscope_jax.distributed import check_device, compile_for, make_mesh, topology_devices
 from medscope_jax.errors import UserError, run_main
+from medscope_jax.files import write_text
+from medscope_jax.planning import Cost, assume, cost_of, print_plan, to_dict, units_of
+from medscope_jax.published import published_size
+from medscope_jax.training.check import check_config
 from medscope_jax.training.imported import with_checkpoint_shapes
 from medscope_jax.training.programs import programs
-
-MIB = 2**20
 
 
 def main(argv: list[str]) -> int:
@@ -40,20 +36,22 @@ def main(argv: list[str]) -> int:
     flags = {
         "--config": {"required": True, "metavar": "FILE[:ARG]", "help": "tpu_configs/v5e.py"},
         "--json": {"metavar": "FILE", "help": "write the plan there too"},
+        "--programs": {"metavar": "NAMES", "help": "only these, such as rollout,ga_grpo"},
     }
     args = parse_arguments("Compile a config's programs for its TPU slice.", argv, flags)
     config = with_checkpoint_shapes(load_config(args.config, args.overrides))
     mesh = plan_mesh(config)
-    reports = plan(config, mesh)
-    result = to_dict(args.config, config, mesh, reports)
+    check(config, mesh)
+    costs = plan(config, mesh, args.programs.split(",") if args.programs else None)
+    result = to_dict(args.config, config, mesh, costs)
     print_plan(result, Console())
     if args.json:
         path = Path(args.json)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=2) + "\n")
-    for name, report in reports.items():
-        if not report.fits:
-            print(f"{name} does not fit: {report.message}", file=sys.stderr)
+        write_text(path, json.dumps(result, indent=2) + "\n")
+    for name, cost in costs.items():
+        if not cost.report.fits:
+            print(f"{name} does not fit: {cost.report.message}", file=sys.stderr)
     return 0 if result["fits"] else 1
 
 
@@ -78,71 +76,51 @@ def plan_mesh(config: ConfigDict) -> Mesh:
     return make_mesh(config.mesh, devices, kv_heads=kv_heads)
 
 
-def plan(config: ConfigDict, mesh: Mesh) -> dict[str, Report]:
-    """Compiles every program of `programs`; shows its progress on a terminal's stderr."""
-    reports = {}
-    jobs = programs(config, mesh)
+def check(config: ConfigDict, mesh: Mesh) -> None:
+    """Refuses a config that no run can be made of, as training would.
+
+    A published size is planned before its weights and recordings are here. What only its tokenizer
+    can tell, whether conversations fit their slots, is then not checked, and a line says so.
+
+    Raises:
+      UserError: one line that names the key.
+    """
+    known = bool(config.model.checkpoint) or not published_size(config.model)
+    check_config(config, mesh, lengths=known)
+    if not known:
+        print(
+            "lengths of conversations are estimates: without model.checkpoint there is no "
+            "tokenizer yet",
+            file=sys.stderr,
+        )
+
+
+def plan(config: ConfigDict, mesh: Mesh, names: list[str] | None = None) -> dict[str, Cost]:
+    """Compiles the `programs` of these names (None: all); shows its progress on stderr.
+
+    Raises:
+      UserError: a name that there is no program of.
+    """
+    jobs = _chosen(programs(config, mesh), names)
+    units, costs = units_of(config), {}
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("compiling", total=len(jobs))
         for name, program in jobs.items():
             progress.update(task, description=f"compiling {name}")
-            reports[name] = compile_for(program.function, program.arguments, donate=program.donate)
+            report = compile_for(program.function, program.arguments, donate=program.donate)
+            assumed = assume(config, mesh, program.attended)
+            costs[name] = cost_of(report, assumed, units.get(name, {}))
             progress.advance(task)
-    return reports
+    return costs
 
 
-def to_dict(spec: str, config: ConfigDict, mesh: Mesh, reports: Mapping[str, Report]) -> dict:
-    """The plan as plain values for JSON; all sizes in bytes a chip."""
-    first = next(iter(reports.values()))
-    return {
-        "config": spec,
-        "topology": config.device.topology,
-        "device_kind": first.device_kind,
-        "chips": first.chips,
-        "mesh": dict(mesh.shape),
-        "hbm_bytes": first.hbm_bytes,
-        "fits": all(report.fits for report in reports.values()),
-        "programs": {name: dataclasses.asdict(report) for name, report in reports.items()},
-    }
-
-
-def print_plan(result: dict, console: Console) -> None:
-    """Prints one column a program and one line a kind of memory."""
-    axes = ", ".join(f"{name}={size}" for name, size in result["mesh"].items())
-    limit = result["hbm_bytes"]
-    offer = f"; {limit / GIB:.2f} GiB usable a chip" if limit else ""
-    where = result["topology"] or result["device_kind"]
-    chips = "1 chip" if result["chips"] == 1 else f"{result['chips']} chips"
-    table = Table(title=f"{where}: {chips}, mesh {axes}{offer}")
-    table.add_column("MiB a chip")
-    reports = result["programs"]
-    for name in reports:
-        table.add_column(name, justify="right")
-    kinds = list(dict.fromkeys(k for r in reports.values() for k in r["arguments_bytes"]))
-    for kind in kinds:
-        sizes = [r["arguments_bytes"].get(kind) for r in reports.values()]
-        if max(size or 0 for size in sizes) >= 0.05 * MIB:  # the table leaves crumbs out
-            table.add_row(kind, *map(_mib, sizes))
-    for label, field in (
-        ("outputs", "outputs_bytes"),
-        ("  in donated memory", "aliased_bytes"),
-        ("temporaries", "temporaries_bytes"),
-        ("total", "total_bytes"),
-    ):
-        table.add_row(label, *(_mib(r[field]) for r in reports.values()))
-    table.add_section()
-    if limit:
-        shares = (f"{100 * r['total_bytes'] / limit:.1f} %" for r in reports.values())
-        table.add_row("total of what is usable", *shares)
-    table.add_row("fits", *("yes" if r["fits"] else "NO" for r in reports.values()))
-    for kind in sorted({k for r in reports.values() for k in r["collectives"]}):
-        table.add_row(kind, *(str(r["collectives"].get(kind, "")) for r in reports.values()))
-    table.add_row("compiled in, s", *(f"{r['compile_seconds']:.1f}" for r in reports.values()))
-    console.print(table)
-
-
-def _mib(size: int | None) -> str:
-    return "" if size is None else f"{size / MIB:,.1f}"
+def _chosen(jobs: Mapping, names: list[str] | None) -> Mapping:
+    if names is None:
+        return jobs
+    unknown = [name for name in names if name not in jobs]
+    if unknown:
+        raise UserError(f"no program {unknown[0]!r}; there are {', '.join(jobs)}")
+    return {name: jobs[name] for name in names}
 
 
 if __name__ == "__main__":

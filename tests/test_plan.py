@@ -13,6 +13,7 @@ from medscope_jax import models, plan
 from medscope_jax.config import load_config
 from medscope_jax.distributed import make_mesh
 from medscope_jax.errors import UserError
+from medscope_jax.planning import to_dict
 from medscope_jax.training.programs import Program, programs
 
 FOLDER = Path(__file__).parent.parent / "tpu_configs"
@@ -63,6 +64,11 @@ def test_the_programs_trace_with_the_planned_shapes():
             assert result.shape[1:] == (2, 128)
         if name == "rollout":
             assert result[0].tokens.shape == (16, 192)
+        if name == "sft":
+            assert result[1]["loss"].shape == ()
+            assert program.arguments["episodes"]["tokens"].shape == (128, 192)
+            # All 1900 + 900 training procedures, 8 frames of 2 tokens each.
+            assert program.arguments["bank"].shape == (2800 * 8 * 2, 128)
         if name == "ga_grpo":
             state, metrics = result
             assert jax.tree.map(jnp.shape, state.params) == jax.tree.map(
@@ -85,28 +91,36 @@ def test_the_programs_trace_with_the_planned_shapes():
 
 def test_questions_that_do_not_split_are_a_user_error():
     config = load_config(f"{V5E}:topology=2x4", [*SMALL, "ga_grpo.batch_size=6"])
-    with pytest.raises(UserError, match="batch_size 6 does not split over data x fsdp = 8"):
+    with pytest.raises(UserError, match="rl.parts 6 does not split over data x fsdp = 8"):
         programs(config, make_mesh(config.mesh, jax.devices()[:8]))
 
 
 @needs_libtpu
 def test_a_plan_that_fits(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(plan, "programs", doubling(64))
+    monkeypatch.setattr(plan, "check", lambda config, mesh: None)  # it trains a tokenizer
     path = tmp_path / "new" / "plan.json"
     assert plan.main(["--config", f"{V5E}:topology=2x2", "--json", str(path)]) == 0
     out = capsys.readouterr().out
     assert "v5e:2x2: 4 chips" in out and "15.75 GiB" in out and "yes" in out
     result = json.loads(path.read_text())
-    assert result["fits"] and result["mesh"] == {"data": 1, "fsdp": 4, "tensor": 1}
-    assert result["programs"]["double"]["arguments_bytes"] == {"rows": 16 * 65_536 * 4}
+    assert result["fits"] and result["mesh"]["fsdp"] == 4 == result["chips"]
+    program = result["programs"]["double"]
+    assert program["arguments_bytes"] == {"rows": 16 * 65_536 * 4}
+    assert program["flops"] == 0 and program["collectives"] == {}
+    assert program["roofline"]["binds"] == "memory" and "text" not in program
+    assert program["roofline"]["seconds"] == program["hbm_bytes_moved"] / 819e9
 
 
 @needs_libtpu
 def test_a_plan_that_does_not_fit_says_so_and_exits_1(monkeypatch, capsys):
     monkeypatch.setattr(plan, "programs", doubling(400_000))
+    monkeypatch.setattr(plan, "check", lambda config, mesh: None)
     assert plan.main(["--config", f"{V5E}:topology=2x2"]) == 1
     captured = capsys.readouterr()
     assert "NO" in captured.out
+    assert "double: the largest buffers of a chip" in captured.out
+    assert "f32[100000,65536]" in captured.out
     assert captured.err.strip().splitlines()[-1].startswith("double does not fit: ")
 
 
@@ -132,10 +146,57 @@ def test_an_impossible_mesh_is_a_user_error():
 @pytest.mark.parametrize("name", ["v5e.py:topology=2x2", "v5p.py:topology=2x2x1"])
 def test_the_real_programs_compile_for_a_slice(name):
     config = load_config(str(FOLDER / name), SMALL)
-    reports = plan.plan(config, plan.plan_mesh(config))
-    assert set(reports) == {"encode", "rollout", "ga_grpo"}
-    for report in reports.values():
-        assert report.fits and 0 < report.total_bytes < report.hbm_bytes
-    step = reports["ga_grpo"]
+    mesh = plan.plan_mesh(config)
+    costs = plan.plan(config, mesh)
+    assert set(costs) == {"encode", "rollout", "ga_grpo", "sft"}
+    for cost in costs.values():
+        check_cost(cost)
+    assert costs["rollout"].rates["rollouts"] > 0
+    result = to_dict(name, config, mesh, costs)
+    assert result["fits"] and set(result["programs"]) == set(costs)
+
+
+@needs_libtpu
+def test_two_real_programs_compile_for_a_slice():
+    config = load_config(f"{V5E}:topology=2x2", SMALL)
+    costs = plan.plan(config, plan.plan_mesh(config), ["encode", "sft"])
+    for cost in costs.values():
+        check_cost(cost)
+    step = costs["sft"].report
     assert step.aliased_bytes > 0.9 * step.outputs_bytes  # the state is updated in place
-    assert step.collectives
+    with pytest.raises(UserError, match="no program 'train'; there are encode, rollout"):
+        plan.plan(config, plan.plan_mesh(config), ["train"])
+
+
+def check_cost(cost):
+    """A program that fits, moves at least its arguments' bytes, and was not free."""
+    report = cost.report
+    assert report.fits and 0 < report.total_bytes < report.hbm_bytes
+    assert report.total_bytes >= sum(report.arguments_bytes.values())
+    # Together, the chips do what the program asks for, and more where they repeat each other.
+    assert 0 < cost.flops <= 1.01 * report.chips * cost.chip_flops
+    assert cost.roofline.seconds > 0 and all(rate > 0 for rate in cost.rates.values())
+    assert cost.work.hbm_bytes > report.arguments_bytes["parameters"]
+    assert cost.work.collectives and cost.work.ici_bytes > 0
+    assert 0 < sum(buffer.size for buffer in cost.buffers) <= 1.01 * report.total_bytes
+
+
+def test_a_published_size_is_planned_before_its_weights_are_here(capsys):
+    config = load_config(f"{V5E}:3b,topology=4x4")
+    mesh = make_mesh({"data": -1}, jax.devices()[:8])
+    plan.check(config, mesh)
+    line = capsys.readouterr().err
+    assert "estimates" in line and "model.checkpoint" in line and line.count("\n") == 1
+
+
+def test_what_training_would_refuse_is_not_planned():
+    with pytest.raises(UserError, match=r"config.rollout.top_p is 2.0"):
+        plan.main(["--config", str(FOLDER / "cpu.py"), "--config.rollout.top_p=2.0"])
+
+
+def test_a_published_size_s_prompt_is_counted_as_its_tokenizer_would():
+    """512 frames in 256 blocks of 64 tokens, with their times and tags, system text and tools."""
+    config = load_config(f"{V5E}:3b,topology=4x4")
+    prompts = programs(config, make_mesh({"data": -1}, jax.devices()[:8]))["rollout"].arguments
+    width = prompts["prompts"].tokens.shape[1]
+    assert 256 * (64 + 9) < width < 256 * (64 + 13) + 1024

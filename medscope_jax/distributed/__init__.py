@@ -36,7 +36,6 @@ from medscope_jax.distributed.topology import (
     Report,
     bytes_per_chip,
     compile_for,
-    count_collectives,
     topology_devices,
 )
 
@@ -58,7 +57,6 @@ __all__ = [
     "check_device",
     "compile_for",
     "constrain",
-    "count_collectives",
     "free_axes",
     "make_mesh",
     "on_mesh",

@@ -11,13 +11,13 @@ import os
 import re
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.experimental import topologies
+from jax.extend.core import ClosedJaxpr
 
 from medscope_jax.distributed.mesh import quiet_tpu_runtime, tpu_generation
 from medscope_jax.errors import UserError, one_line
@@ -33,12 +33,8 @@ USABLE_HBM_BYTES = {
     "v6e": int(31.24 * GIB),
 }
 
-_COLLECTIVE = re.compile(
-    r"\b(all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute"
-    r"|collective-broadcast)(?:-start)?\("
-)
-_SCATTER_FUSION = re.compile(r"^\s*%?all-reduce-scatter[\w.\-]*\s.*\{\s*$", re.MULTILINE)
-_OVERFLOW = re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available (\w+)")
+# A line of the compiler's map of memory; without a color, or with color 0, it is in HBM.
+_ALLOCATION = re.compile(r"^allocation \d+: size (\d+),(?: color (\d+),)? page \d+,?(.*)$", re.M)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +48,17 @@ class Report:
     aliased_bytes: int
     temporaries_bytes: int
     code_bytes: int
-    total_bytes: int  # arguments + outputs - aliased + temporaries: what the chip has to offer
+    total_bytes: int  # arguments + outputs - aliased + temporaries + code
     hbm_bytes: int | None  # what the chip offers; None where the kind is not in the table
     fits: bool
-    collectives: dict[str, int]  # number of instructions; one in a loop's body counts once
     compile_seconds: float
     message: str  # why it does not fit; "" if it does
+    # What it was made of and what came out, for whoever reads more in them: the trace, and one
+    # chip's part after optimization with the map of its memory, as the compiler writes them. The
+    # TPU compiler writes these also where it refuses a program for its size; "" where it does not.
+    trace: ClosedJaxpr = dataclasses.field(repr=False)
+    text: str = dataclasses.field(repr=False)
+    assignment: str = dataclasses.field(repr=False)
 
 
 def topology_devices(topology: str) -> list[jax.Device]:
@@ -125,15 +126,18 @@ def compile_for(
         "hbm_bytes": USABLE_HBM_BYTES.get(tpu_generation(kind)),
     }
     start = time.perf_counter()
-    try:
-        with jax.set_mesh(mesh):
-            lowered = function.lower(*arguments.values())
-        compiled, text = _compile(lowered, is_tpu=bool(tpu_generation(kind)))
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return _too_large(error, report, time.perf_counter() - start)
-    seconds = time.perf_counter() - start
+    with jax.set_mesh(mesh):
+        traced = function.trace(*arguments.values())
+        lowered = traced.lower()
+    compiled, refusal, text, assignment = _compile(lowered, is_tpu=bool(tpu_generation(kind)))
+    report |= {
+        "compile_seconds": time.perf_counter() - start,
+        "trace": traced.jaxpr,
+        "text": text,
+        "assignment": assignment,
+    }
+    if refusal is not None:
+        return _too_large(refusal, report)
     memory = compiled.memory_analysis()
     # An argument that the program does not use is no part of it, but stays on the chip.
     total = (
@@ -141,6 +145,7 @@ def compile_for(
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes
     )
     limit = report["hbm_bytes"]
     fits = limit is None or total <= limit
@@ -152,25 +157,36 @@ def compile_for(
         code_bytes=memory.generated_code_size_in_bytes,
         total_bytes=total,
         fits=fits,
-        collectives=count_collectives(text),
-        compile_seconds=seconds,
         message="" if fits else f"needs {total / GIB:.2f} of {limit / GIB:.2f} GiB a chip",
     )
 
 
-def _compile(lowered, is_tpu: bool) -> tuple[Any, str]:
-    """The compiled program and its text after optimization.
+def _compile(lowered, is_tpu: bool) -> tuple[Any, Exception | None, str, str]:
+    """(compiled, None) or (None, why it is too large); the program's text, its memory's map.
 
     A TPU program's text is dumped by the compiler itself: jaxlib's parser is not always up to the
-    instructions that a newer libtpu emits ("async-update instruction should have 1 operands").
+    instructions that a newer libtpu emits ("async-update instruction should have 1 operands"), and
+    a program that is refused has no text otherwise.
     """
     if not is_tpu:
         compiled = lowered.compile()
-        return compiled, compiled.as_text()
+        return compiled, None, compiled.as_text(), ""
+    compiled = refusal = None
     with tempfile.TemporaryDirectory() as folder:
-        compiled = lowered.compile(compiler_options={"xla_dump_to": folder})
-        files = sorted(Path(folder).glob("*after_codegen.txt"))
-        return compiled, files[0].read_text() if files else compiled.as_text()
+        try:
+            compiled = lowered.compile(compiler_options={"xla_dump_to": folder})
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            refusal = error
+
+        def dumped(*endings: str) -> str:
+            files = [file for ending in endings for file in sorted(Path(folder).glob(ending))]
+            return files[0].read_text() if files else ""
+
+        text = dumped("*after_codegen.txt", "*oom_intermediate_module.txt")
+        assignment = dumped("*buffer-assignment.txt")
+    return compiled, refusal, text or (compiled.as_text() if compiled else ""), assignment
 
 
 def bytes_per_chip(tree: Any) -> int:
@@ -182,34 +198,25 @@ def bytes_per_chip(tree: Any) -> int:
     return total
 
 
-def count_collectives(hlo_text: str) -> dict[str, int]:
-    """Number of collective instructions by kind in a compiled program's text.
-
-    The TPU compiler turns reduce-scatter into a fusion named all-reduce-scatter around an
-    all-reduce; it is counted as the reduce-scatter that it is.
-    """
-    counts = Counter(match.group(1) for match in _COLLECTIVE.finditer(hlo_text))
-    scatters = len(_SCATTER_FUSION.findall(hlo_text))
-    if scatters:
-        counts["reduce-scatter"] += scatters
-        counts["all-reduce"] -= scatters
-    return {kind: number for kind, number in sorted(counts.items()) if number > 0}
-
-
-def _too_large(error: Exception, report: dict, seconds: float) -> Report:
-    """The report of a program that the compiler refused for want of memory."""
-    match = _OVERFLOW.search(str(error))
-    scale = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
-    needed = int(float(match.group(1)) * scale[match.group(2)]) if match else 0
+def _too_large(error: Exception, report: dict) -> Report:
+    """The report of a program that the compiler refused for want of memory, from its map of it."""
+    sizes = {"outputs": 0, "aliased": 0, "temporaries": 0}
+    for size, color, what in _ALLOCATION.findall(report["assignment"]):
+        # What is local to a thread is a fusion's inside: no memory of its own.
+        if color not in ("", "0") or "thread-local" in what:
+            continue
+        is_output, is_argument = "maybe-live-out" in what, " parameter " in what
+        if is_output:
+            sizes["outputs"] += int(size)
+            sizes["aliased"] += int(size) * is_argument
+        elif not is_argument:
+            sizes["temporaries"] += int(size)
+    arguments = sum(report["arguments_bytes"].values())
     return Report(
         **report,
-        outputs_bytes=0,
-        aliased_bytes=0,
-        temporaries_bytes=needed,
-        code_bytes=0,
-        total_bytes=sum(report["arguments_bytes"].values()) + needed,
+        **{f"{kind}_bytes": size for kind, size in sizes.items()},
+        code_bytes=0,  # none was made
+        total_bytes=arguments + sizes["outputs"] - sizes["aliased"] + sizes["temporaries"],
         fits=False,
-        collectives={},
-        compile_seconds=seconds,
         message=one_line(error)[:500],
     )

@@ -1,8 +1,14 @@
-"""A run's programs as shapes: what would be compiled, with nothing read, trained or allocated."""
+"""A run's programs as shapes: what would be compiled, with nothing read, trained or allocated.
+
+Each is made as its stage makes it: by the same functions, with the same static sizes, donated
+arguments and shardings. What a stage leaves where it happens to be, unplaced, has no sharding here.
+"""
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,15 +17,24 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from medscope_jax.dialogue import CallRecord, Episode, Layout, Tokenizer
+from medscope_jax.dialogue import (
+    CallRecord,
+    Episode,
+    Layout,
+    Tokenizer,
+    load_qwen_tokenizer,
+    pad_vocabulary,
+    stamp_ids,
+)
+from medscope_jax.dialogue.qwen_tokenizer import SINGLE_TAGS
 from medscope_jax.distributed import (
     abstract,
     batch_shardings,
-    param_shardings,
     replicated,
     state_shardings,
 )
 from medscope_jax.models import ModelConfig, encode_frames, init_params
+from medscope_jax.published import published_size
 from medscope_jax.rl import LossConfig
 from medscope_jax.rollout import Prompts, make_rollout, prompt_width, vocabulary
 from medscope_jax.training.packing import Packing
@@ -37,13 +52,19 @@ from medscope_jax.training.state import (
     make_optimizer,
     stage_params,
 )
-from medscope_jax.training.steps import ga_grpo_step
-from medscope_jax.video import FrameBank, flat_tokens
+from medscope_jax.training.steps import ga_grpo_step, sft_step
+from medscope_jax.training.suite import suite_rows
+from medscope_jax.video import FrameBank
 
-# A plan reads no suite and trains no tokenizer. This one stands in for it: 16 characters a token,
-# no id with a meaning, and one piece as long as the longest that training allows.
-_LONGEST_PIECE = 80  # bytes
+# A plan reads no suite and trains no tokenizer. One whose ids mean nothing stands in for it, with
+# one piece as long as the longest that there is.
+_LONGEST_PIECE = 80  # bytes, of a suite's own tokenizer, which writes 16 characters a token or more
+_LONGEST_QWEN_PIECE = 128  # bytes, of Qwen's, which writes tags whole and digits one by one
+_QWEN_WORDS = re.compile("|".join(map(re.escape, SINGLE_TAGS)) + r"|\d|[^\d<]{1,3}|<")
 _QUESTION = "x" * 160  # longer than the suite's longest question
+
+# What a step's function takes apart from its state, and what it may overwrite.
+_STATE = ("parameters", "optimizer", "counters")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,110 +74,184 @@ class Program:
     function: Callable
     arguments: Mapping[str, Any]
     donate: tuple[str, ...] = ()
+    # Of all pairs of slots in a row, the share in which attention lets one look at the other: what
+    # an attention kernel, which skips the rest, comes to.
+    attended: float = 0.5
 
 
 def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
     """The programs that a run of the config spends its time in, with the sizes it would use."""
     model = with_vocabulary(config.model, config.dialogue.vocab_size)
     layout = make_layout(config, model)
-    tokenizer = _tokenizer(model.text.vocab_size)
-    width = _prompt_width(tokenizer, layout)
-    questions, group = config.ga_grpo.batch_size, config.rl.group_size
-    require_split("ga_grpo.batch_size", questions, mesh)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    # The parameters as stage 3 has them: with LoRA, adapters and a frozen base.
-    shapes = jax.eval_shape(
-        lambda key: stage_params(init_params(model, key), model, config.ga_grpo, key), key
-    )
-    params = abstract(shapes, param_shardings(shapes, mesh))
-    bank = _split(_bank(config, model, layout, questions), mesh)
-    height, width = config.video.height, config.video.width
-    pair = (2,) if config.video.native_pairs else ()
-    frames = jax.ShapeDtypeStruct((ENCODE_FRAMES, *pair, height, width, 3), jnp.uint8)
-    roll = make_rollout(mesh, model, layout, rollout_config(config, group, greedy=False))
+    tokenizer, times = _tokenizer(config, model.text.vocab_size), _times(config)
+    width = prompt_width([_QUESTION], [times], tokenizer, layout, tools=True)
+    questions = config.ga_grpo.batch_size // config.rl.parts
+    require_split("ga_grpo.batch_size // rl.parts", questions, mesh)
+    require_split("cold_start.batch_size", config.cold_start.batch_size, mesh)
+    params = _state(config, mesh, model, "ga_grpo").params
+    stamp = max(map(len, stamp_ids(tokenizer, layout, times[-1:])))
     return {
-        "encode": Program(
-            lambda vision, frames: encode_frames({"vision": vision}, model, frames),
-            {"parameters": params["vision"], "frames": _split(frames, mesh)},
-        ),
+        "encode": _encoding(config, model, params),
         "rollout": Program(
-            roll,
+            make_rollout(
+                mesh, model, layout, rollout_config(config, config.rl.group_size, greedy=False)
+            ),
             {
                 "parameters": params,
-                "bank": bank,
-                "prompts": _split(_prompts(width, questions, group), mesh),
+                "bank": _split(_bank(config, model, layout, questions, stamp), mesh),
+                "prompts": _split(_prompts(width, questions, config.rl.group_size), mesh),
                 "words": _whole(vocabulary(tokenizer, layout), mesh),
             },
         ),
-        "ga_grpo": _policy_step(config, mesh, model, layout, shapes, bank, width),
+        "ga_grpo": _policy_step(config, mesh, model, layout, width),
+        "sft": _supervised_step(config, mesh, model, layout),
     }
 
 
-def _policy_step(config, mesh, model, layout, shapes, bank, width) -> Program:
-    """One optimizer step on the rollouts of a batch of questions."""
-    section = config.ga_grpo
-    optimizer = make_optimizer(section, section.steps * config.rl.updates)
-    state = jax.eval_shape(
-        lambda params: init_state(params, optimizer, jax.random.key(0), section.train_vision),
-        shapes,
+def _encoding(config: ConfigDict, model: ModelConfig, params: dict) -> Program:
+    """Tokens of as many frames as a bank is made of at a time; see run.make_split_bank."""
+    size = config.video.height, config.video.width
+    pair = (2,) if config.video.native_pairs else ()
+    return Program(
+        lambda vision, frames: encode_frames({"vision": vision}, model, frames),
+        {
+            "parameters": params["vision"],
+            "frames": jax.ShapeDtypeStruct((ENCODE_FRAMES, *pair, *size, 3), jnp.uint8),
+        },
     )
-    rows = section.batch_size * config.rl.group_size
-    turns = config.dialogue.max_tool_turns + 1
+
+
+def _supervised_step(config, mesh, model, layout) -> Program:
+    """One step of stage 2 on rows that fill their slots; see sft.prepare_dialogues."""
+    section = config.cold_start
+    step = functools.partial(
+        sft_step,
+        model=model,
+        optimizer=make_optimizer(section, section.steps),
+        grid=layout.grid,
+        targets=_most_generated(config),
+        train_vision=section.train_vision,
+    )
+    rows = section.batch_size, layout.length
+    slots = _training_videos(config) * config.video.max_frames * layout.tokens_per_frame
+    return _on_state(
+        step,
+        _state(config, mesh, model, "cold_start"),
+        {
+            "episodes": _split({name: _int(*rows) for name in ("tokens", "frame", "role")}, mesh),
+            "bank": _visual(slots, model),  # of all training videos
+        },
+    )
+
+
+def _policy_step(config, mesh, model, layout, width) -> Program:
+    """One optimizer step on the rollouts of a batch of questions; see ga_grpo.prepare_ga_grpo."""
+    section = config.ga_grpo
+    size = Packing(config.rl.group_size, width, layout.length - width)
     step = functools.partial(
         ga_grpo_step,
         model=model,
-        optimizer=optimizer,
+        optimizer=make_optimizer(section, section.steps * config.rl.updates),
         grid=layout.grid,
-        size=Packing(config.rl.group_size, width, layout.length - width),
-        targets=min(turns * config.rollout.turn_tokens, layout.length),
+        size=size,
+        targets=_most_generated(config),
         loss=LossConfig(**config.loss),
         temperature=config.rollout.temperature,
         kl_coefficient=config.rl.kl_coefficient,
         micro_batch=config.rl.micro_batch,
     )
-
-    def function(params, opt_state, step_and_key, episode, advantages, bank, reference):
-        count, key = step_and_key
-        state = TrainState(step=count, params=params, opt_state=opt_state, key=key)
-        return step(state, episode, advantages, flat_tokens(bank), reference)
-
-    state = abstract(state, state_shardings(state, mesh))
-    episode = _split(_episode(rows, layout), mesh)
-    return Program(
-        function,
+    rows = section.batch_size * config.rl.group_size
+    slots = section.batch_size * config.video.max_frames * layout.tokens_per_frame
+    state = _state(config, mesh, model, "ga_grpo")
+    program = _on_state(
+        step,
+        state,
         {
-            "parameters": state.params,
-            "optimizer": state.opt_state,
-            "step and key": (state.step, state.key),
-            "episodes": episode,
-            "advantages": _split(jax.ShapeDtypeStruct((rows,), jnp.float32), mesh),
-            "bank": bank,
+            "episodes": _split(_episode(rows, layout), mesh),
+            "advantages": _split(_float(rows), mesh),
+            "bank": _split(_visual(slots, model), mesh),
             "reference": kl_reference(state.params, config.rl),
         },
-        donate=("parameters", "optimizer", "step and key"),
     )
+    return dataclasses.replace(program, attended=_attended(size))
 
 
-def _bank(config: ConfigDict, model: ModelConfig, layout: Layout, videos: int) -> FrameBank:
+def _on_state(step: Callable, state: TrainState, arguments: dict) -> Program:
+    """A step whose first argument, the state, is taken apart, so that each part's size is told."""
+
+    def function(params, opt_state, counters, *others):
+        return step(counters.replace(params=params, opt_state=opt_state), *others)
+
+    parts = (state.params, state.opt_state, state.replace(params=None, opt_state=None))
+    return Program(function, dict(zip(_STATE, parts, strict=True)) | arguments, donate=_STATE)
+
+
+def _state(config: ConfigDict, mesh: Mesh, model: ModelConfig, name: str) -> TrainState:
+    """A stage's state as shapes with shardings."""
+    section = config[name]
+    updates = section.steps * (config.rl.updates if name == "ga_grpo" else 1)
+
+    def create(key):
+        params = stage_params(init_params(model, key), model, section, key)
+        optimizer = make_optimizer(section, updates)
+        return init_state(params, optimizer, key, section.train_vision)
+
+    state = jax.eval_shape(create, jax.eval_shape(lambda: jax.random.key(0)))
+    return abstract(state, state_shardings(state, mesh))
+
+
+def _attended(size: Packing) -> float:
+    """Program.attended of packed rows: a rest sees the prompt and, causally, itself."""
+    prompt, rest = size.prompt, size.rest
+    pairs = prompt**2 / 2 + size.group * (rest * prompt + rest**2 / 2)
+    return pairs / (prompt + size.group * rest) ** 2
+
+
+def _most_generated(config: ConfigDict) -> int:
+    """Generated tokens of a row whose every turn is as long as it may be."""
+    turns = config.dialogue.max_tool_turns + 1
+    return min(turns * config.rollout.turn_tokens, config.dialogue.length)
+
+
+def _training_videos(config: ConfigDict) -> int:
+    """Videos that stages train on: of a data folder, or phantom procedures."""
+    if config.suite.data_dir:
+        return len(suite_rows(config, Path(), "train"))
+    return sum(number for name, number in config.suite.items() if name.startswith("train_"))
+
+
+def _bank(
+    config: ConfigDict, model: ModelConfig, layout: Layout, videos: int, stamp: int
+) -> FrameBank:
+    """A FrameBank of so many videos, each with its most frames; stamp: tokens of a frame's time."""
     frames = config.video.max_frames
     size = (videos, frames, layout.tokens_per_frame, model.text.hidden_size)
     return FrameBank(
         tokens=jax.ShapeDtypeStruct(size, jnp.dtype(model.dtype)),
         times=_float(videos, frames),
-        stamps=_int(videos, frames, 1),
+        stamps=_int(videos, frames, stamp),
         length=_int(videos),
         duration=_float(videos),
     )
 
 
-def _tokenizer(vocab_size: int) -> Tokenizer:
-    pieces = (b"x" * _LONGEST_PIECE,) + (b"x" * 8,) * (vocab_size - 1)
-    return Tokenizer(lambda text: [0] * -(-len(text) // 16), pieces, b"")
+def _tokenizer(config: ConfigDict, vocab_size: int) -> Tokenizer:
+    """The imported weights' own tokenizer where there are some, else one of the same sizes."""
+    if config.model.checkpoint:
+        tokenizer = load_qwen_tokenizer(config.model.checkpoint, vocab_size)
+        return pad_vocabulary(tokenizer, vocab_size)
+    if published_size(config.model):
+        longest, count = _LONGEST_QWEN_PIECE, lambda text: len(_QWEN_WORDS.findall(text))
+    else:
+        longest, count = _LONGEST_PIECE, lambda text: -(-len(text) // 16)
+    pieces = (b"x" * longest,) + (b"x" * 8,) * (vocab_size - 1)
+    return Tokenizer(lambda text: [0] * count(text), pieces, b"")
 
 
-def _prompt_width(tokenizer: Tokenizer, layout: Layout) -> int:
-    ticks = np.arange(layout.preview_frames, dtype=np.float64)
-    return prompt_width([_QUESTION], [ticks], tokenizer, layout, tools=True)
+def _times(config: ConfigDict) -> np.ndarray:
+    """Times in seconds of the bank frames of the longest video."""
+    seconds = (2 if config.video.native_pairs else 1) / config.video.fps
+    return np.arange(config.video.max_frames) * seconds
 
 
 def _prompts(width: int, questions: int, group: int) -> Prompts:
@@ -179,6 +274,10 @@ def _episode(rows: int, layout: Layout) -> Episode:
         logprobs=_float(*size),
         calls=CallRecord(_int(*calls), _float(*calls), _float(*calls), _int(*calls), _int(*calls)),
     )
+
+
+def _visual(slots: int, model: ModelConfig) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((slots, model.text.hidden_size), jnp.dtype(model.dtype))
 
 
 def _int(*shape: int) -> jax.ShapeDtypeStruct:

@@ -1,0 +1,131 @@
+"""What each of a run's programs costs on its slice: from its trace and compiled text to seconds."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from medscope_jax.distributed import Report
+from medscope_jax.planning.buffers import Buffer, largest_buffers
+from medscope_jax.planning.chips import CHIPS, SIDES, Roofline, roofline
+from medscope_jax.planning.flops import Assumed, count_flops
+from medscope_jax.planning.hlo import ChipWork, read_work
+from medscope_jax.training.run import ENCODE_FRAMES
+
+# What a rollout does, which only a trained policy knows: the paper's trajectories look once or
+# twice, and turns are assumed to be half as long as they may be.
+LOOKS = 2
+TURN_SHARE = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """One program's cost, each time that it runs."""
+
+    report: Report
+    flops: float  # that the program asks for, all chips together
+    chip_flops: float  # that one chip computes, more than its share where chips repeat each other
+    work: ChipWork  # what one chip moves
+    roofline: Roofline | None  # None where the chip's rates are not known
+    rates: dict[str, float]  # units of work a second at the roofline, such as rollouts
+    buffers: list[Buffer]  # the largest of a chip's memory; [] where the compiler tells none
+
+
+def tokens_written(config: ConfigDict) -> int:
+    """Tokens that a rollout is assumed to write in all."""
+    return round((LOOKS + 1) * TURN_SHARE * config.rollout.turn_tokens)
+
+
+def assume(config: ConfigDict, mesh: Mesh, attended: float = 0.5) -> Assumed:
+    """How often a device does each of the agent loop's steps (rollout/loop.py), and all else.
+
+    Slots that are not yet out of items write side by side; rollout.prefill_rows of them look at a
+    time; each item takes a slot once, and questions are read as many at a time as slots can use.
+
+    attended: see Program.attended.
+    """
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    questions = max(1, config.ga_grpo.batch_size // config.rl.parts // shards)
+    items = questions * config.rl.group_size
+    slots = min(config.rollout.get("slots", 0) or items, items)
+    steps = (
+        tokens_written(config) * items / slots,
+        LOOKS * items / min(config.rollout.prefill_rows, slots),
+    )
+    if slots < items:
+        pooled = max(1, slots // config.rl.group_size)
+        steps += (items, -(-questions // pooled))
+    vision = config.model.vision
+    whole = len(vision.fullatt_block_indexes) / vision.depth
+    return Assumed(steps, (1 - whole, whole), attended)
+
+
+def units_of(config: ConfigDict) -> dict[str, dict[str, float]]:
+    """Units of work that one run of each program does, by program and unit."""
+    rollouts = config.ga_grpo.batch_size * config.rl.group_size
+    rolled = rollouts // config.rl.parts
+    episodes, length = config.cold_start.batch_size, config.dialogue.length
+    return {
+        "encode": {"frames": ENCODE_FRAMES * (2 if config.video.native_pairs else 1)},
+        "rollout": {"rollouts": rolled, "tokens": rolled * tokens_written(config)},
+        "ga_grpo": {"rollouts": rollouts, "tokens": rollouts * length},
+        "sft": {"episodes": episodes, "tokens": episodes * length},
+    }
+
+
+def cost_of(report: Report, assumed: Assumed, units: Mapping[str, float]) -> Cost:
+    """The Cost of a program that was compiled, or refused for its size.
+
+    units: of work that one run of it does, see units_of.
+    """
+    asked = count_flops(report.trace, assumed)
+    work = read_work(report.text, report.chips, assumed)
+    flops = work.flops + asked.kernels / report.chips
+    chip, line = CHIPS.get(report.device_kind), None
+    if chip is not None:
+        line = roofline(chip, flops, work.hbm_bytes, work.ici_bytes)
+    rates = {unit: number / line.seconds for unit, number in units.items()} if line else {}
+    buffers = largest_buffers(report.assignment, report.text)
+    return Cost(report, asked.total, flops, work, line, rates, buffers)
+
+
+def to_dict(spec: str, config: ConfigDict, mesh: Mesh, costs: Mapping[str, Cost]) -> dict:
+    """The plan as plain values for JSON; all sizes in bytes a chip, times in seconds."""
+    first = next(iter(costs.values())).report
+    return {
+        "config": spec,
+        "topology": config.device.topology,
+        "device_kind": first.device_kind,
+        "chips": first.chips,
+        "mesh": dict(mesh.shape),
+        "hbm_bytes": first.hbm_bytes,
+        "fits": all(cost.report.fits for cost in costs.values()),
+        "assumed": {
+            "looks_per_rollout": LOOKS,
+            "tokens_per_rollout": tokens_written(config),
+            "loop_steps_per_device": assume(config, mesh).steps,
+        },
+        "programs": {name: _plain(cost) for name, cost in costs.items()},
+    }
+
+
+def _plain(cost: Cost) -> dict:
+    report, line, work = cost.report, cost.roofline, cost.work
+    fields = [field.name for field in dataclasses.fields(report) if field.repr]
+    return {
+        **{name: getattr(report, name) for name in fields},
+        "flops": cost.flops,
+        "flops_per_chip": cost.chip_flops,
+        "hbm_bytes_moved": work.hbm_bytes,
+        "ici_bytes_sent": work.ici_bytes,
+        "collectives": {kind: moved._asdict() for kind, moved in work.collectives.items()},
+        "roofline": line
+        and {
+            "seconds": line.seconds,
+            "binds": line.binds,
+            **{side: getattr(line, side) for side in SIDES},
+        },
+        "rates_per_second": cost.rates,
+        "largest_buffers": [buffer._asdict() for buffer in cost.buffers],
+    }

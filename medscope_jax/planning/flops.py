@@ -1,0 +1,148 @@
+"""Floating-point operations of a program, from the shapes in its trace.
+
+A compiler's own count takes a loop's body once, however often it runs. Here a scan counts as often
+as it is long, also where it stands in another one, and what the backward pass computes again counts
+again. Only matrix products count (2 m n k): all else is a few percent of a model's arithmetic.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+
+@dataclasses.dataclass(frozen=True)
+class Assumed:
+    """How often things happen that only a run's data decide.
+
+    A loop without a fixed length that stands in no other one is the agent loop, whose body is one
+    choice among kinds of steps. Other choices are the vision tower's, between attention within
+    windows and over the whole frame. An attention kernel skips the blocks that nothing looks at.
+    """
+
+    steps: tuple[float, ...] = (1.0, 0.0)  # how often the agent loop takes each branch
+    choice: tuple[float, ...] = (0.5, 0.5)  # shares of the tower's blocks: in windows, frame-wide
+    attended: float = 0.5  # share of all pairs of slots that a kernel comes to; causal: half
+
+    def branches(self, number: int, in_loop: bool) -> tuple[float, ...]:
+        """How often each of `number` branches runs: in all of the agent loop's iterations, or
+        each time that a choice elsewhere is come to."""
+        often = self.steps if in_loop else self.choice
+        return often if len(often) == number else (1 / number,) * number
+
+
+class Flops(NamedTuple):
+    """Operations on all devices together."""
+
+    products: float  # of matrix products that the compiler sees
+    kernels: float  # within kernels, which are opaque to it
+
+    def times(self, factor: float) -> "Flops":
+        """As often."""
+        return Flops(self.products * factor, self.kernels * factor)
+
+    @property
+    def total(self) -> float:
+        """Of both kinds."""
+        return self.products + self.kernels
+
+
+def count_flops(trace: ClosedJaxpr, assumed: Assumed) -> Flops:
+    """Operations of a traced program, such as Report.trace.
+
+    A loop without a fixed length inside another one counts once: there are none with products.
+    """
+    return _count(_plain(trace), assumed, None)
+
+
+def _count(jaxpr: Jaxpr, assumed: Assumed, in_loop: bool | None) -> Flops:
+    """in_loop: None outside of the agent loop, True at its top, False deeper inside."""
+    parts = []
+    deeper = False if in_loop else in_loop
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == "dot_general":
+            parts.append(Flops(_product(equation), 0.0))
+        elif name == "conv_general_dilated":
+            parts.append(Flops(_convolution(equation), 0.0))
+        elif name == "scan":
+            body = _count(_plain(params["jaxpr"]), assumed, deeper)
+            parts.append(body.times(params["length"]))
+        elif name == "while":
+            parts.append(_count(_plain(params["body_jaxpr"]), assumed, in_loop is None))
+        elif name == "cond":
+            often = assumed.branches(len(params["branches"]), bool(in_loop))
+            for share, branch in zip(often, params["branches"], strict=True):
+                parts.append(_count(_plain(branch), assumed, deeper).times(share))
+        elif name == "shard_map":
+            shards = math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
+            parts.append(_count(_plain(params["jaxpr"]), assumed, in_loop).times(shards))
+        elif name == "pallas_call":
+            parts.append(Flops(0.0, _kernel(equation, assumed)))
+        else:
+            parts.extend(_count(inner, assumed, in_loop) for inner in _inside(params))
+    return Flops(sum(part.products for part in parts), sum(part.kernels for part in parts))
+
+
+def _product(equation) -> float:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left = equation.invars[0].aval.shape
+    return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
+
+
+def _convolution(equation) -> float:
+    kernel = equation.invars[1].aval.shape
+    features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+    return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / features
+
+
+def _kernel(equation, assumed: Assumed) -> float:
+    """An attention kernel's operations: those of a block of scores, for all blocks it comes to.
+
+    Its first matrices are queries [.., N, hd] and keys [.., M, hd], and the first product in it
+    makes a block of scores. A kernel with an estimate of its own is taken at its word.
+    """
+    estimate = equation.params.get("cost_estimate")
+    if estimate is not None:
+        return float(estimate.flops)
+    body = _plain(equation.params["jaxpr"])
+    scores = _first_product(body)
+    if scores is None:
+        return 0.0
+    matrices = [
+        var.aval.shape
+        for var in equation.invars
+        if len(var.aval.shape) >= 3 and jnp.issubdtype(var.aval.dtype, jnp.floating)
+    ]
+    query, key = matrices[:2]
+    blocks = math.prod(query[:-1]) * key[-2] / math.prod(scores.outvars[0].aval.shape)
+    every = dataclasses.replace(assumed, choice=(1.0, 1.0))  # its branches: do, or do nothing
+    return _count(body, every, False).total * blocks * assumed.attended
+
+
+def _first_product(jaxpr: Jaxpr):
+    """The first dot_general of a jaxpr or of those inside of it; None if there is none."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            return equation
+        branches = equation.params.get("branches", ())
+        for inner in (*map(_plain, branches), *_inside(equation.params)):
+            found = _first_product(inner)
+            if found is not None:
+                return found
+    return None
+
+
+def _inside(params: Mapping) -> Iterator[Jaxpr]:
+    """The jaxprs among an equation's parameters: of jit, checkpoint, custom derivatives."""
+    for value in params.values():
+        if isinstance(value, (ClosedJaxpr, Jaxpr)):
+            yield _plain(value)
+
+
+def _plain(jaxpr: ClosedJaxpr | Jaxpr) -> Jaxpr:
+    """Without its constants; JAX 0.12 has one class for both."""
+    return getattr(jaxpr, "jaxpr", jaxpr)

@@ -1,0 +1,257 @@
+"""What one chip does in a compiled program: arithmetic, bytes to and from HBM and to other chips.
+
+An instruction reads its operands from HBM and writes its result there, unless they live in a small
+memory on the chip. Of an array that is only sliced, the slice counts, and of one updated in place
+the update. What stands in a loop counts as often as the loop runs.
+"""
+
+import dataclasses
+import math
+import re
+from typing import NamedTuple
+
+from medscope_jax.planning.arithmetic import product_flops
+from medscope_jax.planning.flops import Assumed
+from medscope_jax.planning.hlo_text import (
+    Computation,
+    Instruction,
+    hbm_size,
+    leaves,
+    parse,
+    size,
+)
+from medscope_jax.planning.loops import trip_count
+
+_FREE = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id",
+    "replica-id", "iota", "opt-barrier",
+}  # fmt: skip
+COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+_IN_PLACE = ("dynamic-update-slice", "scatter")
+_SLICING = ("slice", "dynamic-slice", "gather")
+_ALIASES = ("bitcast", "reshape", "copy", "convert")  # what a slice may be looked for behind
+
+
+class Moved(NamedTuple):
+    """Collectives of one kind."""
+
+    count: float  # times that they run
+    bytes: float  # that a chip sends, with each array going round its group in a ring
+
+
+@dataclasses.dataclass(frozen=True)
+class ChipWork:
+    """What a program does on one chip, each time that it runs."""
+
+    flops: float  # of matrix products, also of those that other chips compute too; no kernels'
+    hbm_bytes: float
+    collectives: dict[str, Moved]
+
+    @property
+    def ici_bytes(self) -> float:
+        """Bytes that a chip sends to others."""
+        return sum(moved.bytes for moved in self.collectives.values())
+
+
+def read_work(text: str, chips: int, assumed: Assumed) -> ChipWork:
+    """The ChipWork of a compiled program.
+
+    Args:
+        text: after all optimization, one chip's part.
+        chips: of the whole mesh.
+        assumed: for the loop and the choices that depend on values, as count_flops takes it. The
+            outermost loop of unknown length counts as the agent loop; others of unknown length
+            count once.
+    """
+    computations, entry = parse(text)
+    reader = _Reader(computations, chips, assumed)
+    reader.visit(entry, 1.0, None)
+    counted = {kind: Moved(*values) for kind, values in sorted(reader.collectives.items())}
+    return ChipWork(reader.flops, reader.hbm_bytes, counted)
+
+
+class _Reader:
+    """Adds up what the computations do; one use."""
+
+    def __init__(self, computations: dict[str, Computation], chips: int, assumed: Assumed):
+        self.computations, self.chips, self.assumed = computations, chips, assumed
+        self.flops = 0.0
+        self.hbm_bytes = 0.0
+        self.collectives: dict[str, tuple[float, float]] = {}
+
+    def visit(self, name: str, times: float, in_loop: bool | None) -> None:
+        """Counts a computation `times` often; in_loop as in flops."""
+        computation = self.computations[name]
+        seen: set[tuple] = set()
+        for instruction in computation.instructions.values():
+            opcode = instruction.opcode
+            if opcode == "while":
+                body = instruction.calls("body")
+                trips = trip_count(instruction, computation, self.computations)
+                if trips is not None:
+                    self.visit(body, times * trips, False if in_loop else in_loop)
+                else:
+                    # The agent loop's own odds and ends count once, beside the chosen branches.
+                    self.visit(body, times, in_loop is None)
+            elif opcode == "conditional":
+                branches = instruction.branches
+                often = self.assumed.branches(len(branches), bool(in_loop))
+                for share, branch in zip(often, branches, strict=True):
+                    self.visit(branch, times * share, False if in_loop else in_loop)
+            elif opcode in ("call", "async-start"):
+                called = instruction.calls("to_apply") or instruction.calls()
+                if called:
+                    self.visit(called, times, in_loop)
+            else:
+                self.flops += times * self.products(instruction, computation)
+                self.hbm_bytes += times * self.moved(instruction, computation)
+                self.collect(instruction, times, seen)
+
+    def products(self, instruction: Instruction, computation: Computation) -> float:
+        """Operations of the matrix products that an instruction is, or that a fusion holds."""
+        if instruction.opcode != "fusion":
+            return product_flops(instruction, computation)
+        inner = self.computations[instruction.calls()]
+        return sum(self.products(part, inner) for part in inner.instructions.values())
+
+    def moved(self, instruction: Instruction, computation: Computation) -> int:
+        """HBM bytes that one instruction reads and writes."""
+        opcode = instruction.opcode
+        if opcode in _FREE or opcode.endswith(("-done", "-update")):
+            return 0
+        if opcode == "custom-call" and "tpu_custom_call" not in instruction.attributes:
+            return 0  # buffers and bookkeeping; kernels have the name
+        shapes = [computation.instructions[name].shape for name in instruction.operands]
+        if opcode.removesuffix("-start") in _SLICING:
+            # A started one's tuple holds its operands before the slice.
+            found = leaves(instruction.shape)
+            part, in_hbm = found[len(shapes) if opcode.endswith("-start") else 0]
+            return part * (bool(hbm_size(shapes[0])) + in_hbm)
+        if opcode.endswith("-start"):
+            return sum(number for number, inside in leaves(instruction.shape)[:2] if inside)
+        if opcode in _IN_PLACE:
+            update = shapes[-1 if opcode == "scatter" else 1]
+            return size(update) * bool(hbm_size(shapes[0])) + hbm_size(update)
+        if opcode == "fusion":
+            inner = self.computations[instruction.calls()]
+            read = sum(
+                min(hbm_size(shape), self.read(inner, parameter))
+                for shape, parameter in zip(shapes, inner.parameters, strict=False)
+            )
+            return read + min(hbm_size(instruction.shape), self.written(inner, inner.root))
+        return sum(map(hbm_size, shapes)) + hbm_size(instruction.shape)
+
+    def read(self, computation: Computation, name: str) -> int:
+        """Bytes that a fusion reads of one value in it."""
+        total, whole = 0, size(computation.instructions[name].shape)
+        for user in computation.instructions.values():
+            if name not in user.operands:
+                continue
+            first = user.operands[0] == name
+            if user.opcode in _SLICING and first:
+                total += size(user.shape)
+            elif user.opcode in _IN_PLACE and first:
+                update = user.operands[-1 if user.opcode == "scatter" else 1]
+                total += size(computation.instructions[update].shape)
+            elif user.opcode in _ALIASES:
+                total += self.read(computation, user.name)
+            elif user.opcode == "tuple":
+                continue
+            elif user.opcode == "fusion":
+                inner = self.computations[user.calls()]
+                total += self.read(inner, inner.parameters[user.operands.index(name)])
+            else:
+                return whole
+        return min(total, whole)
+
+    def written(self, computation: Computation, name: str) -> int:
+        """Bytes that a fusion writes of its result."""
+        root = computation.instructions[name]
+        if root.opcode == "tuple":
+            return sum(self.written(computation, operand) for operand in root.operands)
+        if root.opcode in _IN_PLACE:
+            update = root.operands[-1 if root.opcode == "scatter" else 1]
+            return size(computation.instructions[update].shape)
+        if root.opcode in _ALIASES:
+            return self.written(computation, root.operands[0])
+        if root.opcode == "fusion":
+            inner = self.computations[root.calls()]
+            return self.written(inner, inner.root)
+        return 0 if root.opcode == "parameter" else size(root.shape)
+
+    def collect(self, instruction: Instruction, times: float, seen: set[tuple]) -> None:
+        """Counts the collective that an instruction is, or that a fusion holds.
+
+        One that runs beside other work stands in several fusions, under one channel: it counts
+        where it is seen first.
+        """
+        if instruction.opcode != "fusion":
+            self.add(instruction, times, False)
+            return
+        inner = self.computations[instruction.calls()]
+        for part in inner.instructions.values():
+            if part.opcode == "fusion":
+                self.collect(part, times, seen)
+                continue
+            channel = re.search(r"channel_id=(\d+)", part.attributes)
+            mark = (kind_of(part), channel and channel[1])
+            if channel is None or mark not in seen:
+                seen.add(mark)
+                self.add(part, times, "all-reduce-scatter" in inner.name)
+
+    def add(self, part: Instruction, times: float, scatter: bool) -> None:
+        """Adds one instruction, if it is a collective.
+
+        scatter: whether it stands in a fusion that keeps one part of an all-reduce's result, which
+            is how the TPU compiler writes a reduce-scatter.
+        """
+        kind = kind_of(part)
+        if not kind:
+            return
+        kind = "reduce-scatter" if scatter and kind == "all-reduce" else kind
+        count, moved = self.collectives.get(kind, (0.0, 0.0))
+        sent = sent_bytes(part, kind, self.chips)
+        self.collectives[kind] = (count + times, moved + times * sent)
+
+
+def kind_of(part: Instruction) -> str:
+    """Which of COLLECTIVES an instruction is, or starts; "" if none."""
+    kind = part.opcode.removesuffix("-start")
+    return kind if kind in COLLECTIVES else ""
+
+
+def sent_bytes(part: Instruction, kind: str, chips: int) -> float:
+    """Bytes that a chip sends in one collective: the least that a ring of its group needs."""
+    shapes = [number for number, _ in leaves(part.shape) if number]
+    # A started one's tuple holds operand and result; the larger of them is the whole array.
+    whole = max(shapes, default=0) if part.opcode.endswith("-start") else sum(shapes)
+    group = group_size(part.attributes, chips)
+    share = (group - 1) / group
+    if kind == "reduce-scatter" and part.opcode.startswith("reduce-scatter"):
+        return whole * (group - 1)  # its result is one part
+    if kind == "all-reduce":
+        return 2 * whole * share
+    if kind.startswith("collective"):
+        return whole
+    return whole * share
+
+
+def group_size(attributes: str, chips: int) -> int:
+    """Chips that take part in one collective, from its replica_groups in any of three forms."""
+    match = re.search(r"replica_groups=\[(\d+),(\d+)\]", attributes)
+    if match:
+        return int(match[2])
+    match = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", attributes)
+    if match:
+        sides = dict(re.findall(r"'([^']+)'=(\d+)", match[1]))
+        return math.prod(int(sides[axis]) for axis in re.findall(r"'([^']+)'", match[2]))
+    match = re.search(r"replica_groups=\{\{([\d,]*)\}", attributes)
+    return len(match[1].split(",")) if match else chips

@@ -1,0 +1,126 @@
+"""Reading a compiled program's text (HLO): computations, their instructions, and shapes' bytes.
+
+    %name = bf16[8,512]{1,0:T(8,128)S(1)} opcode(%operand, ...), attribute=value, ...
+
+S(1) and the like in a layout say that the array lives in a small memory on the chip, not in HBM.
+"""
+
+import dataclasses
+import re
+
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
+_LEAF = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
+_NAME = re.compile(r"%([\w.\-]+)")
+_COMMENT = re.compile(r"/\*.*?\*/")
+_BITS = re.compile(r"\d+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of a computation."""
+
+    name: str
+    opcode: str
+    shape: str
+    operands: tuple[str, ...]  # names within the computation
+    inside: str  # what stands between the opcode's parentheses
+    attributes: str  # what follows them
+
+    def calls(self, key: str = "calls") -> str:
+        """The computation that an attribute names; "" if there is none."""
+        match = re.search(rf"\b{key}=%?([\w.\-]+)", self.attributes)
+        return match[1] if match else ""
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """The computations of a conditional, in the order of its index (False, True)."""
+        match = re.search(r"branch_computations=\{([^}]*)\}", self.attributes)
+        if match:
+            return tuple(_NAME.findall(match[1]))
+        pair = (self.calls("false_computation"), self.calls("true_computation"))
+        return pair if all(pair) else ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Computation:
+    """Instructions by name, in their order; the last one marked ROOT is the result."""
+
+    name: str
+    instructions: dict[str, Instruction]
+    root: str
+    parameters: tuple[str, ...]  # names of the parameters, by their number
+
+
+def parse(text: str) -> tuple[dict[str, Computation], str]:
+    """(computations by name, the name of the one that the program begins with)."""
+    computations, entry = {}, ""
+    name, body, root = "", {}, ""
+    for line in text.splitlines():
+        header = _HEADER.match(line)
+        if header:
+            name, body, root = header[2], {}, ""
+            entry = name if header[1] else entry
+        elif line.startswith("}") and name:
+            computations[name] = Computation(name, body, root, _parameters(body))
+            name = ""
+        elif name:
+            match = _INSTRUCTION.match(line)
+            if match:
+                body[match[2]] = _instruction(match[2], _COMMENT.sub("", match[3]))
+                root = match[2] if match[1] else root
+    return computations, entry
+
+
+def leaves(shape: str) -> list[tuple[int, bool]]:
+    """(bytes, whether in HBM) of each array of a shape, which may be a tuple; without padding."""
+    found = []
+    for kind, sides, layout in _LEAF.findall(shape):
+        count = 1
+        for side in filter(None, sides.split(",")):
+            count *= int(side)
+        found.append((-(-count * _bits(kind) // 8), "S(" not in layout))
+    return found
+
+
+def size(shape: str) -> int:
+    """Bytes of a shape, wherever it lives."""
+    return sum(number for number, _ in leaves(shape))
+
+
+def hbm_size(shape: str) -> int:
+    """Bytes of a shape in HBM."""
+    return sum(number for number, inside in leaves(shape) if inside)
+
+
+def _bits(kind: str) -> int:
+    if kind in ("token", "opaque"):
+        return 0
+    match = _BITS.search(kind)
+    return int(match[0]) if match else 8  # pred
+
+
+def _instruction(name: str, rest: str) -> Instruction:
+    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
+    shape, rest = rest[:end], rest[end:].strip()
+    opening = rest.index("(")
+    closing = _closing(rest, opening)
+    inside = rest[opening + 1 : closing]
+    return Instruction(
+        name, rest[:opening], shape, tuple(_NAME.findall(inside)), inside, rest[closing + 1 :]
+    )
+
+
+def _closing(text: str, start: int) -> int:
+    """Where the parenthesis that opens at `start` closes."""
+    depth = 0
+    for index in range(start, len(text)):
+        depth += (text[index] == "(") - (text[index] == ")")
+        if depth == 0:
+            return index
+    return len(text) - 1
+
+
+def _parameters(body: dict[str, Instruction]) -> tuple[str, ...]:
+    numbered = {int(i.inside): i.name for i in body.values() if i.opcode == "parameter"}
+    return tuple(numbered[number] for number in sorted(numbered))

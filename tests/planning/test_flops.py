@@ -1,0 +1,147 @@
+"""Operations of a program against counts made otherwise: by hand, and by the compiler."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec
+
+from medscope_jax import models
+from medscope_jax.distributed import make_mesh
+from medscope_jax.models import ModelConfig, TextConfig, VisionConfig
+from medscope_jax.planning import Assumed, count_flops
+
+
+def operations(program, arguments, assumed):
+    return count_flops(jax.make_jaxpr(program)(*arguments), assumed).total
+
+
+def floats(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+ONCE = Assumed()
+
+
+def test_a_product_by_hand():
+    def program(x, y):
+        return jnp.einsum("bij,bjk->bik", x, y) + 1
+
+    assert operations(program, (floats(3, 4, 5), floats(3, 5, 6)), ONCE) == 2 * 3 * 4 * 5 * 6
+
+
+def test_a_scan_counts_as_often_as_it_is_long_and_its_backward_pass_twice():
+    def forward(w, x):
+        step = jax.checkpoint(lambda x, w: (jnp.sin(x @ w), None), prevent_cse=False)
+        return jax.lax.scan(step, x, w)[0].sum()
+
+    arguments = floats(7, 8, 8), floats(4, 8)
+    once = 7 * 2 * 4 * 8 * 8
+    assert operations(forward, arguments, ONCE) == once
+    # A product for each of the two gradients, and the forward pass again.
+    assert operations(jax.jit(jax.grad(forward)), arguments, ONCE) == 4 * once
+
+
+def test_the_agent_loop_counts_its_branches_as_often_as_assumed():
+    def program(x, w):
+        def write(x):
+            return x @ w
+
+        def look(x):
+            return (x @ w) @ w
+
+        def step(state):
+            count, x = state
+            return count + 1, jax.lax.cond(count % 2 == 0, look, write, x)
+
+        return jax.lax.while_loop(lambda s: s[1].sum() < 9, step, (0, x))
+
+    assumed = Assumed(steps=(10, 3))
+    assert operations(program, (floats(2, 4), floats(4, 4)), assumed) == (10 + 2 * 3) * 2 * 2 * 16
+
+
+def test_another_choice_counts_by_its_share():
+    def program(x, w):
+        return jax.lax.cond(x.sum() > 0, lambda x: (x @ w) @ w, lambda x: x @ w, x)
+
+    found = operations(program, (floats(2, 4), floats(4, 4)), Assumed(choice=(0.75, 0.25)))
+    assert found == (0.75 + 0.25 * 2) * 2 * 2 * 16
+
+
+def test_a_shard_s_work_counts_for_all_shards():
+    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2}, jax.devices()[:8])
+    split = PartitionSpec(("data", "fsdp"))
+    program = jax.shard_map(
+        lambda x, w: x @ w,
+        mesh=mesh,
+        in_specs=(split, PartitionSpec()),
+        out_specs=split,
+        axis_names={"data", "fsdp"},
+    )
+    with jax.set_mesh(mesh):
+        assert operations(program, (floats(8, 4), floats(4, 4)), ONCE) == 2 * 8 * 4 * 4
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_model_s_forward_pass_against_the_compiler_s_count(layers):
+    """Where no loop hides anything: up to four layers are unrolled, so the compiler sees all."""
+    text = TextConfig(
+        vocab_size=256, hidden_size=256, intermediate_size=1024, num_hidden_layers=layers,
+        num_attention_heads=4, num_key_value_heads=2, mrope_section=(8, 12, 12),
+    )  # fmt: skip
+    model = ModelConfig(VisionConfig(out_hidden_size=256), text)
+    params = models.param_shapes(model)
+    batch, length = 2, 96
+
+    def program(params, embeddings, positions):
+        valid = jnp.ones((batch, length), bool)
+        hidden = models.forward(params, model, embeddings, positions, valid)
+        return models.logits(params, model, hidden)
+
+    arguments = (
+        params,
+        floats(batch, length, 256),
+        jax.ShapeDtypeStruct((3, batch, length), jnp.int32),
+    )
+    found = operations(program, arguments, ONCE)
+    # By hand: projections, feed-forward, scores and their product with values, head.
+    width, inner, kv = 256, 1024, 2 * 64
+    weights = 2 * width * width + 2 * width * kv + 3 * width * inner
+    attention = 2 * length * width  # all keys for every query, masked or not
+    by_hand = 2 * batch * length * (layers * (weights + attention) + width * 256)
+    assert found == by_hand
+    compiled = jax.jit(program).lower(*arguments).compile().cost_analysis()["flops"]
+    assert found < compiled < 1.1 * found  # which counts every operation, not products alone
+
+
+def test_a_convolution_by_hand():
+    def program(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID")
+
+    found = operations(program, (floats(2, 3, 8, 8), floats(5, 3, 3, 3)), ONCE)
+    assert found == 2 * (2 * 5 * 6 * 6) * 3 * 3 * 3
+
+
+def test_an_attention_kernel_by_hand():
+    """Forward and backward: two products of all pairs of slots, then seven, of which half count."""
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+    heads, length, width = 4, 512, 64
+    mask = splash.MultiHeadMask([splash.CausalMask((length, length))] * heads)
+    names = "block_q block_kv block_kv_compute block_q_dkv block_kv_dkv block_kv_dkv_compute"
+    blocks = dict.fromkeys(f"{names} block_q_dq block_kv_dq".split(), 128)
+    kernel = splash.make_splash_mha(
+        mask, block_sizes=splash.BlockSizes(**blocks), head_shards=1, q_seq_shards=1
+    )
+    one = floats(heads, length, width)
+    pairs = heads * length * length
+    forward = count_flops(jax.make_jaxpr(kernel)(one, one, one), ONCE)
+    assert forward == (0, 0.5 * 2 * 2 * pairs * width)
+
+    def loss(q, k, v):
+        return jax.vmap(kernel)(q, k, v).sum()  # a batch of three
+
+    batch = floats(3, heads, length, width)
+    both = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1, 2)))(batch, batch, batch)
+    found = count_flops(both, Assumed(attended=0.25))
+    assert found.kernels == 0.25 * 3 * (2 + 7) * 2 * pairs * width
+    assert found.products == 2 * 3 * pairs * width / length  # of outputs with their gradients
