@@ -23,6 +23,7 @@ from medscope_jax.dialogue import (
     train_tokenizer,
 )
 from medscope_jax.distributed import check_device, make_mesh, on_mesh
+from medscope_jax.distributed.processes import fetch
 from medscope_jax.errors import UserError
 from medscope_jax.models import ModelConfig, encode_frames, frame_grid, model_config
 from medscope_jax.rollout import RolloutConfig, Vocabulary, make_rollout, vocabulary
@@ -57,7 +58,21 @@ class Run:
 def run_mesh(config: ConfigDict) -> Mesh:
     """The mesh of a config's devices; UserError where they are not here or do not make it."""
     devices = check_device(config.device)
+    if jax.process_count() > 1:
+        _check_several(config)
     return make_mesh(config.mesh, devices, kv_heads=config.model.text.num_key_value_heads)
+
+
+def _check_several(config: ConfigDict) -> None:
+    """UserError where a config asks for what one process alone can do."""
+    for name, value, instead in (
+        ("judge.url", config.judge.url, "leave it empty: the built-in judge"),
+        ("video.stored_bank", config.video.stored_bank, "leave it empty: banks in memory"),
+    ):
+        if value:
+            raise UserError(
+                f"config.{name} works with one process, not {jax.process_count()}; {instead}"
+            )
 
 
 def open_run(config: ConfigDict, workdir: Workdir, mesh: Mesh, progress: bool = True) -> Run:
@@ -201,7 +216,7 @@ def make_split_bank(run: Run, params: dict, split: Split) -> FrameBank:
     encode = jax.jit(lambda params, frames: encode_frames(params, run.model, frames))
     encode = on_mesh(run.mesh, encode)
     return make_bank(
-        functools.partial(encode, {"vision": params["vision"]}),
+        lambda frames: fetch(encode({"vision": params["vision"]}, frames)),
         split.videos,
         functools.partial(stamp_ids, run.tokenizer, run.layout),
         batch_frames=ENCODE_FRAMES,
