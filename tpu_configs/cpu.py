@@ -84,6 +84,9 @@ def get_config(arg: str = "") -> ConfigDict:
             "dtype": "float32",
             "param_dtype": "float32",
             "remat": False,
+            # What a layer keeps all the same: "full" nothing, "attention" what attention gave,
+            # "dots" the result of every matrix product.
+            "remat_policy": "full",
             "lora": {
                 "rank": 0,  # 0: no adapters, every stage trains whole weights
                 "alpha": 128.0,  # an adapter's product counts alpha / rank

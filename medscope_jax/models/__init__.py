@@ -44,6 +44,7 @@ from medscope_jax.models.qwen import (
     param_shapes,
 )
 from medscope_jax.models.rope import mrope_positions
+from medscope_jax.models.self_attention import for_mesh
 from medscope_jax.models.vision import frame_grid
 from medscope_jax.models.visuals import encode_clips, visual_rows
 from medscope_jax.models.weights import load_params, read_model, save_params, weight_shapes
@@ -67,6 +68,7 @@ __all__ = [
     "encode_clips",
     "encode_frames",
     "export_hf",
+    "for_mesh",
     "forward",
     "forward_cached",
     "frame_grid",

@@ -22,6 +22,7 @@ at the prompt and at itself. G rollouts of a question cost one prompt instead of
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -63,10 +64,46 @@ def attend(
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
 
 
+class RowPlan(NamedTuple):
+    """Which conversation each slot of a row belongs to: `prompt` slots, then rests of `rest`."""
+
+    prompt: int
+    rest: int
+
+
+def sees(query: jax.Array, key: jax.Array, plan: RowPlan) -> jax.Array:
+    """Whether slot `query` may look at slot `key`: both int32, arrays of shapes that broadcast.
+
+    A slot of a rest looks at the prompt and at its own rest up to itself, as drawn above.
+    """
+    own = plan.prompt + (query - plan.prompt) // plan.rest * plan.rest  # where its rest begins
+    return (key <= query) & ((key < plan.prompt) | (key >= own))
+
+
 def attend_causal(
     query: jax.Array, key: jax.Array, value: jax.Array, valid: jax.Array, exact
 ) -> jax.Array:
     """Attention of slot i to the valid slots up to i: as attend, with M = N and valid [B, N]."""
+
+    def allowed(start: int, end: int) -> jax.Array:
+        order = jnp.arange(start, end)[:, None] >= jnp.arange(end)
+        return order & valid[:, None, :end]
+
+    return attend_blocks(query, key, value, allowed, exact)
+
+
+def attend_blocks(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    allowed: Callable[[int, int], jax.Array],
+    exact,
+) -> jax.Array:
+    """As attend, block by block of queries, of which only one's scores exist at a time.
+
+    allowed: (start, end) -> bool [B, end - start, m]: which of the first m keys the queries start
+        to end - 1 look at.
+    """
     batch, length, heads, width = query.shape
     kv_heads = key.shape[1]
     query = query.reshape(batch, length, kv_heads, -1, width).transpose(0, 2, 3, 1, 4)
@@ -74,10 +111,10 @@ def attend_causal(
     out = []
     for start in range(0, length, size):
         end = min(start + size, length)
-        order = jnp.arange(start, end)[:, None] >= jnp.arange(end)
-        allowed = order & valid[:, None, :end]
+        mask = allowed(start, end)
+        seen = mask.shape[-1]
         block = jax.checkpoint(_attend, static_argnums=4, prevent_cse=False)
-        part = query[:, :, :, start:end], key[:, :, :end], value[:, :, :end], allowed, exact
+        part = query[:, :, :, start:end], key[:, :, :seen], value[:, :, :seen], mask, exact
         out.append(block(*part))
     out = jnp.concatenate(out, axis=3)
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)

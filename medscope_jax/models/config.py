@@ -57,6 +57,8 @@ PROJECTIONS = {
     "mlp": ("gate_proj", "up_proj", "down_proj"),
 }
 BASES = ("float32", "bfloat16", "int8")
+REMAT_POLICIES = ("full", "attention", "dots")
+ATTENTION = ("xla", "splash")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +96,11 @@ class ModelConfig:
     """The whole model: its two towers, and how it computes.
 
     dtype is what activations and matrix products use, param_dtype what parameters are stored in;
-    remat recomputes each layer in the backward pass, which trades time for memory. lora says what
-    adapters mean where a parameter tree has some (see lora.py); None: there are none.
+    remat recomputes each layer in the backward pass, which trades time for memory; remat_policy
+    says what is kept all the same (see layers.remat). lora says what adapters mean where a
+    parameter tree has some (see lora.py); None: there are none. attention is the program of the
+    decoder's self-attention, "xla" or "splash", which depends on the devices (see
+    self_attention.for_mesh) and is no part of a model that is stored.
     """
 
     vision: VisionConfig = VisionConfig()
@@ -103,11 +108,16 @@ class ModelConfig:
     dtype: str = "float32"
     param_dtype: str = "float32"
     remat: bool = False
+    remat_policy: str = "full"
     lora: LoraConfig | None = None
+    attention: str = "xla"
 
     def __post_init__(self):
         """Reject shapes that cannot work, in one line that says which."""
         text, vision = self.text, self.vision
+        for name, known in (("remat_policy", REMAT_POLICIES), ("attention", ATTENTION)):
+            value = getattr(self, name)
+            _require(value in known, f"{name} is {value!r}; choose one of {', '.join(known)}")
         _require(
             text.hidden_size % text.num_attention_heads == 0,
             "text.hidden_size must be a multiple of num_attention_heads",

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from medscope_jax.distributed import ROWS, SLOTS, WIDTH, constrain
-from medscope_jax.models.attention import Packed, attend, attend_causal, attend_packed
+from medscope_jax.models.attention import Packed, attend
 from medscope_jax.models.cache import Cache, join_layers, read, split_layers, write
 from medscope_jax.models.config import ModelConfig
-from medscope_jax.models.layers import RMSNorm, SwiGLU, dense, precision
+from medscope_jax.models.layers import RMSNorm, SwiGLU, dense, precision, remat
 from medscope_jax.models.rope import mrope_tables, rotate
+from medscope_jax.models.self_attention import attend_self
 
 
 class Context(NamedTuple):
@@ -43,17 +44,14 @@ class Attention(nn.Module):
         query = rotate(project("q_proj", text.num_attention_heads), context.cos, context.sin)
         key = rotate(project("k_proj", text.num_key_value_heads), context.cos, context.sin)
         value = project("v_proj", text.num_key_value_heads)
-        exact = precision(self.config.dtype)
         if cache is None:
-            key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
-            look = attend_packed if isinstance(context.valid, Packed) else attend_causal
-            out = look(query, key, value, context.valid, exact)
+            out = attend_self(query, key, value, context.valid, self.config)
         else:
             cache = write(cache, layer, key, value, context.start, context.count)
             slots = context.start[:, None] + jnp.arange(x.shape[1])
             allowed = jnp.arange(cache.k.shape[3]) <= slots[..., None]
             key, value = read(cache, layer, x.dtype)
-            out = attend(query, key, value, allowed, exact)
+            out = attend(query, key, value, allowed, precision(self.config.dtype))
         out = out.reshape(x.shape[:-1] + (-1,))
         out = dense(text.hidden_size, False, self.config, "o_proj")(out)
         return out, cache
@@ -88,7 +86,7 @@ class LanguageModel(nn.Module):
         """Declare the parameters; parameter names follow Hugging Face's."""
         config, text = self.config, self.config.text
         layers = text.num_hidden_layers
-        block = nn.remat(Block, prevent_cse=False) if config.remat else Block
+        block = remat(Block, config)
         self.layers = nn.scan(
             block,
             variable_axes={"params": 0},

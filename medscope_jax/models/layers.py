@@ -16,6 +16,23 @@ def precision(dtype: str) -> jax.lax.Precision | None:
     return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
 
 
+def remat(block: type[nn.Module], config: ModelConfig) -> type[nn.Module]:
+    """The block, or with config.remat one whose activations are computed anew in the backward pass.
+
+    What config.remat_policy names is kept: "full" nothing but each layer's input; "attention" what
+    attention gives, so that it runs once only; "dots" every matrix product's result.
+    """
+    if not config.remat:
+        return block
+    policies = jax.checkpoint_policies
+    policy = {
+        "full": None,
+        "attention": policies.save_only_these_names("attention"),
+        "dots": policies.dots_with_no_batch_dims_saveable,
+    }[config.remat_policy]
+    return nn.remat(block, prevent_cse=False, policy=policy)
+
+
 class Dense(nn.Module):
     """x @ kernel (+ bias) in the ModelConfig's dtypes.
 

@@ -1,5 +1,6 @@
 """The model as functions over plain parameter trees: what the other rooms call."""
 
+import dataclasses
 import functools
 
 import jax
@@ -12,11 +13,13 @@ from medscope_jax.models.attention import Packed
 from medscope_jax.models.cache import Cache
 from medscope_jax.models.config import ModelConfig
 from medscope_jax.models.language import LanguageModel, make_context
+from medscope_jax.models.self_attention import slots_to_add
 from medscope_jax.models.vision import VisionTower, frame_grid
 
 
 def param_shapes(config: ModelConfig) -> dict:
     """The parameter tree as jax.ShapeDtypeStruct leaves; allocates nothing, whatever the size."""
+    config = dataclasses.replace(config, attention="xla")  # the one that takes rows of any length
     vision, text = config.vision, config.text
     side = vision.patch_size * vision.spatial_merge_size
     frames = jax.ShapeDtypeStruct((1, 1, side, side, vision.in_channels), jnp.uint8)
@@ -138,8 +141,14 @@ def forward(
     """
     real = valid.flat() if isinstance(valid, Packed) else valid
     embeddings = jnp.where(real[..., None], embeddings, 0)
+    length = embeddings.shape[1]
+    more = slots_to_add(length, config)
+    if more:
+        embeddings = jnp.pad(embeddings, [(0, 0), (0, more), (0, 0)])
+        positions = jnp.pad(positions, [(0, 0), (0, 0), (0, more)])
     context = make_context(config, positions, valid)
-    return LanguageModel(config).apply({"params": params["text"]}, embeddings, context)[0]
+    hidden, _ = LanguageModel(config).apply({"params": params["text"]}, embeddings, context)
+    return hidden[:, :length] if more else hidden
 
 
 def forward_cached(

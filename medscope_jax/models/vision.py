@@ -20,7 +20,7 @@ from medscope_jax.distributed import ROWS, constrain
 from medscope_jax.errors import UserError
 from medscope_jax.models.attention import attend
 from medscope_jax.models.config import ModelConfig, VisionConfig
-from medscope_jax.models.layers import RMSNorm, SwiGLU, dense, precision
+from medscope_jax.models.layers import RMSNorm, SwiGLU, dense, precision, remat
 from medscope_jax.models.rope import rotate, vision_tables
 
 # Mean and standard deviation of CLIP's training images, channels RGB in [0, 1]: what Qwen's
@@ -173,7 +173,7 @@ class VisionTower(nn.Module):
         rows, columns = frame_grid(config, *frames.shape[2:4])
         grid = make_grid(vision, rows, columns)
         x = self.embed_patches(frames, grid, rows, columns)
-        block = nn.remat(VisionBlock, prevent_cse=False) if config.remat else VisionBlock
+        block = remat(VisionBlock, config)
         whole = np.isin(np.arange(vision.depth), vision.fullatt_block_indexes)
         x, _ = nn.scan(
             block,

@@ -164,6 +164,7 @@ def write_model(
 ) -> None:
     """Writes model.json, and the companion files of the folder `like`."""
     values = dataclasses.asdict(config)
+    del values["attention"]  # of the devices that it ran on, not of the model
     if base is not None:
         values = {"base": str(base.resolve()), **values}
     (folder / MODEL).write_text(json.dumps(values, indent=2) + "\n")

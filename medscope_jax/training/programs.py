@@ -33,7 +33,7 @@ from medscope_jax.distributed import (
     replicated,
     state_shardings,
 )
-from medscope_jax.models import ModelConfig, encode_frames, init_params
+from medscope_jax.models import ModelConfig, encode_frames, for_mesh, init_params
 from medscope_jax.published import published_size
 from medscope_jax.rl import LossConfig
 from medscope_jax.rollout import Prompts, make_rollout, prompt_width, vocabulary
@@ -81,7 +81,7 @@ class Program:
 
 def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
     """The programs that a run of the config spends its time in, with the sizes it would use."""
-    model = with_vocabulary(config.model, config.dialogue.vocab_size)
+    model = for_mesh(with_vocabulary(config.model, config.dialogue.vocab_size), mesh)
     layout = make_layout(config, model)
     tokenizer, times = _tokenizer(config, model.text.vocab_size), _times(config)
     width = prompt_width([_QUESTION], [times], tokenizer, layout, tools=True)

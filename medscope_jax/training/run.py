@@ -25,7 +25,7 @@ from medscope_jax.dialogue import (
 from medscope_jax.distributed import check_device, make_mesh, on_mesh
 from medscope_jax.distributed.processes import fetch
 from medscope_jax.errors import UserError
-from medscope_jax.models import ModelConfig, encode_frames, frame_grid, model_config
+from medscope_jax.models import ModelConfig, encode_frames, for_mesh, frame_grid, model_config
 from medscope_jax.rollout import RolloutConfig, Vocabulary, make_rollout, vocabulary
 from medscope_jax.training.imported import keep_companions
 from medscope_jax.training.suite import (
@@ -91,7 +91,7 @@ def make_run(config: ConfigDict, workdir: Workdir, mesh: Mesh) -> Run:
         tokenizer = load_qwen_tokenizer(workdir.pretrained, config.model.text.vocab_size)
     else:
         tokenizer = load_tokenizer(workdir.tokenizer)
-    model = with_vocabulary(config.model, tokenizer.vocab_size)
+    model = for_mesh(with_vocabulary(config.model, tokenizer.vocab_size), mesh)
     tokenizer = pad_vocabulary(tokenizer, model.text.vocab_size)
     layout, clip_layout = layouts(config, model)
     words = vocabulary(tokenizer, layout)
