@@ -6,9 +6,12 @@ import sys
 from collections.abc import Callable, Iterable
 
 # Exit statuses of every entry point: 0 success, 2 a mistake or limit to act on, 3 training that
-# stopped because its numbers were no longer finite, 130 Ctrl-C.
+# stopped because its numbers were no longer finite, 75 training that was asked to stop and goes on
+# when it is started again (sysexits' "temporary failure": no signal's status, so that a scheduler
+# can tell such a run from one that was killed or refused), 130 Ctrl-C.
 EXIT_USER_ERROR = 2
 EXIT_NOT_FINITE = 3
+EXIT_STOPPED = 75
 EXIT_INTERRUPTED = 130
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)

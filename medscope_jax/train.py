@@ -23,6 +23,7 @@ from pathlib import Path
 from medscope_jax.config import load_config, parse_arguments, run_main
 from medscope_jax.distributed import use_huge_pages
 from medscope_jax.distributed.processes import first_process_first, is_first, join_processes
+from medscope_jax.errors import EXIT_STOPPED
 from medscope_jax.evaluate import evaluate_model, make_programs, telling_traces
 from medscope_jax.evaluation import print_results, render_report, result_rows, write_results
 from medscope_jax.files import write_text
@@ -35,7 +36,7 @@ from medscope_jax.training.metrics import MetricsWriter, read_metrics
 from medscope_jax.training.run import Run, load_records, load_split, open_run, run_mesh
 from medscope_jax.training.sft import prepare_clips, prepare_dialogues
 from medscope_jax.training.stage import initial_params, run_stage
-from medscope_jax.training.stopping import EXIT_STOPPED, Stopped, StopSignals
+from medscope_jax.training.stopping import Stopped, StopSignals
 from medscope_jax.training.suite import has_part
 from medscope_jax.training.workdir import Workdir, open_workdir
 

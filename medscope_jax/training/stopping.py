@@ -4,6 +4,8 @@
         while a stage trains    the step is finished and saved, then status EXIT_STOPPED
         at any other moment     nothing is lost by leaving: status EXIT_STOPPED at once
     second one                  status 128 + signal at once, as if killed
+
+What is on the disk is whole at any moment, so that leaving in any way loses a few steps at most.
 """
 
 import contextlib
@@ -17,11 +19,9 @@ import time
 from typing import Self
 
 from medscope_jax.distributed.processes import Consensus
+from medscope_jax.errors import EXIT_STOPPED
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# Sysexits' "temporary failure, try again": no signal's status and no mistake's, so that a scheduler
-# can tell a run that wants to be started again from one that was killed or refused.
-EXIT_STOPPED = 75
 _PATIENCE = 10.0  # seconds that leaving may take where nothing is being saved
 
 

@@ -26,13 +26,15 @@ from medscope_jax.distributed.processes import (
     put_rows,
     put_whole,
 )
+from medscope_jax.errors import EXIT_STOPPED
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.data import make_batches
+from medscope_jax.training.leaves import named
 from medscope_jax.training.metrics import MetricsWriter
 from medscope_jax.training.run import Run
 from medscope_jax.training.stage import abstract_state, optimizer_of, run_stage
 from medscope_jax.training.steps import sft_step
-from medscope_jax.training.stopping import EXIT_STOPPED, Stopped, StopSignals
+from medscope_jax.training.stopping import Stopped, StopSignals
 from tests.training import step_cases as cases
 
 STAGES = ("warm_up", "cold_start")
@@ -96,7 +98,7 @@ def main(folder: Path, pause: float, steps: int = 6) -> None:
         states = [checkpoints.restore(abstract_state(run, name), stage=name) for name in STAGES]
         digests = " ".join(digest(restored.state) for restored in states)
     if is_first():
-        np.savez(folder / "final.npz", *map(fetch, jax.tree.leaves(params)))
+        np.savez(folder / "final.npz", **fetch(named(params)))
     print(digests, flush=True)
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from medscope_jax.errors import EXIT_STOPPED
 from medscope_jax.training.metrics import read_metrics, without_timing
-from medscope_jax.training.stopping import EXIT_STOPPED, SIGNALS, Stopped, StopSignals
+from medscope_jax.training.stopping import SIGNALS, Stopped, StopSignals
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
