@@ -22,7 +22,12 @@ from pathlib import Path
 
 from medscope_jax.config import load_config, parse_arguments, run_main
 from medscope_jax.distributed import use_huge_pages
-from medscope_jax.distributed.processes import first_process_first, is_first, join_processes
+from medscope_jax.distributed.processes import (
+    first_process_first,
+    is_first,
+    join_processes,
+    leaving_at_once,
+)
 from medscope_jax.errors import EXIT_STOPPED
 from medscope_jax.evaluate import evaluate_model, make_programs, telling_traces
 from medscope_jax.evaluation import print_results, render_report, result_rows, write_results
@@ -107,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
         },
     )
     try:
-        with StopSignals() as stop:
+        with leaving_at_once(), StopSignals() as stop:
             run_all(flags, stop)
     except Stopped as stopped:
         if str(stopped):

@@ -18,6 +18,8 @@ import threading
 import time
 from typing import Self
 
+import jax
+
 from medscope_jax.distributed.processes import Consensus
 from medscope_jax.errors import EXIT_STOPPED
 
@@ -95,8 +97,11 @@ class StopSignals(contextlib.AbstractContextManager):
     def _on_signal(self, number: int, frame: object) -> None:
         """Runs in the main thread, as soon as it runs Python."""
         self._asked = True
-        if not self._held:
-            raise Stopped("")
+        if self._held:
+            return
+        if jax.distributed.is_initialized():
+            os._exit(EXIT_STOPPED)  # the others can't agree on leaving here: they find it gone
+        raise Stopped("")
 
     def _watch(self) -> None:
         """The thread: says what happens, and sees to it that it does."""

@@ -22,6 +22,7 @@ from medscope_jax.distributed.processes import (
     fetch,
     is_first,
     join_processes,
+    leaving_at_once,
     local_rows,
     put_rows,
     put_whole,
@@ -105,7 +106,8 @@ def main(folder: Path, pause: float, steps: int = 6) -> None:
 if __name__ == "__main__":
     join_processes(False)
     try:
-        main(Path(sys.argv[1]), float(sys.argv[2]), *map(int, sys.argv[3:]))
+        with leaving_at_once():
+            main(Path(sys.argv[1]), float(sys.argv[2]), *map(int, sys.argv[3:]))
     except Stopped as stopped:
         print(stopped, flush=True)
         sys.exit(EXIT_STOPPED)
