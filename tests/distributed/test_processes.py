@@ -16,7 +16,6 @@ from tests.distributed import mesh_cases
 from tests.distributed.process_cases import end_of, output_of, start_processes
 from tests.distributed.test_meshes import TOLERANCE
 
-SLOW = [pytest.mark.slow, pytest.mark.invariant]
 MINI = "tests.training.mini_program"
 
 
@@ -80,6 +79,8 @@ def test_a_signal_to_one_stops_both_at_the_same_step(whole, tmp_path, cache):
     assert log_of(tmp_path) == log_of(whole[0])
 
 
+@pytest.mark.slow
+@pytest.mark.invariant
 def test_the_other_does_not_wait_for_a_killed_one(whole, tmp_path, cache):
     """It ends with an error; started again, both go on bit for bit."""
     processes = mini(2, tmp_path, cache, pause=0.5)
