@@ -283,7 +283,8 @@ def test_sharding_changes_nothing(base, axes):
     anchor = jax.device_put(reference, state_shardings(reference, mesh))
     after, metrics = jax.device_get(step(placed, *arrays, anchor))
     for name, value in wanted_metrics.items():
-        bound = {"gradient_norm": {"rtol": 1e-4}}.get(name, {"atol": 2e-5})
+        relative = name in ("gradient_norm", "ratio_mean", "ratio_max")  # these may be large
+        bound = {"rtol": 1e-4} if relative else {"atol": 2e-5}
         np.testing.assert_allclose(metrics[name], value, **bound, err_msg=name)
     assert_bitwise(models.split_lora(after.params)[0], models.split_lora(wanted.params)[0])
     for got, want in zip(
