@@ -101,7 +101,7 @@ def test_a_plan_that_fits(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(plan, "check", lambda config, mesh: None)  # it trains a tokenizer
     path = tmp_path / "new" / "plan.json"
     assert plan.main(["--config", f"{V5E}:topology=2x2", "--json", str(path)]) == 0
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
     assert "v5e:2x2: 4 chips" in out and "15.75 GiB" in out and "yes" in out
     result = json.loads(path.read_text())
     assert result["fits"] and result["mesh"]["fsdp"] == 4 == result["chips"]

@@ -1,7 +1,8 @@
 """Device meshes, and the devices that a config asks for.
 
-Every mesh has the axes `data`, `fsdp` and `tensor`, in this order, whatever their sizes:
-batches are split over data and fsdp, weights over fsdp, heads and widths over tensor.
+Every mesh has the axes `data`, `fsdp`, `context` and `tensor`, in this order, whatever their sizes:
+batches are split over data and fsdp, weights over fsdp, the slots of long rows over context (in
+training), heads and widths over tensor.
 """
 
 import math
@@ -16,7 +17,7 @@ from jax.sharding import AxisType, Mesh
 
 from medscope_jax.errors import UserError, closest
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "context", "tensor")
 
 # What a TPU calls itself -> the name it is sold under.
 _TPU_GENERATIONS = {
@@ -36,7 +37,7 @@ def make_mesh(
     *,
     kv_heads: int | None = None,
 ) -> Mesh:
-    """Lays the devices out as a mesh of Auto axes (data, fsdp, tensor).
+    """Lays the devices out as a mesh of Auto axes (AXES).
 
     Args:
       axes: size of each axis by name; a missing axis has size 1, and one axis may be -1: the rest.
@@ -66,10 +67,10 @@ def make_mesh(
 
 
 def axis_sizes(axes: Mapping[str, int], num_devices: int) -> dict[str, int]:
-    """Resolves -1 and missing axes to the sizes (data, fsdp, tensor) for that many devices.
+    """Resolves -1 and missing axes to the sizes of all AXES for that many devices.
 
     >>> axis_sizes({"data": -1, "tensor": 2}, 8)
-    {'data': 4, 'fsdp': 1, 'tensor': 2}
+    {'data': 4, 'fsdp': 1, 'context': 1, 'tensor': 2}
 
     Raises:
       UserError: an unknown axis, a bad size, or sizes that do not multiply to `num_devices`.

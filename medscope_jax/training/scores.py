@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from medscope_jax.dialogue import Role
-from medscope_jax.distributed import ANY, ROWS, WIDTH, constrain, split_size
+from medscope_jax.distributed import ROWS, SLOTS, WIDTH, constrain, free_axes, split_size
 from medscope_jax.models import ModelConfig, embed, forward, logits, mrope_positions
 from medscope_jax.training.packing import Packing, pack, unpack
 
@@ -109,7 +109,8 @@ def score_targets(
     """
 
     def score(hidden, wanted):
-        scores = constrain(logits(params, model, hidden), ROWS, ANY, WIDTH)
+        hidden = constrain(hidden, ROWS, SLOTS, None)
+        scores = constrain(logits(params, model, hidden), ROWS, SLOTS, WIDTH)
         every = jax.nn.log_softmax(scores / (temperature or 1.0))
         chosen = jnp.take_along_axis(every, wanted[..., None], axis=-1)[..., 0]
         return chosen, -jnp.sum(jnp.exp(every) * every, axis=-1)
@@ -118,11 +119,12 @@ def score_targets(
     rows, count = wanted.shape
     position_bytes = 4 * split_size(rows, ROWS)
     position_bytes *= split_size(model.text.vocab_size, WIDTH)
-    parts = -(-count // max(1, chunk_bytes // position_bytes))
+    shards = free_axes().get("context", 1)  # positions are split over these as slots are
+    parts = -(-count // (max(1, chunk_bytes // position_bytes) * shards))
     if parts == 1:
         chosen, entropy = score(hidden, wanted)
     else:
-        size = -(-count // parts)
+        size = -(-count // (parts * shards)) * shards
 
         def split(x):
             """[B, G, ..] to [parts, B, size, ..]; what fills up the last part is dropped again."""

@@ -15,8 +15,8 @@ from medscope_jax.errors import UserError
 
 def test_one_axis_takes_the_rest():
     mesh = make_mesh({"data": -1, "tensor": 2}, jax.devices()[:8])
-    assert dict(mesh.shape) == {"data": 4, "fsdp": 1, "tensor": 2}
-    assert mesh.axis_types == (AxisType.Auto,) * 3
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 1, "context": 1, "tensor": 2}
+    assert mesh.axis_types == (AxisType.Auto,) * 4
 
 
 def test_no_axis_given_is_one_device():

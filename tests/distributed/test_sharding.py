@@ -47,6 +47,9 @@ MESHES = {
     "fsdp": {"fsdp": 8},
     "data-tensor": {"data": 4, "tensor": 2},
     "mixed": {"data": 2, "fsdp": 2, "tensor": 2},
+    "context": {"context": 8},  # which does not divide the slots
+    "context-data": {"data": 2, "context": 4},
+    "context-mixed": {"fsdp": 2, "context": 2, "tensor": 2},
 }
 # The eps is large since AdamW divides a gradient by its own size: where the true gradient is zero
 # (biases of keys), rounding noise would become whole steps.

@@ -85,9 +85,9 @@ def test_values_and_gradients_are_those_of_dense_attention(case):
     assert_same(by_kernel(real, plan)(*inputs), dense(look, valid, real)(*inputs))
 
 
-@pytest.mark.parametrize("axes", [{"fsdp": 2, "tensor": 2}, {"data": 4}])
+@pytest.mark.parametrize("axes", [{"fsdp": 2, "tensor": 2}, {"context": 2, "tensor": 2}])
 def test_a_mesh_changes_nothing(axes):
-    """Rows and heads: each device runs the kernel on its own part."""
+    """Rows, heads and, with a context axis, slots: each device runs the kernel on its own part."""
     valid, real, plan, look = packed_case()
     inputs = arrays(2, 256)
     mesh = make_mesh(axes, jax.devices()[:4])

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medscope_jax.dialogue import Role
+from medscope_jax.distributed import make_mesh, on_mesh
 from medscope_jax.training.packing import Packing, measure_packing, pack
 from medscope_jax.training.scores import find_targets, packed_logprobs
 from tests.training import step_cases as cases
@@ -52,6 +53,21 @@ def packed(text, batch, bank, cotangent, size):
     return values, pull(cotangent)[0]
 
 
+def aligned(batch: dict) -> dict:
+    """A batch in which two rows after each other show the first one's video, as rollouts do."""
+    video = cases.FRAMES * 2
+    first = np.arange(len(batch["frame"]))[:, None] // 2 * 2 * video
+    frame = np.where(batch["frame"] >= 0, first + batch["frame"] % video, -1)
+    return {**batch, "frame": frame.astype(np.int32)}
+
+
+def assert_close(slope, gradient):
+    def check(got, wanted):
+        np.testing.assert_allclose(got, wanted, atol=1e-4 * np.abs(wanted).max() + 1e-6)
+
+    jax.tree.map(check, slope, gradient)
+
+
 @pytest.mark.parametrize("group", [1, 2, 4, 8])
 def test_packed_rows_equal_rows_alone(group):
     batch, bank = grouped(8, group), cases.bank(8)
@@ -66,10 +82,26 @@ def test_packed_rows_equal_rows_alone(group):
     found, slope = packed(text, batch, bank, cotangent, size)
     np.testing.assert_allclose(found, np.where(generated, values, 0), atol=2e-5)
 
-    def check(got, wanted):
-        np.testing.assert_allclose(got, wanted, atol=1e-4 * np.abs(wanted).max() + 1e-6)
+    assert_close(slope, gradient)
 
-    jax.tree.map(check, slope, gradient)
+
+@pytest.mark.parametrize(
+    "axes", [{"fsdp": 2, "context": 2, "tensor": 2}, {"data": 2, "context": 4}, {"fsdp": 4}]
+)
+def test_packed_rows_on_a_mesh(axes):
+    """Their slots split over a context axis, their heads and rows over others: the same numbers."""
+    batch, bank = aligned(grouped(8, 2)), cases.bank(8)
+    generated = batch["role"] == Role.GENERATED
+    cotangent = np.random.default_rng(9).normal(size=generated.shape).astype(np.float32)
+    cotangent = np.where(generated, cotangent, 0)
+    size = measure_packing(batch["role"], 2, 15, step=4)
+    text = cases.params()["text"]
+    values, gradient = packed(text, batch, bank, cotangent, size)
+    mesh = make_mesh(axes, jax.devices()[: int(np.prod(list(axes.values())))], kv_heads=2)
+    run = on_mesh(mesh, packed)
+    found, slope = jax.device_get(run(text, batch, bank, cotangent, size))
+    np.testing.assert_allclose(found, values, atol=2e-5)
+    assert_close(slope, gradient)
 
 
 def test_a_rest_sees_its_prompt_and_itself_only():
