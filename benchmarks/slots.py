@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from medscope_jax.dialogue import Layout, Tokenizer, protocol, train_tokenizer
+from medscope_jax.distributed import check_device
 from medscope_jax.errors import run_main
 from medscope_jax.evaluation import write_results
 from medscope_jax.models import init_params, model_config
@@ -188,6 +189,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the turns' lengths (0)")
     parser.add_argument("--json", type=Path, help="file to write the numbers to")
     flags = parser.parse_args(arguments)
+    check_device({"platform": "cpu", "kind": "", "count": 1})  # counts are the same anywhere
     result = measure(flags.seed)
     print_report(result)
     if flags.json:
