@@ -3,8 +3,8 @@
 Left to itself, the compiler may follow the weights' sharding and hold all rows of a batch on every
 chip. The model therefore says of its few large arrays how they are split:
 
-    hidden [B, L, D]   constrain(hidden, ROWS, SLOTS, None)   rows over data and fsdp
-    heads  [B, L, H, hd]    constrain(heads, ROWS, SLOTS, WIDTH, None)
+    hidden [B, L, D]      constrain(hidden, ROWS, STREAM, None)   rows over data and fsdp
+    heads  [B, L, H, hd]  constrain(heads, ROWS, SLOTS, WIDTH, None)
 
 Without a mesh, or on one device, nothing is said and nothing changes.
 """
@@ -20,6 +20,8 @@ from jax.sharding import Mesh, PartitionSpec
 ROWS = ("data", "fsdp")  # rows of a batch: episodes, frames
 SLOTS = ("context",)  # slots of an episode
 WIDTH = ("tensor",)  # heads, the width inside a feed-forward, the vocabulary
+# Slots of the residual stream, which devices along tensor would else all hold, layer by layer.
+STREAM = SLOTS + WIDTH
 ANY = ()  # as the compiler likes
 
 
@@ -45,8 +47,7 @@ def constrain(x: jax.Array, *split: tuple[str, ...] | None) -> jax.Array:
     Args:
         x: any array of a program that is being traced.
         split: for each dimension mesh axes, such as ROWS, or None: whole on every device. A
-            dimension that its axes do not divide, and axes of an enclosing shard_map (which has
-            split x already), are left to the compiler.
+            dimension is split as far as usable_axes says, or else left to the compiler.
     """
     sizes = free_axes()
     if math.prod(sizes.values()) == 1:
@@ -71,14 +72,17 @@ def free_axes() -> dict[str, int]:
 
 
 def usable_axes(size: int, axes: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the axes that are free and split anything; none where they do not divide `size`."""
+    """Those of the axes that are free and split anything, without the last ones if need be so that
+    they divide `size`."""
     sizes = free_axes()
     axes = tuple(name for name in axes if sizes.get(name, 1) > 1)
-    return axes if size % math.prod(sizes[name] for name in axes) == 0 else ()
+    while size % math.prod(sizes[name] for name in axes):
+        axes = axes[:-1]
+    return axes
 
 
 def split_size(size: int, axes: tuple[str, ...]) -> int:
-    """What one device holds of a dimension of `size` that is split over mesh axes, if it divides.
+    """What one device holds of a dimension of `size` that is split over the usable mesh axes.
 
     Traced under a mesh of data=2, fsdp=4, split_size(16, ROWS) is 2; 16 without one.
     """

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from medscope_jax.distributed import ROWS, SLOTS, WIDTH, constrain
+from medscope_jax.distributed import ROWS, SLOTS, STREAM, WIDTH, constrain
 from medscope_jax.models.attention import Packed, attend
 from medscope_jax.models.cache import Cache, join_layers, read, split_layers, write
 from medscope_jax.models.config import ModelConfig
@@ -71,10 +71,10 @@ class Block(nn.Module):
         out, cache = Attention(self.config, name="self_attn")(
             RMSNorm(*norm, name="input_layernorm")(x), layer, cache, context
         )
-        x = constrain(x + out, ROWS, SLOTS, None)
+        x = constrain(x + out, ROWS, STREAM, None)
         mlp = SwiGLU(self.config, text.intermediate_size, False, name="mlp")
         x = x + mlp(RMSNorm(*norm, name="post_attention_layernorm")(x))
-        return (constrain(x, ROWS, SLOTS, None), cache), None
+        return (constrain(x, ROWS, STREAM, None), cache), None
 
 
 class LanguageModel(nn.Module):
@@ -104,7 +104,7 @@ class LanguageModel(nn.Module):
 
     def __call__(self, embeddings, context: Context, cache: Cache | None = None):
         """Hidden states [B, N, D] after the final norm, and the cache with new slots written."""
-        x = constrain(embeddings.astype(self.config.dtype), ROWS, SLOTS, None)
+        x = constrain(embeddings.astype(self.config.dtype), ROWS, STREAM, None)
         if cache is not None and isinstance(cache.k, tuple):
             x, cache = self.layer_by_layer(x, context, cache)
         else:

@@ -96,7 +96,7 @@ def embed(
     text = LanguageModel(config).apply({"params": params["text"]}, tokens, method="embed")
     if bank.shape[0] == 0:
         return text
-    if local and usable_axes(len(bank), ROWS) and usable_axes(len(frame), ROWS):
+    if local and usable_axes(len(bank), ROWS) == usable_axes(len(frame), ROWS) != ():
         seen = _take_local(bank, frame)
     else:
         seen = jnp.take(bank, jnp.maximum(frame, 0), axis=0, mode="clip")

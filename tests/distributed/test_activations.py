@@ -36,8 +36,9 @@ def placed(shape, *split):
 def test_split_as_said():
     assert placed((8, 6, 4), ROWS, SLOTS, None) == (2, 6, 4)
     assert placed((8, 6, 4), ROWS, ANY, WIDTH) == (2, 6, 2)
-    # A dimension that its axes do not divide stays as it is.
-    assert placed((6, 6, 4), ROWS, ANY, WIDTH) == (6, 6, 2)
+    # What its axes do not divide is split over the first of them, or stays as it is.
+    assert placed((6, 6, 4), ROWS, ANY, WIDTH) == (3, 6, 2)
+    assert placed((5, 6, 4), ROWS, ANY, WIDTH) == (5, 6, 2)
     assert placed((8, 6, 3), ROWS, None, WIDTH) == (2, 6, 3)
 
 
@@ -75,12 +76,12 @@ def inputs():
     return embeddings, np.zeros((3, 8, 12), np.int32), np.ones((8, 12), bool)
 
 
-def test_rows_are_split_even_if_weights_and_inputs_ask_for_nothing(inputs):
-    """With whole weights and inputs, only the model itself can say that rows are to be split."""
+def test_the_model_itself_splits_what_it_computes(inputs):
+    """Rows, and the slots of the residual stream, although weights and inputs are whole."""
     params = cases.params()
     run = on_mesh(mesh_of(MIXED), jax.jit(models.forward, static_argnums=1))
     hidden = run(params, cases.MODEL, *inputs)
-    assert hidden.sharding.shard_shape(hidden.shape) == (2, 12, 32)
+    assert hidden.sharding.shard_shape(hidden.shape) == (2, 6, 32)
     frames = np.zeros((4, 28, 56, 3), np.uint8)
     run = on_mesh(mesh_of(MIXED), jax.jit(models.encode_frames, static_argnums=1))
     tokens = run(params, cases.MODEL, frames)
