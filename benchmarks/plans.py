@@ -1,7 +1,7 @@
 """What the published sizes need on four kinds of TPU slices, compiled on a machine without TPUs.
 
     python -m benchmarks.plans --json benchmarks/results/plan.json
-    python -m benchmarks.plans --json FILE --only v5p.py:7b --programs ga_grpo,sft
+    python -m benchmarks.plans --json FILE --only 'v5e.py:7b,topo;v4' --programs ga_grpo,sft
 
 Plans every config of CONFIGS, one program after the other (a minute or two each on one core), and
 prints README's table. The file is written anew after each program; with --only (configs whose name
@@ -18,7 +18,7 @@ import jax
 
 from medscope_jax.config import load_config, parse_arguments
 from medscope_jax.distributed import GIB
-from medscope_jax.errors import one_line, run_main
+from medscope_jax.errors import UserError, one_line, run_main
 from medscope_jax.files import write_text
 from medscope_jax.plan import check, plan, plan_mesh
 from medscope_jax.planning import to_dict
@@ -63,11 +63,11 @@ def main(argv: list[str]) -> None:
 def plan_one(path: str, spec: str, name: str) -> dict:
     """The plan of one program of a config; where the compiler gives up, {"failed": why}."""
     config = load_config(path, [])
-    mesh = plan_mesh(config)
-    check(config, mesh)
     try:
+        mesh = plan_mesh(config)
+        check(config, mesh)
         return to_dict(spec, config, mesh, plan(config, mesh, [name]))
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, UserError) as error:
         return {"programs": {name: {"fits": False, "failed": one_line(error)[:300]}}}
 
 

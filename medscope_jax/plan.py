@@ -79,18 +79,19 @@ def plan_mesh(config: ConfigDict) -> Mesh:
 def check(config: ConfigDict, mesh: Mesh) -> None:
     """Refuses a config that no run can be made of, as training would.
 
-    A published size is planned before its weights and recordings are here. What only its tokenizer
-    can tell, whether conversations fit their slots, is then not checked, and a line says so.
+    A published size is planned before its weights and recordings are here. What only they can tell,
+    such as whether conversations fit their slots, is then not checked, and a line says so.
 
     Raises:
       UserError: one line that names the key.
     """
-    known = bool(config.model.checkpoint) or not published_size(config.model)
-    check_config(config, mesh, lengths=known)
+    there = config.model.checkpoint and config.suite.data_dir
+    known = bool(there) or not published_size(config.model)
+    check_config(config, mesh, data=known)
     if not known:
         print(
-            "lengths of conversations are estimates: without model.checkpoint there is no "
-            "tokenizer yet",
+            "lengths of conversations are estimates: without model.checkpoint and suite.data_dir "
+            "neither tokenizer nor recordings are known",
             file=sys.stderr,
         )
 
@@ -108,7 +109,7 @@ def plan(config: ConfigDict, mesh: Mesh, names: list[str] | None = None) -> dict
         for name, program in jobs.items():
             progress.update(task, description=f"compiling {name}")
             report = compile_for(program.function, program.arguments, donate=program.donate)
-            assumed = assume(config, mesh, program.attended)
+            assumed = assume(config, mesh, program)
             costs[name] = cost_of(report, assumed, units.get(name, {}))
             progress.advance(task)
     return costs

@@ -18,11 +18,16 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from medscope_jax.dialogue import protocol
+from medscope_jax.distributed import USABLE_HBM_BYTES
+from medscope_jax.models import ModelConfig
 from medscope_jax.models.presets import PRESETS, preset
 
-# Records of the paper's stages 1 and 2, of which three epochs are run, 128 rows a step.
-_STAGE_RECORDS = {"warm_up": 634_800 + 253_800, "cold_start": 34_000 + 84_000}
+# Records of the paper's stages 1 and 2, of which three epochs are run, and of the baseline beside.
+_STAGE_RECORDS = {"warm_up": 634_800 + 253_800, "cold_start": 118_000, "passive": 118_000}
 _EPOCHS = 3
+_LENGTH = 32_768
+_QUESTIONS = 64  # of a batch of stage 3
+_OTHER_BYTES = 80 * 10**9  # memory of what is no TPU: an H100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +112,7 @@ def use_published_size(config: ConfigDict, target: Target) -> None:
             "window_frames": 64,
             "frame_format": protocol.QWEN_FRAME,
             "response_format": protocol.QWEN_RESPONSE,
-            "length": 32_768,
+            "length": _LENGTH,
             "clip_length": 6_144,  # a window and its words
         }
     )
@@ -116,23 +121,67 @@ def use_published_size(config: ConfigDict, target: Target) -> None:
         section.update({key: getattr(getattr(model, tower), key) for key in section})
     config.model.update({"dtype": "bfloat16", "param_dtype": "float32", "remat": True})
     config.model.lora.update({"rank": 0 if target.full else 64, "alpha": 128.0})
-    for stage in ("warm_up", "cold_start", "passive", "ga_grpo"):
-        config[stage].update({"learning_rate": 2e-5, "warmup": 0.03, "batch_size": 128})
-    for stage, records in _STAGE_RECORDS.items():
-        config[stage].steps = _EPOCHS * records // 128
-    config.passive.steps = config.cold_start.steps
-    config.warm_up.lora = True  # adapters from the start, on the published weights
-    config.ga_grpo.update({"learning_rate": 1e-6, "batch_size": 64})
+    memory = USABLE_HBM_BYTES.get(config.device.kind, _OTHER_BYTES)
     # Heads are split as far as the key-value heads allow, weights over all the other chips.
     tensor = math.gcd(model.text.num_key_value_heads, target.chips, 4)
-    shards = target.chips // tensor
-    config.mesh.update({"data": 1, "fsdp": -1, "tensor": tensor})
+    context = _context(model, target.chips // tensor, tensor, memory)
+    shards = target.chips // tensor // context
+    config.mesh.update({"data": 1, "fsdp": -1, "context": context, "tensor": tensor})
+    rows = _rows(model, shards, tensor, context, memory)
+    for stage, records in _STAGE_RECORDS.items():
+        rate = {"learning_rate": 2e-5, "warmup": 0.03}
+        config[stage].update({"batch_size": rows, "steps": _EPOCHS * records // rows, **rate})
+    config.warm_up.lora = True  # adapters from the start, on the published weights
+    config.ga_grpo.update({"learning_rate": 1e-6, "warmup": 0.03, "batch_size": _QUESTIONS})
     config.rl.kl_coefficient = 0.0  # the paper writes its objective without
     config.rl.micro_batch = config.rl.group_size * min(shards, config.ga_grpo.batch_size)
-    config.rollout.update({"turn_tokens": 512, "call_tokens": 96, "prefill_rows": 1})
+    config.rollout.update(
+        {
+            "turn_tokens": 512,
+            "call_tokens": 96,
+            "prefill_rows": 1,
+            "prefill_tokens": 512,
+            "slots": _slots(model, tensor, memory),
+        }
+    )
     config.evaluation.rollouts = max(config.evaluation.rollouts, config.evaluation.samples * shards)
     # Phantom procedures only stand in: such a model is for suite.data_dir.
-    config.suite.update({"train_ophthalmic": 40, "train_endoscopic": 24})
+    config.suite.update({"train_ophthalmic": 5, "train_endoscopic": 3})
+
+
+def _kept(model: ModelConfig, tensor: int) -> float:
+    """Bytes that training keeps of a full row for the backward pass: each layer's input."""
+    return _LENGTH * model.text.hidden_size * 2 * model.text.num_hidden_layers / tensor
+
+
+def _context(model: ModelConfig, chips: int, tensor: int, memory: int) -> int:
+    """Parts that a row's slots are split into: a power of two that divides `chips`.
+
+    As many as it takes for a packed group, about four rows long, to fill less than a third of a
+    chip with what it keeps, and for a batch of questions to split over the other axes.
+    """
+    parts, kept = 1, 4 * _kept(model, tensor)
+    while chips % (2 * parts) == 0 and (kept / parts > 0.3 * memory or chips / parts > _QUESTIONS):
+        parts *= 2
+    return parts
+
+
+def _rows(model: ModelConfig, shards: int, tensor: int, context: int, memory: int) -> int:
+    """Rows of a supervised step: the paper's 128, or the half, the quarter that a slice holds.
+
+    A step takes all of its rows at once, and may fill a third of a chip with what it keeps.
+    """
+    rows, kept = 128, _kept(model, tensor) / context
+    while rows > shards and rows / shards * kept > 0.3 * memory:
+        rows //= 2
+    return rows
+
+
+def _slots(model: ModelConfig, tensor: int, memory: int) -> int:
+    """Rows that a chip rolls out at once: a power of two whose caches fill a quarter of it."""
+    text = model.text
+    row = 2 * 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * _LENGTH
+    return 2 ** int(math.log2(memory / 4 / (row / tensor)))
 
 
 def _is_shape(text: str) -> bool:

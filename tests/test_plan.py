@@ -126,6 +126,7 @@ def test_a_plan_that_does_not_fit_says_so_and_exits_1(monkeypatch, capsys):
 
 def test_a_config_without_a_slice_is_planned_on_its_devices(monkeypatch, capsys):
     monkeypatch.setattr(plan, "programs", doubling(8))
+    monkeypatch.setattr(plan, "check", lambda config, mesh: None)
     assert plan.main(["--config", str(FOLDER / "cpu.py")]) == 0
     assert "cpu: 1 chip," in capsys.readouterr().out
 
@@ -143,7 +144,7 @@ def test_an_impossible_mesh_is_a_user_error():
 
 @needs_libtpu
 @pytest.mark.invariant
-@pytest.mark.parametrize("name", ["v5e.py:topology=2x2", "v5p.py:topology=2x2x1"])
+@pytest.mark.parametrize("name", ["v5e.py:topology=2x4", "v5p.py:topology=2x2x1"])
 def test_the_real_programs_compile_for_a_slice(name):
     config = load_config(str(FOLDER / name), SMALL)
     mesh = plan.plan_mesh(config)
@@ -151,19 +152,18 @@ def test_the_real_programs_compile_for_a_slice(name):
     assert set(costs) == {"encode", "rollout", "ga_grpo", "sft"}
     for cost in costs.values():
         check_cost(cost)
-    assert costs["rollout"].rates["rollouts"] > 0
+    for step in (costs["ga_grpo"].report, costs["sft"].report):
+        assert step.aliased_bytes > 0.9 * step.outputs_bytes  # the state is updated in place
     result = to_dict(name, config, mesh, costs)
     assert result["fits"] and set(result["programs"]) == set(costs)
 
 
 @needs_libtpu
 def test_two_real_programs_compile_for_a_slice():
-    config = load_config(f"{V5E}:topology=2x2", SMALL)
-    costs = plan.plan(config, plan.plan_mesh(config), ["encode", "sft"])
+    config = load_config(f"{V5E}:topology=2x4", SMALL)
+    costs = plan.plan(config, plan.plan_mesh(config), ["encode", "rollout"])
     for cost in costs.values():
         check_cost(cost)
-    step = costs["sft"].report
-    assert step.aliased_bytes > 0.9 * step.outputs_bytes  # the state is updated in place
     with pytest.raises(UserError, match="no program 'train'; there are encode, rollout"):
         plan.plan(config, plan.plan_mesh(config), ["train"])
 
@@ -176,8 +176,7 @@ def check_cost(cost):
     # Together, the chips do what the program asks for, and more where they repeat each other.
     assert 0 < cost.flops <= 1.01 * report.chips * cost.chip_flops
     assert cost.roofline.seconds > 0 and all(rate > 0 for rate in cost.rates.values())
-    assert cost.work.hbm_bytes > report.arguments_bytes["parameters"]
-    assert cost.work.collectives and cost.work.ici_bytes > 0
+    assert cost.work.hbm_bytes > 0 and (cost.work.ici_bytes > 0 or not cost.work.collectives)
     assert 0 < sum(buffer.size for buffer in cost.buffers) <= 1.01 * report.total_bytes
 
 

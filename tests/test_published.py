@@ -123,8 +123,23 @@ def test_the_paper_s_rates_and_batches():
     config = load("v5p.py:3b")
     rates = [config[stage].learning_rate for stage in ("warm_up", "cold_start", "ga_grpo")]
     assert rates == [2e-5, 2e-5, 1e-6]
-    assert (config.cold_start.batch_size, config.ga_grpo.batch_size) == (128, 64)
-    assert config.rl.group_size == 8 and config.warm_up.steps == 3 * 888_600 // 128
+    assert config.rl.group_size == 8 and config.ga_grpo.batch_size == 64
+    # 128 rows a step for three epochs, or fewer rows and as many more steps where 128 do not fit.
+    large = load("v5p.py:3b,topology=4x4x8").cold_start
+    assert (large.batch_size, large.steps) == (128, 3 * 118_000 // 128)
+    small = load("v5e.py:3b,topology=2x4").cold_start
+    assert small.batch_size < 128 and small.steps == 3 * 118_000 // small.batch_size
+
+
+def test_what_the_published_sizes_keep_fits_their_chips():
+    """By hand: inputs of 28 layers, 3,584 wide, in bfloat16; caches of 4 heads of 128."""
+    config = load("v5e.py:7b,topology=16x16")
+    assert config.mesh.to_dict() == {"data": 1, "fsdp": -1, "context": 2, "tensor": 4}
+    chip, row = 15.75 * 2**30, 28 * 3584 * 2 * 32_768 / 4  # of four tensor shards
+    assert 4 * row / 2 < 0.3 * chip < 4 * row  # a packed group is about four rows
+    assert config.cold_start.batch_size == 128 and 128 / 32 * row / 2 < 0.3 * chip
+    cache = config.rollout.slots * 28 * 2 * 128 * 2 * 32_768  # one of four heads a chip
+    assert cache < chip / 4 < 2 * cache
 
 
 def test_the_configs_without_a_size_are_as_before():

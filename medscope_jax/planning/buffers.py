@@ -7,6 +7,8 @@ it writes down before it refuses, does: which values share which bytes of HBM.
 import re
 from typing import NamedTuple
 
+from medscope_jax.planning.hlo_text import ends
+
 _ALLOCATION = re.compile(r"^allocation \d+: size (\d+),(?: color (\d+),)? page \d+,? ?(.*)$")
 _ARGUMENT = re.compile(r"parameter (\d+), shape \|(\w+\[[\d,]*\])")
 _VALUE = re.compile(
@@ -65,7 +67,7 @@ def _names(text: str) -> tuple[dict[str, str], dict[str, str]]:
     """What the source calls each instruction, and each argument (by its number)."""
     names, arguments, entry = {}, {}, False
     for line in text.splitlines():
-        entry = line.startswith("ENTRY") or (entry and not line.startswith("}"))
+        entry = line.startswith("ENTRY") or (entry and not ends(line))
         if named := _NAMED.match(line):
             names[named[1]] = named[2]
             if entry and (parameter := _PARAMETER.match(line)):

@@ -11,6 +11,7 @@ from medscope_jax.planning.buffers import Buffer, largest_buffers
 from medscope_jax.planning.chips import CHIPS, SIDES, Roofline, roofline
 from medscope_jax.planning.flops import Assumed, count_flops
 from medscope_jax.planning.hlo import ChipWork, read_work
+from medscope_jax.training.programs import Program
 from medscope_jax.training.run import ENCODE_FRAMES
 
 # What a rollout does, which only a trained policy knows: the paper's trajectories look once or
@@ -37,18 +38,16 @@ def tokens_written(config: ConfigDict) -> int:
     return round((LOOKS + 1) * TURN_SHARE * config.rollout.turn_tokens)
 
 
-def assume(config: ConfigDict, mesh: Mesh, attended: float = 0.5) -> Assumed:
+def assume(config: ConfigDict, mesh: Mesh, program: Program) -> Assumed:
     """How often a device does each of the agent loop's steps (rollout/loop.py), and all else.
 
     Slots that are not yet out of items write side by side; rollout.prefill_rows of them look at a
     time; each item takes a slot once, and questions are read as many at a time as slots can use.
-
-    attended: see Program.attended.
     """
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     questions = max(1, config.ga_grpo.batch_size // config.rl.parts // shards)
     items = questions * config.rl.group_size
-    slots = min(config.rollout.get("slots", 0) or items, items)
+    slots = min(config.rollout.slots or items, items)
     steps = (
         tokens_written(config) * items / slots,
         LOOKS * items / min(config.rollout.prefill_rows, slots),
@@ -58,7 +57,7 @@ def assume(config: ConfigDict, mesh: Mesh, attended: float = 0.5) -> Assumed:
         steps += (items, -(-questions // pooled))
     vision = config.model.vision
     whole = len(vision.fullatt_block_indexes) / vision.depth
-    return Assumed(steps, (1 - whole, whole), attended)
+    return Assumed(steps, *program.pieces, (1 - whole, whole), program.attended)
 
 
 def units_of(config: ConfigDict) -> dict[str, dict[str, float]]:
@@ -104,7 +103,6 @@ def to_dict(spec: str, config: ConfigDict, mesh: Mesh, costs: Mapping[str, Cost]
         "assumed": {
             "looks_per_rollout": LOOKS,
             "tokens_per_rollout": tokens_written(config),
-            "loop_steps_per_device": assume(config, mesh).steps,
         },
         "programs": {name: _plain(cost) for name, cost in costs.items()},
     }

@@ -18,20 +18,32 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 class Assumed:
     """How often things happen that only a run's data decide.
 
-    A loop without a fixed length that stands in no other one is the agent loop, whose body is one
-    choice among kinds of steps. Other choices are the vision tower's, between attention within
+    A loop without a fixed length whose body is a choice among kinds of steps is the agent loop:
+    write, look, and where slots are refilled also refill, read (rollout/loop.py). Any other one
+    reads a text piece by piece. Choices elsewhere are the vision tower's, between attention within
     windows and over the whole frame. An attention kernel skips the blocks that nothing looks at.
     """
 
     steps: tuple[float, ...] = (1.0, 0.0)  # how often the agent loop takes each branch
+    prompt: float = 1.0  # pieces of a prompt
+    observation: float = 1.0  # pieces of an observation: what the agent loop's branch 1 reads
     choice: tuple[float, ...] = (0.5, 0.5)  # shares of the tower's blocks: in windows, frame-wide
     attended: float = 0.5  # share of all pairs of slots that a kernel comes to; causal: half
 
-    def branches(self, number: int, in_loop: bool) -> tuple[float, ...]:
+    def branches(self, number: int, at_top: bool) -> tuple[float, ...]:
         """How often each of `number` branches runs: in all of the agent loop's iterations, or
         each time that a choice elsewhere is come to."""
-        often = self.steps if in_loop else self.choice
+        often = self.steps if at_top else self.choice
         return often if len(often) == number else (1 / number,) * number
+
+    def pieces(self, branch: int, at_top: bool, outside: float) -> float:
+        """How often a loop without a fixed length runs within a branch of a choice.
+
+        outside: how often it would outside of the choice.
+        """
+        if not at_top:
+            return outside
+        return self.observation if branch == 1 else self.prompt
 
 
 class Flops(NamedTuple):
@@ -51,17 +63,13 @@ class Flops(NamedTuple):
 
 
 def count_flops(trace: ClosedJaxpr, assumed: Assumed) -> Flops:
-    """Operations of a traced program, such as Report.trace.
-
-    A loop without a fixed length inside another one counts once: there are none with products.
-    """
-    return _count(_plain(trace), assumed, None)
+    """Operations of a traced program, such as Report.trace."""
+    return _count(_plain(trace), assumed, assumed.prompt)
 
 
-def _count(jaxpr: Jaxpr, assumed: Assumed, in_loop: bool | None) -> Flops:
-    """in_loop: None outside of the agent loop, True at its top, False deeper inside."""
+def _count(jaxpr: Jaxpr, assumed: Assumed, pieces: float, at_top: bool = False) -> Flops:
+    """pieces: how often a loop without a fixed length runs. at_top: of the agent loop's body."""
     parts = []
-    deeper = False if in_loop else in_loop
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
         if name == "dot_general":
@@ -69,21 +77,26 @@ def _count(jaxpr: Jaxpr, assumed: Assumed, in_loop: bool | None) -> Flops:
         elif name == "conv_general_dilated":
             parts.append(Flops(_convolution(equation), 0.0))
         elif name == "scan":
-            body = _count(_plain(params["jaxpr"]), assumed, deeper)
+            body = _count(_plain(params["jaxpr"]), assumed, pieces)
             parts.append(body.times(params["length"]))
         elif name == "while":
-            parts.append(_count(_plain(params["body_jaxpr"]), assumed, in_loop is None))
+            body = _plain(params["body_jaxpr"])
+            chooses = any(inner.primitive.name == "cond" for inner in body.eqns)
+            found = _count(body, assumed, pieces, at_top=chooses)
+            parts.append(found if chooses else found.times(pieces))
         elif name == "cond":
-            often = assumed.branches(len(params["branches"]), bool(in_loop))
-            for share, branch in zip(often, params["branches"], strict=True):
-                parts.append(_count(_plain(branch), assumed, deeper).times(share))
+            often = assumed.branches(len(params["branches"]), at_top)
+            for i, (share, branch) in enumerate(zip(often, params["branches"], strict=True)):
+                inside = assumed.pieces(i, at_top, pieces)
+                parts.append(_count(_plain(branch), assumed, inside).times(share))
         elif name == "shard_map":
             shards = math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
-            parts.append(_count(_plain(params["jaxpr"]), assumed, in_loop).times(shards))
+            parts.append(_count(_plain(params["jaxpr"]), assumed, pieces, at_top).times(shards))
         elif name == "pallas_call":
             parts.append(Flops(0.0, _kernel(equation, assumed)))
         else:
-            parts.extend(_count(inner, assumed, in_loop) for inner in _inside(params))
+            inner = _inside(params)
+            parts.extend(_count(jaxpr, assumed, pieces, at_top) for jaxpr in inner)
     return Flops(sum(part.products for part in parts), sum(part.kernels for part in parts))
 
 
@@ -120,7 +133,7 @@ def _kernel(equation, assumed: Assumed) -> float:
     query, key = matrices[:2]
     blocks = math.prod(query[:-1]) * key[-2] / math.prod(scores.outvars[0].aval.shape)
     every = dataclasses.replace(assumed, choice=(1.0, 1.0))  # its branches: do, or do nothing
-    return _count(body, every, False).total * blocks * assumed.attended
+    return _count(body, every, 1.0).total * blocks * assumed.attended
 
 
 def _first_product(jaxpr: Jaxpr):

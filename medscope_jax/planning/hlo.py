@@ -67,13 +67,11 @@ def read_work(text: str, chips: int, assumed: Assumed) -> ChipWork:
     Args:
         text: after all optimization, one chip's part.
         chips: of the whole mesh.
-        assumed: for the loop and the choices that depend on values, as count_flops takes it. The
-            outermost loop of unknown length counts as the agent loop; others of unknown length
-            count once.
+        assumed: for the loops and the choices that depend on values, as count_flops takes it.
     """
     computations, entry = parse(text)
     reader = _Reader(computations, chips, assumed)
-    reader.visit(entry, 1.0, None)
+    reader.visit(entry, 1.0, assumed.prompt)
     counted = {kind: Moved(*values) for kind, values in sorted(reader.collectives.items())}
     return ChipWork(reader.flops, reader.hbm_bytes, counted)
 
@@ -87,8 +85,8 @@ class _Reader:
         self.hbm_bytes = 0.0
         self.collectives: dict[str, tuple[float, float]] = {}
 
-    def visit(self, name: str, times: float, in_loop: bool | None) -> None:
-        """Counts a computation `times` often; in_loop as in flops."""
+    def visit(self, name: str, times: float, pieces: float, at_top: bool = False) -> None:
+        """Counts a computation `times` often; pieces and at_top as in flops."""
         computation = self.computations[name]
         seen: set[tuple] = set()
         for instruction in computation.instructions.values():
@@ -96,20 +94,19 @@ class _Reader:
             if opcode == "while":
                 body = instruction.calls("body")
                 trips = trip_count(instruction, computation, self.computations)
-                if trips is not None:
-                    self.visit(body, times * trips, False if in_loop else in_loop)
-                else:
-                    # The agent loop's own odds and ends count once, beside the chosen branches.
-                    self.visit(body, times, in_loop is None)
+                inner = self.computations[body].instructions.values()
+                chooses = trips is None and any(i.opcode == "conditional" for i in inner)
+                often = 1.0 if chooses else pieces if trips is None else trips
+                self.visit(body, times * often, pieces, at_top=chooses)
             elif opcode == "conditional":
                 branches = instruction.branches
-                often = self.assumed.branches(len(branches), bool(in_loop))
-                for share, branch in zip(often, branches, strict=True):
-                    self.visit(branch, times * share, False if in_loop else in_loop)
+                often = self.assumed.branches(len(branches), at_top)
+                for i, (share, branch) in enumerate(zip(often, branches, strict=True)):
+                    self.visit(branch, times * share, self.assumed.pieces(i, at_top, pieces))
             elif opcode in ("call", "async-start"):
                 called = instruction.calls("to_apply") or instruction.calls()
                 if called:
-                    self.visit(called, times, in_loop)
+                    self.visit(called, times, pieces, at_top)
             else:
                 self.flops += times * self.products(instruction, computation)
                 self.hbm_bytes += times * self.moved(instruction, computation)

@@ -61,7 +61,7 @@ def parse(text: str) -> tuple[dict[str, Computation], str]:
         if header:
             name, body, root = header[2], {}, ""
             entry = name if header[1] else entry
-        elif line.startswith("}") and name:
+        elif ends(line) and name:
             computations[name] = Computation(name, body, root, _parameters(body))
             name = ""
         elif name:
@@ -70,6 +70,11 @@ def parse(text: str) -> tuple[dict[str, Computation], str]:
                 body[match[2]] = _instruction(match[2], _COMMENT.sub("", match[3]))
                 root = match[2] if match[1] else root
     return computations, entry
+
+
+def ends(line: str) -> bool:
+    """Whether a computation ends with a line. A kernel's attributes may begin one with "}}"."""
+    return line == "}" or line.startswith("}, execution_thread")
 
 
 def leaves(shape: str) -> list[tuple[int, bool]]:

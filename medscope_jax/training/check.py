@@ -74,7 +74,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
 _SAMPLE = 6  # procedures whose conversations are laid out
 
 
-def check_config(config: ConfigDict, mesh: Mesh, lengths: bool = True) -> None:
+def check_config(config: ConfigDict, mesh: Mesh, data: bool = True) -> None:
     """Refuses a config with values that no run can be made of.
 
     Reads and writes nothing. What only the data can tell is looked up in the scripts of the suite;
@@ -83,8 +83,8 @@ def check_config(config: ConfigDict, mesh: Mesh, lengths: bool = True) -> None:
     Args:
       config: from load_config, which has checked its keys and types.
       mesh: from run_mesh; only its shape counts.
-      lengths: whether conversations are laid out, which takes the run's tokenizer: a plan may be
-        made before it is there.
+      data: whether to look into the suite and lay out conversations, for which the run's videos
+        and tokenizer must be there; a plan may be made before they are.
 
     Raises:
       UserError: one line that names the key.
@@ -117,12 +117,13 @@ def check_config(config: ConfigDict, mesh: Mesh, lengths: bool = True) -> None:
         if config.judge.url and not config.judge.model:
             raise UserError("url needs model, the name of the endpoint's model")
     _check_batches(config, mesh)
+    if not data:
+        return
     if config.suite.data_dir:
         check_data_dir(config)
     else:
         _check_suite(config)
-    if lengths:
-        _check_lengths(config, whole, clip)
+    _check_lengths(config, whole, clip)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,6 @@ from medscope_jax.dialogue import (
 from medscope_jax.dialogue.qwen_tokenizer import SINGLE_TAGS
 from medscope_jax.distributed import (
     abstract,
-    bank_shardings,
     batch_shardings,
     replicated,
     state_shardings,
@@ -75,9 +74,8 @@ class Program:
     function: Callable
     arguments: Mapping[str, Any]
     donate: tuple[str, ...] = ()
-    # Of all pairs of slots in a row, the share in which attention lets one look at the other: what
-    # an attention kernel, which skips the rest, comes to.
-    attended: float = 0.5
+    attended: float = 0.5  # share of all pairs of slots in a row where one may look at the other
+    pieces: tuple[int, int] = (1, 1)  # of a prompt, of the longest observation: see rollout.feed
 
 
 def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
@@ -91,6 +89,9 @@ def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
     require_split("cold_start.batch_size", config.cold_start.batch_size, mesh)
     params = _state(config, mesh, model, "ga_grpo").params
     stamp = max(map(len, stamp_ids(tokenizer, layout, times[-1:])))
+    words = vocabulary(tokenizer, layout)
+    shown = layout.window_frames * (layout.tokens_per_frame + stamp + words.frame_text.size)
+    piece = config.rollout.prefill_tokens or layout.length
     return {
         "encode": _encoding(config, model, params),
         "rollout": Program(
@@ -101,8 +102,9 @@ def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
                 "parameters": params,
                 "bank": _split(_bank(config, model, layout, questions, stamp), mesh),
                 "prompts": _split(_prompts(width, questions, config.rl.group_size), mesh),
-                "words": _whole(vocabulary(tokenizer, layout), mesh),
+                "words": _whole(words, mesh),
             },
+            pieces=(-(-width // piece), -(-shown // piece)),
         ),
         "ga_grpo": _policy_step(config, mesh, model, layout, width),
         "sft": _supervised_step(config, mesh, model, layout),
@@ -170,7 +172,7 @@ def _policy_step(config, mesh, model, layout, width) -> Program:
         {
             "episodes": _split(_episode(rows, layout), mesh),
             "advantages": _split(_float(rows), mesh),
-            "bank": _bank_parts(_visual(slots, model), mesh),
+            "bank": _split(_visual(slots, model), mesh),
             "reference": kl_reference(state.params, config.rl),
         },
     )
@@ -291,10 +293,6 @@ def _float(*shape: int) -> jax.ShapeDtypeStruct:
 
 def _split(tree: Any, mesh: Mesh) -> Any:
     return abstract(tree, batch_shardings(tree, mesh))
-
-
-def _bank_parts(bank: Any, mesh: Mesh) -> Any:
-    return abstract(bank, bank_shardings(bank, mesh))
 
 
 def _whole(tree: Any, mesh: Mesh) -> Any:

@@ -162,6 +162,9 @@ ENTRY %main (x: f32[8]) -> f32[16] {
   %s = f32[4]{0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1
   %a = f32[16]{0} fusion(%x), kind=kCustom, calls=%begins
   %b = f32[16]{0} fusion(%x), kind=kCustom, calls=%goes_on
+  %kernel = f32[8]{0} custom-call(%x), kernel_metadata={
+    "name": "a kernel's attributes take several lines"
+}}, metadata={op_name="kernel"}
   %one = f32[8]{0} all-reduce(%x), channel_id=1, replica_groups={{0,1}}
   %two = f32[8]{0} all-reduce(%one), channel_id=1, replica_groups={{0,1}}
   ROOT %sum = f32[16]{0} add(%a, %b)

@@ -59,6 +59,24 @@ def test_the_agent_loop_counts_its_branches_as_often_as_assumed():
     assert operations(program, (floats(2, 4), floats(4, 4)), assumed) == (10 + 2 * 3) * 2 * 2 * 16
 
 
+def test_a_text_is_read_in_as_many_pieces_as_assumed():
+    """Before the agent loop and in its last branch a prompt, in its second an observation."""
+
+    def read(x, w):
+        return jax.lax.fori_loop(0, x[0, 0].astype(int), lambda _, x: x @ w, x)
+
+    def program(x, w):
+        def step(x):
+            actions = [lambda x: x, lambda x: read(x, w), lambda x: x, lambda x: read(x, w)]
+            return jax.lax.switch(x[0, 0].astype(int), actions, x)
+
+        return jax.lax.while_loop(lambda x: x.sum() < 9, step, read(x, w))
+
+    assumed = Assumed(steps=(100, 3, 5, 2), prompt=10, observation=4)
+    found = operations(program, (floats(2, 4), floats(4, 4)), assumed)
+    assert found == (10 + 3 * 4 + 2 * 10) * 2 * 2 * 16
+
+
 def test_another_choice_counts_by_its_share():
     def program(x, w):
         return jax.lax.cond(x.sum() > 0, lambda x: (x @ w) @ w, lambda x: x @ w, x)
