@@ -29,6 +29,7 @@ from medscope_jax.dialogue import (
 from medscope_jax.dialogue.qwen_tokenizer import SINGLE_TAGS
 from medscope_jax.distributed import (
     abstract,
+    bank_shardings,
     batch_shardings,
     replicated,
     state_shardings,
@@ -172,7 +173,7 @@ def _policy_step(config, mesh, model, layout, width) -> Program:
         {
             "episodes": _split(_episode(rows, layout), mesh),
             "advantages": _split(_float(rows), mesh),
-            "bank": _split(_visual(slots, model), mesh),
+            "bank": _bank_parts(_visual(slots, model), mesh),
             "reference": kl_reference(state.params, config.rl),
         },
     )
@@ -293,6 +294,10 @@ def _float(*shape: int) -> jax.ShapeDtypeStruct:
 
 def _split(tree: Any, mesh: Mesh) -> Any:
     return abstract(tree, batch_shardings(tree, mesh))
+
+
+def _bank_parts(bank: Any, mesh: Mesh) -> Any:
+    return abstract(bank, bank_shardings(bank, mesh))
 
 
 def _whole(tree: Any, mesh: Mesh) -> Any:
