@@ -24,6 +24,7 @@ from medscope_jax.distributed.mesh import (
 from medscope_jax.distributed.sharding import (
     Fallback,
     abstract,
+    bank_shardings,
     batch_sharding,
     batch_shardings,
     param_shardings,
@@ -53,6 +54,7 @@ __all__ = [
     "Report",
     "abstract",
     "axis_sizes",
+    "bank_shardings",
     "batch_sharding",
     "batch_shardings",
     "bytes_per_chip",

@@ -6,6 +6,7 @@ An optimizer's moments stand in a tree of the same paths, so they follow their p
 """
 
 import logging
+import math
 import re
 from typing import Any, NamedTuple
 
@@ -147,6 +148,20 @@ def batch_shardings(batch: Any, mesh: Mesh) -> Any:
     shardings = jax.tree_util.tree_map_with_path(place, batch)
     _report(fallbacks)
     return shardings
+
+
+def bank_shardings(bank: Any, mesh: Mesh) -> Any:
+    """The NamedSharding of a frame bank that training gathers from: its videos in the order of the
+    rows that show them, split over data, fsdp and context.
+
+    A device along context holds a part of its rows' videos; see models.embed with local=True. Where
+    the axes do not divide the videos: as batch_shardings.
+    """
+    axes = (*ROWS, "context")
+    size = math.prod(mesh.shape[name] for name in axes)
+    if any(leaf.shape[0] % size for leaf in jax.tree.leaves(bank)):
+        return batch_shardings(bank, mesh)
+    return jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec(axes)), bank)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -72,7 +72,7 @@ class Block(nn.Module):
             RMSNorm(*norm, name="input_layernorm")(x), layer, cache, context
         )
         x = constrain(x + out, ROWS, STREAM, None)
-        mlp = SwiGLU(self.config, text.intermediate_size, False, name="mlp")
+        mlp = SwiGLU(self.config, text.intermediate_size, False, SLOTS, name="mlp")
         x = x + mlp(RMSNorm(*norm, name="post_attention_layernorm")(x))
         return (constrain(x, ROWS, STREAM, None), cache), None
 

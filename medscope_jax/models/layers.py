@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from medscope_jax.distributed import ANY, ROWS, WIDTH, constrain
+from medscope_jax.distributed import ROWS, WIDTH, constrain
 from medscope_jax.models.config import ModelConfig
 
 
@@ -107,17 +107,22 @@ class RMSNorm(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)): the feed-forward half of a block in both towers."""
+    """down(silu(gate(x)) * up(x)): the feed-forward half of a block in both towers.
+
+    slots: mesh axes that x [B, L, D] has its L slots split over in here.
+    """
 
     config: ModelConfig
     intermediate_size: int
     use_bias: bool
+    slots: tuple[str, ...] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Map x [..., D] to [..., D]."""
+        """Map x [B, L, D] to [B, L, D]."""
         width, rest = self.intermediate_size, (self.use_bias, self.config)
-        gate = dense(width, *rest, "gate_proj")(x)
-        up = dense(width, *rest, "up_proj")(x)
-        inner = constrain(jax.nn.silu(gate) * up, ROWS, ANY, WIDTH)
+        split = (ROWS, self.slots, WIDTH)
+        gate = constrain(dense(width, *rest, "gate_proj")(x), *split)
+        up = constrain(dense(width, *rest, "up_proj")(x), *split)
+        inner = constrain(jax.nn.silu(gate) * up, *split)
         return dense(x.shape[-1], *rest, "down_proj")(inner)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from medscope_jax.distributed import ROWS, usable_axes
+from medscope_jax.distributed import ROWS, SLOTS, usable_axes
 from medscope_jax.models.attention import Packed
 from medscope_jax.models.cache import Cache
 from medscope_jax.models.config import ModelConfig
@@ -90,8 +90,9 @@ def embed(
         frame: int32 [B, L]: row of the flat bank [V * T * S, D], or -1 where the position is text.
             Rows beyond the bank are clipped.
         bank: [R, D] visual tokens; R = 0 if there are none.
-        local: on a mesh, what a row shows lies in its own device's part of the bank, so that no
-            frame leaves its device; elsewhere it would be NaN.
+        local: on a mesh, what a row shows lies in the part of the bank that lies with the row, so
+            that no frame leaves its devices; elsewhere it would be NaN. See
+            distributed.bank_shardings.
     """
     text = LanguageModel(config).apply({"params": params["text"]}, tokens, method="embed")
     if bank.shape[0] == 0:
@@ -104,20 +105,26 @@ def embed(
 
 
 def _take_local(bank: jax.Array, frame: jax.Array) -> jax.Array:
-    """bank[frame], [B, L, D], with bank and frame split over the mesh's rows alike."""
-    axes = usable_axes(len(bank), ROWS)
+    """bank[frame], [B, L, D], with bank and frame split over the mesh's rows alike.
+
+    The bank is split over a context axis too, along which devices sum up what each of them has.
+    """
+    rows, parts = usable_axes(len(frame), ROWS), usable_axes(len(bank), ROWS + SLOTS)
+    along = parts[len(rows) :]
 
     def take(part, frame):
-        place = frame - jax.lax.axis_index(axes) * len(part)
+        place = frame - jax.lax.axis_index(parts) * len(part)
         here = (frame < 0) | ((place >= 0) & (place < len(part)))
-        place = jnp.where(frame < 0, 0, jnp.where(here, place, len(part)))
-        return jnp.take(part, place, axis=0, mode="fill", fill_value=jnp.nan)
+        seen = jnp.where(here[..., None], jnp.take(part, place, axis=0, mode="clip"), 0)
+        if along:
+            seen, here = jax.lax.psum((seen, here.astype(jnp.int32)), along)
+        return jnp.where((here > 0)[..., None], seen, jnp.nan)
 
     return jax.shard_map(
         take,
-        in_specs=PartitionSpec(axes),
-        out_specs=PartitionSpec(axes),
-        axis_names=set(axes),
+        in_specs=(PartitionSpec(parts), PartitionSpec(rows)),
+        out_specs=PartitionSpec(rows),
+        axis_names=set(parts),
         check_vma=False,
     )(bank, frame)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medscope_jax.dialogue import Role
-from medscope_jax.distributed import batch_shardings, on_mesh
+from medscope_jax.distributed import bank_shardings, batch_shardings, on_mesh
 from medscope_jax.distributed.processes import own_copy, put, put_whole
 from medscope_jax.rl import (
     AdvantageConfig,
@@ -79,7 +79,7 @@ def prepare_ga_grpo(run: Run, split: Split, judge: Judge, params: dict) -> tuple
         advantages = advantage(groups.totals, *fidelities(groups, rewards)).reshape(-1)
         advantages = put_whole(advantages, run.mesh)
         part = take_videos(bank, jnp.asarray(groups.places))
-        flat = flat_tokens(put(part, batch_shardings(part, run.mesh)))
+        flat = flat_tokens(put(part, bank_shardings(part, run.mesh)))
         episode = put(groups.episode, batch_shardings(groups.episode, run.mesh))
         sizes = {
             "size": measure_packing(groups.episode.role, group, width),

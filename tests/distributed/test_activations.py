@@ -88,19 +88,23 @@ def test_the_model_itself_splits_what_it_computes(inputs):
     assert tokens.sharding.shard_shape(tokens.shape) == (1, *tokens.shape[1:])
 
 
-def test_a_frame_is_taken_from_its_device():
+@pytest.mark.parametrize("axes", [MIXED, {"fsdp": 2, "context": 2, "tensor": 2}])
+def test_a_frame_is_taken_from_its_device(axes):
     """Rows that show their own device's part of the bank get what they would get without a mesh;
-    another device's part is NaN, not a wrong frame."""
+    another device's part is NaN, not a wrong frame. Devices along context share their rows' part.
+    """
+    parts = axes.get("data", 1) * axes["fsdp"]
     random = np.random.default_rng(0)
     bank = random.normal(size=(16, 32)).astype(np.float32)
-    first = 4 * (np.arange(8) // 2)[:, None]  # two rows and four frames a device
-    frame = np.where(random.random((8, 6)) < 0.3, -1, first + random.integers(0, 4, (8, 6)))
+    first = 16 // parts * (np.arange(8) // (8 // parts))[:, None]
+    shown = first + random.integers(0, 16 // parts, (8, 6))
+    frame = np.where(random.random((8, 6)) < 0.3, -1, shown)
     tokens = random.integers(0, 64, (8, 6))
     arguments = cases.params(), cases.MODEL, tokens, frame.astype(np.int32), bank
     embed = jax.jit(models.embed, static_argnums=(1, 5))
     expected = embed(*arguments)
-    run = on_mesh(mesh_of(MIXED), embed)
+    run = on_mesh(mesh_of(axes), embed)
     np.testing.assert_array_equal(run(*arguments, True), expected)
-    elsewhere = np.where(frame >= 0, (frame + 4) % 16, -1).astype(np.int32)
+    elsewhere = np.where(frame >= 0, (frame + 16 // parts) % 16, -1).astype(np.int32)
     found = run(*arguments[:3], elsewhere, bank, True)
     np.testing.assert_array_equal(np.isnan(found).any(-1), frame >= 0)

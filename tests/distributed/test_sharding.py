@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec
 
 from medscope_jax import models
 from medscope_jax.distributed import (
+    bank_shardings,
     batch_shardings,
     make_mesh,
     param_shardings,
@@ -181,6 +182,13 @@ def test_a_dimension_that_does_not_divide_is_replicated_and_reported(caplog):
     with caplog.at_level(logging.WARNING):
         param_shardings(odd, mesh)
     assert "text/embed_tokens dim 0 of 63 by tensor=2" in caplog.text
+
+
+def test_a_bank_is_split_over_context_too():
+    mesh = make_mesh({"fsdp": 2, "context": 2, "tensor": 2}, jax.devices()[:8])
+    for videos, share in ((8, 2), (6, 3)):  # six do not divide by four: by fsdp alone
+        bank = {"tokens": jax.ShapeDtypeStruct((videos, 4, 2, 64), jnp.float32)}
+        assert bank_shardings(bank, mesh)["tokens"].shard_shape((videos, 4, 2, 64))[0] == share
 
 
 def test_batches_are_split_by_rows(caplog):
