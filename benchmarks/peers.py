@@ -64,6 +64,8 @@ class Peers:
     crop: Callable  # (path, times [F]) -> uint8 [F, H, W, 3]
     threads: int  # that decode recordings
     keep: bool  # whether frames once encoded stay, see above
+    encode: Callable = encode_all  # (device, params, windows) -> visual tokens, as encode_all
+    generate: Callable | None = None  # (peers, rows, clock) -> steps, in place of the one here
 
 
 class Clock:
@@ -102,7 +104,7 @@ def roll_out(peers: Peers, rows: Sequence[Conversation], clock: Clock) -> int:
             if not active:
                 return steps
             _see(peers, active, clock, pool)
-            steps += _generate(peers, active, clock)
+            steps += (peers.generate or _generate)(peers, active, clock)
             with clock("text"):
                 for row in active:
                     if not row.done:
@@ -119,7 +121,7 @@ def _see(peers: Peers, rows: Sequence[Conversation], clock: Clock, pool) -> None
         missing = [np.array(row.times[len(row.features) :]) for row in blind]
         windows = list(pool.map(peers.crop, [row.recording.path for row in blind], missing))
     with clock("encode"):
-        seen = encode_all(peers.device, peers.params, windows)
+        seen = peers.encode(peers.device, peers.params, windows)
     for row, features in zip(blind, seen, strict=True):
         row.features = [*row.features, *features]
 
@@ -161,11 +163,11 @@ def _generate(peers: Peers, rows: Sequence[Conversation], clock: Clock) -> int:
             )
     with clock("text"):
         for row, turn in zip(rows, np.stack(sampled, axis=1), strict=False):
-            _end_turn(peers, row, [int(t) for t in turn if t >= 0])
+            end_turn(peers, row, [int(t) for t in turn if t >= 0])
     return len(sampled) - 1
 
 
-def _end_turn(peers: Peers, row: Conversation, turn: list[int]) -> None:
+def end_turn(peers: Peers, row: Conversation, turn: list[int]) -> None:
     """Appends a turn as text; the row goes on only where it made a call that may be executed."""
     row.ids = row.ids + turn
     row.text += peers.tokenizer.decode(turn)

@@ -1,15 +1,17 @@
 """Rollouts a second, ours and the peers' way: python -m benchmarks.rollouts --workdir DIR
 
-The same questions on the same weights, greedily, so that both must write the same tokens:
+The same questions on the same weights, greedily, so that all must write the same tokens:
 
   ours   one compiled program over a frame bank that was made once (rollout.make_rollout)
   peers  the host parses each call, decodes and encodes the window, tokenizes and prefills the whole
          conversation again, and steps a compiled decoder token by token (benchmarks/peers.py)
+  transformers  with --transformers: the peers' way around transformers' generate in PyTorch
+         (benchmarks/transformers_loop.py); benchmarks/train_step.py has other sizes
 
 The peers' way comes in two forms, see there: "peers" decodes and encodes at every turn what a row
 has been shown; "peers_keep" keeps what was encoded, which is the best that it can be. Compilation
 is timed apart (each runs once before), and so is what is done once a video: ours encodes every
-frame for the bank, peers_keep those of the preview. Prints a table; --json FILE keeps all
+frame for the bank, the keeping forms those of the preview. Prints a table; --json FILE keeps all
 numbers. Run it on an otherwise idle machine: processor seconds are beside the seconds, for where
 there is none.
 """
@@ -28,7 +30,7 @@ from benchmarks import peers as peers_lib
 from benchmarks.peers_device import encode_all, make_device
 from benchmarks.peers_video import Recording, crop_whole, crop_window
 from benchmarks.rollouts_report import Outcome, agreement, print_report, ratios, summary
-from benchmarks.trained import machine, open_trained
+from benchmarks.trained import machine, open_trained, trained_params
 from medscope_jax.config import ConfigError, parse_arguments, run_main
 from medscope_jax.dialogue import Role, stamp_ids
 from medscope_jax.distributed import use_huge_pages
@@ -41,19 +43,29 @@ from medscope_jax.rollout import (
     read_trajectories,
     row_keys,
 )
-from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.run import Run, load_records, rollout_config
-from medscope_jax.training.stage import MODELS, finished_params
 from medscope_jax.video import FrameBank, Video, make_bank, preview_indices, read_video, take_videos
 
 _BANK_FRAMES = 128  # frames of one call of the vision tower; as the peers'
 
 
 def ours(
-    run: Run, params: dict, records: Sequence[dict], places, videos, bank: FrameBank, group: int
+    run: Run,
+    params: dict,
+    records: Sequence[dict],
+    places,
+    videos,
+    bank: FrameBank,
+    group: int,
+    program: Callable | None = None,
 ) -> Callable[[], Outcome]:
-    """The compiled rollout of each question, `group` times, from question texts to trajectories."""
-    program = make_rollout(None, run.model, run.layout, rollout_config(run.config, group, True))
+    """The compiled rollout of each question, `group` times, from question texts to trajectories.
+
+    program: what make_rollout gives, where the caller has it already.
+    """
+    if program is None:
+        config = rollout_config(run.config, group, True)
+        program = make_rollout(None, run.model, run.layout, config)
     keys = row_keys(jax.random.key(0), jnp.arange(len(records) * group))
     keys = keys.reshape(len(records), group)  # greedy: not used
     times = [videos[place].times for place in places]
@@ -118,8 +130,15 @@ def theirs(
     return once
 
 
-def measure(run: Run, params: dict, records: list[dict], group: int, repeats: int) -> dict:
-    """All numbers of one benchmark, as a dictionary for JSON."""
+def measure(
+    run: Run,
+    params: dict,
+    records: list[dict],
+    group: int,
+    repeats: int,
+    transformers: bool = False,
+) -> dict:
+    """All numbers of one benchmark, as a dictionary for JSON; `transformers`: its loop too."""
     video = run.config.video
     size, threads = (video.height, video.width), machine()["cores"]
     names = list(dict.fromkeys(record["video"] for record in records))
@@ -137,7 +156,7 @@ def measure(run: Run, params: dict, records: list[dict], group: int, repeats: in
         bank = jax.block_until_ready(_bank(run, params, device, videos))
         banked = time.perf_counter()
         shown = [v.frames[preview_indices(len(v.times), run.layout.preview_frames)] for v in videos]
-        previews = encode_all(device, params, shown)
+        encode_all(device, params, shown)
         previewed = time.perf_counter()
     recordings = [
         Recording(path, v.times, v.duration) for path, v in zip(paths, videos, strict=True)
@@ -147,12 +166,14 @@ def measure(run: Run, params: dict, records: list[dict], group: int, repeats: in
     wrong: list[str] = []
     forms, first = {"ours": ours(run, params, records, places, videos, bank, group)}, {}
     first["ours"] = _timed(forms["ours"])
-    for name, crop in (("peers", crop_whole), ("peers_keep", crop_window)):
-        keep = name == "peers_keep"
-        crop = functools.partial(crop, fps=video.fps, size=size)
+    ways = {"peers": {"params": params, "device": device}}
+    if transformers:
+        ways["transformers"] = _transformers(run, params)
+    for name in [name + form for name in ways for form in ("", "_keep")]:
+        keep, way = name.endswith("_keep"), ways[name.removesuffix("_keep")]
+        crop = functools.partial(crop_window if keep else crop_whole, fps=video.fps, size=size)
         peers = peers_lib.Peers(
-            params=params,
-            device=device,
+            **way,
             layout=run.layout,
             config=rollout_config(run.config, 1, True),
             tokenizer=run.tokenizer,
@@ -160,10 +181,12 @@ def measure(run: Run, params: dict, records: list[dict], group: int, repeats: in
             threads=threads,
             keep=keep,
         )
-        shown = previews if keep else [()] * len(previews)
-        first[name] = _timed(theirs(peers, records, places, recordings, shown, group))
+        known_before = [()] * len(shown)
+        if keep:
+            known_before = peers.encode(peers.device, peers.params, shown)
+        first[name] = _timed(theirs(peers, records, places, recordings, known_before, group))
         peers = dataclasses.replace(peers, crop=crop)
-        forms[name] = theirs(peers, records, places, recordings, shown, group)
+        forms[name] = theirs(peers, records, places, recordings, known_before, group)
     # In turns, so that a busy moment of the machine hits all.
     found = [{name: form() for name, form in forms.items()} for _ in range(repeats)]
     outcomes = {
@@ -190,6 +213,18 @@ def measure(run: Run, params: dict, records: list[dict], group: int, repeats: in
             rows = found[-1][name][1]
             result[name] |= agreement(outcomes["ours"][-1], several[-1], rows)
     return result | ratios(result)
+
+
+def _transformers(run: Run, params: dict) -> dict:
+    """What stands in Peers for PyTorch; imported here, for nobody else needs it."""
+    from benchmarks import transformers_loop
+
+    return {
+        "params": None,
+        "device": transformers_loop.build_net(params, run.model, run.tokenizer),
+        "encode": transformers_loop.encode_windows,
+        "generate": transformers_loop.generate_turn,
+    }
 
 
 def _bank(run: Run, params: dict, device, videos: Sequence[Video]) -> FrameBank:
@@ -232,6 +267,7 @@ def main(argv: Sequence[str]) -> None:
             "--rows": {"type": int, "default": 64, "help": "concurrent rollouts (64)"},
             "--group": {"type": int, "default": 1, "help": "rollouts a question (1)"},
             "--repeats": {"type": int, "default": 3, "help": "timed runs of each (3)"},
+            "--transformers": {"action": "store_true", "help": "transformers beside it"},
             "--json": {"metavar": "FILE", "help": "where to write all numbers"},
         },
     )
@@ -241,33 +277,18 @@ def main(argv: Sequence[str]) -> None:
         )
     run, workdir = open_trained(flags.workdir)
     place = machine()
-    model, params = _params(run, workdir, flags.model)
+    model, params = trained_params(run, workdir, flags.model)
     records = load_records(run, "eval", flags.split)
     count = flags.rows // flags.group
     if count > len(records):
         raise UserError(f"the {flags.split} split has {len(records)} questions, not {count}")
     records = [records[i] for i in preview_indices(len(records), count)]
-    result = measure(run, params, records, flags.group, flags.repeats)
+    result = measure(run, params, records, flags.group, flags.repeats, flags.transformers)
     result = {"model": model, "split": flags.split, "machine": place} | result
     print_report(result)
     if flags.json:
         write_results(flags.json, result)
         print(f"written to {flags.json}")
-
-
-def _params(run: Run, workdir, wanted: str) -> tuple[str, dict]:
-    """The name and parameters of the wanted model, or of the last stage that has finished."""
-    names = [wanted] if wanted else ["rl", "sft"]
-    if wanted not in ("", "rl", "sft"):
-        raise ConfigError(f"unknown model {wanted!r}; choose rl or sft")
-    with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
-        for name in names:
-            params = finished_params(run, checkpoints, MODELS[name])
-            if params is not None:
-                return name, params
-    raise UserError(
-        f"{workdir.path} has no finished {' or '.join(names)} model yet; train it first"
-    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from benchmarks.peers import PARTS, Conversation
 
-SIDES = ("ours", "peers", "peers_keep")
+SIDES = ("ours", "peers", "peers_keep", "transformers", "transformers_keep")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,9 @@ def ratios(result: Mapping) -> dict:
     mine, once = result["ours"], result["once"]
     keep = result["peers_keep"]["seconds"] + once["peers_keep_encode_previews"]
     bank = once["decode_videos"] + once["ours_encode_bank"]
+    others = [name for name in SIDES[3:] if name in result]
     return {
+        **{f"ratio_{name}": result[name]["seconds"] / mine["seconds"] for name in others},
         "ratio": result["peers"]["seconds"] / mine["seconds"],
         "ratio_keep": result["peers_keep"]["seconds"] / mine["seconds"],
         "ratio_cpu_seconds": result["peers"]["cpu_seconds"] / mine["cpu_seconds"],
@@ -79,9 +81,10 @@ def ratios(result: Mapping) -> dict:
 def print_report(result: Mapping, console: Console | None = None) -> None:
     """The table of `measure`'s result."""
     console = console or Console()
+    sides = [name for name in SIDES if name in result]
     table = Table(title=f"{result['rows']} concurrent greedy rollouts", title_justify="left")
     table.add_column("")
-    for name in SIDES:
+    for name in sides:
         table.add_column(name, justify="right")
     for label, key in (
         ("rollouts a second", "rollouts_per_second"),
@@ -89,11 +92,11 @@ def print_report(result: Mapping, console: Console | None = None) -> None:
         ("seconds", "seconds"),
         ("processor seconds", "cpu_seconds"),
     ):
-        table.add_row(label, *(f"{result[name][key]:.2f}" for name in SIDES))
+        table.add_row(label, *(f"{result[name][key]:.2f}" for name in sides))
     for part in ("program", *PARTS):
-        seconds = [result[name]["parts"].get(part) for name in SIDES]
+        seconds = [result[name]["parts"].get(part) for name in sides]
         table.add_row(f"  {part}", *("-" if s is None else f"{s:.2f}" for s in seconds))
-    first = [result[name]["seconds_first_run_with_compilation"] for name in SIDES]
+    first = [result[name]["seconds_first_run_with_compilation"] for name in sides]
     table.add_row("first run, with compilation", *(f"{s:.1f}" for s in first))
     console.print(table)
     once, place = result["once"], result["machine"]
@@ -108,7 +111,10 @@ def print_report(result: Mapping, console: Console | None = None) -> None:
         f"{result['tool_calls']} tool calls; "
         f"{result['windows_decoded_differently']} windows decoded differently",
     ]
-    for name in SIDES[1:]:
+    lines += [
+        f"ours is {result[f'ratio_{name}']:.2f} times as fast as {name}" for name in sides[3:]
+    ]
+    for name in sides[1:]:
         found = result[name]
         lines.append(
             f"{name}: {found['rows_differing']} of {result['rows']} rows differ from ours; "

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import jax
 
+from medscope_jax.config import ConfigError
 from medscope_jax.distributed import check_device, make_mesh
+from medscope_jax.errors import UserError
+from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.run import Run, make_run
+from medscope_jax.training.stage import MODELS, finished_params
 from medscope_jax.training.workdir import Workdir, read_workdir
 
 
@@ -20,6 +24,21 @@ def open_trained(path: str | Path) -> tuple[Run, Workdir]:
     devices = check_device(config.device)
     mesh = make_mesh(config.mesh, devices, kv_heads=config.model.text.num_key_value_heads)
     return make_run(config, workdir, mesh), workdir
+
+
+def trained_params(run: Run, workdir: Workdir, wanted: str = "") -> tuple[str, dict]:
+    """The name and parameters of the wanted model, or of the last stage that has finished."""
+    names = [wanted] if wanted else ["rl", "sft"]
+    if wanted not in ("", "rl", "sft"):
+        raise ConfigError(f"unknown model {wanted!r}; choose rl or sft")
+    with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
+        for name in names:
+            params = finished_params(run, checkpoints, MODELS[name])
+            if params is not None:
+                return name, params
+    raise UserError(
+        f"{workdir.path} has no finished {' or '.join(names)} model yet; train it first"
+    )
 
 
 def machine() -> dict:

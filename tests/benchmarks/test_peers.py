@@ -1,18 +1,17 @@
 """The peers' way writes what the compiled rollout writes, tool calls and all."""
 
 import cv2
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from benchmarks.chatter import chatter
 from benchmarks.peers_video import crop_whole, crop_window
 from benchmarks.rollouts import measure
 from benchmarks.rollouts_report import print_report
 from benchmarks.trained import machine
-from medscope_jax.dialogue import Layout, protocol, train_tokenizer
-from medscope_jax.models import init_params, model_config
+from medscope_jax.dialogue import Layout, train_tokenizer
+from medscope_jax.models import model_config
 from medscope_jax.rollout import vocabulary
 from medscope_jax.training.run import Run
 from medscope_jax.video import read_video
@@ -44,54 +43,6 @@ def folder(tmp_path_factory):
             writer.write(np.kron(blocks, np.ones((14, 14, 1), np.uint8)))
         writer.release()
     return folder
-
-
-def chatter(tokenizer, model, seed):
-    """Parameters of a model that writes turns and calls, right and wrong ones, as its context goes.
-
-    Its head holds which tokens may follow a token; which of them does is up to the layers alone.
-    """
-    params = init_params(model, jax.random.key(seed))
-    params = jax.tree.map(lambda x: x * 4 if x.ndim > 2 else x, params)
-    rng = np.random.default_rng(seed)
-    size, width = model.text.vocab_size, model.text.hidden_size
-    embedding = rng.normal(size=(size, width))
-    early, late = ([f"{t}.0" for t in range(first, first + 10)] for first in (0, 10))
-    common = {"0.0": early, "10.0": late}  # ticks that share a direction, by the first of them
-    for first, ticks in common.items():
-        common[first] = rng.normal(size=width)
-        own = 0.7 * rng.normal(size=(len(ticks), width))
-        embedding[[tokenizer.tag(text) for text in ticks]] = common[first] + own
-    crop, middle, frame, end = protocol.CALL_PHRASES
-    follows = {
-        "assistant\n": ["<think>"],
-        "<think>": ["so"],
-        "so": ["</think>"],
-        "</think>": ["<tool_call>", "<answer>"],
-        "<tool_call>": [crop, frame],
-        crop: early,
-        middle: late,
-        frame: early,
-        "0.0": [middle, end],
-        "10.0": [end],
-        end: ["</tool_call>"],
-        "<answer>": ["left"],
-        "left": ["</answer>"],
-        "</answer>": [protocol.IM_END],
-    }
-    rows = [common.get(text, embedding[tokenizer.tag(text)]) for text in follows]
-    head = np.zeros((width, size))
-    for row, successors in zip(rows, follows.values(), strict=True):
-        for successor in successors:
-            head[:, tokenizer.tag(successor)] += 3 * row / np.linalg.norm(row)
-    free, _ = np.linalg.qr(np.stack(rows, axis=1))
-    noise = rng.normal(size=head.shape)
-    head += np.where(head.any(axis=0), noise - free @ (free.T @ noise), 0)
-    text = params["text"] | {
-        "embed_tokens": jnp.asarray(embedding, jnp.float32),
-        "lm_head": jnp.asarray(head, jnp.float32),
-    }
-    return params | {"text": text}
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +89,16 @@ def test_both_ways_write_the_same_tokens(world, capsys):
     assert result["frames_shown"] > 12 * LAYOUT.preview_frames
     print_report(result | {"machine": machine()})
     assert "0 of 12 rows differ" in capsys.readouterr().out
+
+
+@pytest.mark.reference
+def test_transformers_writes_them_too(world):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers", minversion="5.23")
+    records = [{"video": "ab"[i], "question": "where is it?"} for i in range(2)]
+    result = measure(*world, records, group=2, repeats=1, transformers=True)
+    for name in ("transformers", "transformers_keep"):
+        assert result[name]["rows_differing"] == 0
+        assert result[name]["tokens"] == result["ours"]["tokens"] > 0
+    assert result["tool_calls"] > 0
+    print_report(result | {"machine": machine()})
