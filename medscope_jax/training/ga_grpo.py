@@ -91,7 +91,7 @@ def prepare_ga_grpo(run: Run, split: Split, judge: Judge, params: dict) -> tuple
             # Only before the first update does the trainer score with the sampler's weights.
             gap = gap or {name: metrics[name] for name in metrics if name.startswith("logprob_gap")}
         stop_if_not_finite(
-            state, "ga_grpo", run.folder, lambda: evidence_of(groups, np.asarray(advantages))
+            state, "ga_grpo", run.folder, lambda: rollout_arrays(groups, np.asarray(advantages))
         )
         seconds = {"seconds_update": time.monotonic() - begin}
         return state, {**metrics, **gap, **summary_of(drawn), **seconds}
@@ -126,7 +126,7 @@ def summary_of(drawn: Drawn) -> dict[str, float]:
     }
 
 
-def evidence_of(groups: Groups, advantages: np.ndarray) -> dict[str, np.ndarray]:
+def rollout_arrays(groups: Groups, advantages: np.ndarray) -> dict[str, np.ndarray]:
     """A batch of rollouts as arrays, to look into: what was sampled, and how it was rewarded."""
     episode = groups.episode
     return {
