@@ -166,18 +166,14 @@ def _policy_step(config, mesh, model, layout, width) -> Program:
     )
     rows = section.batch_size * config.rl.group_size
     slots = section.batch_size * config.video.max_frames * layout.tokens_per_frame
-    state = _state(config, mesh, model, "ga_grpo")
-    program = _on_state(
-        step,
-        state,
-        {
-            "episodes": _split(_episode(rows, layout), mesh),
-            "advantages": _split(_float(rows), mesh),
-            "bank": _bank_parts(_visual(slots, model), mesh),
-            "reference": kl_reference(state.params, config.rl),
-        },
-    )
-    return dataclasses.replace(program, attended=_attended(size))
+    bank, state = _visual(slots, model), _state(config, mesh, model, "ga_grpo")
+    data = {
+        "episodes": _split(_episode(rows, layout), mesh),
+        "advantages": _split(_float(rows), mesh),
+        "bank": abstract(bank, bank_shardings(bank, mesh)),
+        "reference": kl_reference(state.params, config.rl),
+    }
+    return dataclasses.replace(_on_state(step, state, data), attended=_attended(size))
 
 
 def _on_state(step: Callable, state: TrainState, arguments: dict) -> Program:
@@ -294,10 +290,6 @@ def _float(*shape: int) -> jax.ShapeDtypeStruct:
 
 def _split(tree: Any, mesh: Mesh) -> Any:
     return abstract(tree, batch_shardings(tree, mesh))
-
-
-def _bank_parts(bank: Any, mesh: Mesh) -> Any:
-    return abstract(bank, bank_shardings(bank, mesh))
 
 
 def _whole(tree: Any, mesh: Mesh) -> Any:
