@@ -24,11 +24,13 @@ if "context" in AXES:
     MESHES["context"] = {"data": 2, "fsdp": 2, "context": 2}
     MESHES["all"] = {"fsdp": 2, "tensor": 2, "context": 2}
 SLOW = [pytest.mark.slow, pytest.mark.invariant]
-# By default the rollouts on the mesh that has it all; steps on it are in tests/training.
+# By default rollouts whose weights are split; steps on a mixed mesh are in tests/training.
 CASES = [
-    pytest.param(mesh, kind, marks=() if (mesh, kind) == ("mixed", "sampled") else SLOW)
+    pytest.param(mesh, kind, marks=() if (mesh, kind) == ("fsdp", "sampled") else SLOW)
     for mesh in MESHES
     for kind in mesh_cases.KINDS
+    # Rollouts with heads split over devices: tests/rollout.
+    if "tensor" not in MESHES[mesh] or kind in ("sft", "ga_grpo")
 ]
 
 
@@ -45,7 +47,7 @@ def test_any_mesh_gives_the_same_numbers(mesh, kind):
     assert seen <= TOLERANCE[kind]
     if "role" in found:  # the rollouts really look, and differ from each other
         assert (found["status"] >= -1).all()
-        assert len({row.tobytes() for row in found["tokens"]}) > 4
+        assert len({row.tobytes() for row in found["tokens"]}) >= 4
     else:
         moved = [np.abs(a - b).max() for a, b in zip(_params(found), _start(), strict=True)]
         assert max(moved) > 1e-3

@@ -129,7 +129,6 @@ def test_half_a_description_of_the_processes_is_refused(variables, line):
 def test_the_whole_run_on_two_processes(tmp_path, micro_arguments):
     """From the suite to the table: one process's steps within tolerance, files written once."""
     changes = {"device.count": 2, "mesh.data": 2, "log.checkpoint_every": 1}
-    changes |= {"evaluation.rollouts": 4, "rollout.prefill_rows": 4}
     logs = []
     for count, devices in ((2, 1), (1, 2)):
         folder = tmp_path / str(count)
