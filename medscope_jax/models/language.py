@@ -57,6 +57,15 @@ class Attention(nn.Module):
         return out, cache
 
 
+def _stream(cache: Cache | None) -> tuple[str, ...]:
+    """Mesh axes of the residual stream's slots: none of their own in a rollout.
+
+    There rows on other devices are in a loop of their own, at another turn: an exchange of slots
+    along tensor (a collective permute, which waits for all devices) would wait for ever.
+    """
+    return STREAM if cache is None else SLOTS
+
+
 class Block(nn.Module):
     """One decoder layer, in the shape that nn.scan wants: (carry, layer index, shared) -> carry."""
 
@@ -71,10 +80,11 @@ class Block(nn.Module):
         out, cache = Attention(self.config, name="self_attn")(
             RMSNorm(*norm, name="input_layernorm")(x), layer, cache, context
         )
-        x = constrain(x + out, ROWS, STREAM, None)
+        stream = _stream(cache)
+        x = constrain(x + out, ROWS, stream, None)
         mlp = SwiGLU(self.config, text.intermediate_size, False, SLOTS, name="mlp")
         x = x + mlp(RMSNorm(*norm, name="post_attention_layernorm")(x))
-        return (constrain(x, ROWS, STREAM, None), cache), None
+        return (constrain(x, ROWS, stream, None), cache), None
 
 
 class LanguageModel(nn.Module):
@@ -104,7 +114,7 @@ class LanguageModel(nn.Module):
 
     def __call__(self, embeddings, context: Context, cache: Cache | None = None):
         """Hidden states [B, N, D] after the final norm, and the cache with new slots written."""
-        x = constrain(embeddings.astype(self.config.dtype), ROWS, STREAM, None)
+        x = constrain(embeddings.astype(self.config.dtype), ROWS, _stream(cache), None)
         if cache is not None and isinstance(cache.k, tuple):
             x, cache = self.layer_by_layer(x, context, cache)
         else:
