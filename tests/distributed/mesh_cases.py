@@ -87,8 +87,8 @@ def ga_grpo(mesh) -> dict[str, np.ndarray]:
         return outcome(*jax.jit(step)(new_state(mesh, False), *arrays, reference))
 
 
-def rollouts(mesh, greedy: bool) -> dict[str, np.ndarray]:
-    """Eight questions of two rollouts each: what was written, seen and called."""
+def rollout_program(mesh, greedy: bool):
+    """The compiled rollout of eight questions, two rollouts each, and its arguments."""
     tokenizer, model, _, bank, _, _ = world = make_world(layers=1)
     text = {"vocab_size": model.text.vocab_size, "hidden_size": 32, "num_hidden_layers": 1}
     text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
@@ -107,13 +107,18 @@ def rollouts(mesh, greedy: bool) -> dict[str, np.ndarray]:
     )
     config = RolloutConfig(2, 24, 40, 3, *((0.0, 1.0) if greedy else (0.7, 0.9)))
     program = make_rollout(mesh, model, LAYOUT, config)
-    episode, _ = program(
+    return program, (
         put(params, state_shardings(params, mesh)),
         put(bank, batch_shardings(bank, mesh)),
         put(prompts, batch_shardings(prompts, mesh)),
         put_whole(vocabulary(tokenizer, LAYOUT), mesh),
     )
-    episode = fetch(episode)
+
+
+def rollouts(mesh, greedy: bool) -> dict[str, np.ndarray]:
+    """What was written, seen and called in the rollouts."""
+    program, arguments = rollout_program(mesh, greedy)
+    episode = fetch(program(*arguments)[0])
     arrays = {n: getattr(episode, n) for n in ("tokens", "frame", "role", "positions", "logprobs")}
     return arrays | episode.calls._asdict()
 

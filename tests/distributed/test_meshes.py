@@ -5,6 +5,7 @@ given in SEEN; TOLERANCE is what is asked for. Tokens, frames, roles and calls a
 """
 
 import functools
+import re
 
 import jax
 import numpy as np
@@ -29,8 +30,6 @@ CASES = [
     pytest.param(mesh, kind, marks=() if (mesh, kind) == ("fsdp", "sampled") else SLOW)
     for mesh in MESHES
     for kind in mesh_cases.KINDS
-    # Rollouts with heads split over devices: tests/rollout.
-    if "tensor" not in MESHES[mesh] or kind in ("sft", "ga_grpo")
 ]
 
 
@@ -51,6 +50,22 @@ def test_any_mesh_gives_the_same_numbers(mesh, kind):
     else:
         moved = [np.abs(a - b).max() for a, b in zip(_params(found), _start(), strict=True)]
         assert max(moved) > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.invariant
+def test_no_loop_waits_for_one_at_another_turn():
+    """Where rows and heads are split, a loop exchanges nothing but sums within its tensor group."""
+    mesh = make_mesh({"data": 2, "tensor": 2}, jax.devices()[:4])
+    program, arguments = mesh_cases.rollout_program(mesh, greedy=False)
+    text = program.lower(*arguments).compile().as_text()
+    kinds = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
+    found = re.findall(rf"= (.*? (?:{kinds})\(.*)", text)
+    inside = [line for line in found if "while/body" in line]
+    assert inside
+    for line in inside:
+        assert "all-reduce(" in line, line
+        assert re.search(r"replica_groups=(\[2,2\]<=\[4\],|\{\{0,1\},\{2,3\}\})", line), line
 
 
 def _params(found):
