@@ -11,7 +11,15 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, PartitionSpec
 
-from medscope_jax.distributed import ROWS, SLOTS, WIDTH, constrain, free_axes, tpu_generation
+from medscope_jax.distributed import (
+    ROWS,
+    SLOTS,
+    WIDTH,
+    constrain,
+    free_axes,
+    tpu_generation,
+    usable_axes,
+)
 from medscope_jax.models.attention import (
     Packed,
     RowPlan,
@@ -60,7 +68,7 @@ def attend_self(
         [B, L, H, hd].
     """
     exact = precision(config.dtype)
-    if config.attention == "xla" and free_axes().get("context", 1) == 1:
+    if config.attention == "xla" and not usable_axes(query.shape[1], SLOTS):
         key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
         look = attend_packed if isinstance(valid, Packed) else attend_causal
         return checkpoint_name(look(query, key, value, valid, exact), "attention")

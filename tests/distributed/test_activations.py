@@ -1,5 +1,7 @@
 """Where intermediate arrays lie: only what is asked for, only where it divides, nothing unasked."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,6 +76,13 @@ def inputs():
     """Embeddings [8, 12, 32] that every device holds, positions, valid."""
     embeddings = np.random.default_rng(0).normal(size=(8, 12, 32)).astype(np.float32)
     return embeddings, np.zeros((3, 8, 12), np.int32), np.ones((8, 12), bool)
+
+
+def test_a_model_s_shapes_can_be_asked_for_on_any_mesh():
+    """While a step is traced, too, and whatever attention the devices have."""
+    model = dataclasses.replace(cases.MODEL, attention="splash")
+    with jax.set_mesh(mesh_of({"context": 4, "tensor": 2})):
+        assert models.param_shapes(model) == models.param_shapes(cases.MODEL)
 
 
 def test_the_model_itself_splits_what_it_computes(inputs):
