@@ -157,11 +157,11 @@ def _kept(model: ModelConfig, tensor: int) -> float:
 def _context(model: ModelConfig, chips: int, tensor: int, memory: int) -> int:
     """Parts that a row's slots are split into: a power of two that divides `chips`.
 
-    As many as it takes for a packed group, about four rows long, to fill less than a third of a
-    chip with what it keeps, and for a batch of questions to split over the other axes.
+    As many as it takes for a packed group, about four rows long, to fill less than a quarter of
+    a chip with what it keeps, and for a batch of questions to split over the other axes.
     """
     parts, kept = 1, 4 * _kept(model, tensor)
-    while chips % (2 * parts) == 0 and (kept / parts > 0.3 * memory or chips / parts > _QUESTIONS):
+    while chips % (2 * parts) == 0 and (4 * kept / parts > memory or chips / parts > _QUESTIONS):
         parts *= 2
     return parts
 

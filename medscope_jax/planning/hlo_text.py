@@ -1,6 +1,6 @@
 """Reading a compiled program's text (HLO): computations, their instructions, and shapes' bytes.
 
-    %name = bf16[8,512]{1,0:T(8,128)S(1)} opcode(%operand, ...), attribute=value, ...
+    %name = bf16[8,512]{1,0:T(8,128)S(1)} opcode(%operand, %tuple#1, ...), attribute=value, ...
 
 S(1) and the like in a layout say that the array lives in a small memory on the chip, not in HBM.
 """
@@ -11,7 +11,7 @@ import re
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 _LEAF = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
-_NAME = re.compile(r"%([\w.\-]+)")
+_NAME = re.compile(r"%([\w.\-]+(?:#\d+)*)")
 _COMMENT = re.compile(r"/\*.*?\*/")
 _BITS = re.compile(r"\d+")
 
@@ -62,6 +62,7 @@ def parse(text: str) -> tuple[dict[str, Computation], str]:
             name, body, root = header[2], {}, ""
             entry = name if header[1] else entry
         elif ends(line) and name:
+            _add_elements(body)
             computations[name] = Computation(name, body, root, _parameters(body))
             name = ""
         elif name:
@@ -124,6 +125,28 @@ def _closing(text: str, start: int) -> int:
         if depth == 0:
             return index
     return len(text) - 1
+
+
+def _add_elements(body: dict[str, Instruction]) -> None:
+    """Gives each element of a tuple that an operand names, such as "tuple#1", a line of its own."""
+    for operand in {name for i in body.values() for name in i.operands if "#" in name}:
+        whole, *places = operand.split("#")
+        for place in places if whole in body else ():
+            name, shape = f"{whole}#{place}", _elements(body[whole].shape)[int(place)]
+            get = "get-tuple-element"
+            body[name] = Instruction(name, get, shape, (whole,), "", f", index={place}")
+            whole = name
+
+
+def _elements(shape: str) -> list[str]:
+    """The shapes of a tuple's elements."""
+    parts, depth, start = [], 0, 1
+    for i, character in enumerate(shape):
+        depth += (character in "([{") - (character in ")]}")
+        if depth == 0 or (depth == 1 and character == ","):
+            parts.append(shape[start:i].strip())
+            start = i + 1
+    return parts
 
 
 def _parameters(body: dict[str, Instruction]) -> tuple[str, ...]:

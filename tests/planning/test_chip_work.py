@@ -175,3 +175,32 @@ ENTRY %main (x: f32[8]) -> f32[16] {
         "all-reduce": Moved(2, 64),
         "reduce-scatter": Moved(1, 16),
     }
+
+
+def test_elements_of_tuples_as_newer_compilers_name_them():
+    text = """
+%body (p: (s32[], (f32[4], f32[256]))) -> (s32[], (f32[4], f32[256])) {
+  %p = (s32[]{:T(128)}, (f32[4]{0:S(1)}, f32[256]{0})) parameter(0)
+  %turned = f32[256]{0} negate(%p#1#1)
+  %inner = (f32[4]{0:S(1)}, f32[256]{0}) tuple(%p#1#0, %turned)
+  ROOT %out = (s32[]{:T(128)}, (f32[4]{0:S(1)}, f32[256]{0})) tuple(%p#0, %inner)
+}
+
+%until (q: (s32[], (f32[4], f32[256]))) -> pred[] {
+  %q = (s32[]{:T(128)}, (f32[4]{0:S(1)}, f32[256]{0})) parameter(0)
+  %five = s32[]{:T(128)} constant(5)
+  ROOT %less = pred[]{:T(512)} compare(%q#0, %five), direction=LT
+}
+
+ENTRY %main (x: f32[256], y: f32[4]) -> f32[256] {
+  %x = f32[256]{0} parameter(0)
+  %y = f32[4]{0:S(1)} parameter(1)
+  %zero = s32[]{:T(128)} constant(0)
+  %both = (f32[4]{0:S(1)}, f32[256]{0}) tuple(%y, %x)
+  %start = (s32[]{:T(128)}, (f32[4]{0:S(1)}, f32[256]{0})) tuple(%zero, %both)
+  %loop = (s32[], (f32[4]{0:S(1)}, f32[256]{0})) while(%start), condition=%until, body=%body
+  ROOT %copied = f32[256]{0} copy(%loop#1#1)
+}
+"""
+    # Five times around and once outside: 1 KiB read and written each time.
+    assert read_work(text, 1, ONCE).hbm_bytes == (5 + 1) * 2 * 1024
