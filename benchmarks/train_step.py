@@ -23,8 +23,8 @@ What the figures are of, and what not:
 - Advantages are drawn: what such a model says deserves no reward. Rewards, which every side would
   compute on the host alike, are not in the step. A step is the rollout and one policy step.
 - PyTorch's policy step is not charged for encoding frames, nor for a pass to score the old policy.
-- Peak memory is of the whole process, imports (the same on all sides) and the jobs before it
-  included: bytes_before is what it was when the job began.
+- Peak memory is of the whole process: imports (the same on all sides), compiling and smaller jobs
+  before this one included; bytes_before is what it was when the job began.
 
 Then how the cost of 64 rollouts grows with turns, with window frames and, for ours, with the
 length of the videos: 60, 600 and 3600 bank frames, of which every prompt shows the same number.

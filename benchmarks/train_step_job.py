@@ -55,7 +55,7 @@ class Job:
       turns: most tool calls of a rollout.
       window: most frames of one.
       length: slots of a conversation.
-      always: whether every turn calls; else the weights decide.
+      always: whether every turn asks for a long window; else the weights decide.
       bank_seconds: of the bank's videos in place of the recordings' (one frame a second, random
         visual tokens); 0 for the recordings'.
     """
@@ -115,7 +115,7 @@ def make_world(folder: Path, job: Job) -> World:
     layout = make_layout(config, model)
     words = vocabulary(tokenizer, layout)
     run = Run(config, folder, None, tokenizer, words, model, layout, layout)
-    late = 10 if job.window <= 16 else 60
+    late = 60 if job.always else 10  # of a minute: no window has fewer frames than it may have
     params = chatter(
         tokenizer,
         model,

@@ -5,23 +5,28 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
+_WIDTH = 140  # of the table, whatever the terminal says: figures are not to be cut
 _HEADS = (
-    *("size", "rollouts", "side", "rollouts/s", "tokens/s", "rollout s", "update s", "step s"),
-    *("ours is x as fast", "peak GiB", "rows differing"),
+    *("size", "rows", "side", "rollouts/s", "tokens/s", "rollout s", "update s", "step s"),
+    *("ours x", "step x", "GiB", "differ"),
 )
 
 
 def print_report(result: Mapping, console: Console | None = None) -> None:
-    """One row a size, number of rollouts and side; then what grows."""
-    console = console or Console()
+    """One row a size, number of rollouts and side; then what grows.
+
+    "ours x" says how many times as fast our rollout is, "step x" our whole step; "differ" how many
+    rows have other tokens than ours.
+    """
+    console = console or Console(width=_WIDTH)
     table = Table(title="Rollouts and GA-GRPO steps", title_justify="left")
     for head in _HEADS:
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True)
     for size, cells in result["sizes"].items():
         for count, sides in cells.items():
             for side, found in sides.items():
-                times = found.get("ours_times_as_fast")
-                shown = f"{times['rollouts']:.2f}, step {times['step']:.2f}" if times else "-"
+                times = found.get("ours_times_as_fast", {})
+                faster = [f"{times[k]:.2f}" if times else "-" for k in ("rollouts", "step")]
                 table.add_row(
                     f"{size} ({found['parameters'] / 1e6:.1f} M)",
                     count,
@@ -31,7 +36,7 @@ def print_report(result: Mapping, console: Console | None = None) -> None:
                     f"{found['seconds']:.2f}",
                     f"{found['update_seconds']:.2f}",
                     f"{found['step_seconds']:.2f}",
-                    shown,
+                    *faster,
                     f"{found['peak_bytes'] / 2**30:.2f}",
                     str(found.get("rows_differing", "-")),
                 )
