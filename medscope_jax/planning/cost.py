@@ -48,13 +48,11 @@ def assume(config: ConfigDict, mesh: Mesh, program: Program) -> Assumed:
     questions = max(1, config.ga_grpo.batch_size // config.rl.parts // shards)
     items = questions * config.rl.group_size
     slots = min(config.rollout.slots or items, items)
-    steps = (
-        tokens_written(config) * items / slots,
-        LOOKS * items / min(config.rollout.prefill_rows, slots),
-    )
+    rows = min(config.rollout.prefill_rows, slots)
+    steps = (LOOKS * items / rows, tokens_written(config) * items / slots)
     if slots < items:
-        pooled = max(1, slots // config.rl.group_size)
-        steps += (items, -(-questions // pooled))
+        pooled = max(1, min(slots // config.rl.group_size, rows))
+        steps = (-(-questions // pooled), items, *steps)
     vision = config.model.vision
     whole = len(vision.fullatt_block_indexes) / vision.depth
     return Assumed(steps, *program.pieces, (1 - whole, whole), program.attended)

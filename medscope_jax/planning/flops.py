@@ -18,32 +18,29 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 class Assumed:
     """How often things happen that only a run's data decide.
 
-    A loop without a fixed length whose body is a choice among kinds of steps is the agent loop:
-    write, look, and where slots are refilled also refill, read (rollout/loop.py). Any other one
-    reads a text piece by piece. Choices elsewhere are the vision tower's, between attention within
-    windows and over the whole frame. An attention kernel skips the blocks that nothing looks at.
+    A loop without a fixed length that holds nothing but such loops is the agent loop, with a loop
+    for each kind of step: look, write, and where slots are refilled read and refill before them
+    (rollout/loop.py). Any other one reads a text piece by piece. Choices are the vision tower's,
+    between attention within windows and over the whole frame. An attention kernel skips the blocks
+    that nothing looks at.
     """
 
-    steps: tuple[float, ...] = (1.0, 0.0)  # how often the agent loop takes each branch
+    steps: tuple[float, ...] = (0.0, 1.0)  # how often in all: (read, refill,) look, write
     prompt: float = 1.0  # pieces of a prompt
-    observation: float = 1.0  # pieces of an observation: what the agent loop's branch 1 reads
+    observation: float = 1.0  # pieces of an observation, which looks read
     choice: tuple[float, ...] = (0.5, 0.5)  # shares of the tower's blocks: in windows, frame-wide
     attended: float = 0.5  # share of all pairs of slots that a kernel comes to; causal: half
 
-    def branches(self, number: int, at_top: bool) -> tuple[float, ...]:
-        """How often each of `number` branches runs: in all of the agent loop's iterations, or
-        each time that a choice elsewhere is come to."""
-        often = self.steps if at_top else self.choice
-        return often if len(often) == number else (1 / number,) * number
+    def kinds(self, number: int) -> tuple[tuple[float, float], ...]:
+        """Of each of the agent loop's `number` loops, in order: how often it steps in all, and in
+        how many pieces a step of it reads a text."""
+        often = self.steps if len(self.steps) == number else (1.0,) * number
+        pieces = (self.prompt,) * (number - 2) + (self.observation, self.prompt)
+        return tuple(zip(often, pieces, strict=True))
 
-    def pieces(self, branch: int, at_top: bool, outside: float) -> float:
-        """How often a loop without a fixed length runs within a branch of a choice.
-
-        outside: how often it would outside of the choice.
-        """
-        if not at_top:
-            return outside
-        return self.observation if branch == 1 else self.prompt
+    def branches(self, number: int) -> tuple[float, ...]:
+        """How often each of `number` branches runs each time that a choice is come to."""
+        return self.choice if len(self.choice) == number else (1 / number,) * number
 
 
 class Flops(NamedTuple):
@@ -67,8 +64,8 @@ def count_flops(trace: ClosedJaxpr, assumed: Assumed) -> Flops:
     return _count(_plain(trace), assumed, assumed.prompt)
 
 
-def _count(jaxpr: Jaxpr, assumed: Assumed, pieces: float, at_top: bool = False) -> Flops:
-    """pieces: how often a loop without a fixed length runs. at_top: of the agent loop's body."""
+def _count(jaxpr: Jaxpr, assumed: Assumed, pieces: float) -> Flops:
+    """pieces: how often a loop without a fixed length runs, other than the agent loop's."""
     parts = []
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
@@ -81,22 +78,25 @@ def _count(jaxpr: Jaxpr, assumed: Assumed, pieces: float, at_top: bool = False) 
             parts.append(body.times(params["length"]))
         elif name == "while":
             body = _plain(params["body_jaxpr"])
-            chooses = any(inner.primitive.name == "cond" for inner in body.eqns)
-            found = _count(body, assumed, pieces, at_top=chooses)
-            parts.append(found if chooses else found.times(pieces))
+            if len(body.eqns) > 1 and all(kind.primitive.name == "while" for kind in body.eqns):
+                often = assumed.kinds(len(body.eqns))
+                for kind, (steps, inside) in zip(body.eqns, often, strict=True):
+                    step = _plain(kind.params["body_jaxpr"])
+                    parts.append(_count(step, assumed, inside).times(steps))
+            else:
+                parts.append(_count(body, assumed, pieces).times(pieces))
         elif name == "cond":
-            often = assumed.branches(len(params["branches"]), at_top)
-            for i, (share, branch) in enumerate(zip(often, params["branches"], strict=True)):
-                inside = assumed.pieces(i, at_top, pieces)
-                parts.append(_count(_plain(branch), assumed, inside).times(share))
+            often = assumed.branches(len(params["branches"]))
+            for share, branch in zip(often, params["branches"], strict=True):
+                parts.append(_count(_plain(branch), assumed, pieces).times(share))
         elif name == "shard_map":
             shards = math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
-            parts.append(_count(_plain(params["jaxpr"]), assumed, pieces, at_top).times(shards))
+            parts.append(_count(_plain(params["jaxpr"]), assumed, pieces).times(shards))
         elif name == "pallas_call":
             parts.append(Flops(0.0, _kernel(equation, assumed)))
         else:
             inner = _inside(params)
-            parts.extend(_count(jaxpr, assumed, pieces, at_top) for jaxpr in inner)
+            parts.extend(_count(jaxpr, assumed, pieces) for jaxpr in inner)
     return Flops(sum(part.products for part in parts), sum(part.kernels for part in parts))
 
 

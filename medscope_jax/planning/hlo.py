@@ -85,8 +85,11 @@ class _Reader:
         self.hbm_bytes = 0.0
         self.collectives: dict[str, tuple[float, float]] = {}
 
-    def visit(self, name: str, times: float, pieces: float, at_top: bool = False) -> None:
-        """Counts a computation `times` often; pieces and at_top as in flops."""
+    def visit(self, name: str, times: float, pieces: float, steps: bool = False) -> None:
+        """Counts a computation `times` often.
+
+        pieces: as in flops. steps: it is a step of the agent loop, so that no agent loop is in it.
+        """
         computation = self.computations[name]
         seen: set[tuple] = set()
         for instruction in computation.instructions.values():
@@ -94,23 +97,38 @@ class _Reader:
             if opcode == "while":
                 body = instruction.calls("body")
                 trips = trip_count(instruction, computation, self.computations)
-                inner = self.computations[body].instructions.values()
-                chooses = trips is None and any(i.opcode == "conditional" for i in inner)
-                often = 1.0 if chooses else pieces if trips is None else trips
-                self.visit(body, times * often, pieces, at_top=chooses)
+                kinds = [] if steps or trips is not None else self.open_loops(body)
+                if len(kinds) > 1:
+                    often = self.assumed.kinds(len(kinds))
+                    for kind, (count, inside) in zip(kinds, often, strict=True):
+                        self.visit(kind.calls("body"), times * count, inside, steps=True)
+                else:
+                    often = pieces if trips is None else trips
+                    self.visit(body, times * often, pieces, steps)
             elif opcode == "conditional":
                 branches = instruction.branches
-                often = self.assumed.branches(len(branches), at_top)
-                for i, (share, branch) in enumerate(zip(often, branches, strict=True)):
-                    self.visit(branch, times * share, self.assumed.pieces(i, at_top, pieces))
+                often = self.assumed.branches(len(branches))
+                for share, branch in zip(often, branches, strict=True):
+                    self.visit(branch, times * share, pieces, steps)
             elif opcode in ("call", "async-start"):
                 called = instruction.calls("to_apply") or instruction.calls()
                 if called:
-                    self.visit(called, times, pieces, at_top)
+                    self.visit(called, times, pieces, steps)
             else:
                 self.flops += times * self.products(instruction, computation)
                 self.hbm_bytes += times * self.moved(instruction, computation)
                 self.collect(instruction, times, seen)
+
+    def open_loops(self, name: str) -> list[Instruction]:
+        """The loops without a fixed length in a computation or in its calls, in order."""
+        computation, found = self.computations[name], []
+        for instruction in computation.instructions.values():
+            if instruction.opcode == "call":
+                found += self.open_loops(instruction.calls("to_apply"))
+            elif instruction.opcode == "while":
+                open_ended = trip_count(instruction, computation, self.computations) is None
+                found += [instruction] if open_ended else []
+        return found
 
     def products(self, instruction: Instruction, computation: Computation) -> float:
         """Operations of the matrix products that an instruction is, or that a fusion holds."""

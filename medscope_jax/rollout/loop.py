@@ -29,7 +29,6 @@ from medscope_jax.rollout.observation import Vocabulary
 from medscope_jax.rollout.refill import fill_all, open_slots, read_questions, ready, refill
 from medscope_jax.rollout.sampling import sample
 from medscope_jax.rollout.state import (
-    DONE,
     WAITING,
     WRITING,
     Prompts,
@@ -40,7 +39,7 @@ from medscope_jax.rollout.state import (
 from medscope_jax.rollout.write import write
 from medscope_jax.video import FrameBank, flat_tokens
 
-_WRITE, _LOOK, _REFILL, _READ = range(4)  # what a step does
+_STOP, _WRITE, _LOOK, _REFILL, _READ = range(5)  # what the next step does
 
 
 def rollout(
@@ -66,18 +65,25 @@ def rollout(
         observations). decoded / slot_steps is the share of decode work that is kept.
     """
     scene = Scene(params, bank, flat_tokens(bank), prompts, words, model, layout, config, draw)
-    actions = [write, look]
+    actions = {_LOOK: look, _WRITE: write}
     if scene.slots < scene.items:
         state = open_slots(scene)
-        actions += [refill, read_questions]
+        actions = {_READ: read_questions, _REFILL: refill} | actions
     else:
         state = fill_all(scene)
-    actions = [functools.partial(action, scene) for action in actions]
-    state = jax.lax.while_loop(
-        lambda s: jnp.any(s.phase != DONE) | (s.begun < scene.items),
-        lambda s: jax.lax.switch(_next_action(scene, s), actions, s),
-        state,
-    )
+
+    def body(state):
+        # A loop for each kind of step, not a choice at each step: a compiled conditional copies the
+        # whole cache on its way in or out, a loop writes to it in place.
+        for kind, action in actions.items():
+            state = jax.lax.while_loop(
+                lambda s, kind=kind: _next_action(scene, s) == kind,
+                functools.partial(action, scene),
+                state,
+            )
+        return state
+
+    state = jax.lax.while_loop(lambda s: _next_action(scene, s) != _STOP, body, state)
     metrics = {
         "decode_steps": state.decode_steps,
         "decoded": state.decoded,
@@ -88,17 +94,19 @@ def rollout(
 
 
 def _next_action(scene: Scene, state: State) -> jax.Array:
-    """What the next step does."""
+    """What the next step does: the kind of the action that is due."""
     waiting = jnp.sum(state.phase == WAITING)
     writing = jnp.sum(state.phase == WRITING)
     rows = min(scene.config.prefill_rows, scene.slots)
     if state.pool is None:
         enough = jnp.where(writing > 0, rows, 1)
-        return jnp.where(waiting >= enough, _LOOK, _WRITE)
+        action = jnp.where(waiting >= enough, _LOOK, _WRITE)
+        return jnp.where(waiting + writing > 0, action, _STOP)
     # Towards the end, when few rows are left, as many as still write are enough.
-    look = waiting >= jnp.clip(writing, 1, rows)
+    action = jnp.where(waiting >= jnp.clip(writing, 1, rows), _LOOK, _WRITE)
+    action = jnp.where(waiting + writing > 0, action, _STOP)
     due, there = ready(scene, state)
-    return jnp.where(due, jnp.where(there, _REFILL, _READ), jnp.where(look, _LOOK, _WRITE))
+    return jnp.where(due, jnp.where(there, _REFILL, _READ), action)
 
 
 def make_rollout(

@@ -102,17 +102,19 @@ def test_a_loop_that_values_decide_counts_as_assumed():
     mesh = make_mesh({"fsdp": 4}, jax.devices()[:4])
 
     def body(x):
-        def step(x):
-            return jax.lax.cond(
-                x.sum() > 3, lambda x: jax.lax.all_gather(x, "fsdp").sum(0), lambda x: x * 2, x
-            )
+        def look(x):
+            return jax.lax.all_gather(x, "fsdp").sum(0)
 
-        return jax.lax.while_loop(lambda x: x.sum() < 9, step, x)
+        def steps(x):
+            x = jax.lax.while_loop(lambda x: x.sum() < 3, look, x)
+            return jax.lax.while_loop(lambda x: x.sum() > 3, lambda x: x * 2, x)
+
+        return jax.lax.while_loop(lambda x: x.sum() < 9, steps, x)
 
     split = PartitionSpec("fsdp")
     program = shard_map(body, mesh, (split,), split)
     report = compile_for(program, {"x": sharded(mesh, (16,), "fsdp")})
-    work = read_work(report.text, 4, Assumed(steps=(50, 7)))
+    work = read_work(report.text, 4, Assumed(steps=(7, 50)))
     assert sum(moved.count for moved in work.collectives.values()) == 7
 
 

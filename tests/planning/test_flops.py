@@ -41,40 +41,38 @@ def test_a_scan_counts_as_often_as_it_is_long_and_its_backward_pass_twice():
     assert operations(jax.jit(jax.grad(forward)), arguments, ONCE) == 4 * once
 
 
-def test_the_agent_loop_counts_its_branches_as_often_as_assumed():
+def loops(x, *actions):
+    """A loop that holds a loop for each action, as rollout/loop.py's does."""
+
+    def body(x):
+        for number, action in enumerate(actions):
+            x = jax.lax.while_loop(lambda x, n=number: x.sum() < n, action, x)
+        return x
+
+    return jax.lax.while_loop(lambda x: x.sum() < 9, body, x)
+
+
+def test_the_agent_loop_counts_its_steps_as_often_as_assumed():
     def program(x, w):
-        def write(x):
-            return x @ w
+        return loops(x, lambda x: (x @ w) @ w, lambda x: x @ w)
 
-        def look(x):
-            return (x @ w) @ w
-
-        def step(state):
-            count, x = state
-            return count + 1, jax.lax.cond(count % 2 == 0, look, write, x)
-
-        return jax.lax.while_loop(lambda s: s[1].sum() < 9, step, (0, x))
-
-    assumed = Assumed(steps=(10, 3))
-    assert operations(program, (floats(2, 4), floats(4, 4)), assumed) == (10 + 2 * 3) * 2 * 2 * 16
+    assumed = Assumed(steps=(3, 10))
+    assert operations(program, (floats(2, 4), floats(4, 4)), assumed) == (2 * 3 + 10) * 2 * 2 * 16
 
 
 def test_a_text_is_read_in_as_many_pieces_as_assumed():
-    """Before the agent loop and in its last branch a prompt, in its second an observation."""
+    """Before the agent loop and in its first loop a prompt, in its look an observation."""
 
     def read(x, w):
         return jax.lax.fori_loop(0, x[0, 0].astype(int), lambda _, x: x @ w, x)
 
     def program(x, w):
-        def step(x):
-            actions = [lambda x: x, lambda x: read(x, w), lambda x: x, lambda x: read(x, w)]
-            return jax.lax.switch(x[0, 0].astype(int), actions, x)
+        same = [lambda x: x + 1, lambda x: x + 2]
+        return loops(read(x, w), lambda x: read(x, w), same[0], lambda x: read(x, w), same[1])
 
-        return jax.lax.while_loop(lambda x: x.sum() < 9, step, read(x, w))
-
-    assumed = Assumed(steps=(100, 3, 5, 2), prompt=10, observation=4)
+    assumed = Assumed(steps=(2, 5, 3, 100), prompt=10, observation=4)
     found = operations(program, (floats(2, 4), floats(4, 4)), assumed)
-    assert found == (10 + 3 * 4 + 2 * 10) * 2 * 2 * 16
+    assert found == (10 + 2 * 10 + 3 * 4) * 2 * 2 * 16
 
 
 def test_another_choice_counts_by_its_share():

@@ -38,7 +38,7 @@ def test_a_bank_is_encoded_by_the_planned_program(monkeypatch):
     monkeypatch.setattr(run_room, "encode_frames", encode_frames)
     layout = SimpleNamespace(frame_format="{frame}{time:.1f}", stamp_first=False)
     tokenizer = train_tokenizer(["where?"] * 5, 600, 10)
-    run = SimpleNamespace(config=config, model=None, layout=layout, tokenizer=tokenizer)
+    run = SimpleNamespace(config=config, mesh=None, model=None, layout=layout, tokenizer=tokenizer)
     video = Video(np.zeros((5, 28, 56, 3), np.uint8), np.arange(5.0), 5.0)
     make_split_bank(run, {"vision": {}}, Split([video], {}))
     assert calls == [planned.shape] and planned.dtype == jnp.uint8
@@ -56,7 +56,12 @@ def test_native_pairs_share_a_bank_frame(monkeypatch):
     layout = make_layout(config, model)
     tokenizer = train_tokenizer(["where?"] * 5, 600, 10)
     run = SimpleNamespace(
-        config=config, model=model, layout=layout, tokenizer=tokenizer, folder=None
+        config=config,
+        mesh=None,
+        model=model,
+        layout=layout,
+        tokenizer=tokenizer,
+        folder=None,
     )
     params = init_params(model, jax.random.key(0))
     bank = make_split_bank(run, params, load_split(run, "train"))
