@@ -1,6 +1,7 @@
 """One question about one recording: what is printed, what is written, and what is refused."""
 
 import dataclasses
+import functools
 import html
 import json
 import re
@@ -18,7 +19,7 @@ from medscope_jax import ask
 from medscope_jax.dialogue import build_episode, protocol
 from medscope_jax.errors import UserError
 from medscope_jax.evaluation.trace import DISCLAIMER
-from medscope_jax.rollout import loop
+from medscope_jax.rollout import make_rollout
 from medscope_jax.training import workdir as workdir_room
 from medscope_jax.training.run import make_run, run_mesh
 from medscope_jax.training.stage import newest_model
@@ -62,7 +63,7 @@ def script(run, monkeypatch):
         def sample(scores, keys, position, temperature, top_p):
             return jnp.take(tokens, position, mode="clip"), jnp.zeros(position.shape)
 
-        monkeypatch.setattr(loop, "sample", sample)
+        monkeypatch.setattr(ask, "make_rollout", functools.partial(make_rollout, draw=sample))
 
     return play
 

@@ -1,5 +1,6 @@
 """A question to imported weights: a Hugging Face folder in, an evidence trace out."""
 
+import functools
 import json
 
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from medscope_jax.convert import import_folder
 from medscope_jax.dialogue import build_episode, protocol
 from medscope_jax.evaluation.trace import DISCLAIMER
 from medscope_jax.models import ModelConfig, TextConfig, VisionConfig, read_model
-from medscope_jax.rollout import loop
+from medscope_jax.rollout import make_rollout
 from medscope_jax.training import pretrained
 from medscope_jax.video import preview_indices, read_video
 from tests.dialogue import qwen_files
@@ -60,7 +61,7 @@ def test_what_it_looks_at_and_answers(checkpoint, recording, tmp_path, monkeypat
         assert scores.shape == (1, model.text.vocab_size)
         return jnp.take(tokens, position, mode="clip"), jnp.zeros(position.shape)
 
-    monkeypatch.setattr(loop, "sample", sample)
+    monkeypatch.setattr(ask, "make_rollout", functools.partial(make_rollout, draw=sample))
     arguments = ["--checkpoint", str(checkpoint), "--video", str(recording)]
     arguments += ["--question", QUESTION, "--json", str(tmp_path / "trace.json")]
     ask.main(arguments)
