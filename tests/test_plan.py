@@ -173,8 +173,10 @@ def check_cost(cost):
     report = cost.report
     assert report.fits and 0 < report.total_bytes < report.hbm_bytes
     assert report.total_bytes >= sum(report.arguments_bytes.values())
-    # Together, the chips do what the program asks for, and more where they repeat each other.
-    assert 0 < cost.flops <= 1.01 * report.chips * cost.chip_flops
+    # Together, the chips do what the program asks for, and more where they repeat each other. The
+    # compiler unrolls so short a stack of layers, and then computes the first one's projections
+    # once for both passes and no gradient of its untrained input: some 3 % of two layers' work.
+    assert 0 < cost.flops <= 1.05 * report.chips * cost.chip_flops
     assert cost.roofline.seconds > 0 and all(rate > 0 for rate in cost.rates.values())
     assert cost.work.hbm_bytes > 0 and (cost.work.ici_bytes > 0 or not cost.work.collectives)
     assert 0 < sum(buffer.size for buffer in cost.buffers) <= 1.01 * report.total_bytes

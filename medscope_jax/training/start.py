@@ -50,7 +50,9 @@ def with_copying_heads(params: dict, model: ModelConfig, key: jax.Array) -> dict
     layers = params["text"]["layers"]
     attention = layers["self_attn"]
     shape = (text.num_hidden_layers, text.hidden_size, kv_heads * width)
-    value, _ = jnp.linalg.qr(jax.random.normal(key, shape))
+    # One layer after another: a batch of them shares out its work among the host's threads, which
+    # all stand still where each of several CPU devices holds one and waits for another.
+    value = jax.lax.map(lambda drawn: jnp.linalg.qr(drawn)[0], jax.random.normal(key, shape))
     output = value.reshape(*shape[:2], kv_heads, width)
     output = jnp.repeat(output, heads // kv_heads, axis=2).reshape(*shape[:2], heads * width)
     dtype = attention["v_proj"]["kernel"].dtype
