@@ -147,7 +147,7 @@ def local_rows(mesh: Mesh, size: int) -> np.ndarray:
     return np.array(sorted({row for (part,) in places for row in range(*part.indices(size))}))
 
 
-def put_rows(batch: Any, mesh: Mesh, size: int) -> Any:
+def put_batch(batch: Any, mesh: Mesh, size: int) -> Any:
     """A batch of which each process holds its `local_rows` on the host, as arrays of the mesh.
 
     Args:

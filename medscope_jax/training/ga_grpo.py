@@ -26,8 +26,8 @@ from medscope_jax.training.guard import stop_if_not_finite
 from medscope_jax.training.packing import measure_packing
 from medscope_jax.training.rolling import Drawn, draw_groups, make_roll
 from medscope_jax.training.run import Run, Split, load_records
-from medscope_jax.training.stage import Batches, Update, optimizer_of
-from medscope_jax.training.state import kl_reference
+from medscope_jax.training.stage import Batches, Update
+from medscope_jax.training.state import kl_reference, optimizer_of
 from medscope_jax.training.steps import ga_grpo_step
 from medscope_jax.video import flat_tokens, take_videos
 
@@ -48,7 +48,7 @@ def prepare_ga_grpo(run: Run, split: Split, judge: Judge, params: dict) -> tuple
     step = functools.partial(
         ga_grpo_step,
         model=run.model,
-        optimizer=optimizer_of(run, "ga_grpo"),
+        optimizer=optimizer_of(run.config, "ga_grpo"),
         grid=run.layout.grid,
         loss=LossConfig(**config.loss),
         temperature=config.rollout.temperature,

@@ -32,9 +32,8 @@ from medscope_jax.distributed import (
     bank_shardings,
     batch_shardings,
     replicated,
-    state_shardings,
 )
-from medscope_jax.models import ModelConfig, encode_frames, for_mesh, init_params
+from medscope_jax.models import ModelConfig, encode_frames, for_mesh
 from medscope_jax.published import published_size
 from medscope_jax.rl import LossConfig
 from medscope_jax.rollout import Prompts, make_rollout, prompt_width, vocabulary
@@ -46,13 +45,7 @@ from medscope_jax.training.run import (
     rollout_config,
     with_vocabulary,
 )
-from medscope_jax.training.state import (
-    TrainState,
-    init_state,
-    kl_reference,
-    make_optimizer,
-    stage_params,
-)
+from medscope_jax.training.state import TrainState, abstract_state, kl_reference, optimizer_of
 from medscope_jax.training.steps import ga_grpo_step, sft_step
 from medscope_jax.training.suite import suite_rows
 from medscope_jax.video import FrameBank
@@ -88,7 +81,7 @@ def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
     questions = config.ga_grpo.batch_size // config.rl.parts
     require_split("ga_grpo.batch_size // rl.parts", questions, mesh)
     require_split("cold_start.batch_size", config.cold_start.batch_size, mesh)
-    params = _state(config, mesh, model, "ga_grpo").params
+    params = abstract_state(config, model, mesh, "ga_grpo").params
     stamp = max(map(len, stamp_ids(tokenizer, layout, times[-1:])))
     words = vocabulary(tokenizer, layout)
     shown = layout.window_frames * (layout.tokens_per_frame + stamp + words.frame_text.size)
@@ -131,7 +124,7 @@ def _supervised_step(config, mesh, model, layout) -> Program:
     step = functools.partial(
         sft_step,
         model=model,
-        optimizer=make_optimizer(section, section.steps),
+        optimizer=optimizer_of(config, "cold_start"),
         grid=layout.grid,
         targets=_most_generated(config),
         train_vision=section.train_vision,
@@ -140,7 +133,7 @@ def _supervised_step(config, mesh, model, layout) -> Program:
     slots = _training_videos(config) * config.video.max_frames * layout.tokens_per_frame
     return _on_state(
         step,
-        _state(config, mesh, model, "cold_start"),
+        abstract_state(config, model, mesh, "cold_start"),
         {
             "episodes": _split({name: _int(*rows) for name in ("tokens", "frame", "role")}, mesh),
             "bank": _visual(slots, model),  # of all training videos
@@ -155,7 +148,7 @@ def _policy_step(config, mesh, model, layout, width) -> Program:
     step = functools.partial(
         ga_grpo_step,
         model=model,
-        optimizer=make_optimizer(section, section.steps * config.rl.updates),
+        optimizer=optimizer_of(config, "ga_grpo"),
         grid=layout.grid,
         size=size,
         targets=_most_generated(config),
@@ -166,7 +159,7 @@ def _policy_step(config, mesh, model, layout, width) -> Program:
     )
     rows = section.batch_size * config.rl.group_size
     slots = section.batch_size * config.video.max_frames * layout.tokens_per_frame
-    bank, state = _visual(slots, model), _state(config, mesh, model, "ga_grpo")
+    bank, state = _visual(slots, model), abstract_state(config, model, mesh, "ga_grpo")
     data = {
         "episodes": _split(_episode(rows, layout), mesh),
         "advantages": _split(_float(rows), mesh),
@@ -184,20 +177,6 @@ def _on_state(step: Callable, state: TrainState, arguments: dict) -> Program:
 
     parts = (state.params, state.opt_state, state.replace(params=None, opt_state=None))
     return Program(function, dict(zip(_STATE, parts, strict=True)) | arguments, donate=_STATE)
-
-
-def _state(config: ConfigDict, mesh: Mesh, model: ModelConfig, name: str) -> TrainState:
-    """A stage's state as shapes with shardings."""
-    section = config[name]
-    updates = section.steps * (config.rl.updates if name == "ga_grpo" else 1)
-
-    def create(key):
-        params = stage_params(init_params(model, key), model, section, key)
-        optimizer = make_optimizer(section, updates)
-        return init_state(params, optimizer, key, section.train_vision)
-
-    state = jax.eval_shape(create, jax.eval_shape(lambda: jax.random.key(0)))
-    return abstract(state, state_shardings(state, mesh))
 
 
 def _attended(size: Packing) -> float:

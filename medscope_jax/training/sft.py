@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from medscope_jax.dialogue import Role, Row
 from medscope_jax.distributed import on_mesh
-from medscope_jax.distributed.processes import local_rows, put_rows, put_whole
+from medscope_jax.distributed.processes import local_rows, put_batch, put_whole
 from medscope_jax.errors import UserError
 from medscope_jax.files import write_text
 from medscope_jax.training import lengths
@@ -28,7 +28,8 @@ from medscope_jax.training.examples import (
     measure_rows,
 )
 from medscope_jax.training.run import Run, Split, load_records
-from medscope_jax.training.stage import Batches, Update, optimizer_of
+from medscope_jax.training.stage import Batches, Update
+from medscope_jax.training.state import optimizer_of
 from medscope_jax.training.steps import sft_step
 from medscope_jax.training.suite import has_part
 from medscope_jax.video import flat_tokens
@@ -141,7 +142,7 @@ def _update(
     step = functools.partial(
         sft_step,
         model=run.model,
-        optimizer=optimizer_of(run, name),
+        optimizer=optimizer_of(run.config, name),
         grid=run.layout.grid,
         targets=(generated,) if parts is None else (parts.targets, generated),
         train_vision=run.config[name].train_vision,
@@ -150,7 +151,7 @@ def _update(
     size, bank = run.config[name].batch_size, put_whole(bank, run.mesh)
 
     def update(state, batch):
-        batch = put_rows(lengths.split_batch(batch, parts), run.mesh, size)
+        batch = put_batch(lengths.split_batch(batch, parts), run.mesh, size)
         return compiled(state, batch, bank)
 
     return update

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from medscope_jax.distributed import abstract, param_shardings, state_shardings
+from medscope_jax.distributed import param_shardings
 from medscope_jax.errors import UserError
 from medscope_jax.models import init_params, rounding_error
 from medscope_jax.training.checkpoint import Checkpoints
@@ -26,11 +26,13 @@ from medscope_jax.training.start import (
 from medscope_jax.training.state import (
     KL_REFERENCES,
     TrainState,
+    abstract_state,
     init_state,
-    make_optimizer,
     make_schedule,
+    optimizer_of,
     stage_params,
     trained,
+    updates_of,
 )
 from medscope_jax.training.stopping import Stopped, StopSignals
 from medscope_jax.training.workdir import Workdir
@@ -54,30 +56,9 @@ class Batches(Protocol):
 Update = Callable[[TrainState, Any], tuple[TrainState, dict]]
 
 
-def updates_of(run: Run, name: str) -> int:
-    """Optimizer steps of a stage in all."""
-    steps = run.config[name].steps
-    return steps * (run.config.rl.updates if name == "ga_grpo" else 1)
-
-
-def optimizer_of(run: Run, name: str):
-    """A stage's optimizer."""
-    return make_optimizer(run.config[name], updates_of(run, name))
-
-
-def abstract_state(run: Run, name: str) -> TrainState:
+def state_of(run: Run, name: str) -> TrainState:
     """A stage's state as shapes with shardings; allocates nothing."""
-    section = run.config[name]
-
-    def create(key):
-        return stage_params(init_params(run.model, key), run.model, section, key)
-
-    params = jax.eval_shape(create, jax.random.key(0))
-    initial = functools.partial(
-        init_state, optimizer=optimizer_of(run, name), train_vision=section.train_vision
-    )
-    shapes = jax.eval_shape(lambda p, k: initial(p, key=k), params, jax.random.key(0))
-    return abstract(shapes, state_shardings(shapes, run.mesh))
+    return abstract_state(run.config, run.model, run.mesh, name)
 
 
 def initial_params(run: Run) -> dict:
@@ -107,7 +88,7 @@ def _random_params(run: Run) -> dict:
 
 def finished_params(run: Run, checkpoints: Checkpoints, name: str) -> dict | None:
     """The parameters that a finished stage ended with; None if it has not finished."""
-    shapes = {"params": abstract_state(run, name).params}
+    shapes = {"params": state_of(run, name).params}
     restored = checkpoints.restore(shapes, stage=name, partial=True)
     return None if restored is None else restored.state["params"]
 
@@ -202,7 +183,7 @@ def run_stage(
     every = 1 if name == "ga_grpo" else log.every  # a step of stage 3 takes seconds
     progress = Progress(steps, name, done=first)
     stop = stop or StopSignals()
-    schedule = make_schedule(section, updates_of(run, name))
+    schedule = make_schedule(section, updates_of(run.config, name))
     place, placed = batches.get_state(), first  # of the data, when the host looked last
     for step in range(first, steps):
         state, metrics = update(state, next(batches))
@@ -258,7 +239,7 @@ def _resume(
     run: Run, name: str, checkpoints: Checkpoints, batches: Batches, writer: MetricsWriter
 ) -> tuple[TrainState | None, int]:
     """(state, steps done) of the stage's last checkpoint, batches moved there; or (None, 0)."""
-    restored = checkpoints.restore(lambda meta: abstract_state(run, meta["stage"]))
+    restored = checkpoints.restore(lambda meta: state_of(run, meta["stage"]))
     # What was logged after the checkpoint is logged again.
     writer.cut(restored.meta["lines"] if restored else 0)
     if restored is None or restored.meta["stage"] != name:
@@ -270,10 +251,10 @@ def _resume(
 def _first_state(run: Run, name: str, params: dict) -> TrainState:
     # Copied, because updates donate their state and others still need these parameters.
     params = jax.tree.map(jnp.copy, params)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(run, name))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state_of(run, name))
     create = functools.partial(
         init_state,
-        optimizer=optimizer_of(run, name),
+        optimizer=optimizer_of(run.config, name),
         train_vision=run.config[name].train_vision,
     )
     key = model_key(run.config, name)

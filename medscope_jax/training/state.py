@@ -7,12 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
+from medscope_jax.distributed import abstract, state_shardings
 from medscope_jax.models import (
     ModelConfig,
     add_lora,
     cast_params,
     freeze,
+    init_params,
     join_params,
     merge_lora,
     pick_params,
@@ -117,6 +121,29 @@ def init_state(
         skipped=jnp.int32(0),
         skipped_in_row=jnp.int32(0),
     )
+
+
+def updates_of(config: ConfigDict, name: str) -> int:
+    """Optimizer steps of a stage in all."""
+    return config[name].steps * (config.rl.updates if name == "ga_grpo" else 1)
+
+
+def optimizer_of(config: ConfigDict, name: str) -> optax.GradientTransformation:
+    """A stage's optimizer."""
+    return make_optimizer(config[name], updates_of(config, name))
+
+
+def abstract_state(config: ConfigDict, model: ModelConfig, mesh: Mesh, name: str) -> TrainState:
+    """A stage's state as shapes with shardings; allocates nothing."""
+    section = config[name]
+    optimizer = optimizer_of(config, name)
+
+    def create(key):
+        params = stage_params(init_params(model, key), model, section, key)
+        return init_state(params, optimizer, key, section.train_vision)
+
+    shapes = jax.eval_shape(create, jax.eval_shape(lambda: jax.random.key(0)))
+    return abstract(shapes, state_shardings(shapes, mesh))
 
 
 def apply_gradients(

@@ -19,7 +19,7 @@ from medscope_jax.distributed.processes import (
     join_processes,
     local_rows,
     put,
-    put_rows,
+    put_batch,
     put_whole,
 )
 from medscope_jax.models import init_params, model_config
@@ -57,7 +57,7 @@ def sft(mesh) -> dict[str, np.ndarray]:
     batch = cases.batch(ROWS, local=True)
     batch["frames"] = random.integers(0, 256, (ROWS, cases.FRAMES, 28, 56, 3)).astype(np.uint8)
     rows = local_rows(mesh, ROWS)
-    batch = put_rows({name: array[rows] for name, array in batch.items()}, mesh, ROWS)
+    batch = put_batch({name: array[rows] for name, array in batch.items()}, mesh, ROWS)
     step = jax.jit(functools.partial(sft_step, **COMMON, targets=10, train_vision=True))
     bank = put_whole(jnp.zeros((0, 32)), mesh)
     with jax.set_mesh(mesh):

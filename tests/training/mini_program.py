@@ -24,7 +24,7 @@ from medscope_jax.distributed.processes import (
     join_processes,
     leaving_at_once,
     local_rows,
-    put_rows,
+    put_batch,
     put_whole,
 )
 from medscope_jax.errors import EXIT_STOPPED
@@ -33,7 +33,8 @@ from medscope_jax.training.data import make_batches
 from medscope_jax.training.leaves import named
 from medscope_jax.training.metrics import MetricsWriter
 from medscope_jax.training.run import Run
-from medscope_jax.training.stage import abstract_state, optimizer_of, run_stage
+from medscope_jax.training.stage import run_stage, state_of
+from medscope_jax.training.state import optimizer_of
 from medscope_jax.training.steps import sft_step
 from medscope_jax.training.stopping import Stopped, StopSignals
 from tests.training import step_cases as cases
@@ -67,7 +68,7 @@ def main(folder: Path, pause: float, steps: int = 6) -> None:
     step = functools.partial(
         sft_step,
         model=cases.MODEL,
-        optimizer=optimizer_of(run, "warm_up"),
+        optimizer=optimizer_of(run.config, "warm_up"),
         grid=cases.GRID,
         targets=10,
         train_vision=False,
@@ -81,7 +82,7 @@ def main(folder: Path, pause: float, steps: int = 6) -> None:
         def update(state, batch):
             print("step", flush=True)
             time.sleep(pause)
-            return compiled(state, put_rows(batch, run.mesh, 4), bank)
+            return compiled(state, put_batch(batch, run.mesh, 4), bank)
 
         def example(row):
             return {key: array[row] for key, array in examples.items()}
@@ -96,7 +97,7 @@ def main(folder: Path, pause: float, steps: int = 6) -> None:
         for name in STAGES:
             start = functools.partial(lambda params: params, params)
             params = run_stage(run, name, start, prepare, checkpoints, writer, stop)
-        states = [checkpoints.restore(abstract_state(run, name), stage=name) for name in STAGES]
+        states = [checkpoints.restore(state_of(run, name), stage=name) for name in STAGES]
         digests = " ".join(digest(restored.state) for restored in states)
     if is_first():
         np.savez(folder / "final.npz", **fetch(named(params)))

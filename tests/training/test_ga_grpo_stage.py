@@ -21,7 +21,7 @@ from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.metrics import MetricsWriter, read_metrics, without_timing
 from medscope_jax.training.rolling import Rolled
 from medscope_jax.training.run import Run
-from medscope_jax.training.stage import abstract_state, run_stage
+from medscope_jax.training.stage import run_stage, state_of
 from medscope_jax.training.state import apply_gradients
 from medscope_jax.video import FrameBank
 from tests.training import step_cases as cases
@@ -88,7 +88,7 @@ def session(monkeypatch, folder, resample=2, poison=(), kill=None):
         kept = max((meta["lines"] for meta in checkpoints.metas()), default=0)
         with MetricsWriter(folder / "metrics.jsonl", keep=kept) as writer:
             run_stage(run, "ga_grpo", lambda: start, prepare, checkpoints, writer)
-        restored = checkpoints.restore(abstract_state(run, "ga_grpo"))
+        restored = checkpoints.restore(state_of(run, "ga_grpo"))
     leaves = jax.tree.leaves((restored.state.params, restored.state.opt_state))
     return [np.asarray(leaf).tobytes() for leaf in leaves], restored.data
 

@@ -19,7 +19,7 @@ from medscope_jax.training.data import make_batches
 from medscope_jax.training.metrics import MetricsWriter, read_metrics
 from medscope_jax.training.packing import Packing
 from medscope_jax.training.run import Run
-from medscope_jax.training.stage import abstract_state, run_stage
+from medscope_jax.training.stage import run_stage, state_of
 from medscope_jax.training.state import apply_gradients, init_state, make_optimizer
 from medscope_jax.training.steps import ga_grpo_step, sft_step
 from tests.training import step_cases as cases
@@ -154,7 +154,7 @@ def train(run, folder, poison, steps=12):
         kept = max((meta["lines"] for meta in checkpoints.metas()), default=0)
         with MetricsWriter(folder / "metrics.jsonl", keep=kept) as writer:
             run_stage(run, "cold_start", lambda: start, prepare, checkpoints, writer)
-        return bits(checkpoints.restore(abstract_state(run, "cold_start")).state.params)
+        return bits(checkpoints.restore(state_of(run, "cold_start")).state.params)
 
 
 def batches_of(count):

@@ -20,7 +20,7 @@ from medscope_jax.distributed import check_device, make_mesh
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.metrics import read_metrics, without_timing
 from medscope_jax.training.run import make_run
-from medscope_jax.training.stage import STAGES, abstract_state
+from medscope_jax.training.stage import STAGES, state_of
 from medscope_jax.training.workdir import Workdir, read_workdir
 from tests.training.mini_program import digest
 
@@ -127,7 +127,7 @@ def outcome_of(workdir):
     found = {}
     with Checkpoints(place.checkpoints, read_only=True) as checkpoints:
         for name in STAGES:
-            restored = checkpoints.restore(abstract_state(run, name), stage=name)
+            restored = checkpoints.restore(state_of(run, name), stage=name)
             found[name] = (digest(restored.state), restored.data, restored.meta)
     return place.results.read_bytes(), lines(workdir), found
 

@@ -18,8 +18,8 @@ from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.data import make_batches
 from medscope_jax.training.metrics import MetricsWriter, read_metrics, without_timing
 from medscope_jax.training.run import Run
-from medscope_jax.training.stage import abstract_state, finished_params, optimizer_of, run_stage
-from medscope_jax.training.state import apply_gradients, trained
+from medscope_jax.training.stage import finished_params, run_stage, state_of
+from medscope_jax.training.state import apply_gradients, optimizer_of, trained
 from tests.training import step_cases as cases
 
 STAGES = ("warm_up", "cold_start", "ga_grpo")
@@ -55,7 +55,7 @@ def session(run, folder, kill=None):
     done = []
 
     def prepare_for(name):
-        optimizer = optimizer_of(run, name)
+        optimizer = optimizer_of(run.config, name)
         vision = run.config[name].train_vision
 
         @jax.jit
@@ -86,10 +86,7 @@ def session(run, folder, kill=None):
             for name in STAGES:
                 start = (lambda p: lambda: p)(params)
                 params = run_stage(run, name, start, prepare_for(name), checkpoints, writer)
-        return {
-            name: checkpoints.restore(abstract_state(run, name), stage=name).state
-            for name in STAGES
-        }
+        return {name: checkpoints.restore(state_of(run, name), stage=name).state for name in STAGES}
 
 
 def assert_bitwise(a, b):
@@ -166,15 +163,13 @@ def test_the_number_of_trained_parameters_is_printed(whole):
 
 
 def test_the_abstract_state_is_split_and_allocates_nothing(run):
-    promised = abstract_state(run, "ga_grpo")
+    promised = state_of(run, "ga_grpo")
     projection = promised.params["text"]["layers"]["mlp"]["up_proj"]
     assert projection["kernel"].dtype == jnp.bfloat16
     for name, axis in (("kernel", 1), ("lora_a", 1)):
         leaf = projection[name]
         assert leaf.sharding.shard_shape(leaf.shape)[axis] == leaf.shape[axis] // 2
-    assert abstract_state(run, "warm_up").params["text"]["layers"]["mlp"]["up_proj"].keys() == {
-        "kernel"
-    }
+    assert state_of(run, "warm_up").params["text"]["layers"]["mlp"]["up_proj"].keys() == {"kernel"}
 
 
 def test_a_finished_stages_parameters_have_their_adapters(run, whole):
@@ -184,7 +179,7 @@ def test_a_finished_stages_parameters_have_their_adapters(run, whole):
         # The same folder under a config without adapters is refused in one line.
         other = make_run(model=cases.MODEL)
         with pytest.raises(UserError, match="is of another model"):
-            checkpoints.restore(abstract_state(other, "ga_grpo"), stage="ga_grpo")
+            checkpoints.restore(state_of(other, "ga_grpo"), stage="ga_grpo")
 
 
 @pytest.mark.parametrize(

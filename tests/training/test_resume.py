@@ -19,7 +19,8 @@ from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.data import make_batches
 from medscope_jax.training.metrics import MetricsWriter, read_metrics, without_timing
 from medscope_jax.training.run import Run
-from medscope_jax.training.stage import abstract_state, optimizer_of, run_stage
+from medscope_jax.training.stage import run_stage, state_of
+from medscope_jax.training.state import optimizer_of
 from medscope_jax.training.steps import sft_step
 from tests.training import step_cases as cases
 
@@ -119,7 +120,7 @@ def session(run, folder, optimizer, fuse):
             for name in ("warm_up", "cold_start"):
                 start = functools.partial(lambda params: params, params)
                 params = run_stage(run, name, start, prepare, checkpoints, writer)
-        return bits(params), [bits(checkpoints.restore(abstract_state(run, "cold_start")).state)]
+        return bits(params), [bits(checkpoints.restore(state_of(run, "cold_start")).state)]
 
 
 def lines(folder):
@@ -130,7 +131,9 @@ def lines(folder):
 def whole(run, tmp_path_factory):
     """(optimizer, events, outcome and log of a program that was never stopped)."""
     folder, fuse = tmp_path_factory.mktemp("whole"), Fuse()
-    optimizer = optimizer_of(run, "warm_up")  # cold_start's is the same; one object compiles once
+    optimizer = optimizer_of(
+        run.config, "warm_up"
+    )  # cold_start's is the same; one object compiles once
     outcome = session(run, folder, optimizer, fuse)
     log = lines(folder)
     assert [line["step"] for line in log] == [2, 4, 5] * 2

@@ -13,8 +13,8 @@ from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.data import make_batches
 from medscope_jax.training.metrics import MetricsWriter, read_metrics
 from medscope_jax.training.run import Run
-from medscope_jax.training.stage import abstract_state, finished_params, run_stage, updates_of
-from medscope_jax.training.state import apply_gradients, init_state, make_optimizer
+from medscope_jax.training.stage import finished_params, run_stage, state_of
+from medscope_jax.training.state import apply_gradients, init_state, make_optimizer, updates_of
 from tests.training import step_cases as cases
 
 
@@ -30,17 +30,17 @@ def run():
 
 
 def test_stage_3_counts_every_optimizer_step(run):
-    assert updates_of(run, "cold_start") == 3 and updates_of(run, "ga_grpo") == 6
+    assert updates_of(run.config, "cold_start") == 3 and updates_of(run.config, "ga_grpo") == 6
 
 
 @pytest.mark.parametrize("name", ["warm_up", "cold_start"])
 def test_the_abstract_state_is_the_states(run, name):
     """Same tree, shapes and types as a real first state; parameters split over the mesh."""
     section = run.config[name]
-    optimizer = make_optimizer(section, updates_of(run, name))
+    optimizer = make_optimizer(section, updates_of(run.config, name))
     params = jax.tree.map(jnp.asarray, cases.params())
     state = init_state(params, optimizer, jax.random.key(0), section.train_vision)
-    promised = abstract_state(run, name)
+    promised = state_of(run, name)
     assert jax.tree.structure(promised) == jax.tree.structure(state)
     for wanted, leaf in zip(jax.tree.leaves(promised), jax.tree.leaves(state), strict=True):
         assert wanted.shape == leaf.shape and wanted.dtype == leaf.dtype
