@@ -1,23 +1,35 @@
 """Evaluates the models of a run: python -m medscope_jax.evaluate --workdir DIR --split SPLIT
 
 Rolls out every question of the split greedily and, beside it, several times with sampling; prints
-the table and writes DIR/evaluation_SPLIT.json.
+the table and writes DIR/evaluation_SPLIT.json. Several processes evaluate one run together as they
+train one, see medscope_jax.train.
 """
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+from ml_collections import ConfigDict
+
 from medscope_jax.config import ConfigError, parse_arguments, run_main
 from medscope_jax.distributed import batch_shardings, use_huge_pages
-from medscope_jax.distributed.processes import put, put_whole
+from medscope_jax.distributed.processes import (
+    first_process_first,
+    from_first,
+    is_first,
+    join_processes,
+    leaving_at_once,
+    put,
+    put_whole,
+)
 from medscope_jax.evaluation import Scored, Trace, print_results, result_rows, write_results
 from medscope_jax.evaluation.runner import run_questions, score_questions
 from medscope_jax.evaluation.traces import make_trace
-from medscope_jax.rl import RewardConfig, make_judge
+from medscope_jax.rl import Judge, RewardConfig, make_judge
 from medscope_jax.rollout import Trajectory, prompt_width
 from medscope_jax.training.bank import split_bank
 from medscope_jax.training.checkpoint import Checkpoints
-from medscope_jax.training.groups import reward_all
+from medscope_jax.training.groups import judge_all, reward_all
 from medscope_jax.training.metrics import Progress
 from medscope_jax.training.run import (
     Run,
@@ -30,7 +42,7 @@ from medscope_jax.training.run import (
     run_mesh,
 )
 from medscope_jax.training.stage import MODELS, finished_params
-from medscope_jax.training.workdir import read_workdir
+from medscope_jax.training.workdir import Workdir, read_workdir
 
 SPLITS = ("validation", "test")
 
@@ -55,8 +67,8 @@ def evaluate_model(
     """
     section = run.config.evaluation
     can_look = model != "passive"
-    bank = split_bank(run, params, split)
-    judge = make_judge(run.config.judge)
+    bank = split_bank(run, params, split, f"evaluate {model}")
+    judge = judge_of(run)
     # One width for all models and decodings, as wide as the widest prompt: one program for all.
     times = [video.times for video in split.videos]
     width = prompt_width(
@@ -111,6 +123,17 @@ def evaluate_model(
     return scores, greedy
 
 
+def judge_of(run: Run) -> Judge:
+    """The config's judge: process 0 asks it, and all processes hear what it says."""
+    judge = make_judge(run.config.judge)
+
+    def ask(questions, answers):
+        scores = judge(questions, answers) if is_first() else [0.0] * len(answers)
+        return from_first(np.array(scores, np.float32)).tolist()
+
+    return ask
+
+
 def _place(run: Run, tree):
     return put(tree, batch_shardings(tree, run.mesh))
 
@@ -125,9 +148,8 @@ def telling_traces(
     order = [i for row in zip(*_padded(list(kinds.values())), strict=True) for i in row]
     chosen = [i for i in order if i is not None][: run.config.evaluation.traces]
     asked, told = [records[i] for i in chosen], [found[i] for i in chosen]
-    rewards = reward_all(
-        told, asked, make_judge(run.config.judge), RewardConfig(**run.config.reward)
-    )
+    scores = judge_all(told, asked, judge_of(run))
+    rewards = reward_all(told, asked, scores, RewardConfig(**run.config.reward))
     return [
         make_trace(
             record["question"],
@@ -155,29 +177,41 @@ def main(argv: Sequence[str]) -> None:
         {
             "--workdir": {"required": True, "metavar": "DIR", "help": "folder of a training run"},
             "--split": {"default": "test", "metavar": "SPLIT", "help": "validation or test"},
+            "--distributed": {"action": "store_true", "help": "one of a cluster's processes"},
         },
     )
     if flags.split not in SPLITS:
         raise ConfigError(f"unknown split {flags.split!r}; choose one of {', '.join(SPLITS)}")
     workdir, config = read_workdir(flags.workdir)
+    join_processes(flags.distributed)
+    with leaving_at_once():
+        evaluate_all(workdir, config, flags.split)
+
+
+def evaluate_all(workdir: Workdir, config: ConfigDict, name: str) -> None:
+    """Evaluates every finished model of a workdir on the split of this name."""
     run = make_run(config, workdir, run_mesh(config))
-    records, split = load_records(run, "eval", flags.split), load_split(run, flags.split)
+    records, split = load_records(run, "eval", name), load_split(run, name)
     scores: list[Scored] = []
     programs = make_programs(run)
     with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
         for model, stage in MODELS.items():
             params = finished_params(run, checkpoints, stage)
             if params is None:
-                print(f"{model}: stage {stage} has not finished yet, so it is left out")
+                if is_first():
+                    print(f"{model}: stage {stage} has not finished yet, so it is left out")
                 continue
             scores += evaluate_model(run, model, params, records, split, programs)[0]
     if not scores:
-        raise ConfigError(f"{flags.workdir} holds no finished model yet; go on training it first")
-    rows = result_rows(scores)
-    target = workdir.path / f"evaluation_{flags.split}.json"
-    print_results(rows)  # first: minutes of work that a full disk must not take along
-    write_results(target, rows)
-    print(f"written to {target}")
+        raise ConfigError(f"{workdir.path} holds no finished model yet; go on training it first")
+    with first_process_first("evaluation"):
+        if not is_first():
+            return
+        rows = result_rows(scores)
+        target = workdir.path / f"evaluation_{name}.json"
+        print_results(rows)  # first: minutes of work that a full disk must not take along
+        write_results(target, rows)
+        print(f"written to {target}")
 
 
 if __name__ == "__main__":

@@ -221,6 +221,22 @@ def fetch(tree: Any) -> Any:
     return jax.device_get(tree)
 
 
+def from_first(values: np.ndarray) -> np.ndarray:
+    """What process 0 holds, on every process; the others give anything of its shape and type."""
+    if jax.process_count() == 1:
+        return values
+    mesh, parts = _all_devices(), np.zeros((jax.local_device_count(), *values.shape), values.dtype)
+    if is_first():
+        parts[0] = values
+    sharding = NamedSharding(mesh, PartitionSpec("all"))
+    parts = jax.make_array_from_process_local_data(sharding, parts, (mesh.size, *values.shape))
+    return np.asarray(_reduced(_added, mesh)(parts))
+
+
+def _added(parts):
+    return jnp.sum(parts, axis=0, dtype=parts.dtype)
+
+
 def _whole(leaf: Any) -> Any:
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
         return leaf

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from medscope_jax.dialogue import stamp_ids
+from medscope_jax.distributed.processes import fetch, first_process_first
 from medscope_jax.models import ModelConfig, encode_frames, frame_grid
 from medscope_jax.models.vision import IMAGE_MEAN, IMAGE_STD
 from medscope_jax.training.run import ENCODE_FRAMES, Run, Split, make_split_bank
@@ -18,21 +20,30 @@ from medscope_jax.video.bank_key import Preprocessing, weights_hash
 from medscope_jax.video.bank_store import FrameSource, load_bank, source_of
 
 
-def split_bank(run: Run, params: dict, split: Split) -> FrameBank:
+def split_bank(run: Run, params: dict, split: Split, name: str) -> FrameBank:
     """The frame bank of a split under the given parameters.
 
     With config.video.stored_bank, frame tokens are kept in the run's folder as that type: stages
     that share a frozen vision tower, and a run that is continued, encode no frame twice. A bank of
-    other frames or weights is never read but made again.
+    other frames or weights is never read but made again. Of several processes, process 0 encodes
+    what is not stored yet, on a device of its own, and the others wait.
+
+    name: what the bank is for; no other bank of the run has it.
     """
     dtype = run.config.video.stored_bank
-    return stored_bank(run, params, split, dtype) if dtype else make_split_bank(run, params, split)
+    if not dtype:
+        return make_split_bank(run, params, split)
+    if jax.process_count() > 1:
+        params = {"vision": jax.tree.map(jnp.asarray, fetch(params["vision"]))}
+    with first_process_first(f"bank to {name}"):
+        return stored_bank(run, params, split, dtype)
 
 
 def stored_bank(run: Run, params: dict, split: Split, dtype: str | None = None) -> FrameBank:
     """make_split_bank's bank, from the run's folder; what is not stored there yet is encoded first.
 
-    For one process. Each video of the split needs an id in split.rows.
+    Each process for itself, with params on its own devices. Each video of the split needs an id in
+    split.rows.
 
     Args:
       dtype: what tokens are stored as; the tower's own if None: then the bank is make_split_bank's

@@ -37,7 +37,7 @@ def prepare_ga_grpo(run: Run, split: Split, judge: Judge, params: dict) -> tuple
     config = run.config
     records = load_records(run, "rl", "train")
     group = config.rl.group_size
-    bank = split_bank(run, params, split)
+    bank = split_bank(run, params, split, "ga_grpo")
     stride = config.video.max_frames * run.layout.tokens_per_frame
     roll, width = make_roll(run, split, records, bank, judge)
     rewards = RewardConfig(**config.reward)

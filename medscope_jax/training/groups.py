@@ -104,11 +104,18 @@ def replace_groups(kept: Groups, fresh: Groups, stride: int) -> tuple[Groups, in
     return pick_groups([kept, fresh], picks, stride), len(pairs)
 
 
+def judge_all(found: Sequence[Trajectory], asked: Sequence[dict], judge: Judge) -> list[float]:
+    """What the judge says of each trajectory's answer to the question beside it."""
+    return judge(asked, [extract_answer(t.text) or "" for t in found])
+
+
 def reward_all(
-    found: Sequence[Trajectory], asked: Sequence[dict], judge: Judge, config: RewardConfig
+    found: Sequence[Trajectory],
+    asked: Sequence[dict],
+    scores: Sequence[float],
+    config: RewardConfig,
 ) -> list[Reward]:
-    """The reward of each trajectory of the question beside it."""
-    scores = judge(asked, [extract_answer(t.text) or "" for t in found])
+    """The reward of each trajectory of the question beside it; scores: of judge_all."""
     return [
         score_transcript(
             trajectory.text,

@@ -20,16 +20,22 @@ from ml_collections import ConfigDict
 
 from medscope_jax.dialogue import Episode
 from medscope_jax.distributed import batch_shardings
-from medscope_jax.distributed.processes import fetch, put, put_whole
+from medscope_jax.distributed.processes import fetch, from_first, is_first, put, put_whole
 from medscope_jax.errors import UserError
-from medscope_jax.rl import Judge, Reward, RewardConfig
+from medscope_jax.rl import Judge, RewardConfig
 from medscope_jax.rollout import (
     Trajectory,
     make_prompts,
     prompt_width,
     read_trajectories,
 )
-from medscope_jax.training.groups import Groups, join_groups, replace_groups, reward_all
+from medscope_jax.training.groups import (
+    Groups,
+    join_groups,
+    judge_all,
+    replace_groups,
+    reward_all,
+)
 from medscope_jax.training.run import Run, Split, require_split, rollout_program
 from medscope_jax.video import FrameBank, take_videos
 
@@ -111,9 +117,17 @@ def make_roll(
         host = fetch(episode)
         return host, read_trajectories(host, config.video.max_frames, run.tokenizer, run.layout)
 
-    def rewards_of(rows: np.ndarray, found: list[Trajectory]) -> list[Reward]:
-        asked = [records[row] for row in rows for _ in range(group)]
-        return reward_all(found, asked, judge, rewards)
+    def asked_of(rows: np.ndarray) -> list[dict]:
+        return [records[row] for row in rows for _ in range(group)]
+
+    def judged_of(rows: np.ndarray, found: list[Trajectory]) -> list[float]:
+        # Process 0 asks for all: a judge is paid by the question, and need not answer twice alike.
+        return judge_all(found, asked_of(rows), judge) if is_first() else [0.0] * len(found)
+
+    def groups_of(rows: np.ndarray, host: Episode, found: list[Trajectory], scores) -> Groups:
+        scores = from_first(np.array(scores, np.float32)).tolist()
+        scored = reward_all(found, asked_of(rows), scores, rewards)
+        return Groups(rows, places_of(rows), host, found, scored)
 
     def roll(params: dict, rows: np.ndarray, keys: jax.Array) -> Rolled:
         begin = time.monotonic()
@@ -128,12 +142,12 @@ def make_roll(
                     queue.append(start(params, rows[following], keys[following]))
                 episode, counts = queue.pop(0)
                 host, found = read(episode)
-                scored = pool.submit(rewards_of, rows[part], found)
+                scored = pool.submit(judged_of, rows[part], found)
                 done.append((part, host, found, scored))
                 work.append(counts)
             rolled = time.monotonic()
             judged = [
-                Groups(rows[part], places_of(rows[part]), host, found, scored.result())
+                groups_of(rows[part], host, found, scored.result())
                 for part, host, found, scored in done
             ]
         return Rolled(

@@ -58,21 +58,7 @@ class Run:
 def run_mesh(config: ConfigDict) -> Mesh:
     """The mesh of a config's devices; UserError where they are not here or do not make it."""
     devices = check_device(config.device)
-    if jax.process_count() > 1:
-        _check_several(config)
     return make_mesh(config.mesh, devices, kv_heads=config.model.text.num_key_value_heads)
-
-
-def _check_several(config: ConfigDict) -> None:
-    """UserError where a config asks for what one process alone can do."""
-    for name, value, instead in (
-        ("judge.url", config.judge.url, "leave it empty: the built-in judge"),
-        ("video.stored_bank", config.video.stored_bank, "leave it empty: banks in memory"),
-    ):
-        if value:
-            raise UserError(
-                f"config.{name} works with one process, not {jax.process_count()}; {instead}"
-            )
 
 
 def open_run(config: ConfigDict, workdir: Workdir, mesh: Mesh, progress: bool = True) -> Run:

@@ -79,7 +79,7 @@ def prepare_dialogues(name: str, run: Run, split: Split, params: dict) -> tuple[
     records, rows = _that_fit(run, name, lay_out)
     slots, generated = measure_rows(rows)
     layout = dataclasses.replace(run.layout, length=slots)
-    bank = flat_tokens(split_bank(run, params, split))
+    bank = flat_tokens(split_bank(run, params, split, name))
 
     def example(index: int) -> dict:
         place = split.rows[records[index]["video"]]

@@ -3,7 +3,9 @@
 Two processes meet over loopback; tolerances are those of test_meshes.
 """
 
+import json
 import signal
+import threading
 import time
 
 import numpy as np
@@ -15,6 +17,7 @@ from medscope_jax.training.metrics import read_metrics, without_timing
 from tests.distributed import mesh_cases
 from tests.distributed.process_cases import end_of, output_of, start_processes
 from tests.distributed.test_meshes import TOLERANCE
+from tests.rl.endpoint_server import Server, completion
 
 MINI = "tests.training.mini_program"
 
@@ -124,21 +127,51 @@ def test_half_a_description_of_the_processes_is_refused(variables, line):
     join_processes(False, {})  # alone
 
 
+def test_one_asks_the_judge_for_all(tmp_path):
+    """Each answer is sent once, and both processes hear the same scores."""
+
+    def likes(handler):  # every second length of what it is told
+        score = len(handler.body["messages"][-1]["content"]) % 2
+        handler.reply(200, completion(json.dumps({"score": score})))
+
+    with Server([likes]) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        program = ["tests.distributed.judge_program", f"http://127.0.0.1:{server.server_port}/v1"]
+        processes = start_processes(2, program, tmp_path)
+        assert end_of(processes, tmp_path) == [0, 0], output_of(tmp_path) + output_of(tmp_path, 1)
+        server.shutdown()
+    scores = [json.loads(output_of(tmp_path, i).splitlines()[-1]) for i in (0, 1)]
+    told = [body["messages"][-1]["content"] for _, _, body in server.requests]
+    assert len(told) == len(set(told)) == 4  # nothing need be asked of an empty answer
+    assert scores[0] == scores[1] and sorted(scores[0]) == sorted([*(len(t) % 2 for t in told), 0])
+    assert len(set(scores[0])) == 2
+
+
 @pytest.mark.slow
 @pytest.mark.invariant
 def test_the_whole_run_on_two_processes(tmp_path, micro_arguments):
-    """From the suite to the table: one process's steps within tolerance, files written once."""
+    """From the suite to the table: one process's steps within tolerance, files written once.
+
+    Frame banks are stored on disk.
+    """
     changes = {"device.count": 2, "mesh.data": 2, "log.checkpoint_every": 1}
-    logs = []
+    changes |= {"video.stored_bank": "float32"}
+    logs, tables = [], []
     for count, devices in ((2, 1), (1, 2)):
         folder = tmp_path / str(count)
         folder.mkdir()
         program = ["medscope_jax.train", *micro_arguments, "--workdir", folder / "run"]
         program += [f"--config.{key}={value}" for key, value in changes.items()]
         processes = start_processes(count, program, folder, devices, cache=tmp_path / "compiled")
-        assert end_of(processes, folder, 3600) == [0] * count, output_of(folder)[-3000:]
+        assert end_of(processes, folder, 1200) == [0] * count, output_of(folder)[-3000:]
         assert (folder / "run" / "results.json").exists()
+        program = ["medscope_jax.evaluate", "--workdir", folder / "run", "--split", "validation"]
+        processes = start_processes(count, program, folder, devices, cache=tmp_path / "compiled")
+        assert end_of(processes, folder, 600) == [0] * count, output_of(folder)[-3000:]
+        tables.append(json.loads((folder / "run" / "evaluation_validation.json").read_text()))
         logs.append(log_of(folder))
+    assert len(tables[0]) == len(tables[1]) > 0
+    assert "written to" not in output_of(tmp_path / "2", 1)
     assert "done in" in output_of(tmp_path / "2") and "done in" not in output_of(tmp_path / "2", 1)
     assert [line["step"] for line in logs[0]] == [line["step"] for line in logs[1]]
     for found, wanted in zip(*logs, strict=True):

@@ -69,8 +69,8 @@ def test_a_stored_bank_is_the_split_bank(run, monkeypatch, capsys):
         asked = ConfigDict(run.config.to_dict())
         asked.video.stored_bank = "float32"
         asking = dataclasses.replace(run, config=asked)
-        assert bits(split_bank(asking, params, split)) == expected
-    assert bits(split_bank(run, params, split)) == expected  # not asked for: made anew
+        assert bits(split_bank(asking, params, split, "test")) == expected
+    assert bits(split_bank(run, params, split, "test")) == expected  # not asked for: made anew
 
     # Another tower, of the same shape: its own bank, without a word of the old one.
     other = jax.tree.map(lambda leaf: leaf * 1.01, {"vision": params["vision"]})

@@ -8,7 +8,7 @@ from medscope_jax.rl import RewardConfig, make_judge
 from medscope_jax.rollout import Trajectory
 from medscope_jax.tools import CallStatus, Tool
 from medscope_jax.training.ga_grpo import most_generated, summary_of
-from medscope_jax.training.groups import Groups, reward_all
+from medscope_jax.training.groups import Groups, judge_all, reward_all
 from medscope_jax.training.rolling import Drawn, Rolled
 
 CALL = (
@@ -51,7 +51,8 @@ def judge():
 def test_each_trajectory_is_scored_by_its_own_question(judge):
     found = [looked(10, 20), looked(10, 20), DIRECT, looked(14, 16)]
     asked = [question(), question("right"), question(), question(evidence=(), frame=15.0)]
-    scored = reward_all(found, asked, judge, RewardConfig(crop_reward="step"))
+    scores = judge_all(found, asked, judge)
+    scored = reward_all(found, asked, scores, RewardConfig(crop_reward="step"))
     # On target: sign 1 and a full bonus of 0.1 for each 0.05 of IoU above 0.5.
     assert [r.crop for r in scored] == pytest.approx([2.0, 2.0, 0.0, 1.0])
     assert [r.accuracy for r in scored] == [1.0, 0.0, 1.0, 1.0]
@@ -59,11 +60,11 @@ def test_each_trajectory_is_scored_by_its_own_question(judge):
     assert [r.total for r in scored] == pytest.approx([4.0, 3.0, 2.0, 3.0])
 
 
-def test_only_executed_calls_earn_evidence(judge):
+def test_only_executed_calls_earn_evidence():
     """A window that the tools refused is none; a response that is made up is a format error."""
     refused = looked(10, 20, status=CallStatus.NOT_JSON)
     made_up = Trajectory(looked(10, 20).text, [], [], [])
-    scored = reward_all([refused, made_up], [question()] * 2, judge, RewardConfig())
+    scored = reward_all([refused, made_up], [question()] * 2, [1.0, 1.0], RewardConfig())
     assert [r.crop for r in scored] == [0.0, 0.0]
     assert [r.format for r in scored] == [1.0, 0.0]
 
@@ -93,7 +94,8 @@ def test_most_generated_is_rounded_up_but_never_exceeds_the_slots():
 def test_the_summary_counts_what_happened(judge):
     found = [looked(10, 20), looked(30, 40), DIRECT, looked(5, 1, status=CallStatus.EMPTY_WINDOW)]
     config = RewardConfig(crop_reward="smooth")
-    scored = reward_all(found, [question()] * 4, judge, config)
+    asked = [question()] * 4
+    scored = reward_all(found, asked, judge_all(found, asked, judge), config)
     role = np.zeros((4, 10), np.int32)
     role[:2, 3:9] = Role.GENERATED
     rows = np.arange(2)
