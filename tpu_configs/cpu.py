@@ -14,7 +14,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.device = ConfigDict({"platform": "cpu", "kind": "", "count": 1, "topology": ""})
-    # context: training splits the slots of its rows over it.
+    # context: training splits the slots of its rows over it, rollouts their questions.
     config.mesh = ConfigDict({"data": 1, "fsdp": 1, "context": 1, "tensor": 1})
 
     # Procedures a split and source; laparoscopic ones are held out, out-of-domain.

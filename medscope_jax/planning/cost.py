@@ -1,6 +1,7 @@
 """What each of a run's programs costs on its slice: from its trace and compiled text to seconds."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 from jax.sharding import Mesh
@@ -11,6 +12,7 @@ from medscope_jax.planning.buffers import Buffer, largest_buffers
 from medscope_jax.planning.chips import CHIPS, SIDES, Roofline, roofline
 from medscope_jax.planning.flops import Assumed, count_flops
 from medscope_jax.planning.hlo import ChipWork, read_work
+from medscope_jax.rollout.loop import question_axes
 from medscope_jax.training.programs import Program
 from medscope_jax.training.run import ENCODE_FRAMES
 
@@ -44,8 +46,9 @@ def assume(config: ConfigDict, mesh: Mesh, program: Program) -> Assumed:
     Slots that are not yet out of items write side by side; rollout.prefill_rows of them look at a
     time; each item takes a slot once, and questions are read as many at a time as slots can use.
     """
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    questions = max(1, config.ga_grpo.batch_size // config.rl.parts // shards)
+    questions = config.ga_grpo.batch_size // config.rl.parts
+    shards = math.prod(mesh.shape[axis] for axis in question_axes(mesh, questions))
+    questions = max(1, questions // shards)
     items = questions * config.rl.group_size
     slots = min(config.rollout.slots or items, items)
     rows = min(config.rollout.prefill_rows, slots)

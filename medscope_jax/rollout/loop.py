@@ -15,14 +15,15 @@ and with fewer slots than items a row that is done makes room for the next one. 
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from medscope_jax.dialogue import Episode, Layout
-from medscope_jax.distributed import ROWS
+from medscope_jax.distributed import ROWS, SLOTS
 from medscope_jax.models import ModelConfig
 from medscope_jax.rollout.look import look
 from medscope_jax.rollout.observation import Vocabulary
@@ -118,24 +119,17 @@ def make_rollout(
 ):
     """The compiled rollout: (params, bank, prompts, words) -> (Episode, metrics); see `rollout`.
 
-    With a mesh, questions are split over its data and fsdp axes and every device runs its own loop:
-    no device waits for another's turns, and a row's result does not depend on the split. The bank's
-    videos are split alike, so a question's video must lie in its device's part. Devices along the
-    tensor axis share a loop, each with its heads' part of the key-value cache.
+    With a mesh, questions are split over its data and fsdp axes, and over context too where that
+    divides them; every device runs its own loop: no device waits for another's turns, and a row's
+    result does not depend on the split. The bank's videos are split alike, so a question's video
+    must lie in its device's part. Devices along the tensor axis share a loop, each with its heads'
+    part of the key-value cache.
     """
     program = functools.partial(rollout, model=model, layout=layout, config=config, draw=draw)
     if mesh is None or mesh.size == 1:
         return jax.jit(program)
-    axes = tuple(name for name in ROWS if mesh.shape.get(name, 1) > 1)
-    if not axes:
 
-        def alone(*arguments):
-            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-                return program(*arguments)
-
-        return jax.jit(alone)
-
-    def local(params, bank, prompts, words):
+    def local(axes, params, bank, prompts, words):
         # Indices count over the whole bank outside, over this device's part of it inside.
         videos = bank.length.shape[0] * jax.lax.axis_index(axes)
         stride = bank.tokens.shape[1] * bank.tokens.shape[2]
@@ -148,23 +142,39 @@ def make_rollout(
         episode = episode.replace(frame=move(episode.frame, videos))
         return episode, jax.tree.map(lambda x: jax.lax.psum(x, axes), metrics)
 
-    split, whole = PartitionSpec(axes), PartitionSpec()
-    episode = Episode(
-        tokens=split,
-        frame=split,
-        role=split,
-        positions=PartitionSpec(None, axes),
-        logprobs=split,
-        calls=split,
-    )
-    return jax.jit(
-        jax.shard_map(
-            local,
+    def split_program(params, bank, prompts, words):
+        axes = question_axes(mesh, len(prompts.tokens), len(bank.length))
+        if not axes:
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return program(params, bank, prompts, words)
+        split, whole = PartitionSpec(axes), PartitionSpec()
+        episode = Episode(
+            tokens=split,
+            frame=split,
+            role=split,
+            positions=PartitionSpec(None, axes),
+            logprobs=split,
+            calls=split,
+        )
+        return jax.shard_map(
+            functools.partial(local, axes),
             mesh=mesh,
             in_specs=(whole, split, split, whole),
             out_specs=(episode, whole),
-            # Devices along a context axis all do the same: a rollout's slots are not split.
-            axis_names={*axes, "context"} & set(mesh.axis_names),
+            # Where context divides no questions, devices along it all do the same.
+            axis_names={*axes, *SLOTS} & set(mesh.axis_names),
             check_vma=False,
-        )
-    )
+        )(params, bank, prompts, words)
+
+    return jax.jit(split_program)
+
+
+def question_axes(mesh: Mesh, *counts: int) -> tuple[str, ...]:
+    """The mesh axes that a rollout's questions (and their videos) are split over.
+
+    counts: numbers of questions and of videos, which context is left out for if it must.
+    """
+    axes = tuple(name for name in ROWS + SLOTS if mesh.shape.get(name, 1) > 1)
+    size = math.prod(mesh.shape[name] for name in axes)
+    fits = all(count % size == 0 for count in counts)
+    return axes if fits else tuple(name for name in axes if name not in SLOTS)

@@ -25,6 +25,21 @@ def wanted(world):
     return play(world, CONFIG)[0]
 
 
+@pytest.mark.parametrize("axes, rows", [({"fsdp": 2, "context": 2}, 2), ({"context": 3}, 8)])
+def test_questions_are_split_over_context(world, wanted, axes, rows):
+    """Invariant: a context axis changes nothing; where it divides the four questions, no device
+    has another's rows."""
+    tokenizer, model, params, bank, _, _ = world
+    mesh = make_mesh(axes, jax.devices()[: int(np.prod(list(axes.values())))], kv_heads=2)
+    arguments = params, bank, make_prompts(world, [0, 1, 2, 3]), vocabulary(tokenizer, LAYOUT)
+    compiled = make_rollout(mesh, model, LAYOUT, CONFIG).lower(*arguments).compile()
+    found, metrics = jax.device_get(compiled(*arguments))
+    assert_same(found, wanted)
+    assert metrics["slot_steps"] == rows * metrics["decode_steps"]
+    caches = re.findall(r"f32\[1,(\d+),2,256,16\]", compiled.as_text())
+    assert max(map(int, caches)) == rows
+
+
 @pytest.mark.parametrize("axes, slots", [({"data": 2, "tensor": 2}, 3), ({"tensor": 2}, 0)])
 def test_heads_are_split_over_tensor(world, wanted, axes, slots):
     """Invariant: data and tensor axes change nothing; no device holds another's heads or rows."""
