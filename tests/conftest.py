@@ -1,6 +1,7 @@
 """Every test runs on the CPU, as eight virtual devices, so that sharding is testable anywhere."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -10,6 +11,19 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 # The project is run from its folder, not installed: tests import it from there too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+# A shell's background job ignores Ctrl-C, and so would the programs that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """One worker takes all tests of a file, whose fixtures they share, and one all files that read
+    micro_run, which takes a minute to make."""
+    readers = {item.path for item in items if "micro_run" in getattr(item, "fixturenames", ())}
+    for item in items:
+        group = "micro_run" if item.path in readers else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
