@@ -1,6 +1,6 @@
 """The agent loop on the device: sampling, observations, the compiled rollout."""
 
-from medscope_jax.rollout.loop import make_rollout, rollout
+from medscope_jax.rollout.loop import make_rollout, question_axes, rollout
 from medscope_jax.rollout.observation import Vocabulary, observe, vocabulary
 from medscope_jax.rollout.questions import (
     Trajectory,
@@ -20,6 +20,7 @@ __all__ = [
     "make_rollout",
     "observe",
     "prompt_width",
+    "question_axes",
     "read_trajectories",
     "rollout",
     "row_keys",

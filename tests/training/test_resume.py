@@ -131,9 +131,8 @@ def lines(folder):
 def whole(run, tmp_path_factory):
     """(optimizer, events, outcome and log of a program that was never stopped)."""
     folder, fuse = tmp_path_factory.mktemp("whole"), Fuse()
-    optimizer = optimizer_of(
-        run.config, "warm_up"
-    )  # cold_start's is the same; one object compiles once
+    # cold_start's is the same; one object compiles once.
+    optimizer = optimizer_of(run.config, "warm_up")
     outcome = session(run, folder, optimizer, fuse)
     log = lines(folder)
     assert [line["step"] for line in log] == [2, 4, 5] * 2
