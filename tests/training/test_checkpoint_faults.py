@@ -108,12 +108,14 @@ def kill_while_saving(directory: Path, rounds: int, seed: int) -> None:
         lines = [process.stdout.readline() for _ in range(delays.randrange(2, 5))]
         time.sleep(delays.uniform(0.0, 0.2))  # about as long as one save, to hit any part of it
         process.send_signal(signal.SIGKILL)
-        out, err = process.communicate()
-        lines += out.splitlines()
+        lines += process.stdout.readlines()
+        err = process.stderr.read()
+        process.wait()
         assert "Error" not in err and "damaged" not in err, err
-        word, step = lines[0].split()
-        assert word == "restored" and int(step) in (last, last + 1), (lines, last)
-        last = max([int(step)] + [int(line.split()[1]) for line in lines if line.strip()])
+        # A line that the kill cut short was not said.
+        words = [line.split() for line in lines if line.endswith("\n")]
+        assert words[0][0] == "restored" and int(words[0][1]) in (last, last + 1), (lines, last)
+        last = max(int(step) for _, step in words)
     out, err = child(KILLED, directory, "stop").communicate()
     assert int(out.split()[1]) in (last, last + 1) and last >= rounds, (out, err)
     assert not list(directory.glob("*tmp*"))
