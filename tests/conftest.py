@@ -1,6 +1,8 @@
 """Every test runs on the CPU, as eight virtual devices, so that sharding is testable anywhere."""
 
+import fcntl
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -8,22 +10,16 @@ from pathlib import Path
 import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# Tests compile much and compute little: LLVM's optimizations would take longer than they save.
+# Set XLA_FLAGS to test the code as users run it; .ci/run does, for its second half.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
 # The project is run from its folder, not installed: tests import it from there too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 # A shell's background job ignores Ctrl-C, and so would the programs that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """One worker takes all tests of a file, whose fixtures they share, and one all files that read
-    micro_run, which takes a minute to make."""
-    readers = {item.path for item in items if "micro_run" in getattr(item, "fixturenames", ())}
-    for item in items:
-        group = "micro_run" if item.path in readers else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
@@ -60,14 +56,26 @@ def micro_arguments():
 
 
 @pytest.fixture(scope="session")
-def micro_run(tmp_path_factory, micro_arguments):
-    """The workdir of a finished run of a few steps, made once. Tests only read it."""
+def micro_run(tmp_path_factory, micro_arguments, worker_id):
+    """The workdir of a finished run of a few steps. Tests only read it.
+
+    It takes a minute to make: one worker makes it, and each has a copy.
+    """
     # Imported here: test files that need no run shall not wait for its imports.
     from medscope_jax import train
 
-    workdir = tmp_path_factory.mktemp("micro") / "run"
-    train.main([*micro_arguments, "--workdir", str(workdir)])
-    return workdir
+    own = tmp_path_factory.mktemp("micro") / "run"
+    if worker_id == "master":
+        train.main([*micro_arguments, "--workdir", str(own)])
+        return own
+    shared = tmp_path_factory.getbasetemp().parent
+    with open(shared / "micro.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "micro").exists():
+            train.main([*micro_arguments, "--workdir", str(shared / "making")])
+            (shared / "making").rename(shared / "micro")
+        shutil.copytree(shared / "micro", own)
+    return own
 
 
 @pytest.fixture(scope="session")

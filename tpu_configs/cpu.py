@@ -1,6 +1,6 @@
 """A laptop: two cores, 6 GB of memory, no accelerator; the whole job in under 20 minutes.
 
-`cpu.py:smoke` walks the same path in under two minutes, with too few steps to learn much.
+`cpu.py:smoke` walks the same path in under two minutes, too small and short to learn much.
 This file is also the schema: every other config has exactly these keys.
 """
 
@@ -179,14 +179,16 @@ def get_config(arg: str = "") -> ConfigDict:
     config.log = ConfigDict({"every": 10, "checkpoint_every": 100})
 
     if arg == "smoke":
+        config.model.text.num_hidden_layers = 2  # most of its time is compiling
         config.suite.train_ophthalmic, config.suite.train_endoscopic = 10, 6
         config.suite.validation_ophthalmic, config.suite.validation_endoscopic = 2, 2
         config.suite.test_ophthalmic, config.suite.test_endoscopic = 3, 3
         config.suite.test_laparoscopic = 2
         for stage in (config.warm_up, config.cold_start, config.passive):
             stage.steps, stage.batch_size = 12, 8
-        config.ga_grpo.steps, config.ga_grpo.batch_size = 3, 4
+        config.ga_grpo.steps, config.ga_grpo.batch_size, config.rl.group_size = 2, 8, 4
         config.rollout.prefill_rows = 8
-        config.evaluation.rollouts = 32
+        # As stage 3 does: one program samples for both.
+        config.evaluation.samples, config.evaluation.rollouts = 4, 32
         config.log.every, config.log.checkpoint_every = 3, 6
     return config

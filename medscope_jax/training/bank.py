@@ -11,9 +11,9 @@ import jax.numpy as jnp
 
 from medscope_jax.dialogue import stamp_ids
 from medscope_jax.distributed.processes import fetch, first_process_first
-from medscope_jax.models import ModelConfig, encode_frames, frame_grid
+from medscope_jax.models import ModelConfig, frame_grid
 from medscope_jax.models.vision import IMAGE_MEAN, IMAGE_STD
-from medscope_jax.training.run import ENCODE_FRAMES, Run, Split, make_split_bank
+from medscope_jax.training.run import ENCODE_FRAMES, Run, Split, jitted_encode, make_split_bank
 from medscope_jax.video import FrameBank
 from medscope_jax.video.bank_build import Built, build_bank
 from medscope_jax.video.bank_key import Preprocessing, weights_hash
@@ -80,11 +80,10 @@ def build_vision_bank(
 ) -> Built:
     """build_bank with a model's vision tower, of which `vision` are the parameters."""
     frame_grid(model, made_of.height, made_of.width)  # says what size the tower can't take
-    encode = jax.jit(lambda vision, frames: encode_frames({"vision": vision}, model, frames))
     return build_bank(
         folder,
         sources,
-        functools.partial(encode, vision),
+        functools.partial(jitted_encode, {"vision": vision}, model),
         ENCODE_FRAMES,
         made_of,
         tower_hash(model, vision),

@@ -23,10 +23,10 @@ from medscope_jax.training.bank import split_bank
 from medscope_jax.training.data import make_batches
 from medscope_jax.training.groups import Groups, summarize
 from medscope_jax.training.guard import stop_if_not_finite
-from medscope_jax.training.packing import measure_packing
+from medscope_jax.training.packing import few_sizes, measure_packing
 from medscope_jax.training.rolling import Drawn, draw_groups, make_roll
 from medscope_jax.training.run import Run, Split, load_records
-from medscope_jax.training.stage import Batches, Update
+from medscope_jax.training.stage import Batches, Update, shardings_of
 from medscope_jax.training.state import kl_reference, optimizer_of
 from medscope_jax.training.steps import ga_grpo_step
 from medscope_jax.video import flat_tokens, take_videos
@@ -55,7 +55,12 @@ def prepare_ga_grpo(run: Run, split: Split, judge: Judge, params: dict) -> tuple
         kl_coefficient=config.rl.kl_coefficient,
         micro_batch=config.rl.micro_batch,
     )
-    compiled = jax.jit(step, static_argnames=("size", "targets"), donate_argnums=0)
+    compiled = jax.jit(
+        step,
+        static_argnames=("size", "targets"),
+        donate_argnums=0,
+        out_shardings=(shardings_of(run, "ga_grpo"), None),
+    )
     compiled = on_mesh(run.mesh, compiled)
     reference = jax.tree.map(jnp.copy, kl_reference(params, config.rl))
     batches = make_batches(
@@ -108,9 +113,9 @@ def fidelities(groups: Groups, config: RewardConfig) -> tuple[np.ndarray, np.nda
 
 
 def most_generated(role: np.ndarray, step: int = 16) -> int:
-    """The most generated tokens that a row of roles [B, L] has, rounded up to `step`."""
+    """The most generated tokens that a row of roles [B, L] has, rounded up (see few_sizes)."""
     most = int(np.max(np.sum(role == Role.GENERATED, axis=1)))
-    return min(-most // step * -step, role.shape[1])
+    return min(few_sizes(most, step), role.shape[1])
 
 
 def summary_of(drawn: Drawn) -> dict[str, float]:

@@ -30,11 +30,21 @@ def measure_packing(role: np.ndarray, group: int, width: int, step: int = 32) ->
     """The Packing that holds rollouts of roles [B, L] (on the host).
 
     group: rows of each question, one after the other. width: slots that hold every prompt. The
-    rests' size is rounded up to `step`, so that only a few shapes are ever compiled.
+    rests' size is rounded up (see few_sizes).
     """
     prompts = np.sum(role == Role.PROMPT, axis=1)
     rest = int(np.max(np.sum(role != Role.PADDING, axis=1) - np.maximum(prompts - 1, 0)))
-    return Packing(group, width, -rest // step * -step)
+    return Packing(group, width, few_sizes(rest, step))
+
+
+def few_sizes(size: int, step: int) -> int:
+    """The size rounded up to one of a few, so that few shapes are ever compiled.
+
+    Multiples of `step` up to 16 steps, then eight sizes an octave: at most an eighth more than
+    asked for, and 64 sizes up to 1,024 steps.
+    """
+    step = max(step, 2 ** (max(size - 1, 1).bit_length() - 1) // 8)
+    return -size // step * -step
 
 
 def pack(

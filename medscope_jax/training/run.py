@@ -39,6 +39,7 @@ from medscope_jax.training.workdir import Workdir
 from medscope_jax.video import FrameBank, Video, make_bank, pair_frames
 
 ENCODE_FRAMES = 512  # frames of one call of the vision tower when a bank is made
+jitted_encode = jax.jit(encode_frames, static_argnums=1)  # one, so that it compiles once for all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,10 +200,9 @@ def load_records(run: Run, part: str, split: str) -> list[dict]:
 
 def make_split_bank(run: Run, params: dict, split: Split) -> FrameBank:
     """The frame bank of a split under the given parameters: each frame encoded once."""
-    encode = jax.jit(lambda params, frames: encode_frames(params, run.model, frames))
-    encode = on_mesh(run.mesh, encode)
+    encode = on_mesh(run.mesh, jitted_encode)
     return make_bank(
-        lambda frames: fetch(encode({"vision": params["vision"]}, frames)),
+        lambda frames: fetch(encode({"vision": params["vision"]}, run.model, frames)),
         split.videos,
         functools.partial(stamp_ids, run.tokenizer, run.layout),
         batch_frames=ENCODE_FRAMES,

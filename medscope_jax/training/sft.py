@@ -28,7 +28,7 @@ from medscope_jax.training.examples import (
     measure_rows,
 )
 from medscope_jax.training.run import Run, Split, load_records
-from medscope_jax.training.stage import Batches, Update
+from medscope_jax.training.stage import Batches, Update, shardings_of
 from medscope_jax.training.state import optimizer_of
 from medscope_jax.training.steps import sft_step
 from medscope_jax.training.suite import has_part
@@ -40,6 +40,10 @@ PARTS = {
     "cold_start": ("vcot", "cot"),
     "passive": ("passive", "cot"),
 }
+
+# Two parts take twice as long to compile: in fewer steps than these, shorter rows don't make up
+# for it.
+_STEPS_WORTH_A_SPLIT = 50
 
 
 def parts_of(config: ConfigDict, stage: str) -> list[str]:
@@ -130,6 +134,8 @@ def _batches(run: Run, name: str, count: int, example: Callable[[int], dict]) ->
 def _plan_split(run: Run, name: str, rows: list[Row], slots: int) -> lengths.Split | None:
     if jax.process_count() > 1:  # which rows are short is known of a process's own rows only
         return None
+    if run.config[name].steps < _STEPS_WORTH_A_SPLIT:
+        return None
     used = np.array([len(row.tokens) for row in rows])
     generated = np.array([np.count_nonzero(row.role == Role.GENERATED) for row in rows])
     shards = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
@@ -147,7 +153,8 @@ def _update(
         targets=(generated,) if parts is None else (parts.targets, generated),
         train_vision=run.config[name].train_vision,
     )
-    compiled = on_mesh(run.mesh, jax.jit(step, donate_argnums=0))
+    place = (shardings_of(run, name), None)
+    compiled = on_mesh(run.mesh, jax.jit(step, donate_argnums=0, out_shardings=place))
     size, bank = run.config[name].batch_size, put_whole(bank, run.mesh)
 
     def update(state, batch):

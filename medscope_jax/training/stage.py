@@ -61,6 +61,15 @@ def state_of(run: Run, name: str) -> TrainState:
     return abstract_state(run.config, run.model, run.mesh, name)
 
 
+def shardings_of(run: Run, name: str) -> TrainState:
+    """The NamedSharding of everything in a stage's state.
+
+    Its step gives its state back so: without being told, XLA may name the same placement
+    differently, and the second step would be compiled afresh.
+    """
+    return jax.tree.map(lambda leaf: leaf.sharding, state_of(run, name))
+
+
 def initial_params(run: Run) -> dict:
     """The parameters before all training: imported ones, or else random ones."""
     folder = run.config.model.checkpoint
@@ -251,11 +260,11 @@ def _resume(
 def _first_state(run: Run, name: str, params: dict) -> TrainState:
     # Copied, because updates donate their state and others still need these parameters.
     params = jax.tree.map(jnp.copy, params)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state_of(run, name))
     create = functools.partial(
         init_state,
         optimizer=optimizer_of(run.config, name),
         train_vision=run.config[name].train_vision,
     )
     key = model_key(run.config, name)
-    return jax.jit(lambda p, k: create(p, key=k), out_shardings=shardings)(params, key)
+    place = shardings_of(run, name)
+    return jax.jit(lambda p, k: create(p, key=k), out_shardings=place)(params, key)

@@ -1,12 +1,18 @@
 """Starting several processes of one run on this machine."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def flags_for(devices: int) -> str:
+    """These tests' XLA_FLAGS for a program of so many devices."""
+    return re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"])
 
 
 def start_processes(
@@ -22,7 +28,7 @@ def start_processes(
     started = []
     for index in range(count):
         environment = dict(os.environ)
-        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+        environment["XLA_FLAGS"] = flags_for(devices)
         environment["PYTHONUNBUFFERED"] = "1"
         if count > 1:
             environment |= {

@@ -79,10 +79,10 @@ def stub_mesh(config):
         # reinforcement learning
         ("rl.group_size=1", "config.rl.group_size is 1; it must be at least 2"),
         ("rl.parts=0", "config.rl.parts is 0"),
-        ("rl.parts=3", "config.rl.parts is 3; 4 groups (ga_grpo.batch_size) do not split"),
+        ("rl.parts=3", "config.rl.parts is 3; 8 groups (ga_grpo.batch_size) do not split"),
         ("rl.resample=-1", "config.rl.resample is -1; it must be at least 0"),
         ("rl.micro_batch=0", "config.rl.micro_batch is 0"),
-        ("ga_grpo.batch_size=5", "micro_batch is 32; 5 groups (ga_grpo.batch_size) of 8 rollouts"),
+        ("ga_grpo.batch_size=9", "micro_batch is 32; 9 groups (ga_grpo.batch_size) of 4 rollouts"),
         ("rl.kl_coefficient=-1", "config.rl.kl_coefficient is -1.0"),
         ("rollout.temperature=0", "config.rollout.temperature is 0.0; it must be above 0"),
         ("rollout.top_p=1.1", "config.rollout.top_p is 1.1; it must be at most 1"),

@@ -9,6 +9,7 @@ from medscope_jax.rollout import Trajectory
 from medscope_jax.tools import CallStatus, Tool
 from medscope_jax.training.ga_grpo import most_generated, summary_of
 from medscope_jax.training.groups import Groups, judge_all, reward_all
+from medscope_jax.training.packing import few_sizes
 from medscope_jax.training.rolling import Drawn, Rolled
 
 CALL = (
@@ -81,6 +82,15 @@ def make_episode(role):
         logprobs=-grid.astype(np.float32),
         calls=CallRecord(empty, empty * 1.0, empty * 1.0, empty, empty),
     )
+
+
+def test_a_size_is_rounded_up_by_an_eighth_at_most_to_one_of_a_few():
+    sizes = range(1, 32769)
+    found = [few_sizes(size, 32) for size in sizes]
+    assert found == sorted(found) and len(set(found)) == 64
+    for size, rounded in zip(sizes, found, strict=True):
+        assert size <= rounded <= max(size + 31, size * 9 / 8) and rounded % 32 == 0
+        assert few_sizes(rounded, 32) == rounded
 
 
 def test_most_generated_is_rounded_up_but_never_exceeds_the_slots():

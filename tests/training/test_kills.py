@@ -22,6 +22,7 @@ from medscope_jax.training.metrics import read_metrics, without_timing
 from medscope_jax.training.run import make_run
 from medscope_jax.training.stage import STAGES, state_of
 from medscope_jax.training.workdir import Workdir, read_workdir
+from tests.distributed.process_cases import flags_for
 from tests.training.mini_program import digest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -30,8 +31,8 @@ SLOW = [pytest.mark.slow, pytest.mark.invariant]
 
 def start(folder, cache, arguments):
     """Starts `python -m ARGUMENTS`; its output goes to FOLDER.log, what it compiles to `cache`."""
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    environment |= {
+    environment = os.environ | {
+        "XLA_FLAGS": flags_for(devices=1),
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONUNBUFFERED": "1",

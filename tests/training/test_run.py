@@ -35,7 +35,7 @@ def test_a_bank_is_encoded_by_the_planned_program(monkeypatch):
         calls.append(frames.shape)
         return jnp.zeros((frames.shape[0], 2, 4))
 
-    monkeypatch.setattr(run_room, "encode_frames", encode_frames)
+    monkeypatch.setattr(run_room, "jitted_encode", encode_frames)
     layout = SimpleNamespace(frame_format="{frame}{time:.1f}", stamp_first=False)
     tokenizer = train_tokenizer(["where?"] * 5, 600, 10)
     run = SimpleNamespace(config=config, mesh=None, model=None, layout=layout, tokenizer=tokenizer)

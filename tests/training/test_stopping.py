@@ -12,14 +12,15 @@ import pytest
 from medscope_jax.errors import EXIT_STOPPED
 from medscope_jax.training.metrics import read_metrics, without_timing
 from medscope_jax.training.stopping import SIGNALS, Stopped, StopSignals
+from tests.distributed.process_cases import flags_for
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def start(folder, cache, pause=0.0):
     """Starts the mini program; its compiled steps are kept between starts."""
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    environment |= {
+    environment = os.environ | {
+        "XLA_FLAGS": flags_for(devices=1),
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONUNBUFFERED": "1",
