@@ -98,12 +98,11 @@ def main(folder: Path, repeats: int) -> None:
     state = init_state(jax.tree.map(jnp.copy, params), optimizer, jax.random.key(0), True)
     inputs = {"tokens": arrays[0], "frame": arrays[1], "frames": arrays[2]}
     inputs["role"] = jnp.asarray(role)
-    empty = jnp.zeros((0, model.text.hidden_size))
     losses = []
 
     def train():
         nonlocal state
-        state, metrics = step(state, inputs, empty)
+        state, metrics = step(state, inputs)
         losses.append(float(jax.block_until_ready(metrics)["loss"]))
 
     outputs = {}

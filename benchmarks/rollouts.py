@@ -75,7 +75,7 @@ def ours(
     def once() -> Outcome:
         clock, cpu = peers_lib.Clock(), time.process_time()
         with clock("text"):
-            part = take_videos(bank, jnp.asarray(places, jnp.int32))
+            part = jax.device_put(take_videos(bank, np.array(places, np.int32)))
             prompts = jax.block_until_ready(
                 make_prompts(
                     records,

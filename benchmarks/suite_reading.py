@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -105,10 +104,9 @@ def _step_seconds(config: ConfigDict, model, grid, batch: dict, targets: int) ->
         train_vision=config.warm_up.train_vision,
     )
     compiled = jax.jit(step, donate_argnums=0)
-    bank = jnp.zeros((0, model.text.hidden_size))
     seconds = []
     for _ in range(6):
         begin = time.perf_counter()
-        state, metrics = jax.block_until_ready(compiled(state, batch, bank))
+        state, metrics = jax.block_until_ready(compiled(state, batch))
         seconds.append(time.perf_counter() - begin)
     return statistics.median(seconds[1:])

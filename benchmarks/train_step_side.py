@@ -115,7 +115,7 @@ def _ours(folder, world, job, repeats, update) -> tuple[list[Outcome], float, di
     result["calls"] = int(jnp.sum(episode.calls.status >= 0))
     result["frames_shown"] = int(jnp.sum(episode.frame >= 0)) // run.layout.tokens_per_frame
     arrays = {name: np.asarray(getattr(episode, name)) for name in _FIELDS}
-    part = flat_tokens(take_videos(bank, jnp.asarray(world.places, jnp.int32)))
+    part = jnp.asarray(flat_tokens(take_videos(bank, np.array(world.places, np.int32))))
     np.savez(folder / f"episode-{job.name}.npz", bank=np.asarray(part), **arrays)
     if update:
         result |= _our_update(world, job, videos, episode, part, repeats)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -84,7 +85,7 @@ def answer_question(run: Run, params: dict, video: Video, question: str) -> Traj
     # Every device that rows are split over needs one: they all get the same question.
     rows = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
     bank = make_split_bank(run, params, Split([video], {}))
-    bank = take_videos(bank, jnp.zeros((rows,), jnp.int32))
+    bank = take_videos(bank, np.zeros(rows, np.int32))
     keys = row_keys(model_key(run.config, "ask"), jnp.arange(rows)).reshape(rows, 1)
     prompts = make_prompts(
         [{"question": question}] * rows,

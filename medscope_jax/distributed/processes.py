@@ -178,6 +178,22 @@ def put(tree: Any, shardings: Any) -> Any:
     return jax.device_put(tree, shardings) if jax.process_count() == 1 else _put(tree, shardings)
 
 
+def put_rows(tree: Any, rows: np.ndarray, shardings: Any) -> Any:
+    """tree[rows], [P, ...], as arrays of the mesh, of a tree [V, ...] that every process holds in
+    whole on the host: each device is given its own rows, and no other copy is made.
+
+    shardings: of the result.
+    """
+
+    def place(leaf, sharding):
+        def part(index):
+            return leaf[(rows[index[0]], *index[1:])]
+
+        return jax.make_array_from_callback((len(rows), *leaf.shape[1:]), sharding, part)
+
+    return jax.tree.map(place, tree, shardings)
+
+
 def put_whole(tree: Any, mesh: Mesh) -> Any:
     """What every process holds in whole, as an argument of the mesh's programs.
 

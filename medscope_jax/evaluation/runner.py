@@ -58,7 +58,7 @@ def run_questions(
     for first in range(0, len(records), batch_size):
         real = list(range(first, min(first + batch_size, len(records))))
         chosen = real + [first] * (batch_size - len(real))
-        part = place_batch(take_videos(bank, jnp.asarray([places[i] for i in chosen], jnp.int32)))
+        part = place_batch(take_videos(bank, np.array([places[i] for i in chosen], np.int32)))
         ids = np.asarray(chosen)[:, None] * group + np.arange(group)
         keys = row_keys(key, jnp.asarray(ids.reshape(-1))).reshape(ids.shape)
         prompts = make_prompts(

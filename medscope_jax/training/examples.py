@@ -74,12 +74,19 @@ def dialogue_row(
     )
 
 
-def dialogue_example(row: Row, place: int, layout: Layout, max_frames: int) -> dict:
-    """dialogue_row as arrays [L]; frame points into the flat bank, place: the video's row there."""
+def dialogue_example(row: Row, tokens: np.ndarray, layout: Layout, seen: int) -> dict:
+    """dialogue_row as arrays: tokens, frame, role [L], and visual [seen, D], which `frame` points
+    into.
+
+    tokens: [T, S, D] of the video. The example takes along what it shows, so that the devices hold
+    a batch's frames and no more. seen: visual slots of the longest row.
+    """
     arrays = pad_row(row, layout.length)
-    offset = place * max_frames * layout.tokens_per_frame
-    arrays["frame"] = np.where(arrays["frame"] >= 0, arrays["frame"] + offset, -1).astype(np.int32)
-    return arrays
+    shown = arrays["frame"] >= 0
+    visual = np.zeros((seen, tokens.shape[-1]), tokens.dtype)
+    visual[: np.count_nonzero(shown)] = tokens.reshape(-1, tokens.shape[-1])[arrays["frame"][shown]]
+    arrays["frame"] = np.where(shown, np.cumsum(shown) - 1, -1).astype(np.int32)
+    return {**arrays, "visual": visual}
 
 
 def compact(row: Row) -> Row:

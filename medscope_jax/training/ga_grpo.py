@@ -19,7 +19,7 @@ from medscope_jax.rl import (
     grounding_aware_advantages,
 )
 from medscope_jax.rollout import row_keys
-from medscope_jax.training.bank import split_bank
+from medscope_jax.training.bank import put_videos, split_bank
 from medscope_jax.training.data import make_batches
 from medscope_jax.training.groups import Groups, summarize
 from medscope_jax.training.guard import stop_if_not_finite
@@ -29,7 +29,7 @@ from medscope_jax.training.run import Run, Split, load_records
 from medscope_jax.training.stage import Batches, Update, shardings_of
 from medscope_jax.training.state import kl_reference, optimizer_of
 from medscope_jax.training.steps import ga_grpo_step
-from medscope_jax.video import flat_tokens, take_videos
+from medscope_jax.video import flat_tokens
 
 
 def prepare_ga_grpo(run: Run, split: Split, judge: Judge, params: dict) -> tuple[Batches, Update]:
@@ -83,8 +83,7 @@ def prepare_ga_grpo(run: Run, split: Split, judge: Judge, params: dict) -> tuple
         begin, groups = time.monotonic(), drawn.groups
         advantages = advantage(groups.totals, *fidelities(groups, rewards)).reshape(-1)
         advantages = put_whole(advantages, run.mesh)
-        part = take_videos(bank, jnp.asarray(groups.places))
-        flat = flat_tokens(put(part, bank_shardings(part, run.mesh)))
+        flat = flat_tokens(put_videos(bank, groups.places, run.mesh, bank_shardings))
         episode = put(groups.episode, batch_shardings(groups.episode, run.mesh))
         sizes = {
             "size": measure_packing(groups.episode.role, group, width),

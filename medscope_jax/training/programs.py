@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -47,7 +46,6 @@ from medscope_jax.training.run import (
 )
 from medscope_jax.training.state import TrainState, abstract_state, kl_reference, optimizer_of
 from medscope_jax.training.steps import ga_grpo_step, sft_step
-from medscope_jax.training.suite import suite_rows
 from medscope_jax.video import FrameBank
 
 # A plan reads no suite and trains no tokenizer. One whose ids mean nothing stands in for it, with
@@ -130,14 +128,13 @@ def _supervised_step(config, mesh, model, layout) -> Program:
         train_vision=section.train_vision,
     )
     rows = section.batch_size, layout.length
-    slots = _training_videos(config) * config.video.max_frames * layout.tokens_per_frame
+    seen = layout.length // layout.tokens_per_frame * layout.tokens_per_frame
+    visual = jax.ShapeDtypeStruct((rows[0], seen, model.text.hidden_size), jnp.dtype(model.dtype))
+    batch = {name: _int(*rows) for name in ("tokens", "frame", "role")} | {"visual": visual}
     return _on_state(
         step,
         abstract_state(config, model, mesh, "cold_start"),
-        {
-            "episodes": _split({name: _int(*rows) for name in ("tokens", "frame", "role")}, mesh),
-            "bank": _visual(slots, model),  # of all training videos
-        },
+        {"episodes": _split(batch, mesh)},
     )
 
 
@@ -190,13 +187,6 @@ def _most_generated(config: ConfigDict) -> int:
     """Generated tokens of a row whose every turn is as long as it may be."""
     turns = config.dialogue.max_tool_turns + 1
     return min(turns * config.rollout.turn_tokens, config.dialogue.length)
-
-
-def _training_videos(config: ConfigDict) -> int:
-    """Videos that stages train on: of a data folder, or phantom procedures."""
-    if config.suite.data_dir:
-        return len(suite_rows(config, Path(), "train"))
-    return sum(number for name, number in config.suite.items() if name.startswith("train_"))
 
 
 def _bank(

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -29,6 +28,7 @@ from medscope_jax.rollout import (
     prompt_width,
     read_trajectories,
 )
+from medscope_jax.training.bank import put_videos
 from medscope_jax.training.groups import (
     Groups,
     join_groups,
@@ -37,7 +37,7 @@ from medscope_jax.training.groups import (
     reward_all,
 )
 from medscope_jax.training.run import Run, Split, require_split, rollout_program
-from medscope_jax.video import FrameBank, take_videos
+from medscope_jax.video import FrameBank
 
 
 class Rolled(NamedTuple):
@@ -97,8 +97,7 @@ def make_roll(
     def start(params: dict, rows: np.ndarray, keys: jax.Array) -> tuple[Episode, dict]:
         """Gives the device the rollouts of some questions; does not wait for them."""
         places = places_of(rows)
-        part = take_videos(bank, jnp.asarray(places))
-        part = put(part, batch_shardings(part, run.mesh))
+        part = put_videos(bank, places, run.mesh, batch_shardings)
         prompts = make_prompts(
             [records[row] for row in rows],
             range(len(rows)),

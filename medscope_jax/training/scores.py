@@ -49,6 +49,7 @@ def token_logprobs(
     targets: Targets,
     grid: tuple[int, int],
     temperature: float = 1.0,
+    local: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probabilities of the generated tokens from one full forward pass.
 
@@ -56,13 +57,15 @@ def token_logprobs(
         tokens, frame, role: [B, L], see Episode.
         bank: flat bank [R, D].
         temperature: that the tokens were sampled with; 0 (greedy) counts as 1.
+        local: what a row shows lies with the row, see models.embed.
 
     Returns:
         (logprobs [B, G], entropy [B, G]), 0 where targets.mask is False.
     """
     valid = role != Role.PADDING
     positions, _ = mrope_positions(frame, valid, grid, jnp.zeros(tokens.shape[:1], jnp.int32))
-    hidden = forward(params, model, embed(params, model, tokens, frame, bank), positions, valid)
+    inputs = embed(params, model, tokens, frame, bank, local)
+    hidden = forward(params, model, inputs, positions, valid)
     # The token in slot i is predicted from slot i - 1; slot 0 is never generated.
     before = jnp.maximum(targets.slots - 1, 0)[..., None]
     hidden = jnp.take_along_axis(hidden, before, axis=1)

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from medscope_jax.dialogue import Role, Row
 from medscope_jax.distributed import on_mesh
-from medscope_jax.distributed.processes import local_rows, put_batch, put_whole
+from medscope_jax.distributed.processes import local_rows, put_batch
 from medscope_jax.errors import UserError
 from medscope_jax.files import write_text
 from medscope_jax.training import lengths
@@ -32,7 +31,6 @@ from medscope_jax.training.stage import Batches, Update, shardings_of
 from medscope_jax.training.state import optimizer_of
 from medscope_jax.training.steps import sft_step
 from medscope_jax.training.suite import has_part
-from medscope_jax.video import flat_tokens
 
 # What each stage reads: parts of the suite, mixed in the proportion of their sizes.
 PARTS = {
@@ -67,14 +65,16 @@ def prepare_clips(run: Run, split: Split, params: dict) -> tuple[Batches, Update
     def example(index: int) -> dict:
         return clip_example(*laid_out[index], _video(split, records[index]), layout)
 
-    bank = jnp.zeros((0, run.model.text.hidden_size))
     parts = _plan_split(run, "warm_up", rows, slots)
-    update = _update(run, "warm_up", bank, generated, parts)
+    update = _update(run, "warm_up", generated, parts)
     return _batches(run, "warm_up", len(records), example), update
 
 
 def prepare_dialogues(name: str, run: Run, split: Split, params: dict) -> tuple[Batches, Update]:
-    """Stage 2 and the passive baseline: conversations over a bank that is made once."""
+    """Stage 2 and the passive baseline: conversations over a bank that is made once.
+
+    The bank stays on the host; a batch brings the visual tokens that its rows show.
+    """
 
     def lay_out(record: dict) -> Row:
         video, tools = _video(split, record), name != "passive"
@@ -83,13 +83,14 @@ def prepare_dialogues(name: str, run: Run, split: Split, params: dict) -> tuple[
     records, rows = _that_fit(run, name, lay_out)
     slots, generated = measure_rows(rows)
     layout = dataclasses.replace(run.layout, length=slots)
-    bank = flat_tokens(split_bank(run, params, split, name))
+    bank = split_bank(run, params, split, name)
+    seen = max(np.count_nonzero(row.frame >= 0) for row in rows)
 
     def example(index: int) -> dict:
-        place = split.rows[records[index]["video"]]
-        return dialogue_example(rows[index], place, layout, run.config.video.max_frames)
+        tokens = bank.tokens[split.rows[records[index]["video"]]]
+        return dialogue_example(rows[index], tokens, layout, seen)
 
-    update = _update(run, name, bank, generated, _plan_split(run, name, rows, slots))
+    update = _update(run, name, generated, _plan_split(run, name, rows, slots))
     return _batches(run, name, len(records), example), update
 
 
@@ -142,9 +143,7 @@ def _plan_split(run: Run, name: str, rows: list[Row], slots: int) -> lengths.Spl
     return lengths.plan_split(used, generated, run.config[name].batch_size, slots, shards)
 
 
-def _update(
-    run: Run, name: str, bank: jax.Array, generated: int, parts: lengths.Split | None
-) -> Update:
+def _update(run: Run, name: str, generated: int, parts: lengths.Split | None) -> Update:
     step = functools.partial(
         sft_step,
         model=run.model,
@@ -155,10 +154,10 @@ def _update(
     )
     place = (shardings_of(run, name), None)
     compiled = on_mesh(run.mesh, jax.jit(step, donate_argnums=0, out_shardings=place))
-    size, bank = run.config[name].batch_size, put_whole(bank, run.mesh)
+    size = run.config[name].batch_size
 
     def update(state, batch):
         batch = put_batch(lengths.split_batch(batch, parts), run.mesh, size)
-        return compiled(state, batch, bank)
+        return compiled(state, batch)
 
     return update

@@ -21,7 +21,6 @@ from medscope_jax.training.state import TrainState, apply_gradients, trained
 def sft_step(
     state: TrainState,
     batch: dict | tuple[dict, ...],
-    bank: jax.Array,
     *,
     model: ModelConfig,
     optimizer: optax.GradientTransformation,
@@ -32,25 +31,27 @@ def sft_step(
     """One supervised step: cross-entropy of the generated tokens.
 
     Args:
-        batch: tokens, frame, role [B, L]; with train_vision also frames uint8 [B, F, H, W, 3], into
-            which `frame` points row by row: the bank is made inside the step, and gradients flow
-            through it. Or the batch in parts of other B and L each, see training/lengths.py.
-        bank: flat bank [R, D] that `frame` points into where the vision tower is frozen.
+        batch: tokens, frame, role [B, L], and what `frame` points into, row by row: visual
+            [B, M, D], M a multiple of a frame's tokens, or frames uint8 [B, F, H, W, 3], which are
+            encoded inside the step, so that gradients reach a vision tower that trains. Or the
+            batch in parts of other B and L each, see training/lengths.py.
         targets: G, most generated tokens of a row; of each part, the last being the whole batch's.
     """
 
     def sums_of(params: dict, rows: dict, most: int) -> jax.Array:
         """[3]: log-probabilities, entropies and number of the generated tokens of some rows."""
-        frame, visual = rows["frame"], bank
-        if train_vision:
+        frame, given = rows["frame"], "visual" in rows
+        if given:
+            visual = rows["visual"]
+        else:
             frames = rows["frames"]
             visual = encode_frames(params, model, frames.reshape(-1, *frames.shape[2:]))
-            first = jnp.arange(frame.shape[0])[:, None] * (frames.shape[1] * visual.shape[1])
-            frame = jnp.where(frame >= 0, frame + first, -1)
-            visual = visual.reshape(-1, visual.shape[-1])
+        visual = visual.reshape(-1, visual.shape[-1])
+        first = jnp.arange(len(frame))[:, None] * (len(visual) // len(frame))
+        frame = jnp.where(frame >= 0, frame + first, -1)
         wanted = find_targets(rows["role"], most)
         logprobs, entropy = token_logprobs(
-            params, model, rows["tokens"], frame, rows["role"], visual, wanted, grid
+            params, model, rows["tokens"], frame, rows["role"], visual, wanted, grid, local=given
         )
         return jnp.stack([jnp.sum(logprobs), jnp.sum(entropy), jnp.sum(wanted.mask)])
 

@@ -1,10 +1,13 @@
-"""The frame bank: each frame of each video tokenized once, kept on the device for every gather."""
+"""The frame bank: each frame of each video tokenized once.
+
+A split's bank lies in the host's memory; a batch takes its own videos from there to the device,
+where every gather of a window finds them.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 
 import flax.struct
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from medscope_jax.video.frames import Video
@@ -27,11 +30,11 @@ class FrameBank:
       duration: [V] float32 seconds, the end of each video.
     """
 
-    tokens: jax.Array
-    times: jax.Array
-    stamps: jax.Array
-    length: jax.Array
-    duration: jax.Array
+    tokens: jax.Array | np.ndarray
+    times: jax.Array | np.ndarray
+    stamps: jax.Array | np.ndarray
+    length: jax.Array | np.ndarray
+    duration: jax.Array | np.ndarray
 
 
 def stack_bank(
@@ -53,7 +56,7 @@ def stack_bank(
       stamp_width: W of the bank; the longest stamp if None.
 
     Returns:
-      FrameBank on the default device, tokens in the arrays' own dtype.
+      FrameBank on the host, tokens in the arrays' own dtype.
 
     Raises:
       ValueError: the lists disagree, or a video or stamp is longer than asked for.
@@ -84,11 +87,11 @@ def stack_bank(
         for t, ids in enumerate(stamps[v]):
             bank_stamps[v, t, : len(ids)] = ids
     return FrameBank(
-        tokens=jnp.asarray(bank_tokens),
-        times=jnp.asarray(bank_times),
-        stamps=jnp.asarray(bank_stamps),
-        length=jnp.asarray(length),
-        duration=jnp.asarray(np.asarray(durations, np.float32)),
+        tokens=bank_tokens,
+        times=bank_times,
+        stamps=bank_stamps,
+        length=length,
+        duration=np.asarray(durations, np.float32),
     )
 
 
@@ -133,16 +136,16 @@ def make_bank(
     )
 
 
-def take_videos(bank: FrameBank, rows: jax.Array) -> FrameBank:
-    """The bank of videos rows [P]: row p of the result is video rows[p]; repeats are fine.
+def take_videos(bank: FrameBank, rows: np.ndarray) -> FrameBank:
+    """The bank of videos rows [P], on the host: row p is video rows[p]; repeats are fine.
 
-    Rows outside [0, V) raise IndexError where they are known, and are clipped under jit.
+    Raises:
+      IndexError: rows outside [0, V).
     """
-    if not isinstance(rows, jax.core.Tracer):
-        known = np.asarray(rows)
-        if known.size and not (known.min() >= 0 and known.max() < bank.length.shape[0]):
-            raise IndexError(f"videos {known.tolist()} asked of a bank of {bank.length.shape[0]}")
-    return jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0, mode="clip"), bank)
+    known = np.asarray(rows)
+    if known.size and not (known.min() >= 0 and known.max() < bank.length.shape[0]):
+        raise IndexError(f"videos {known.tolist()} asked of a bank of {bank.length.shape[0]}")
+    return jax.tree.map(lambda leaf: np.take(leaf, known, axis=0), bank)
 
 
 def flat_tokens(bank: FrameBank) -> jax.Array:

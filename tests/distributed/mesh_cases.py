@@ -1,4 +1,4 @@
-"""One SFT step, one GA-GRPO step, greedy and sampled rollouts: on any mesh, by any processes.
+"""Steps of stages 1, 2 and 3, greedy and sampled rollouts: on any mesh, by any processes.
 
 python -m tests.distributed.mesh_cases FILE.npz AXES    one of several processes; AXES is JSON
 """
@@ -56,12 +56,20 @@ def sft(mesh) -> dict[str, np.ndarray]:
     random = np.random.default_rng(7)
     batch = cases.batch(ROWS, local=True)
     batch["frames"] = random.integers(0, 256, (ROWS, cases.FRAMES, 28, 56, 3)).astype(np.uint8)
+    return _supervised(mesh, batch, train_vision=True)
+
+
+def cold_start(mesh) -> dict[str, np.ndarray]:
+    """A step of stage 2: each row brings the visual tokens that it shows."""
+    return _supervised(mesh, cases.sft_batch(ROWS), train_vision=False)
+
+
+def _supervised(mesh, batch, train_vision):
     rows = local_rows(mesh, ROWS)
     batch = put_batch({name: array[rows] for name, array in batch.items()}, mesh, ROWS)
-    step = jax.jit(functools.partial(sft_step, **COMMON, targets=10, train_vision=True))
-    bank = put_whole(jnp.zeros((0, 32)), mesh)
+    step = jax.jit(functools.partial(sft_step, **COMMON, targets=10, train_vision=train_vision))
     with jax.set_mesh(mesh):
-        return outcome(*step(new_state(mesh, True), batch, bank))
+        return outcome(*step(new_state(mesh, train_vision), batch))
 
 
 def ga_grpo(mesh) -> dict[str, np.ndarray]:
@@ -125,6 +133,7 @@ def rollouts(mesh, greedy: bool) -> dict[str, np.ndarray]:
 
 KINDS = {
     "sft": sft,
+    "cold_start": cold_start,
     "ga_grpo": ga_grpo,
     "greedy": functools.partial(rollouts, greedy=True),
     "sampled": functools.partial(rollouts, greedy=False),

@@ -62,8 +62,7 @@ def digest(state) -> str:
 
 
 def main(folder: Path, pause: float, steps: int = 6) -> None:
-    run, examples = mini_run(steps), cases.batch(10)
-    bank, folder = put_whole(jnp.asarray(cases.bank(10)), run.mesh), Path(folder)
+    run, examples, folder = mini_run(steps), cases.sft_batch(10), Path(folder)
     folder.mkdir(exist_ok=True)
     step = functools.partial(
         sft_step,
@@ -82,7 +81,7 @@ def main(folder: Path, pause: float, steps: int = 6) -> None:
         def update(state, batch):
             print("step", flush=True)
             time.sleep(pause)
-            return compiled(state, put_batch(batch, run.mesh, 4), bank)
+            return compiled(state, put_batch(batch, run.mesh, 4))
 
         def example(row):
             return {key: array[row] for key, array in examples.items()}

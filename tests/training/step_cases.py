@@ -85,6 +85,11 @@ def bank(rows: int) -> np.ndarray:
     return np.random.default_rng(2).normal(0, 1, (rows * FRAMES * 2, 32)).astype(np.float32)
 
 
+def sft_batch(rows: int) -> dict:
+    """batch and bank as stages 1 and 2 take them: each row brings what it shows, [rows, M, D]."""
+    return {**batch(rows, local=True), "visual": bank(rows).reshape(rows, FRAMES * 2, 32)}
+
+
 def chosen_logprobs(weights, tokens, frame, role, visual, temperature=1.0):
     """Log-probability [B, L] of every token given those before it, from scores of all slots.
 

@@ -76,20 +76,20 @@ def test_a_long_clip_is_spread_over_its_window(tokenizer, video):
     assert list(shown) == [0, 3, 6, 9]
 
 
-def test_a_dialogue_points_into_the_bank(tokenizer, video):
-    """The preview and the re-executed window, counted from the video's place in the bank."""
+def test_a_dialogue_brings_what_it_shows(tokenizer, video):
+    """The visual tokens of the preview and the re-executed window, in their order."""
     turns = ["<think>a</think>" + protocol.crop_call(2, 3), END]
     row = compact(dialogue_row(record("vcot", turns), video, tokenizer, LAYOUT, tools=True))
-    example = dialogue_example(row, 5, LAYOUT, 20)
+    tokens = np.random.default_rng(0).normal(size=(20, 2, 3)).astype(np.float32)
+    example = dialogue_example(row, tokens, LAYOUT, 14)
     # Preview: first, middle (4.5 rounded to even), last.
     frames = [0, 4, 9, 2, 3]
-    wanted = [(5 * 20 + t) * 2 + s for t in frames for s in range(2)]
-    assert list(example["frame"][example["frame"] >= 0]) == wanted
-    assert example["frame"].dtype == np.int32
+    assert list(example["frame"][example["frame"] >= 0]) == list(range(10))
+    assert example["frame"].dtype == np.int32 and example["visual"].shape == (14, 3)
+    np.testing.assert_array_equal(example["visual"][:10].reshape(5, 2, 3), tokens[frames])
+    assert not example["visual"][10:].any()
     roles = example["role"][example["frame"] >= 0]
     assert list(roles) == [Role.PROMPT] * 6 + [Role.OBSERVATION] * 4
-    first = dialogue_example(row, 0, LAYOUT, 20)
-    np.testing.assert_array_equal(first["tokens"], example["tokens"])
 
 
 @pytest.mark.parametrize("offered", [True, False])

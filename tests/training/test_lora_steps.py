@@ -109,14 +109,14 @@ def moved(before, after):
 
 def test_a_step_follows_the_gradient_of_the_merged_weights():
     """With W = K + s A B: dL/dA = s dL/dW B^T, dL/dB = s A^T dL/dW; the base stays bitwise."""
-    batch, bank = cases.batch(ROWS), cases.bank(ROWS)
+    batch = cases.sft_batch(ROWS)
     state = new_state(params(), SGD)
-    after, metrics = sft(MODEL, SGD)(state, batch, bank)
+    after, metrics = sft(MODEL, SGD)(state, batch)
     base, adapters = models.split_lora(state.params)
     after_base, after_adapters = models.split_lora(after.params)
     assert_bitwise(base, after_base)
     whole = new_state(models.merge_lora(params(), MODEL)[0], SGD)
-    whole_after, whole_metrics = sft(cases.MODEL, SGD)(whole, batch, bank)
+    whole_after, whole_metrics = sft(cases.MODEL, SGD)(whole, batch)
     np.testing.assert_allclose(metrics["loss"], whole_metrics["loss"], atol=1e-5)
     np.testing.assert_allclose(metrics["entropy"], whole_metrics["entropy"], atol=1e-5)
     norm = 0.0
@@ -160,7 +160,7 @@ def test_a_narrow_base_stays_bitwise_and_only_adapters_have_moments(base):
     assert all(leaf.dtype == jnp.float32 for leaf in moments)
     step, losses = sft(model, optimizer), []
     for _ in range(3):
-        state, metrics = step(state, cases.batch(ROWS), cases.bank(ROWS))
+        state, metrics = step(state, cases.sft_batch(ROWS))
         losses.append(float(metrics["loss"]))
     assert losses[0] > losses[1] > losses[2]
     after_base, after = models.split_lora(state.params)
@@ -182,7 +182,7 @@ def test_the_vision_tower_trains_beside_adapters_if_asked():
     random = np.random.default_rng(7)
     batch["frames"] = random.integers(0, 256, (2, cases.FRAMES, 28, 56, 3)).astype(np.uint8)
     state = new_state(weights, ADAMW, True)
-    after, _ = sft(MODEL, ADAMW, True)(state, batch, jnp.zeros((0, 32)))
+    after, _ = sft(MODEL, ADAMW, True)(state, batch)
     assert_bitwise(
         models.split_lora(after.params)[0]["text"], models.split_lora(weights)[0]["text"]
     )

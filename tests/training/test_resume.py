@@ -75,10 +75,10 @@ def compiled(optimizer):
         train_vision=False,
     )
 
-    def noisy(state, batch, bank):
+    def noisy(state, batch):
         """The step, and a draw from the stage's key, so that a lost key shows in the metrics."""
         draw = jax.random.uniform(jax.random.fold_in(state.key, state.step))
-        state, metrics = step(state, batch, bank)
+        state, metrics = step(state, batch)
         return state, metrics | {"draw": draw}
 
     return jax.jit(noisy, donate_argnums=0)
@@ -86,8 +86,7 @@ def compiled(optimizer):
 
 def session(run, folder, optimizer, fuse):
     """One start of a program of two stages, as train.train does it; returns the parameters."""
-    examples = cases.batch(10)
-    bank = jnp.asarray(cases.bank(10))
+    examples = cases.sft_batch(10)
 
     class Writer(MetricsWriter):
         def write(self, *arguments):
@@ -98,7 +97,7 @@ def session(run, folder, optimizer, fuse):
     def prepare(params):
         def update(state, batch):
             fuse()
-            return compiled(optimizer)(state, batch, bank)
+            return compiled(optimizer)(state, batch)
 
         def example(row):
             return {key: array[row] for key, array in examples.items()}

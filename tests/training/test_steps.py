@@ -16,7 +16,7 @@ import pytest
 
 from medscope_jax import models
 from medscope_jax.dialogue import Role
-from medscope_jax.distributed import batch_shardings, make_mesh, replicated, state_shardings
+from medscope_jax.distributed import batch_shardings, make_mesh, state_shardings
 from medscope_jax.rl import LossConfig
 from medscope_jax.training.packing import Packing
 from medscope_jax.training.scores import find_targets
@@ -98,7 +98,7 @@ def test_sft_loss_and_gradient():
         losses.append(-before[batch["tokens"][row, slot]])
         entropies.append(-(np.exp(before) * before).sum())
     state = new_state(SGD, False)
-    after, metrics = sft()(state, batch, bank)
+    after, metrics = sft()(state, cases.sft_batch(ROWS))
     np.testing.assert_allclose(metrics["loss"], np.mean(losses), atol=1e-5)
     np.testing.assert_allclose(metrics["entropy"], np.mean(entropies), atol=1e-5)
     np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(gradient), rtol=1e-4)
@@ -110,9 +110,9 @@ def test_sft_loss_and_gradient():
 
 def test_only_generated_tokens_are_targets():
     """Observations after the last turn, and padding, could only enter as targets: they do not."""
-    batch, bank = cases.batch(ROWS), cases.bank(ROWS)
+    batch = cases.sft_batch(ROWS)
     state = new_state(SGD, False)
-    after, metrics = sft()(state, batch, bank)
+    after, metrics = sft()(state, batch)
     other = {name: array.copy() for name, array in batch.items()}
     changed = 0
     for row in range(ROWS):
@@ -122,13 +122,13 @@ def test_only_generated_tokens_are_targets():
         other["tokens"][row, rest] = (batch["tokens"][row, rest] + 11) % 64
         changed += np.sum(rest & (batch["role"][row] == Role.OBSERVATION))
     assert changed > 4
-    same, same_metrics = sft()(state, other, bank)
+    same, same_metrics = sft()(state, other)
     assert_bitwise(after.params, same.params)
     assert_bitwise(metrics, same_metrics)
     # While a generated token is a target: another one gives another loss.
     row, slot = np.argwhere(batch["role"] == Role.GENERATED)[-1]
     other["tokens"][row, slot] += 1
-    assert abs(sft()(state, other, bank)[1]["loss"] - metrics["loss"]) > 1e-3
+    assert abs(sft()(state, other)[1]["loss"] - metrics["loss"]) > 1e-3
 
 
 def test_gradients_reach_the_vision_tower_when_it_trains():
@@ -156,10 +156,26 @@ def test_gradients_reach_the_vision_tower_when_it_trains():
         train_vision=True,
     )
     state = new_state(SGD, True)
-    after, metrics = jax.jit(step)(state, batch, jnp.zeros((0, 32)))
+    after, metrics = jax.jit(step)(state, batch)
     loss, gradient = jax.jit(jax.value_and_grad(direct))(state.params)
     np.testing.assert_allclose(metrics["loss"], loss, atol=1e-5)
     assert_gradient(state.params, after.params, gradient)
+
+
+def test_a_frozen_vision_tower_is_read_all_the_same():
+    """Frames encoded inside the step, or before it, as the tower stands: one loss, one update."""
+    batch = cases.batch(4, local=True)
+    random = np.random.default_rng(3)
+    frames = random.integers(0, 256, (4, cases.FRAMES, 28, 56, 3)).astype(np.uint8)
+    visual = jnp.stack([models.encode_frames(cases.params(), cases.MODEL, f) for f in frames])
+    state = new_state(SGD, False)
+    inside, metrics = sft()(state, {**batch, "frames": frames})
+    before, wanted = sft()(state, {**batch, "visual": visual.reshape(4, -1, 32)})
+    blind = sft()(state, {**batch, "visual": np.zeros((4, cases.FRAMES * 2, 32), np.float32)})[1]
+    assert abs(blind["loss"] - wanted["loss"]) > 1e-3
+    np.testing.assert_allclose(metrics["loss"], wanted["loss"], atol=1e-5)
+    for got, want in zip(*map(jax.tree.leaves, (inside.params, before.params)), strict=True):
+        np.testing.assert_allclose(got, want, atol=2e-5)
 
 
 CLIP = LossConfig(clip_low=0.2, clip_high=0.3, dual_clip=2.0)
@@ -329,7 +345,7 @@ def inputs(kind):
         targets=TARGETS,
         train_vision=True,
     )
-    return jax.jit(step), new_state(ADAMW, True), (batch, np.zeros((0, 32), np.float32))
+    return jax.jit(step), new_state(ADAMW, True), (batch,)
 
 
 @functools.cache
@@ -363,11 +379,7 @@ def test_sharding_changes_nothing(mesh, kind):
         anchor = jax.device_put(reference, state_shardings(reference, mesh))
         arguments = (*first, anchor)
     else:
-        batch, bank = arguments
-        arguments = (
-            jax.device_put(batch, batch_shardings(batch, mesh)),
-            jax.device_put(bank, replicated(mesh)),
-        )
+        arguments = jax.device_put(arguments, batch_shardings(arguments, mesh))
     kernel = placed.params["text"]["layers"]["mlp"]["up_proj"]["kernel"]
     split = mesh.shape["fsdp"] * mesh.shape["tensor"]
     assert kernel.addressable_shards[0].data.size * split == kernel.size
