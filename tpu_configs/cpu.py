@@ -112,7 +112,7 @@ def get_config(arg: str = "") -> ConfigDict:
     # The baseline that cannot look: the same start, data and steps, answers from the preview.
     config.passive = ConfigDict({"steps": 300, "batch_size": 32, "learning_rate": 1e-3, **decoder})
     # Stage 3, GA-GRPO.
-    config.ga_grpo = ConfigDict({"steps": 90, "batch_size": 16, "learning_rate": 1.5e-4, **decoder})
+    config.ga_grpo = ConfigDict({"steps": 60, "batch_size": 16, "learning_rate": 1.5e-4, **decoder})
     config.rl = ConfigDict(
         {
             "group_size": 8,  # rollouts a question; ga_grpo.batch_size counts questions

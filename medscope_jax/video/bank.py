@@ -145,7 +145,7 @@ def take_videos(bank: FrameBank, rows: np.ndarray) -> FrameBank:
     known = np.asarray(rows)
     if known.size and not (known.min() >= 0 and known.max() < bank.length.shape[0]):
         raise IndexError(f"videos {known.tolist()} asked of a bank of {bank.length.shape[0]}")
-    return jax.tree.map(lambda leaf: np.take(leaf, known, axis=0), bank)
+    return jax.tree.map(lambda leaf: np.take(np.asarray(leaf), known, axis=0), bank)
 
 
 def flat_tokens(bank: FrameBank) -> jax.Array:
