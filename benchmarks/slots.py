@@ -87,7 +87,7 @@ def make_counter(
     tokenizer = train_tokenizer(["where is it? it is on the left"] * 5, 1024, 4)
     model = model_config({"text": {**_TEXT, "vocab_size": tokenizer.vocab_size}})
     params = init_params(model, jax.random.key(0))
-    bank = _bank(model.text.hidden_size)
+    bank = jax.device_put(_bank(model.text.hidden_size))
     words = vocabulary(tokenizer, layout)
     config = RolloutConfig(group, length, 8, prefill_rows, 0.0, 1.0, slots)
 
