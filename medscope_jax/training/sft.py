@@ -39,8 +39,7 @@ PARTS = {
     "passive": ("passive", "cot"),
 }
 
-# Two parts take twice as long to compile: in fewer steps than these, shorter rows don't make up
-# for it.
+# Two parts are two programs to compile, which so few steps don't earn back.
 _STEPS_WORTH_A_SPLIT = 50
 
 

@@ -148,7 +148,7 @@ def take_videos(bank: FrameBank, rows: np.ndarray) -> FrameBank:
     return jax.tree.map(lambda leaf: np.take(np.asarray(leaf), known, axis=0), bank)
 
 
-def flat_tokens(bank: FrameBank) -> jax.Array:
+def flat_tokens(bank: FrameBank) -> jax.Array | np.ndarray:
     """The bank's tokens as [V * T * S, D]: what an episode's frame indices point into."""
     return bank.tokens.reshape(-1, bank.tokens.shape[-1])
 
