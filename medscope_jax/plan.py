@@ -108,7 +108,12 @@ def plan(config: ConfigDict, mesh: Mesh, names: list[str] | None = None) -> dict
         task = progress.add_task("compiling", total=len(jobs))
         for name, program in jobs.items():
             progress.update(task, description=f"compiling {name}")
-            report = compile_for(program.function, program.arguments, donate=program.donate)
+            report = compile_for(
+                program.function,
+                program.arguments,
+                donate=program.donate,
+                out_shardings=program.out_shardings,
+            )
             assumed = assume(config, mesh, program)
             costs[name] = cost_of(report, assumed, units.get(name, {}))
             progress.advance(task)

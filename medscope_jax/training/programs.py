@@ -66,6 +66,7 @@ class Program:
     function: Callable
     arguments: Mapping[str, Any]
     donate: tuple[str, ...] = ()
+    out_shardings: Any = None  # as of jax.jit
     attended: float = 0.5  # share of all pairs of slots in a row where one may look at the other
     pieces: tuple[int, int] = (1, 1)  # of a prompt, of the longest observation: see rollout.feed
 
@@ -173,7 +174,12 @@ def _on_state(step: Callable, state: TrainState, arguments: dict) -> Program:
         return step(counters.replace(params=params, opt_state=opt_state), *others)
 
     parts = (state.params, state.opt_state, state.replace(params=None, opt_state=None))
-    return Program(function, dict(zip(_STATE, parts, strict=True)) | arguments, donate=_STATE)
+    return Program(
+        function,
+        dict(zip(_STATE, parts, strict=True)) | arguments,
+        donate=_STATE,
+        out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), None),
+    )
 
 
 def _attended(size: Packing) -> float:
