@@ -58,7 +58,7 @@ PROJECTIONS = {
 }
 BASES = ("float32", "bfloat16", "int8")
 REMAT_POLICIES = ("full", "attention", "dots")
-ATTENTION = ("xla", "splash")
+ATTENTION = ("xla", "splash", "cudnn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,7 @@ class ModelConfig:
     remat recomputes each layer in the backward pass, which trades time for memory; remat_policy
     says what is kept all the same (see layers.remat). lora says what adapters mean where a
     parameter tree has some (see lora.py); None: there are none. attention is the program of the
-    decoder's self-attention, "xla" or "splash", which depends on the devices (see
+    decoder's self-attention, one of ATTENTION, which depends on the devices (see
     self_attention.for_mesh) and is no part of a model that is stored.
     """
 

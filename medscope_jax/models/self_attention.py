@@ -29,6 +29,7 @@ from medscope_jax.models.attention import (
     sees,
 )
 from medscope_jax.models.config import ModelConfig
+from medscope_jax.models.cudnn import attend_cudnn, takes_cudnn
 from medscope_jax.models.layers import precision
 from medscope_jax.models.splash import attend_splash, padding_for_splash
 
@@ -36,10 +37,14 @@ from medscope_jax.models.splash import attend_splash, padding_for_splash
 def for_mesh(config: ModelConfig, mesh: Mesh) -> ModelConfig:
     """The config with the attention of the mesh's devices, which need not be there.
 
-    TPUs have a kernel of their own, for bfloat16: it would round float32.
+    TPUs and GPUs have kernels of their own, for bfloat16: they would round float32.
     """
-    is_tpu = bool(tpu_generation(mesh.devices.flat[0].device_kind))
-    kernel = "splash" if is_tpu and config.dtype == "bfloat16" else "xla"
+    device, kernel = mesh.devices.flat[0], "xla"
+    if config.dtype == "bfloat16":
+        if tpu_generation(device.device_kind):
+            kernel = "splash"
+        elif takes_cudnn(device, config.text.head_dim):
+            kernel = "cudnn"
     return dataclasses.replace(config, attention=kernel)
 
 
@@ -68,7 +73,10 @@ def attend_self(
         [B, L, H, hd].
     """
     exact = precision(config.dtype)
-    if config.attention == "xla" and not usable_axes(query.shape[1], SLOTS):
+    own_slots = bool(usable_axes(query.shape[1], SLOTS))
+    if config.attention == "cudnn" and not own_slots:
+        return checkpoint_name(attend_cudnn(query, key, value, valid), "attention")
+    if config.attention == "xla" and not own_slots:
         key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
         look = attend_packed if isinstance(valid, Packed) else attend_causal
         return checkpoint_name(look(query, key, value, valid, exact), "attention")

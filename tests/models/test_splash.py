@@ -13,43 +13,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from medscope_jax import models
 from medscope_jax.distributed import compile_for, make_mesh, on_mesh, topology_devices
-from medscope_jax.models.attention import Packed, RowPlan, attend_causal, attend_packed, sees
+from medscope_jax.models.attention import RowPlan, sees
 from medscope_jax.models.splash import SlotMask, attend_splash, padding_for_splash
-
-HEADS, KV_HEADS, WIDTH = 4, 2, 32
-PROMPT, GROUP, REST = 90, 2, 70  # of packed rows; neither fills a block of 128
-
-
-def arrays(rows: int, length: int):
-    """query [B, L, H, hd], key and value [B, L, K, hd], and weights of the outputs."""
-    random = np.random.default_rng(0)
-    heads = (HEADS, KV_HEADS, KV_HEADS, HEADS)
-    return tuple(random.normal(size=(rows, length, n, WIDTH)).astype(np.float32) for n in heads)
-
-
-def pulled_back(attend, real, query, key, value, weights):
-    """Outputs at real slots, and gradients of their weighted sum in query, key and value."""
-
-    def of(*inputs):
-        out = attend(*inputs)[:, : real.shape[1]]
-        out = jnp.where(real[..., None, None], out, 0)
-        return jnp.sum(out * weights[:, : real.shape[1]]), out
-
-    return jax.value_and_grad(of, argnums=(0, 1, 2), has_aux=True)(query, key, value)
-
-
-def dense(look, valid, real):
-    """pulled_back by an attention of models/attention.py, without padding to whole blocks."""
-
-    def attend(query, key, value):
-        length = real.shape[1]
-        query, key, value = (x[:, :length] for x in (query, key, value))
-        return look(
-            query, key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3), valid,
-            jax.lax.Precision.HIGHEST,
-        )  # fmt: skip
-
-    return jax.jit(functools.partial(pulled_back, attend, real))
+from tests.models.attention_cases import (
+    assert_same,
+    attention_inputs,
+    causal_case,
+    dense,
+    packed_case,
+    pulled_back,
+)
 
 
 def by_kernel(real, plan):
@@ -60,28 +33,10 @@ def by_kernel(real, plan):
     return jax.jit(functools.partial(pulled_back, attend, real))
 
 
-def assert_same(found, wanted):
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-5), found, wanted)
-
-
-def causal_case():
-    length = 250
-    valid = np.arange(length) < np.array([[250], [90]])
-    valid[0, 7] = False  # padding may stand anywhere
-    return valid, valid, RowPlan(256, 256), attend_causal
-
-
-def packed_case():
-    prompt = np.arange(PROMPT) < np.array([[90], [40]])
-    rest = np.arange(REST) < np.array([[70, 9], [33, 0]])[..., None]
-    valid = Packed(jnp.asarray(prompt), jnp.asarray(rest))
-    return valid, np.asarray(valid.flat()), RowPlan(PROMPT, REST), attend_packed
-
-
 @pytest.mark.parametrize("case", [causal_case, packed_case])
 def test_values_and_gradients_are_those_of_dense_attention(case):
     valid, real, plan, look = case()
-    inputs = arrays(2, 256)
+    inputs = attention_inputs(2, 256)
     assert_same(by_kernel(real, plan)(*inputs), dense(look, valid, real)(*inputs))
 
 
@@ -89,7 +44,7 @@ def test_values_and_gradients_are_those_of_dense_attention(case):
 def test_a_mesh_changes_nothing(axes):
     """Rows, heads and, with a context axis, slots: each device runs the kernel on its own part."""
     valid, real, plan, look = packed_case()
-    inputs = arrays(2, 256)
+    inputs = attention_inputs(2, 256)
     mesh = make_mesh(axes, jax.devices()[:4])
     found = on_mesh(mesh, by_kernel(real, plan))(*inputs)
     assert_same(found, dense(look, valid, real)(*inputs))
