@@ -51,7 +51,7 @@ def outcome(after, metrics) -> dict[str, np.ndarray]:
     return fetch(leaves | metrics)
 
 
-def sft(mesh) -> dict[str, np.ndarray]:
+def warm_up(mesh) -> dict[str, np.ndarray]:
     """A step of stage 1: the vision tower trains too. Each process gives its own rows."""
     random = np.random.default_rng(7)
     batch = cases.batch(ROWS, local=True)
@@ -132,7 +132,7 @@ def rollouts(mesh, greedy: bool) -> dict[str, np.ndarray]:
 
 
 KINDS = {
-    "sft": sft,
+    "warm_up": warm_up,
     "cold_start": cold_start,
     "ga_grpo": ga_grpo,
     "greedy": functools.partial(rollouts, greedy=True),

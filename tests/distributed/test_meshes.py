@@ -14,7 +14,7 @@ import pytest
 from medscope_jax.distributed import AXES, make_mesh
 from tests.distributed import mesh_cases
 
-TOLERANCE = {"sft": 2e-5, "cold_start": 2e-5, "ga_grpo": 2e-5, "greedy": 1e-5, "sampled": 1e-5}
+TOLERANCE = {"warm_up": 2e-5, "cold_start": 2e-5, "ga_grpo": 2e-5, "greedy": 1e-5, "sampled": 1e-5}
 MESHES = {
     "data": {"data": 8},
     "fsdp": {"fsdp": 8},
