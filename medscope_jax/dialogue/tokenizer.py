@@ -17,6 +17,7 @@ import sentencepiece
 
 from medscope_jax.dialogue import protocol
 from medscope_jax.errors import UserError
+from medscope_jax.files import write_bytes
 
 _SPACE = "\u2581"  # SentencePiece writes a space as this character inside its pieces.
 _PHRASE_LIMIT = 80  # characters; the interpreter's byte table is as wide as the longest piece
@@ -170,9 +171,7 @@ def _piece_bytes(processor: sentencepiece.SentencePieceProcessor, index: int) ->
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
     """Writes the tokenizer's file, whole or not at all: a run may be killed at any moment."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(tokenizer.serialized)
-    partial.replace(path)
+    write_bytes(path, tokenizer.serialized)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
