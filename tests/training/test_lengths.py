@@ -1,6 +1,7 @@
 """Batches in a short and a long part: the same step, in fewer slots."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medscope_jax.dialogue import Role
+from medscope_jax.dialogue import Role, Row
+from medscope_jax.distributed import make_mesh
 from medscope_jax.training.lengths import Split, plan_split, split_batch
+from medscope_jax.training.sft import _plan_split
 from medscope_jax.training.state import init_state
 from medscope_jax.training.steps import sft_step
 from tests.training import step_cases as cases
@@ -93,3 +96,17 @@ def test_few_long_rows():
     lengths = np.array([60] * 19 + [180])
     assert plan_split(lengths, lengths // 3, 32, 184) == Split(24, 64, 24)
     assert plan_split(np.full(100, 60), np.full(100, 9), 32, 64) is None
+
+
+def test_a_stage_of_few_steps_is_not_split():
+    """A split is two programs to compile: a stage must be long enough to earn them back."""
+    rows = [Row(*(np.ones(n, np.int32),) * 3, calls=[]) for n in [10] * 30 + [100] * 2]
+    mesh = make_mesh({}, jax.devices()[:1])
+
+    def planned(steps):
+        section = SimpleNamespace(steps=steps, batch_size=16)
+        run = SimpleNamespace(config={"cold_start": section}, mesh=mesh)
+        return _plan_split(run, "cold_start", rows, 104)
+
+    assert planned(49) is None
+    assert planned(50) is not None
