@@ -8,8 +8,10 @@ numbers from -127 to 127 and one factor.
 import flax
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
+from jax.sharding import PartitionSpec
 
-from medscope_jax.distributed import ROWS, WIDTH, constrain
+from medscope_jax.distributed import ROWS, WIDTH, constrain, free_axes, usable_axes
 from medscope_jax.models.config import ModelConfig
 from medscope_jax.models.quantize import dequantize, quantize
 
@@ -71,15 +73,36 @@ def take_rows(cache: Cache, rows: jax.Array) -> Cache:
 
 
 def put_rows(cache: Cache, rows: jax.Array, part: Cache) -> Cache:
-    """The cache with rows [R] (no index twice) replaced by those of `part`.
+    """The cache with rows [R] (within the batch, no index twice) replaced by those of `part`.
 
-    Where `part` has fewer slots, they replace a row's first ones.
+    Where `part` has fewer slots, they replace a row's first ones. Slice by slice, and in the order
+    of axes that decoding has: to a scatter of whole rows, or to another order, a TPU's compiler
+    gives a second cache, and copies the first one there and back.
     """
 
     def put(whole, new):
-        return whole.at[:, rows, :, : new.shape[3]].set(new)
+        for i in range(len(rows)):
+            place = (0, rows[i]) + (0,) * (whole.ndim - 2)
+            whole = jax.lax.dynamic_update_slice(whole, new[:, i : i + 1], place)
+        return _in_order(whole)
 
     return jax.tree.map(put, cache, part)
+
+
+def _in_order(whole: jax.Array) -> jax.Array:
+    """An array of a cache, laid out in memory in the order of its axes."""
+
+    def order(part):
+        return with_layout_constraint(part, Layout(tuple(range(part.ndim))))
+
+    rows, heads = usable_axes(whole.shape[1], ROWS), usable_axes(whole.shape[2], WIDTH)
+    if not rows + heads:
+        return order(whole)
+    # Left to the compiler, each device would be sent the whole array to put in order.
+    split = PartitionSpec(None, rows or None, heads or None)
+    return jax.shard_map(
+        order, in_specs=split, out_specs=split, axis_names=set(free_axes()), check_vma=False
+    )(whole)
 
 
 def split_layers(cache: Cache) -> list[Cache]:

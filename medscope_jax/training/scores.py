@@ -91,8 +91,9 @@ def packed_logprobs(
     """
     words, frames, positions, packed, begin = pack(tokens, frame, role, size, grid)
     inputs = embed(params, model, words, frames, bank, local=True)
-    hidden = forward(params, model, inputs, positions, packed)
-    hidden = unpack(hidden, targets.slots - 1, begin, size)
+    hidden = constrain(forward(params, model, inputs, positions, packed), ROWS, None, None)
+    # Without being told, XLA would have every device hold all rows' values.
+    hidden = constrain(unpack(hidden, targets.slots - 1, begin, size), ROWS, None, None)
     return score_targets(params, model, hidden, tokens, targets, temperature)
 
 
