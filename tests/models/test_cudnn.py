@@ -17,40 +17,32 @@ from hypothesis import strategies as st
 from jax._src.cudnn import fused_attention_stablehlo  # what a machine without cuDNN lacks
 
 from medscope_jax import models
-from medscope_jax.distributed import make_mesh, on_mesh
+from medscope_jax.distributed import make_mesh
 from medscope_jax.models.attention import Packed
 from medscope_jax.models.cudnn import attend_cudnn, conversations
 from medscope_jax.models.self_attention import attend_self
 from tests.models.attention_cases import (
-    assert_same,
+    assert_dense,
     attention_inputs,
     causal_case,
-    dense,
     packed_case,
-    pulled_back,
 )
 
 gpu_only = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
 
 
-def by_call(valid, real):
-    attend = functools.partial(attend_cudnn, valid=valid, implementation="xla")
-    return jax.jit(functools.partial(pulled_back, attend, real))
+def by_call(case):
+    return functools.partial(attend_cudnn, valid=case.valid, implementation="xla")
 
 
 @pytest.mark.parametrize("case", [causal_case, packed_case])
 def test_values_and_gradients_are_those_of_dense_attention(case):
-    valid, real, _, look = case()
-    inputs = attention_inputs(2, 256)
-    assert_same(by_call(valid, real)(*inputs), dense(look, valid, real)(*inputs))
+    assert_dense(by_call, case())
 
 
 def test_a_mesh_changes_nothing():
-    valid, real, _, look = packed_case()
-    inputs = attention_inputs(2, 256)
     mesh = make_mesh({"fsdp": 2, "tensor": 2}, jax.devices()[:4])
-    found = on_mesh(mesh, by_call(valid, real))(*inputs)
-    assert_same(found, dense(look, valid, real)(*inputs))
+    assert_dense(by_call, packed_case(), mesh)
 
 
 def test_a_row_of_padding_alone_is_finite():
@@ -82,7 +74,7 @@ def test_conversations_hold_their_real_slots_in_order(data, shared, group, own):
 def test_it_lowers_for_a_gpu(monkeypatch):
     """Packed rows, forward and backward: cuDNN's calls, causal with lengths, and no other."""
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91200)
-    valid, _, _, _ = packed_case()
+    valid = packed_case().valid
     half = [jnp.bfloat16(x) for x in attention_inputs(2, 256)[:3]]
     config = models.ModelConfig(dtype="bfloat16", attention="cudnn")
 
@@ -127,12 +119,11 @@ def test_the_devices_choose():
 @gpu_only
 @pytest.mark.parametrize("case", [causal_case, packed_case])
 def test_on_a_gpu_it_is_dense_attention_to_bfloat16(case):
-    valid, real, _, look = case()
-    inputs = [np.asarray(jnp.bfloat16(x), np.float32) for x in attention_inputs(2, 256)]
+    def attend_of(case):
+        def attend(*inputs):
+            out = attend_cudnn(*(x.astype(jnp.bfloat16) for x in inputs), case.valid)
+            return out.astype(jnp.float32)
 
-    def attend(*inputs):
-        out = attend_cudnn(*(jnp.bfloat16(x) for x in inputs), valid)
-        return out.astype(jnp.float32)
+        return attend
 
-    found = jax.jit(functools.partial(pulled_back, attend, real))(*inputs)
-    assert_same(found, dense(look, valid, real)(*inputs), atol=3e-2)
+    assert_dense(attend_of, case(), atol=0.1)

@@ -1,6 +1,5 @@
 """The TPU's attention kernel, run as a plain program here, against dense attention."""
 
-import functools
 import importlib.util
 
 import jax
@@ -12,42 +11,29 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 from medscope_jax import models
-from medscope_jax.distributed import compile_for, make_mesh, on_mesh, topology_devices
+from medscope_jax.distributed import compile_for, make_mesh, topology_devices
 from medscope_jax.models.attention import RowPlan, sees
 from medscope_jax.models.splash import SlotMask, attend_splash, padding_for_splash
-from tests.models.attention_cases import (
-    assert_same,
-    attention_inputs,
-    causal_case,
-    dense,
-    packed_case,
-    pulled_back,
-)
+from tests.models.attention_cases import assert_dense, causal_case, packed_case
 
 
-def by_kernel(real, plan):
+def by_kernel(case):
     def attend(query, key, value):
-        padded = jnp.pad(real, [(0, 0), (0, query.shape[1] - real.shape[1])])
-        return attend_splash(query, key, value, padded, plan, interpret=True)
+        padded = jnp.pad(case.real, [(0, 0), (0, query.shape[1] - case.real.shape[1])])
+        return attend_splash(query, key, value, padded, case.plan, interpret=True)
 
-    return jax.jit(functools.partial(pulled_back, attend, real))
+    return attend
 
 
 @pytest.mark.parametrize("case", [causal_case, packed_case])
 def test_values_and_gradients_are_those_of_dense_attention(case):
-    valid, real, plan, look = case()
-    inputs = attention_inputs(2, 256)
-    assert_same(by_kernel(real, plan)(*inputs), dense(look, valid, real)(*inputs))
+    assert_dense(by_kernel, case())
 
 
 @pytest.mark.parametrize("axes", [{"fsdp": 2, "tensor": 2}, {"context": 2, "tensor": 2}])
 def test_a_mesh_changes_nothing(axes):
     """Rows, heads and, with a context axis, slots: each device runs the kernel on its own part."""
-    valid, real, plan, look = packed_case()
-    inputs = attention_inputs(2, 256)
-    mesh = make_mesh(axes, jax.devices()[:4])
-    found = on_mesh(mesh, by_kernel(real, plan))(*inputs)
-    assert_same(found, dense(look, valid, real)(*inputs))
+    assert_dense(by_kernel, packed_case(), make_mesh(axes, jax.devices()[:4]))
 
 
 @settings(deadline=None, max_examples=60)
