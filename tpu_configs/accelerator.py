@@ -59,6 +59,7 @@ def accelerator_config(target: Target, device: dict, mesh: dict) -> ConfigDict:
     config.passive.update({"steps": 1000, "batch_size": 128, "learning_rate": 5e-4})
     config.ga_grpo.update({"steps": 200, "batch_size": 64, "learning_rate": 1e-4})
     config.rl.micro_batch = 128
+    config.rollout.prefill_rows = 32
     config.evaluation.rollouts = 512
     config.log.checkpoint_every = 200
     use_published_size(config, target)

@@ -133,7 +133,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "top_p": 1.0,
             "turn_tokens": 48,
             "call_tokens": 40,
-            "prefill_rows": 32,
+            "prefill_rows": 8,
             # Rows that run at once on each device's part of a batch; one that is done makes room
             # for the next, so none waits for the longest. 0: all.
             "slots": 0,
