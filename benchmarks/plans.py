@@ -80,30 +80,32 @@ def add(plans: dict, spec: str, found: dict) -> None:
 
 
 def table(plans: dict) -> str:
-    """README's table, in Markdown."""
+    """README's table, in Markdown: a row for each config, a cell for each program."""
     lines = [
-        "| config | program | GiB a chip | binds | roofline, s | a second, at most | fits |",
-        "|---|---|---|---|---|---|---|",
+        "| config | GiB a chip | " + " | ".join(f"{n}, {_RATES[n]}" for n in PROGRAMS) + " |",
+        "|---" * (2 + len(PROGRAMS)) + "|",
     ]
-    for spec, known in plans.items():
-        for name, program in known["programs"].items():
-            lines.append(f"| `{spec}` | {name} | {' | '.join(_cells(known, name, program))} |")
+    for spec in filter(plans.__contains__, configs()):
+        cells = [_cell(plans[spec]["programs"].get(name), _RATES[name]) for name in PROGRAMS]
+        room = plans[spec].get("hbm_bytes")
+        room = f"{room / GIB:.1f}" if room else ""
+        lines.append(f"| `{spec}` | {room} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _cells(known: dict, name: str, program: dict) -> list[str]:
+def _cell(program: dict | None, unit: str) -> str:
+    """GiB a chip, units a second at most, and what binds; or why there are none."""
+    if program is None:
+        return ""
     if "failed" in program:
-        return ["", "", "", "", f"not compiled: {program['failed'][:80]}"]
-    line, unit = program["roofline"], _RATES[name]
-    memory = f"{program['total_bytes'] / GIB:.1f} of {known['hbm_bytes'] / GIB:.1f}"
-    fits = "yes"
+        return f"not compiled: {program['failed'][:80]}"
+    memory = f"{program['total_bytes'] / GIB:.1f} GiB"
     if not program["fits"]:
         largest = program["largest_buffers"][0]
-        fits = f"no: {largest['name']} {largest['shape']}, {largest['size'] / GIB:.1f} GiB"
-    rate = f"{_number(program['rates_per_second'][unit])} {unit}"
-    if unit != "frames":
-        rate += f", {_number(program['rates_per_second']['tokens'])} tokens"
-    return [memory, line["binds"], _number(line["seconds"]), rate, fits]
+        size = f"{largest['size'] / GIB:.1f} GiB"
+        return f"{memory}, does not fit: {largest['name']} {largest['shape']}, {size}"
+    rate = _number(program["rates_per_second"][unit])
+    return f"{memory}<br>{rate}/s, {program['roofline']['binds']}"
 
 
 def _number(value: float) -> str:
