@@ -5,14 +5,14 @@ dicom.py, folders in folder.py. Memory holds the list of times, the result and o
 """
 
 import contextlib
-import math
+import dataclasses
 import os
 import stat
 
 from medscope_jax.video import dicom
 from medscope_jax.video.container import Container, inspect
 from medscope_jax.video.folder import iter_folder
-from medscope_jax.video.frames import RESAMPLES, Fit, FrameSize, Video, VideoError
+from medscope_jax.video.frames import FrameSize, Reading, Video, VideoError
 from medscope_jax.video.opencv import iter_opencv
 from medscope_jax.video.stream import Ending, Frames, FrameStream
 
@@ -25,6 +25,7 @@ def read_video(
     partial: bool = False,
     frame_rate: float | None = None,
     resample: str = "area",
+    min_frames: int = 1,
 ) -> Video:
     """Decodes a recording at the bank rate.
 
@@ -44,6 +45,8 @@ def read_video(
         stream, an AVI without a rate. Whatever has times keeps them.
       resample: how frames are resized, one of frames.RESAMPLES; published weights were trained on
         "bicubic" ones.
+      min_frames: fewest frames to return of a recording that has as many: the bank rate rises until
+        it makes them, and Video.notes says so.
 
     Returns:
       Video.
@@ -52,7 +55,9 @@ def read_video(
       VideoError: no such file, empty, unreadable, no video, sound only, cut short, nothing
         decodable, no times.
     """
-    return iter_frames(path, fps, size, max_frames, partial, frame_rate, resample).collect()
+    return iter_frames(
+        path, fps, size, max_frames, partial, frame_rate, resample, min_frames
+    ).collect()
 
 
 def iter_frames(
@@ -63,6 +68,7 @@ def iter_frames(
     partial: bool = False,
     frame_rate: float | None = None,
     resample: str = "area",
+    min_frames: int = 1,
 ) -> FrameStream:
     """The frames that read_video collects, one in memory at a time; arguments as there.
 
@@ -72,32 +78,24 @@ def iter_frames(
     Raises:
       VideoError: as read_video. Frames that are missing at the end show only while iterating.
     """
-    if not (math.isfinite(fps) and fps > 0):
-        raise ValueError(f"fps must be a positive number, got {fps}")
-    if not callable(size) and (len(size) != 2 or min(size) < 1):
-        raise ValueError(f"size must be (H, W) in pixels, got {size}")
-    if frame_rate is not None and not (math.isfinite(frame_rate) and frame_rate > 0):
-        raise ValueError(f"frame_rate must be a positive number, got {frame_rate}")
-    if resample not in RESAMPLES:
-        raise ValueError(f"resample must be one of {', '.join(RESAMPLES)}, got {resample!r}")
-    fit = Fit(size, resample)
+    reading = Reading(fps, size, max_frames, min_frames, partial, frame_rate, resample)
     # Absolute: FFmpeg would take "a:b.mp4" for a network protocol.
     path = os.path.abspath(os.fspath(path))
     if os.path.isdir(path):
-        return iter_folder(path, fps, fit, max_frames, partial, frame_rate)
+        return iter_folder(path, reading)
     container = _inspect_file(path)
     if container.kind != "dicom":
-        return iter_opencv(path, container, fps, fit, max_frames, partial, frame_rate, path)
+        return iter_opencv(path, container, reading, path)
     unpacked = dicom.read_stream(path)
     if unpacked is None:
-        return dicom.iter_dicom(path, fps, fit, max_frames)
+        return dicom.iter_dicom(path, reading)
     # An MPEG recording inside DICOM: only the stream itself leaves the file.
     with contextlib.ExitStack() as cleanup:
         inner = cleanup.enter_context(unpacked)
         rate = dicom.stream_rate(path) or frame_rate
         found = inspect(inner)
         container = Container("other", timeless=found.timeless, rate=found.rate)
-        stream = iter_opencv(inner, container, fps, fit, max_frames, partial, rate, path)
+        stream = iter_opencv(inner, container, dataclasses.replace(reading, frame_rate=rate), path)
         notes = dicom.header_notes(path)
         return FrameStream(stream.planned, _noted(stream, notes, cleanup.pop_all()))
 

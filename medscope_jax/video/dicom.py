@@ -22,13 +22,12 @@ from pydicom.pixels import get_decoder, iter_pixels
 from medscope_jax.video.dicom_rgb import PIXEL_TAGS, ToRGB
 from medscope_jax.video.dicom_times import TIME_TAGS, frame_times, steady_interval
 from medscope_jax.video.frames import (
-    Fit,
+    Reading,
     VideoError,
+    choose_frames,
     fit_frame,
     frame_size,
     letterbox_note,
-    thinning_note,
-    tick_frames,
 )
 from medscope_jax.video.stream import Ending, Frames, FrameStream, in_steps
 
@@ -37,8 +36,8 @@ _SHAPE_TAGS = ["NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "BurnedIn
 _VIDEO_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{n}" for n in range(100, 109))
 
 
-def iter_dicom(path: str, fps: float, fit: Fit, max_frames: int | None = None) -> FrameStream:
-    """A multi-frame DICOM file's frames at the bank rate; arguments as decode.iter_frames.
+def iter_dicom(path: str, reading: Reading) -> FrameStream:
+    """A multi-frame DICOM file's frames at the bank rate, as decode.iter_frames.
 
     Times come from FrameTimeVector or FrameTime (whichever FrameIncrementPointer names; else the
     first that is there), ActualFrameDuration, RecommendedDisplayFrameRate or CineRate.
@@ -54,11 +53,11 @@ def iter_dicom(path: str, fps: float, fit: Fit, max_frames: int | None = None) -
         _check_decoder(path, header)
         _check_complete(path, header, position, count)
         times, end = _frame_times(path, header, count)
-        chosen = tick_frames(times, end, fps, max_frames)
+        chosen, rate_notes = choose_frames(times, end, reading)
         colours = "its colours cannot be interpreted"
         to_rgb = _guarded(path, colours, lambda: ToRGB(header))
-    fitted = frame_size(fit.size, original)
-    notes = [*_notes(header), *thinning_note(times, end, fps, max_frames)]
+    fitted = frame_size(reading.size, original)
+    notes = [*_notes(header), *rate_notes]
     notes += letterbox_note(original, fitted)
 
     def frames() -> Frames:
@@ -67,7 +66,7 @@ def iter_dicom(path: str, fps: float, fit: Fit, max_frames: int | None = None) -
                 _guarded(path, colours, lambda x=image: to_rgb.extend_range(x))
         for time, image in zip(times[chosen], _images(path, chosen, count), strict=True):
             rgb = _guarded(path, colours, lambda x=image: to_rgb(x))
-            yield float(time), fit_frame(rgb, fitted, fit.resample)
+            yield float(time), fit_frame(rgb, fitted, reading.resample)
         return Ending(end, count, tuple(notes))
 
     return FrameStream(len(chosen), in_steps(frames(), _quiet))

@@ -22,13 +22,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from medscope_jax.video.frames import (
-    Fit,
+    Reading,
     VideoError,
+    choose_frames,
     fit_frame,
     frame_size,
     letterbox_note,
-    thinning_note,
-    tick_frames,
 )
 from medscope_jax.video.stream import Ending, Frames, FrameStream
 
@@ -38,15 +37,8 @@ _FRAMES = (".jpg", ".jpeg", ".png")
 _FOREIGN = (".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".ppm", ".dcm")
 
 
-def iter_folder(
-    path: str,
-    fps: float,
-    fit: Fit,
-    max_frames: int | None = None,
-    partial: bool = False,
-    frame_rate: float | None = None,
-) -> FrameStream:
-    """A folder's frames at the bank rate; arguments and frames as decode.iter_frames.
+def iter_folder(path: str, reading: Reading) -> FrameStream:
+    """A folder's frames at the bank rate, as decode.iter_frames.
 
     Raises:
       VideoError: no frames, pictures of other kinds, no times, times that do not fit the frames,
@@ -56,19 +48,19 @@ def iter_folder(
     names = _names(path)
     if os.path.exists(os.path.join(path, TIMES_FILE)):
         names, times, notes = _stated_times(path, names)
-    elif frame_rate is None:
+    elif reading.frame_rate is None:
         raise VideoError(
             f"a folder of pictures without times: give their frame rate, or put a {TIMES_FILE} "
             "with the columns file,time into it",
             path,
         )
     else:
-        times, notes = _even_times(path, names, frame_rate, partial)
+        times, notes = _even_times(path, names, reading.frame_rate, reading.partial)
     steps = np.diff(times)
-    interval = float(np.median(steps)) if len(steps) else 1 / (frame_rate or fps)
+    interval = float(np.median(steps)) if len(steps) else 1 / (reading.frame_rate or reading.fps)
     end = float(times[-1] + interval)
-    chosen = tick_frames(times, end, fps, max_frames)
-    notes += thinning_note(times, end, fps, max_frames)
+    chosen, rate_notes = choose_frames(times, end, reading)
+    notes += rate_notes
 
     def frames() -> Frames:
         original = fitted = None
@@ -76,7 +68,7 @@ def iter_folder(
         for index in chosen:
             what = f"picture {index + 1} of {len(names)}"
             picture = _picture(os.path.join(path, names[index]))
-            if picture is None and partial:
+            if picture is None and reading.partial:
                 broken += 1
                 continue
             if picture is None:
@@ -88,8 +80,8 @@ def iter_folder(
                     *picture.shape[:2], *original
                 )
                 raise VideoError(f"{what} is {shapes}; keep one recording a folder", path)
-            fitted = fitted or frame_size(fit.size, original)
-            yield float(times[index]), fit_frame(picture, fitted, fit.resample)
+            fitted = fitted or frame_size(reading.size, original)
+            yield float(times[index]), fit_frame(picture, fitted, reading.resample)
         if original is None:
             raise VideoError("none of its pictures can be decoded; copy them again", path)
         lost = [f"incomplete: {broken} of {len(chosen)} pictures are broken"] if broken else []

@@ -17,13 +17,12 @@ import numpy as np
 
 from medscope_jax.video.container import Container
 from medscope_jax.video.frames import (
-    Fit,
+    Reading,
     VideoError,
+    choose_frames,
     fit_frame,
     frame_size,
     letterbox_note,
-    thinning_note,
-    tick_frames,
 )
 from medscope_jax.video.stream import Ending, Frames, FrameStream, in_steps
 
@@ -43,35 +42,25 @@ _TIMELESS = (
 _SAME_TIME = 1e-6
 
 
-def iter_opencv(
-    path: str,
-    container: Container,
-    fps: float,
-    fit: Fit,
-    max_frames: int | None,
-    partial: bool,
-    frame_rate: float | None,
-    shown: str,
-) -> FrameStream:
+def iter_opencv(path: str, container: Container, reading: Reading, shown: str) -> FrameStream:
     """A container's frames at the bank rate; arguments and frames as decode.iter_frames.
 
     Args:
       path: what FFmpeg opens.
       container: what its bytes state.
-      fps, max_frames, partial: as iter_frames; fit: its size and resample.
-      frame_rate: frames a second of a file whose frames carry no times.
+      reading: as decode.iter_frames.
       shown: the path that errors name.
 
     Raises:
       VideoError: FFmpeg can't open it, it has no frames, or they carry no times and no rate is
         given; while iterating: nothing can be decoded, or frames that were promised did not come.
     """
-    source = _Source(path, shown, container, partial)
+    source = _Source(path, shown, container, reading.partial)
     with quiet():
-        listing = _list(source, frame_rate)
-    notes = thinning_note(listing.times, listing.end, fps, max_frames)
-    chosen = listing.times[tick_frames(listing.times, listing.end, fps, max_frames)]
-    frames = _frames(source, listing, chosen, fit, notes)
+        listing = _list(source, reading.frame_rate)
+    chosen, notes = choose_frames(listing.times, listing.end, reading)
+    chosen = listing.times[chosen]
+    frames = _frames(source, listing, chosen, reading, notes)
     return FrameStream(len(chosen), in_steps(frames, quiet))
 
 
@@ -175,7 +164,7 @@ def _stamps(path: str, packets_only: bool) -> tuple[np.ndarray, int]:
 
 
 def _frames(
-    source: _Source, listing: _Listing, wanted: np.ndarray, fit: Fit, notes: list[str]
+    source: _Source, listing: _Listing, wanted: np.ndarray, fit: Reading, notes: list[str]
 ) -> Frames:
     """The second pass: decodes every frame, converts only those wanted ([T] seconds).
 
