@@ -4,14 +4,13 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-import av
 import numpy as np
 
 from tests.video import corpus_bytes as surgery
 from tests.video.corpus_bits import Bits
 from tests.video.corpus_case import Case, steady
 from tests.video.corpus_pictures import number_of
-from tests.video.corpus_write import H264, Sound, Track, write
+from tests.video.corpus_write import H264, Sound, Track, renewed, write
 
 _MJPEG = Track("mjpeg", pix_fmt="yuvj420p")
 _HEAD = r"(?i)head|begin|start|first|group|missing|decod|lost"
@@ -123,17 +122,11 @@ def _packed(folder: Path) -> Path:
             # A P picture that says that nothing was coded.
             empty = Bits().put(0x1B6, 32).code("0101").put(ticks, 5).code("10").code("01111")
             done += [units[k] + units[k + 1], empty.close()]
-        return [_renewed(packet, unit) for packet, unit in zip(packets, done, strict=True)]
+        return [
+            renewed(packet, unit, packet.dts) for packet, unit in zip(packets, done, strict=True)
+        ]
 
     return write(folder / "clip.avi", Track("mpeg4", range(61), options={"bf": "1"}), change=pack)
-
-
-def _renewed(packet: av.Packet, data: bytes) -> av.Packet:
-    new = av.Packet(data)
-    new.stream, new.time_base = packet.stream, packet.time_base
-    new.pts = new.dts = packet.dts
-    new.is_keyframe = packet.is_keyframe
-    return new
 
 
 CASES = [

@@ -8,9 +8,10 @@ import av
 import cv2
 import numpy as np
 
+from tests.video.corpus_bits import Bits
 from tests.video.corpus_case import Case, steady
 from tests.video.corpus_pictures import SIZE, picture
-from tests.video.corpus_write import Track, write
+from tests.video.corpus_write import Track, renewed, write
 
 _COUNT = 12
 _CORNERS = {
@@ -67,16 +68,15 @@ def _turned_by_stream(ending: str, degrees: int) -> Case:
     size = SIZE if degrees % 180 == 0 else SIZE[::-1]
 
     def make(folder: Path) -> Path:
+        turn = Bits().code("000").put(degrees * 65536 // 360, 16).ue(1).code("0").code("1")
+        message = b"\0\0\1\x06\x2f" + bytes([len(turn.close())]) + turn.close() + b"\x80"
+
         def tell(packets: list) -> list:
-            context = av.BitStreamFilterContext(
-                f"h264_metadata=display_orientation=insert:rotate={degrees}", packets[0].stream
-            )
             told = []
             for packet in packets:
-                stream = packet.stream
-                for new in context.filter(packet):
-                    new.stream = stream
-                    told.append(new)
+                at = bytes(packet).index(b"\0\0\1\x65")
+                new = renewed(packet, bytes(packet)[:at] + message + bytes(packet)[at:])
+                told.append(new)
             return told
 
         # FFmpeg tells it of the pictures alone that carry it: each a key picture, all do.

@@ -134,3 +134,12 @@ def _moved(packets: list, seconds: float) -> list:
         packet.pts += ticks
         packet.dts += ticks
     return packets
+
+
+def renewed(packet: av.Packet, data: bytes, pts: int | None = None) -> av.Packet:
+    """The same packet with other bytes, and another stamp of the picture if one is given."""
+    new = av.Packet(data)
+    new.stream, new.time_base = packet.stream, packet.time_base
+    new.pts, new.dts = packet.pts if pts is None else pts, packet.dts
+    new.is_keyframe = packet.is_keyframe
+    return new
