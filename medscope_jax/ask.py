@@ -6,12 +6,15 @@
 DIR is a training run; CKPT is a weights folder that medscope_jax.convert made of a Qwen2.5-VL model
 or of a fine-tune of it. Prints the answer and every window that the model looked at. --html and
 --json write the evidence trace: the timeline, the frames that the model saw, its words. Neither
-names the file, since a file's name may name a patient.
+names the file, since a file's name may name a patient. --fps is for a recording whose pictures
+carry no times, --partial for one that is cut short: the message about such a one asks for them.
 """
 
+import argparse
 import dataclasses
 import functools
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,7 +34,7 @@ from medscope_jax.errors import UserError, is_disk_full, one_line
 from medscope_jax.evaluation import Trace, render_trace, trace_json
 from medscope_jax.evaluation.trace import DISCLAIMER, clean
 from medscope_jax.evaluation.traces import make_trace
-from medscope_jax.files import write_text
+from medscope_jax.files import check_target, write_text
 from medscope_jax.models import read_model
 from medscope_jax.rollout import (
     Trajectory,
@@ -53,7 +56,17 @@ from medscope_jax.training.run import (
 )
 from medscope_jax.training.stage import MODELS, newest_model
 from medscope_jax.training.workdir import read_workdir
-from medscope_jax.video import FrameSize, Video, pair_frames, read_video, take_videos
+from medscope_jax.video import (
+    FrameSize,
+    Video,
+    VideoError,
+    pair_frames,
+    read_video,
+    take_videos,
+)
+
+# How the command offers what read_video does about a fault.
+_REMEDIES = {"frame_rate": "--fps RATE", "partial": "--partial"}
 
 
 def roomy_layout(run: Run, video: Video) -> Layout:
@@ -146,6 +159,15 @@ def main(argv: Sequence[str]) -> None:
             "--checkpoint": {"metavar": "CKPT", "help": "or a folder of imported weights"},
             "--video": {"required": True, "metavar": "FILE", "help": "a video or DICOM recording"},
             "--question": {"required": True, "metavar": "TEXT", "help": "what to ask about it"},
+            "--fps": {
+                "type": float,
+                "metavar": "RATE",
+                "help": "pictures a second, of a recording that does not say when each was taken",
+            },
+            "--partial": {
+                "action": "store_true",
+                "help": "of a recording that is cut short or lacks pictures, read what is there",
+            },
             "--html": {"metavar": "FILE", "help": "write the evidence trace as a web page"},
             "--json": {"metavar": "FILE", "help": "write the evidence trace as JSON"},
         },
@@ -154,10 +176,12 @@ def main(argv: Sequence[str]) -> None:
         raise ConfigError(
             "name either --workdir, a training run, or --checkpoint, imported weights"
         )
+    if flags.fps is not None and not (math.isfinite(flags.fps) and flags.fps > 0):
+        raise ConfigError(f"--fps must be a number above 0, got {flags.fps:g}")
     question = clean_question(flags.question, "--question")
     _check_targets([flags.html, flags.json], flags.video)
     console = Console(stderr=True)
-    read = functools.partial(_read, console, flags.video)
+    read = functools.partial(_read, console, flags)
     opened = (_of_workdir if flags.workdir else _of_checkpoint)(
         Path(flags.workdir or flags.checkpoint), read, console
     )
@@ -167,10 +191,7 @@ def main(argv: Sequence[str]) -> None:
     trace = make_trace(question, found, video, run.layout.preview_frames, model=model)
     heading = [
         ("model", f"{model}, {origin}"),
-        (
-            "video",
-            f"{video.duration:.1f} s, {_frames(video.times)} at {run.config.video.fps:g} fps",
-        ),
+        ("video", f"{video.duration:.1f} s, {_rate(video, run.config.video)}"),
         *(("note", note) for note in video.notes),
         ("question", question),
     ]
@@ -183,11 +204,35 @@ def main(argv: Sequence[str]) -> None:
     print(DISCLAIMER)
 
 
-def _read(console: Console, path: str, section: ConfigDict, size: FrameSize) -> Video:
+def _read(
+    console: Console, flags: argparse.Namespace, section: ConfigDict, size: FrameSize
+) -> Video:
+    """The recording as a bank holds it; section: the video section of a config."""
     with console.status("reading the video"):
-        most = section.max_frames * (2 if section.native_pairs else 1)
-        video = read_video(path, section.fps, size, most, resample=section.resample)
+        try:
+            video = read_video(
+                flags.video,
+                section.fps,
+                size,
+                section.max_frames * (2 if section.native_pairs else 1),
+                # Runs of before there was min_frames are asked like any other.
+                min_frames=section.get("min_frames", pretrained.VIDEO.min_frames),
+                partial=flags.partial,
+                frame_rate=flags.fps,
+                resample=section.resample,
+            )
+        except VideoError as error:
+            told = error.advise(_REMEDIES)
+            raise UserError(f"{error.path}: {told}" if error.path else told) from error
     return pair_frames(video) if section.native_pairs else video
+
+
+def _rate(video: Video, section: ConfigDict) -> str:
+    """How many frames a second there are; more than asked for of a short recording."""
+    rate = section.fps / (2 if section.native_pairs else 1)
+    if len(video.times) > math.ceil(video.duration * rate):
+        rate = len(video.times) / video.duration
+    return f"{_frames(video.times)} at {rate:.3g} fps"
 
 
 def _of_workdir(path: Path, read: Callable, console: Console) -> tuple:
@@ -221,6 +266,7 @@ def _check_targets(targets: Sequence[str | None], video: str) -> None:
         path = os.path.realpath(target)
         if os.path.isdir(path):
             raise UserError(f"{target} is a folder; name a file in it")
+        check_target(target)
         if path in seen:
             raise UserError(f"{target} is {seen[path]} already; name another file")
         seen[path] = "another output"

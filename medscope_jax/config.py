@@ -12,13 +12,14 @@ import importlib.util
 import inspect
 import json
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ml_collections import ConfigDict
 
 from medscope_jax.errors import UserError, closest, one_line, run_main
+from medscope_jax.files import check_local
 
 __all__ = [
     "ConfigError",
@@ -31,6 +32,8 @@ __all__ = [
 ]
 
 _REFERENCE = Path(__file__).resolve().parent.parent / "tpu_configs" / "cpu.py"
+# What a flag's metavar says of a value that is a path.
+_PATHS = ("CKPT", "DATA", "DIR", "FILE", "FILE[:ARG]", "FOLDER", "RUN")
 _VALUES = (bool, int, float, str, type(None), tuple, list)
 
 
@@ -54,6 +57,7 @@ def load_config(
     Raises:
       ConfigError: one line: no such file, no get_config, unknown ARG, a key that the reference
         lacks or that is missing here, an override of an unknown key or with another type.
+      UserError: an address in the place of a path.
     """
     path, arg = _split(spec)
     config = _call_get_config(path, arg)
@@ -63,6 +67,9 @@ def load_config(
     with config.unlocked():
         for override in overrides:
             _override(config, override)
+    for name, value in _values(config, "config."):
+        if isinstance(value, str) and not name.endswith(".url"):
+            check_local(value, name)
     return _plain(config)
 
 
@@ -92,13 +99,15 @@ def parse_arguments(
       description: shown by --help.
       argv: the arguments, without the program's name.
       flags: name -> keyword arguments of `argparse.ArgumentParser.add_argument`, for example
-        {"--config": {"required": True, "metavar": "FILE[:ARG]", "help": "..."}}.
+        {"--config": {"required": True, "metavar": "FILE[:ARG]", "help": "..."}}. A metavar of
+        _PATHS says that the value is a path.
 
     Returns:
       A namespace with a field for each flag and `overrides`, a list for `load_config`.
 
     Raises:
       ConfigError: one line, naming the closest flag if there is one.
+      UserError: an address (gs://...) in the place of a path.
     """
     parser = _Parser(description=description, allow_abbrev=False)
     for name, options in flags.items():
@@ -123,6 +132,10 @@ def parse_arguments(
             f"unknown argument {unknown[0]!r}{closest(name, known)}; known: {', '.join(known)}"
         )
     namespace.overrides = overrides
+    for name, options in flags.items():
+        value = getattr(namespace, name.removeprefix("--"))
+        if isinstance(value, str) and options.get("metavar") in _PATHS:
+            check_local(value, name)
     return namespace
 
 
@@ -236,7 +249,7 @@ def _override(config: ConfigDict, override: str) -> None:
 
 def _unknown(config: ConfigDict, key: str, node: ConfigDict, part: str) -> str:
     """Message for an unknown key, naming the closest full key, be it in the same section or not."""
-    names = list(_names(config, ""))
+    names = [name for name, _ in _values(config, "")]
     same_leaf = [name for name in names if name.split(".")[-1] == key.split(".")[-1]]
     hint = closest(key, names)
     if not hint and same_leaf:
@@ -244,12 +257,13 @@ def _unknown(config: ConfigDict, key: str, node: ConfigDict, part: str) -> str:
     return f"unknown config key {key!r}{hint or '; known there: ' + ', '.join(sorted(node))}"
 
 
-def _names(config: ConfigDict, prefix: str) -> Iterable[str]:
+def _values(config: ConfigDict, prefix: str) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of all that a config holds."""
     for key, value in config.items():
         if isinstance(value, ConfigDict):
-            yield from _names(value, f"{prefix}{key}.")
+            yield from _values(value, f"{prefix}{key}.")
         else:
-            yield prefix + key
+            yield prefix + key, value
 
 
 def _parse(key: str, text: str, old: Any, kind: type) -> Any:

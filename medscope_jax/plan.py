@@ -23,7 +23,7 @@ from rich.progress import Progress
 from medscope_jax.config import load_config, parse_arguments
 from medscope_jax.distributed import check_device, compile_for, make_mesh, topology_devices
 from medscope_jax.errors import UserError, run_main
-from medscope_jax.files import write_text
+from medscope_jax.files import check_target, write_text
 from medscope_jax.planning import Cost, assume, cost_of, print_plan, to_dict, units_of
 from medscope_jax.published import published_size
 from medscope_jax.training.check import check_config
@@ -39,6 +39,8 @@ def main(argv: list[str]) -> int:
         "--programs": {"metavar": "NAMES", "help": "only these, such as rollout,ga_grpo"},
     }
     args = parse_arguments("Compile a config's programs for its TPU slice.", argv, flags)
+    if args.json:
+        check_target(args.json)
     config = with_checkpoint_shapes(load_config(args.config, args.overrides))
     mesh = plan_mesh(config)
     check(config, mesh)
@@ -104,10 +106,14 @@ def plan(config: ConfigDict, mesh: Mesh, names: list[str] | None = None) -> dict
     """
     jobs = _chosen(programs(config, mesh), names)
     units, costs = units_of(config), {}
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("compiling", total=len(jobs))
-        for name, program in jobs.items():
+        for number, (name, program) in enumerate(jobs.items(), 1):
             progress.update(task, description=f"compiling {name}")
+            if not console.is_terminal:  # a log of a notebook or a job: minutes are no silence
+                line = f"compiling {name} ({number} of {len(jobs)})"
+                print(line, file=sys.stderr, flush=True)
             report = compile_for(
                 program.function,
                 program.arguments,

@@ -32,6 +32,7 @@ from collections.abc import Callable
 import tensorflow_datasets as tfds
 
 from medscope_jax.errors import UserError, run_main
+from medscope_jax.files import check_local
 from tfds_builders.clinvideo_frames.clinvideo_frames import ClinvideoFrames
 from tfds_builders.clinvideo_suite.clinvideo_suite import ClinvideoSuite
 from tfds_builders.manual import Manual, read_manual
@@ -155,6 +156,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--beam_pipeline_options", help="comma-separated, without leading --")
     parser.add_argument("--overwrite", action="store_true", help="build again what is there")
     flags = parser.parse_args(arguments)
+    check_local(flags.manual_dir, "--manual_dir")
+    check_local(flags.data_dir, "--data_dir")
     with _spread(flags.num_processes, flags.beam_pipeline_options) as spread:
         build(
             flags.builder, flags.manual_dir, flags.data_dir, flags.config, spread, flags.overwrite

@@ -22,7 +22,7 @@ from typing import Any
 from tqdm import tqdm
 
 from medscope_jax.errors import UserError, run_main
-from medscope_jax.files import write_text
+from medscope_jax.files import check_local, check_target, write_text
 from tfds_builders import clinvideo, read
 from tfds_builders.card_hash import look_at
 from tfds_builders.card_leaks import find_leaks
@@ -126,8 +126,11 @@ def main(arguments: list[str]) -> int:
     source.add_argument("--data_dir", help="of a built ClinVideoSuite")
     parser.add_argument("--output", help="where the page goes; by default card.html in the folder")
     flags = parser.parse_args(arguments)
+    for name in ("workdir", "data_dir", "output"):
+        check_local(getattr(flags, name) or "", f"--{name}")
     folder = flags.workdir or flags.data_dir
     page = pathlib.Path(flags.output or pathlib.Path(folder) / "card.html")
+    check_target(page)
     if not page.parent.is_dir():
         raise UserError(f"{page.parent} is no folder; create it or choose another --output")
     records, videos = read_workdir(folder) if flags.workdir else read_data_dir(folder)

@@ -15,6 +15,7 @@ recoloured are not found.
 """
 
 import dataclasses
+import math
 
 import cv2
 import numpy as np
@@ -28,6 +29,9 @@ MOST_LEVELS_STILL = 3.0
 _CELLS = (8, 9)  # rows, columns
 _FLOOR = 3
 _FEWEST_BITS = 100
+# So much of a recording is looked at, seconds: a day. A time costs nothing to write; a second that
+# is looked at costs 72 bytes.
+LONGEST = 24 * 3600
 # Durations of copies differ by a frame or two, or by what a container rounds.
 _DURATION_SLACK = 1.0
 
@@ -50,8 +54,11 @@ class Look:
 
 
 def look_at(frames: np.ndarray, times: np.ndarray, duration: float) -> Look:
-    """Frames uint8 [T, H, W, 3] at times [T] seconds, shrunk: those nearest to each second."""
-    seconds = np.arange(max(1, int(np.ceil(duration - 1e-6))))
+    """Frames uint8 [T, H, W, 3] at times [T] seconds, shrunk: those nearest to each second.
+
+    Of a recording that lasts longer, its first LONGEST seconds.
+    """
+    seconds = np.arange(max(1, int(np.ceil(min(duration, LONGEST) - 1e-6))))
     after = np.clip(np.searchsorted(times, seconds), 0, len(times) - 1)
     before = np.maximum(after - 1, 0)
     nearest = np.where(seconds - times[before] <= times[after] - seconds, before, after)
@@ -90,6 +97,8 @@ class Likeness:
 def compare(a: Look, b: Look) -> Likeness:
     """Likeness of two looks from their first second on, as far as both last."""
     length = min(len(a.cells), len(b.cells))
+    if not length:  # a stretch of what is not looked at
+        return Likeness(1.0, 0, math.inf)
     first, second = (look.cells[:length].astype(np.int16) for look in (a, b))
     levels = float(np.abs(first.mean(axis=0) - second.mean(axis=0)).mean())
     change_a, change_b = np.diff(first, axis=0), np.diff(second, axis=0)

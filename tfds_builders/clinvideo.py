@@ -96,13 +96,15 @@ def load_frames(data_dir: str | os.PathLike, split: str, lazy: bool = False) -> 
 
 
 def video_settings(data_dir: str | os.PathLike) -> VideoSettings:
-    """How the videos are stored: bank rate, pixels, most frames, resampling.
+    """How the videos are stored: bank rate, pixels, most and fewest frames, resampling.
 
     Raises:
       UserError: no frames have been built.
     """
     folder = built_folder(data_dir, "clinvideo_frames")
-    return VideoSettings(**tfds.builder_from_directory(folder).info.metadata["video"])
+    stored = tfds.builder_from_directory(folder).info.metadata["video"]
+    # Before there was min_frames, a short recording gave what its length and the rate made.
+    return VideoSettings(**{"min_frames": 1, **stored})
 
 
 def video_rows(data_dir: str | os.PathLike, split: str) -> dict[str, int]:

@@ -6,9 +6,10 @@
 suite.json, all paths relative to the folder:
 
     {"video": {"fps": 1.0, "height": 224, "width": 224, "max_frames": 3600,
-               "resample": "area"},           or "bicubic", as published weights saw frames
+               "resample": "area",            or "bicubic", as published weights saw frames
+               "min_frames": 8},              a shorter recording is read at a higher rate
      "splits": {"train": 0.9, "validation": 0.05, "test": 0.05},
-     "sources": [{"name": "cholec80",          lower-case letters, digits and _
+     "sources": [{"name": "cholec80",          lower-case letters, digits and _, at most 64
                   "reader": "cholec80",        a module of tfds_builders/readers
                   "annotations": "cholec80",   file or folder, as the reader wants it
                   "videos": "cholec80/videos",
@@ -16,11 +17,16 @@ suite.json, all paths relative to the folder:
                                                own hash decides, by the shares in "splits"
                   "frame_rate": 1.0,           of videos without times of their own, such as a
                                                folder of pictures without times.csv
+                  "partial": false,            true: of a recording that is cut short or lacks
+                                               pictures, what is there is stored, with a note
                   "options": {}}]}             the reader's
 
 A source without reader and annotations is a folder of videos: all of them are stored, and no record
-is made of them. Beside suite.json a build writes quarantine.jsonl (see quarantine.py) and
-video_hashes.json, so that no file is hashed twice.
+is made of them. A folder of pictures alone is one video; beside videos, a picture is none.
+
+Links are followed inside the manual folder. What leads out of it, and pipes, sockets and devices,
+are never opened: quarantine.jsonl names them. Beside suite.json a build writes quarantine.jsonl
+(see quarantine.py) and video_hashes.json, so that no file is hashed twice.
 """
 
 import dataclasses
@@ -32,19 +38,24 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from medscope_jax.errors import UserError, closest
+from medscope_jax.errors import UserError, closest, one_line
+from medscope_jax.files import check_local, open_regular
 from medscope_jax.video.frames import RESAMPLES
+from tfds_builders.inside import fault_of
 
 SPLITS = ("train", "validation", "test")
+_MAX_BYTES = 16 * 2**20  # of suite.json
 _DEFAULT_SHARES = {"train": 0.9, "validation": 0.05, "test": 0.05}
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
+# Files are named after a source and a hash of 128 digits, in at most 255 bytes.
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoSettings:
-    """How videos are stored: bank frames a second, their pixels, most frames a video.
+    """How videos are stored: bank frames a second, their pixels, most and fewest frames a video.
 
-    resample: how frames are resized, one of video.frames.RESAMPLES.
+    resample: how frames are resized, one of video.frames.RESAMPLES. min_frames: the rate of a
+    recording that makes fewer at fps rises until it makes so many, if it has them.
     """
 
     fps: float
@@ -52,6 +63,7 @@ class VideoSettings:
     width: int
     max_frames: int
     resample: str = "area"
+    min_frames: int = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +76,7 @@ class Source:
     videos: pathlib.Path
     split: str
     frame_rate: float | None
+    partial: bool
     options: Mapping[str, Any]
 
 
@@ -87,13 +100,14 @@ def read_manual(folder: str | os.PathLike) -> Manual:
     folder = pathlib.Path(folder)
     path = folder / "suite.json"
     try:
-        listing = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            listing = json.loads(file.read(_MAX_BYTES))
     except OSError:
         raise UserError(
             f"{path} cannot be read; a manual folder has one, see tfds_builders/manual.py"
         ) from None
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON: {one_line(error)}") from None
     keys = _keys(listing, "suite.json", ("video", "sources"), ("splits",))
     sources = keys["sources"]
     if not isinstance(sources, list) or not sources:
@@ -119,15 +133,20 @@ def _keys(value: Any, where: str, needed: tuple[str, ...], optional: tuple[str, 
 
 def _video(value: Any) -> VideoSettings:
     names = ("fps", "height", "width", "max_frames")
-    keys = _keys(value, "suite.json: video", names, ("resample",))
+    keys = _keys(value, "suite.json: video", names, ("resample", "min_frames"))
     if keys.get("resample", "area") not in RESAMPLES:
         raise UserError(f"suite.json: video.resample must be one of {', '.join(RESAMPLES)}")
-    for name in names:
+    for name in (*names, *({"min_frames"} & keys.keys())):
         whole = name != "fps"
         if not _positive(keys[name]) or (whole and not isinstance(keys[name], int)):
             what = "whole number above 0" if whole else "number above 0"
             raise UserError(f"suite.json: video.{name} must be a {what}, got {keys[name]!r}")
-    return VideoSettings(**{**keys, "fps": float(keys["fps"])})
+    settings = VideoSettings(**{**keys, "fps": float(keys["fps"])})
+    if settings.min_frames <= settings.max_frames:
+        return settings
+    if "min_frames" in keys:
+        raise UserError("suite.json: video.min_frames must be at most video.max_frames")
+    return dataclasses.replace(settings, min_frames=settings.max_frames)
 
 
 def _positive(value: Any) -> bool:
@@ -137,18 +156,24 @@ def _positive(value: Any) -> bool:
 
 def _source(folder: pathlib.Path, value: Any, where: str) -> Source:
     where = f"suite.json: {where}"
-    optional = ("reader", "annotations", "split", "frame_rate", "options")
+    optional = ("reader", "annotations", "split", "frame_rate", "partial", "options")
     keys = {"reader": "", "annotations": "", "split": "", "frame_rate": None, "options": {}}
+    keys |= {"partial": False}
     keys |= _keys(value, where, ("name", "videos"), optional)
     for key in ("name", "videos", "reader", "annotations", "split"):
         if not isinstance(keys[key], str):
             raise UserError(f"{where}.{key} must be a text")
     if not _NAME.fullmatch(keys["name"]):
-        raise UserError(f"{where}.name must be lower-case letters, digits and _, a letter first")
+        raise UserError(
+            f"{where}.name must be lower-case letters, digits and _, a letter first, and at "
+            "most 64 of them"
+        )
     if keys["split"] not in ("", *SPLITS):
         raise UserError(f"{where}.split must be one of {', '.join(SPLITS)} or be left out")
     if keys["frame_rate"] is not None and not _positive(keys["frame_rate"]):
         raise UserError(f"{where}.frame_rate must be a number above 0, got {keys['frame_rate']!r}")
+    if not isinstance(keys["partial"], bool):
+        raise UserError(f"{where}.partial must be true or false, got {keys['partial']!r}")
     if not isinstance(keys["options"], dict):
         raise UserError(f"{where}.options must be an object")
     if bool(keys["reader"]) != bool(keys["annotations"]):
@@ -161,12 +186,15 @@ def _source(folder: pathlib.Path, value: Any, where: str) -> Source:
 
 
 def _path(folder: pathlib.Path, text: str, where: str) -> pathlib.Path:
+    check_local(text, where)
     relative = pathlib.PurePath(text)
-    if relative.is_absolute() or ".." in relative.parts:
+    if relative.is_absolute() or ".." in relative.parts or "\0" in text:
         raise UserError(f"{where} must be a path inside the manual folder")
     path = folder / relative
-    if not path.exists():
+    if not os.path.lexists(path):
         raise UserError(f"{where}: there is no {path}")
+    if fault := fault_of(path, folder):
+        raise UserError(f"{where}: {path} is not read: {fault}")
     return path
 
 

@@ -1,9 +1,11 @@
 """Which videos a manual folder has, each one's id and split: made before anything is decoded.
 
 A video is its bytes: the same file under two names, or in two sources, is one video with one id
-and one split. Where its rows and sources name several splits, the most protected one is its split
-(test before validation before train), and rows that name another are quarantined: what a model is
-tested on never trains it. A line a video is kept in memory, nothing a row.
+and one split. Its id is its source and the whole hash of them (blake2b, 128 hexadecimal digits):
+shorter ones can be made to collide, and then a row of one patient would show the other's frames.
+Where its rows and sources name several splits, the most protected one is its split (test before
+validation before train), and rows that name another are quarantined: what a model is tested on
+never trains it. A line a video is kept in memory, nothing a row.
 """
 
 import contextlib
@@ -11,12 +13,15 @@ import dataclasses
 import glob
 import hashlib
 import json
+import os
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from medscope_jax.errors import UserError
-from medscope_jax.files import write_text
+from medscope_jax.files import open_regular, write_text
+from tfds_builders.inside import fault_of, recording_fault, recordings_below
 from tfds_builders.manual import SPLITS, Manual, Source
 from tfds_builders.quarantine import Counts, Quarantine, open_quarantine
 from tfds_builders.record import Annotation, BadRow
@@ -26,16 +31,16 @@ from tfds_builders.suite import PARTS
 # readers.read_source: (reader, path of the annotations, options) -> rows.
 Read = Callable[[str, pathlib.Path, Mapping[str, Any]], Iterable[Annotation | BadRow]]
 
-_HASH_DIGITS = 12
+_HASH = re.compile(r"[0-9a-f]{128}")
+_SPLIT_DIGITS = 12  # of the hash: they decide its split
 _HASHES = "video_hashes.json"
-_PICTURES = (".jpg", ".jpeg", ".png")
 
 
 @dataclasses.dataclass(frozen=True)
 class PlannedVideo:
     """A video to store: its id, the first source that has it, its split and its file or folder.
 
-    frame_rate: where it has no times of its own.
+    frame_rate: where it has no times of its own. partial: take what is there of a damaged one.
     """
 
     id: str
@@ -43,6 +48,7 @@ class PlannedVideo:
     split: str
     path: pathlib.Path
     frame_rate: float | None
+    partial: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +70,22 @@ class Plan:
     digest: str
 
 
-def source_rows(source: Source, read: Read) -> Iterator[Annotation | BadRow]:
+def source_rows(source: Source, read: Read, root: pathlib.Path) -> Iterator[Annotation | BadRow]:
     """A source's rows. What stops its reader midway becomes a BadRow and ends the source.
+
+    Where a file that the reader would open is no regular file, or leads out of the manual folder
+    (root), BadRows name these files and the source is not read.
 
     Raises:
       UserError: the reader's own, before its first row: it can't read such a source at all.
     """
     if not source.reader:
+        return
+    faults = [(path, fault_of(path, root)) for path in _annotation_files(source)]
+    if refused := [(path, fault) for path, fault in faults if fault]:
+        for path, fault in refused:
+            place = pathlib.Path(os.path.relpath(path, source.annotations.parent)).as_posix()
+            yield BadRow(place, f"annotations that are not read: {fault}")
         return
     begun = False
     try:
@@ -82,6 +97,14 @@ def source_rows(source: Source, read: Read) -> Iterator[Annotation | BadRow]:
             raise
         reason = f"the reader stops here ({type(error).__name__}); later rows are not read"
         yield BadRow(source.annotations.name, reason)
+
+
+def _annotation_files(source: Source) -> list[pathlib.Path]:
+    """The files that the source's reader opens."""
+    # Late, so that who brings readers of their own needs none of ours.
+    from tfds_builders.readers import source_files
+
+    return source_files(source.reader, source.annotations, source.options)
 
 
 def _checked(row: Annotation | BadRow) -> Annotation | BadRow:
@@ -107,7 +130,7 @@ def make_plan(manual: Manual, read: Read, spread: Spread, reports: pathlib.Path)
     sources = {source.name: source for source in manual.sources}
     found, missing = {}, {}
     for key in claims:
-        path = _locate(sources[key[0]].videos, key[1])
+        path = _locate(sources[key[0]].videos, key[1], manual.folder)
         if isinstance(path, str):
             missing[key] = path
         else:
@@ -125,12 +148,12 @@ def make_plan(manual: Manual, read: Read, spread: Spread, reports: pathlib.Path)
         claimed = set().union(*(claims[key] for key in keys))
         split = max(claimed, key=SPLITS.index) if claimed else _split(digits, manual.shares)
         source, name = sources[keys[0][0]], f"{keys[0][0]}-{digits}"
-        path = found[keys[0]]
-        videos.append(PlannedVideo(name, source.name, split, path, source.frame_rate))
+        how = (source.frame_rate, source.partial)
+        videos.append(PlannedVideo(name, source.name, split, found[keys[0]], *how))
         ids |= dict.fromkeys(keys, name)
     listing = [
         dataclasses.asdict(manual.video),
-        [(video.id, video.split, video.frame_rate) for video in videos],
+        [(video.id, video.split, video.frame_rate, video.partial) for video in videos],
     ]
     digest = hashlib.blake2b(json.dumps(listing).encode(), digest_size=16).hexdigest()
     return Plan(quarantine.counts, tuple(videos), ids, missing, digest)
@@ -141,9 +164,10 @@ def _claims(manual: Manual, read: Read, quarantine: Quarantine) -> dict[tuple[st
     claims: dict[tuple[str, str], set[str]] = {}
     for source in manual.sources:
         if not source.reader:
-            for name in _all_videos(source.videos):
+            for path in recordings_below(source.videos, manual.folder):
+                name = path.relative_to(source.videos).as_posix()
                 claims[source.name, name] = {source.split} - {""}
-        for row in source_rows(source, read):
+        for row in source_rows(source, read, manual.folder):
             if isinstance(row, BadRow):
                 quarantine.add(source.name, row.place, row.reason)
                 continue
@@ -152,32 +176,29 @@ def _claims(manual: Manual, read: Read, quarantine: Quarantine) -> dict[tuple[st
     return claims
 
 
-def _all_videos(folder: pathlib.Path) -> list[str]:
-    """Every file below a folder, or the folder that it is in where that is a folder of pictures."""
-    files = [p.relative_to(folder) for p in folder.rglob("*") if p.is_file()]
-    files = [path for path in files if not any(part.startswith(".") for part in path.parts)]
-    pictures = {path.parent for path in files if path.suffix.lower() in _PICTURES}
-    found = {path.parent if path.parent in pictures else path for path in files}
-    return sorted(path.as_posix() for path in found)
+def _locate(folder: pathlib.Path, name: str, root: pathlib.Path) -> pathlib.Path | str:
+    """The file or folder that a row names, or why it is not read. An ending may be left out.
 
-
-def _locate(folder: pathlib.Path, name: str) -> pathlib.Path | str:
-    """The file that a row names, or why there is none. An ending may be left out."""
+    root: the manual folder, out of which no link may lead.
+    """
     relative = pathlib.PurePosixPath(name)
-    if not relative.name or relative.is_absolute() or ".." in relative.parts:
+    if not relative.name or relative.is_absolute() or ".." in relative.parts or "\0" in name:
         return "names a video outside its source's folder"
     path = folder / relative
-    if path.exists():
-        return path
-    others = sorted(glob.glob(f"{glob.escape(str(path))}.*"))
-    if len(others) > 1:
-        return "names a video without its ending, and several files begin so"
-    return pathlib.Path(others[0]) if others else "names a video that is not there"
+    if not os.path.lexists(path):
+        others = sorted(glob.glob(f"{glob.escape(str(path))}.*"))
+        if len(others) > 1:
+            return "names a video without its ending, and several files begin so"
+        if not others:
+            return "names a video that is not there"
+        path = pathlib.Path(others[0])
+    fault = recording_fault(path, root)
+    return f"names a video that is not read: {fault}" if fault else path
 
 
 def _split(digits: str, shares: tuple[float, ...]) -> str:
     """The split that a video's hash falls into."""
-    place, end = int(digits, 16) / 16 ** len(digits), 0.0
+    place, end = int(digits[:_SPLIT_DIGITS], 16) / 16**_SPLIT_DIGITS, 0.0
     for split, share in zip(SPLITS, shares, strict=True):
         end += share
         if place < end:
@@ -190,9 +211,7 @@ def _hash_all(
 ) -> dict[pathlib.Path, str]:
     """Hashes of files; those unchanged since an earlier build are remembered in the folder."""
     cache = folder / _HASHES
-    known = {}
-    with contextlib.suppress(OSError, ValueError):
-        known = json.loads(cache.read_text(encoding="utf-8"))
+    known = _remembered(cache)
     states = {path: _state(folder, path) for path in paths}
     hashes, todo = {}, []
     for path, (name, state) in states.items():
@@ -201,15 +220,45 @@ def _hash_all(
         else:
             todo.append(path)
     hashes.update(zip(todo, spread(content_hash, todo), strict=True))
+    # Two files of one hash are one video: that is never believed of what is only remembered.
+    alike = sorted(_sharing(hashes) - set(todo))
+    if alike:
+        hashes.update(zip(alike, spread(content_hash, alike), strict=True))
     kept = {
         name: [*state, hashes[path]]
         for path, (name, state) in states.items()
         if state and hashes[path]
     }
-    if todo:
+    if todo or alike:
         with contextlib.suppress(OSError):  # a read-only folder: hashed again next time
             write_text(cache, json.dumps(known | kept))
     return hashes
+
+
+def _remembered(cache: pathlib.Path) -> dict[str, list]:
+    """[size, times of change, hash] by a file's name; nothing that is not of that form."""
+    known = {}
+    if not cache.is_symlink():
+        with contextlib.suppress(OSError, ValueError, RecursionError), open_regular(cache) as file:
+            known = json.load(file)
+    if not isinstance(known, dict):
+        return {}
+    return {
+        name: entry
+        for name, entry in known.items()
+        if isinstance(entry, list) and entry and _HASH.fullmatch(str(entry[-1]))
+    }
+
+
+def _sharing(hashes: dict[pathlib.Path, str]) -> set[pathlib.Path]:
+    """The paths of different files that share a hash."""
+    by_hash: dict[str, list[pathlib.Path]] = {}
+    for path, digits in hashes.items():
+        by_hash.setdefault(digits, []).append(path)
+    several = (paths for paths in by_hash.values() if len(paths) > 1)
+    return {
+        path for paths in several if len(set(map(os.path.realpath, paths))) > 1 for path in paths
+    }
 
 
 def _state(folder: pathlib.Path, path: pathlib.Path) -> tuple[str, list[int]]:
@@ -218,22 +267,29 @@ def _state(folder: pathlib.Path, path: pathlib.Path) -> tuple[str, list[int]]:
     with contextlib.suppress(OSError):
         status = path.stat()
         if path.is_file():
-            return name, [status.st_size, status.st_mtime_ns]
+            # The last of them can't be set by whoever puts another file in its place.
+            return name, [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
     return name, []
 
 
 def content_hash(path: pathlib.Path) -> str:
-    """The first digits of the hash of a file's bytes, or of a folder's; "" if unreadable."""
+    """The hash of a file's bytes, or of a folder's: 128 hexadecimal digits; "" if unreadable."""
     try:
         if path.is_dir():
             files = sorted(p for p in path.iterdir() if p.is_file())
-            parts = [f"{p.name} {_file_hash(p)}" for p in files]  # names give the order
-            return hashlib.blake2b("\n".join(parts).encode()).hexdigest()[:_HASH_DIGITS]
-        return _file_hash(path)[:_HASH_DIGITS]
+            parts = [f"{_quoted(p.name)} {_file_hash(p)}" for p in files]  # names give the order
+            # surrogateescape: a name need not be UTF-8.
+            return hashlib.blake2b("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
+        return _file_hash(path)
     except OSError:
         return ""
 
 
+def _quoted(name: str) -> str:
+    """The name; quoted where it could pass for several files of other names."""
+    return json.dumps(name) if set(name) & set('\n"') else name
+
+
 def _file_hash(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()

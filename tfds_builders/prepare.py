@@ -23,6 +23,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from medscope_jax.errors import UserError, run_main
+from medscope_jax.files import check_local
 from medscope_jax.video.frames import VideoError
 from medscope_jax.video.phantom import Procedure, from_json, to_json
 from medscope_jax.video.phantom_render import write_video
@@ -155,6 +156,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--workdir", required=True, help="where to put the suite")
     parser.add_argument("--smoke", action="store_true", help="the tiny suite")
     flags = parser.parse_args(arguments)
+    check_local(flags.workdir, "--workdir")
     print(prepare_suite(flags.workdir, smoke_suite() if flags.smoke else SuiteConfig()))
 
 

@@ -18,10 +18,13 @@ import os
 import pathlib
 import re
 from collections.abc import Iterator
+from typing import TextIO
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from medscope_jax.errors import UserError
 
 try:
     import fcntl
@@ -64,7 +67,7 @@ def open_quarantine(folder: pathlib.Path, stage: str) -> Iterator[Quarantine]:
     """
     partial = folder / f".{NAME}.{stage}.partial"
     try:
-        with open(partial, "w", encoding="utf-8") as file:
+        with _new(partial) as file:
             quarantine = Quarantine(stage, file)
             yield quarantine
         _merge(folder / NAME, partial, stage)
@@ -75,16 +78,31 @@ def open_quarantine(folder: pathlib.Path, stage: str) -> Iterator[Quarantine]:
 def _merge(path: pathlib.Path, partial: pathlib.Path, stage: str) -> None:
     """Puts the partial file's lines in the place of the stage's in path; whole or not at all."""
     merged = path.with_name(f".{path.name}.merged")
-    with open(path.with_name(f".{path.name}.lock"), "w") as lock:
+    with _lock(path.with_name(f".{path.name}.lock")) as lock:
         if fcntl:  # several builds may finish at once; a killed one's lock is gone with it
             fcntl.flock(lock, fcntl.LOCK_EX)
-        with open(merged, "w", encoding="utf-8") as target:
-            if path.exists():
+        with _new(merged) as target:
+            if path.is_file() and not path.is_symlink():
                 with open(path, encoding="utf-8") as old:
                     target.writelines(x for x in old if json.loads(x)["stage"] != stage)
             with open(partial, encoding="utf-8") as new:
                 target.writelines(new)
         os.replace(merged, path)
+
+
+def _new(path: pathlib.Path) -> TextIO:
+    """A new file to write, whatever lay there: a link is replaced and not followed."""
+    path.unlink(missing_ok=True)
+    return open(path, "x", encoding="utf-8")
+
+
+def _lock(path: pathlib.Path) -> TextIO:
+    """The lock's file; UserError where a link lies in its place, which would be written through."""
+    no_link = getattr(os, "O_NOFOLLOW", 0)
+    try:
+        return open(path, "a", opener=lambda path, flags: os.open(path, flags | no_link, 0o644))
+    except OSError as error:
+        raise UserError(f"{path} can't be used ({error.strerror}): remove it") from error
 
 
 def print_counts(counts: dict[str, Counts], console: Console | None = None) -> None:

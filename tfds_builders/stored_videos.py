@@ -20,11 +20,17 @@ import tensorflow_datasets as tfds
 
 from medscope_jax.video.decode import iter_frames
 from medscope_jax.video.frames import VideoError
+from tfds_builders.inside import recording_fault
 from tfds_builders.manual import VideoSettings
 from tfds_builders.plan import PlannedVideo
 from tfds_builders.sharded import Rejected
 
 JPEG_QUALITY = 95
+# How suite.json offers what read_video does about a fault.
+_REMEDIES = {
+    "frame_rate": '"frame_rate" of its source in suite.json',
+    "partial": '"partial": true of its source in suite.json',
+}
 _LISTING, _TIMES = "videos.jsonl", "times.f64"
 
 
@@ -66,7 +72,9 @@ def make_videos(
     listing, times = _parts(part)
     with open(listing, "w", encoding="utf-8") as lines, open(times, "wb") as seconds:
         for video in videos:
-            decoded = _decode(video, settings)
+            # The plan has looked already, but a build takes hours.
+            fault = recording_fault(video.path, root)
+            decoded = f"not read: {fault}" if fault else _decode(video, settings)
             if isinstance(decoded, str):
                 place = video.path.relative_to(root).as_posix()
                 yield Rejected(video.source, place, decoded)
@@ -87,6 +95,8 @@ def _decode(video: PlannedVideo, settings: VideoSettings) -> dict[str, Any] | st
             settings.fps,
             size,
             settings.max_frames,
+            min_frames=settings.min_frames,
+            partial=video.partial,
             frame_rate=video.frame_rate,
             resample=settings.resample,
         )
@@ -94,7 +104,7 @@ def _decode(video: PlannedVideo, settings: VideoSettings) -> dict[str, Any] | st
             times.append(time)
             jpegs.append(_jpeg(frame))
     except VideoError as error:
-        return error.reason
+        return error.advise(_REMEDIES)
     except Exception as error:  # whatever a broken file does to a decoder; its text may quote it
         return f"can't be decoded ({type(error).__name__})"
     frames = np.empty(len(jpegs), object)

@@ -21,6 +21,9 @@ import simple_parsing
 from tensorflow_datasets.scripts.cli import build, cli_utils
 
 from medscope_jax.errors import run_main
+from medscope_jax.files import check_local
+
+_PATHS = ("--data_dir", "--download_dir", "--extract_dir", "--manual_dir")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,11 @@ class Args(cli_utils.Args):
 
 def main(arguments: list[str]) -> None:
     """Builds what the command line asks for; see `tfds build --help`."""
+    # Before TFDS reads them: its paths of other machines need TensorFlow.
+    pairs = [argument.partition("=")[::2] for argument in arguments]
+    for (name, value), (following, _) in zip(pairs, [*pairs[1:], ("", "")], strict=True):
+        if name.replace("-", "_").replace("__", "--", 1) in _PATHS:
+            check_local(value or following, name)
     parse = cli_utils.make_flags_parser(Args, description="TFDS's build, without TensorFlow")
     parse(["tfds", *arguments]).execute()
 

@@ -37,6 +37,8 @@ def get_config(arg: str = "") -> ConfigDict:
             "height": 28,
             "width": 56,
             "max_frames": 240,  # of the frame bank, a video
+            # Of a recording that has as many: a short one is read at a higher rate than fps.
+            "min_frames": 8,
             "resample": "area",  # how a recording asked about is resized; "bicubic": as Qwen's
             "stored_bank": "",  # "bfloat16", "int8", "float32": frame tokens are kept in DIR/banks
             "native_pairs": False,  # True: two frames share a bank frame, as in Qwen's video mode

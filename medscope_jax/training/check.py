@@ -50,8 +50,9 @@ _AT_LEAST = {
         advantage.alpha advantage.clip advantage.min_scale loss.clip_low loss.clip_high
         {stage}.learning_rate {stage}.warmup {stage}.weight_decay {stage}.final_scale""",
     1: """
-        video.height video.width video.max_frames dialogue.vocab_size dialogue.length
-        dialogue.clip_length dialogue.max_tool_turns model.vision.depth model.vision.hidden_size
+        video.height video.width video.max_frames video.min_frames dialogue.vocab_size
+        dialogue.length dialogue.clip_length dialogue.max_tool_turns model.vision.depth
+        model.vision.hidden_size
         model.vision.intermediate_size model.vision.num_heads model.vision.patch_size
         model.vision.spatial_merge_size model.vision.temporal_patch_size model.vision.window_size
         model.text.hidden_size model.text.intermediate_size model.text.num_hidden_layers
@@ -97,6 +98,12 @@ def check_config(config: ConfigDict, mesh: Mesh, data: bool = True) -> None:
     ):
         if value not in known:
             raise UserError(f"config.{key} is {value!r}; use {' or '.join(map(repr, known))}")
+    video = config.video
+    if video.min_frames > video.max_frames:
+        raise UserError(
+            f"config.video.min_frames is {video.min_frames}; it must be at most "
+            f"config.video.max_frames, {video.max_frames}"
+        )
     if config.video.stored_bank:
         with _section("video.stored_bank"):
             check_dtype(config.video.stored_bank)

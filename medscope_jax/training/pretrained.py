@@ -23,6 +23,7 @@ VIDEO = FrozenConfigDict(
     {
         "fps": 1.0,
         "max_frames": 3600,
+        "min_frames": 8,
         "max_pixels": 224 * 224,
         "resample": "bicubic",
         "native_pairs": False,

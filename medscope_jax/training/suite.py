@@ -87,8 +87,8 @@ def check_data_dir(config: ConfigDict) -> None:
     """Refuses a data folder that the run can't be made of, before it claims its own folder.
 
     Raises:
-      UserError: a part or split is not built, its frame rate or size is not config.video's, or a
-        video has more bank frames than it allows.
+      UserError: a part or split is not built, its frame rate, size or fewest frames are not
+        config.video's, or a video has more bank frames than it allows.
     """
     data_dir, video = config.suite.data_dir, config.video
     for split, parts in _NEEDED:
@@ -98,7 +98,7 @@ def check_data_dir(config: ConfigDict) -> None:
                 "which a run needs: add a source of it to suite.json and build again"
             )
     built = clinvideo.video_settings(data_dir)
-    for key in ("fps", "height", "width"):
+    for key in ("fps", "height", "width", "min_frames"):
         if getattr(built, key) != video[key]:
             raise UserError(
                 f"config.video.{key} is {video[key]}, but {data_dir} was built with "

@@ -13,7 +13,7 @@ from tests.video import dicom_files
 from tfds_builders.build import build
 from tfds_builders.record import Annotation, BadRow
 
-VIDEO = {"fps": 2.0, "height": 24, "width": 32, "max_frames": 40}
+VIDEO = {"fps": 2.0, "height": 24, "width": 32, "max_frames": 40, "min_frames": 1}
 THOUGHT = "<think>It is there.</think>"
 ANSWER = f"{THOUGHT}<answer>left</answer>"
 TURNS = (

@@ -39,7 +39,7 @@ def folders(tmp_path_factory):
 
 
 def video_id(path: pathlib.Path, source: str) -> str:
-    return f"{source}-{hashlib.blake2b(path.read_bytes()).hexdigest()[:12]}"
+    return f"{source}-{hashlib.blake2b(path.read_bytes()).hexdigest()}"
 
 
 def all_records(data):

@@ -30,7 +30,7 @@ class ClinvideoFrames(ShardedBuilder):
     tfds_builders/tfds.py is TFDS's `tfds build` for it; build.py beside it says how Beam does it.
 
     What comes out: splits train, validation, test, as far as they have videos; per video
-      id: str, the source's name and 12 digits of the hash of the file; never the file's name
+      id: str, the source's name and the hash of the file; never the file's name
       source, split: str
       duration: float64 seconds
       times: float64 [T] seconds, as the container has them

@@ -95,7 +95,7 @@ class ClinvideoSuite(ShardedBuilder):
 
         for source in manual.sources:
             folder = source.videos.relative_to(manual.folder)
-            for row in source_rows(source, self._read):
+            for row in source_rows(source, self._read, manual.folder):
                 if isinstance(row, BadRow):
                     continue  # the plan has counted it
                 video = plan.ids.get((source.name, row.video), "")

@@ -11,6 +11,10 @@ What holds for every reader:
   file without rows is one BadRow. UserError is for what no row is to blame for: a path that is
   not there, an unknown option.
 - A row's place is its line, of a Parquet file its number, of a JSON list its line and element.
+- What is read is bounded, whatever a file claims to hold: a line, or an element of a JSON list, of
+  16 MiB; another JSON file of 16 MiB; a Parquet file of four million rows, a row group of it of
+  256 MiB, and a row of 16 MiB and a million values. What is longer is a BadRow. Numbers have at
+  most 4,300 digits.
 - Text is UTF-8, with or without a byte order mark, with any line ends. A JSON file is JSON Lines,
   or, where it is named .json and starts with "[", one list.
 - Times are seconds of the source's own video file: finite, not negative, spans that end after they
@@ -43,6 +47,18 @@ def source_names() -> tuple[str, ...]:
     """The readers that there are, in alphabetical order."""
     found = (module.name for module in pkgutil.iter_modules(__path__))
     return tuple(sorted(name for name in found if not name.startswith("_")))
+
+
+def source_files(name: str, path: Path, options: Mapping[str, Any]) -> list[Path]:
+    """The files that a reader would open: [path], or what the function `files` of its module says.
+
+    Nothing is opened and nothing is raised: it is for read_source to say what is wrong.
+    """
+    if name in source_names():
+        module = importlib.import_module(f"{__name__}.{name}")
+        if hasattr(module, "files"):
+            return module.files(path, options)
+    return [path]
 
 
 def read_source(

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from medscope_jax.errors import UserError, closest
+from medscope_jax.files import open_regular
 from tfds_builders.record import Annotation, BadRow
 
-MAX_ROW = 16 * 2**20  # bytes of a line
-MAX_DOCUMENT = 2**30  # bytes of a JSON file that is read as a whole
+MAX_ROW = 16 * 2**20  # bytes of a line; characters of an element of a JSON list
+MAX_DOCUMENT = 16 * 2**20  # bytes of a JSON file that is read as a whole
 _BLANK = re.compile(r"[ \t\r\n]*")
 
 
@@ -140,7 +141,7 @@ def csv_rows(
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             yield file
     except OSError as error:
         raise UserError(f"can't read {path}: {error.strerror or error}") from error
@@ -179,37 +180,85 @@ def _starts_with_bracket(path: Path) -> bool:
         return file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
 
 
+class _Window:
+    """A text of which only what is looked at next is in memory.
+
+    text[at:] holds MAX_ROW characters at least once `fill` was called, or all that is left (whole).
+    line counts up to `at`.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self._file, self._decoder = file, codecs.getincrementaldecoder("utf-8-sig")()
+        self.text, self.at, self.line, self.whole, self.is_text = "", 0, 1, False, True
+        self.fill()
+
+    def fill(self) -> None:
+        """Reads on where less than MAX_ROW characters are left."""
+        if self.whole or len(self.text) - self.at >= MAX_ROW:
+            return
+        pieces = [self.text[self.at :]]
+        self.at, left = 0, MAX_ROW + MAX_ROW // 4 - len(pieces[0])
+        while left > 0 and not self.whole:
+            data = self._file.read(left)
+            try:
+                pieces.append(self._decoder.decode(data, final=not data))
+            except UnicodeDecodeError as error:
+                pieces.append(error.object[: error.start].decode())
+                self.is_text = False
+            self.whole = not data or not self.is_text
+            left -= len(pieces[-1])
+        self.text = "".join(pieces)
+
+    def move(self, place: int) -> str:
+        """Goes to text[place] and on past what is blank; the character that is there, or ""."""
+        while True:
+            self.line += self.text.count("\n", self.at, place)
+            self.at = place
+            place = _BLANK.match(self.text, place).end()
+            self.line += self.text.count("\n", self.at, place)
+            self.at = place
+            self.fill()
+            place = self.at
+            if self.text[place : place + 1] not in (" ", "\t", "\r", "\n"):
+                return self.text[place : place + 1]
+
+
 def _elements(path: Path) -> Iterator[Row]:
     """The elements of a JSON list with their lines, up to where the list is broken."""
-    text = _whole(path)
-    if isinstance(text, Unusable):
-        yield 1, text
-        return
     decoder = json.JSONDecoder()
-    broken = Unusable("the JSON list is broken here; what follows can't be read")
-    line, counted, at, element = 1, 0, text.index("[") + 1, 0
-    while True:
-        at = _BLANK.match(text, at).end()
-        line, counted = line + text.count("\n", counted, at), at
-        if not element and text.startswith("]", at):
-            break
-        try:
-            value, end = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError):
-            yield line, broken
-            return
-        element += 1
-        yield f"{line}, element {element}", value
-        at = _BLANK.match(text, end).end()
-        line, counted = line + text.count("\n", counted, at), at
-        if text.startswith("]", at):
-            break
-        if not text.startswith(",", at):
-            yield line, broken
-            return
-        at += 1
-    if text[at + 1 :].strip(" \t\r\n"):
-        yield line, broken
+    with _opened(path) as file:
+        window, element = _Window(file), 0
+        next_one = window.move(window.text.index("[") + 1)
+        closed = next_one == "]"
+        while not closed:
+            try:
+                value, end = decoder.raw_decode(window.text, window.at)
+                if end == len(window.text) and not window.whole:
+                    raise ValueError
+            except (ValueError, RecursionError):
+                break
+            element += 1
+            if end - window.at > MAX_ROW:
+                value = Unusable(f"the row is longer than {MAX_ROW >> 20} MiB")
+            yield f"{window.line}, element {element}", value
+            next_one = window.move(end)
+            closed = next_one == "]"
+            if closed or next_one != ",":
+                break
+            window.move(window.at + 1)
+        if not closed or window.move(window.at + 1):
+            yield window.line, _list_fault(window)
+
+
+def _list_fault(window: _Window) -> Unusable:
+    if not window.is_text:
+        return Unusable("the file is not UTF-8 text from here on, so that nothing more is read")
+    if window.whole:
+        return Unusable("the JSON list is broken here; what follows can't be read")
+    return Unusable(
+        f"the JSON list is broken here, or an element is longer than {MAX_ROW >> 20} MiB; what "
+        "follows can't be read"
+    )
 
 
 def _cells(line: str) -> list[str] | Unusable:

@@ -29,8 +29,9 @@ Obtaining: ask CAMMA (https://camma.unistra.fr/datasets) for access and cite End
 1602.03012); non-commercial research only, their terms say.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from medscope_jax.errors import UserError
 from tfds_builders.readers._fields import part_option, seconds
@@ -82,16 +83,21 @@ def read(
     return _read(_files(path), part, fps, steps, extension, grouping)
 
 
-def _files(path: Path) -> list[Path]:
+def files(path: Path, options: Mapping[str, Any]) -> list[Path]:
     """The annotation files, a video's phases before its instruments."""
     if not path.is_dir():
-        if not path.stem.endswith(("-phase", "-tool")):
-            raise UserError(f"{path} is called neither ...-phase.txt nor ...-tool.txt")
-        return [require_file(path)]
-    files = [*path.glob("phase_annotations/*-phase.txt"), *path.glob("tool_annotations/*-tool.txt")]
-    if not files:
+        return [path]
+    kinds = ("phase_annotations/*-phase.txt", "tool_annotations/*-tool.txt")
+    return sorted((file for kind in kinds for file in path.glob(kind)), key=lambda file: file.name)
+
+
+def _files(path: Path) -> list[Path]:
+    found = files(path, {})
+    if not found:
         raise UserError(f"{path} holds no phase_annotations and no tool_annotations")
-    return sorted(files, key=lambda file: file.name)
+    if found == [path] and not path.stem.endswith(("-phase", "-tool")):
+        raise UserError(f"{path} is called neither ...-phase.txt nor ...-tool.txt")
+    return [require_file(file) for file in found]
 
 
 def _read(

@@ -38,7 +38,7 @@ Obtaining: https://github.com/CAMMA-public/cholect50 names the request form; CC 
 Rendezvous (arXiv 2109.03223).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,20 +91,25 @@ def read(
     """
     part = part_option(part, ("rl", "eval"))
     grouping = Grouping(max_gap, max_spans, stretches, min_stretch)
-    files = [path]
-    if path.is_dir():
-        files = sorted(path.glob("*.json")) or sorted(path.glob("labels/*.json"))
-        if not files:
-            raise UserError(f"{path} holds no labels: neither *.json nor labels/*.json")
-    for file in files:
+    found = files(path, {})
+    if not found:
+        raise UserError(f"{path} holds no labels: neither *.json nor labels/*.json")
+    for file in found:
         require_file(file)
-    return _read(files, part, extension, grouping)
+    return _read(found, part, extension, grouping)
+
+
+def files(path: Path, options: Mapping[str, Any]) -> list[Path]:
+    """The annotation files, one a video."""
+    if not path.is_dir():
+        return [path]
+    return sorted(path.glob("*.json")) or sorted(path.glob("labels/*.json"))
 
 
 def _read(
-    files: list[Path], part: str, extension: str, grouping: Grouping
+    found: list[Path], part: str, extension: str, grouping: Grouping
 ) -> Iterator[Annotation | BadRow]:
-    for path in files:
+    for path in found:
         value = json_document(path)
         try:
             if isinstance(value, Unusable):

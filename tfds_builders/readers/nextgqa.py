@@ -18,7 +18,7 @@ Obtaining: https://github.com/doc-doc/NExT-GQA, under its terms; the videos are 
 With its map_vid_vidorID.json the videos may keep the folders of VidOR (option video_map).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +68,15 @@ def read(
       UserError: a file that is not there, or another part.
     """
     part = part_option(part, ("rl", "eval"))
-    require_file(path)
-    spans_path = require_file(path.parent / (spans_file or f"gsub_{path.stem}.json"))
-    map_path = require_file(path.parent / video_map) if video_map else None
-    return _read(path, part, spans_path, map_path, extension)
+    options = {"spans_file": spans_file, "video_map": video_map}
+    _, spans_path, *map_path = map(require_file, files(path, options))
+    return _read(path, part, spans_path, map_path[0] if map_path else None, extension)
+
+
+def files(path: Path, options: Mapping[str, Any]) -> list[Path]:
+    """The CSV file, that of the spans, and the map of videos, if there is one."""
+    beside = [options.get("spans_file") or f"gsub_{path.stem}.json", options.get("video_map")]
+    return [path, *(path.parent / name for name in beside if name)]
 
 
 def _read(

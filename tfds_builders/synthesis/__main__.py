@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from medscope_jax.config import parse_arguments
 from medscope_jax.errors import UserError, run_main
-from medscope_jax.files import write_text
+from medscope_jax.files import check_target, write_text
 from medscope_jax.rl.endpoint import EndpointConfig
 from medscope_jax.video.phantom import SOURCES, SPLITS, make_procedure
 from tfds_builders.synthesis.client import Client, Patience
@@ -67,12 +67,18 @@ _FLAGS = {
 def main(arguments: Sequence[str]) -> None:
     """Runs the synthesis as the command line says."""
     fields = dataclasses.fields(SynthesisConfig)
-    values = {f"--{f.name}": {"type": type(f.default), "default": f.default} for f in fields}
+    values = {
+        f"--{f.name}": {"action": "store_true"}
+        if f.default is False
+        else {"type": type(f.default), "default": f.default}
+        for f in fields
+    }
     flags = parse_arguments(__doc__.split("\n")[0] + _WHERE, arguments, {**_FLAGS, **values})
     config = SynthesisConfig(**{f.name: getattr(flags, f.name) for f in fields})
     out = pathlib.Path(flags.out)
     if out.is_dir() or out.name in ("stages.json", "journal.jsonl"):
         raise UserError(f"--out {out} must name the file of rows to write, such as rows.jsonl")
+    check_target(out)
     real = (flags.manual_dir, flags.url, flags.model)
     if flags.phantom is not None:
         if any(real):
@@ -123,7 +129,9 @@ def model_rows(
         ask, sources = Client(endpoint, journal, config, patience), []
         for path in videos:
             name = path.relative_to(folder).as_posix()
-            load = functools.partial(read_footage, path, name, config, flags.split or "")
+            load = functools.partial(
+                read_footage, path, name, config, flags.split or "", root=folder
+            )
             sources.append(Source(load, ask))
         with tqdm(total=len(sources), unit="video", disable=None) as bar:
             return await run(sources, config, tallies, bar.update)

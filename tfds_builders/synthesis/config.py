@@ -5,7 +5,7 @@ import math
 
 from medscope_jax.errors import UserError
 
-_MAY_BE_ZERO = ("blind_attempts", "max_tokens")
+_MAY_BE_ZERO = ("blind_attempts", "max_tokens", "partial")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,9 +16,11 @@ class SynthesisConfig:
       fps: bank frames a second.
       frame_rate: frames a second of recordings that have no times of their own, such as a folder of
         pictures; 0: such recordings are dropped.
+      partial: take what is there of a recording that is cut short or lacks pictures.
       max_pixels: most pixels of a frame; its shape is that of the recording.
       jpeg_quality: of the frames that are sent, 1 to 100.
       max_frames: most bank frames of a recording; a longer one is thinned evenly.
+      min_frames: fewest of a recording that has as many: a short one is read at a higher rate.
       min_clip_s, max_clip_s: seconds of a clip; it is cut where the picture changes most.
       clip_frames: most frames that show a clip or an event.
       merge_clips: most captions that one request merges into events.
@@ -45,9 +47,11 @@ class SynthesisConfig:
 
     fps: float = 1.0
     frame_rate: float = 0.0
+    partial: bool = False
     max_pixels: int = 224 * 224
     jpeg_quality: int = 90
     max_frames: int = 7200
+    min_frames: int = 8
     min_clip_s: float = 5.0
     max_clip_s: float = 30.0
     clip_frames: int = 32
@@ -88,6 +92,8 @@ class SynthesisConfig:
                 raise UserError(f"{name} must be at most 1, got {values[name]}")
         if self.min_evidence_s < 0.1:
             raise UserError("min_evidence_s must be 0.1 or more: answers tell tenths of a second")
+        if self.min_frames > self.max_frames:
+            raise UserError(f"min_frames {self.min_frames} is above max_frames {self.max_frames}")
         if self.max_clip_s < self.min_clip_s:
             raise UserError(f"max_clip_s {self.max_clip_s} is below min_clip_s {self.min_clip_s}")
         if self.jpeg_quality > 100:

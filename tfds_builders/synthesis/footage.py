@@ -13,12 +13,12 @@ from medscope_jax.tools.windows import NEAREST, select_frames_host
 from medscope_jax.video.decode import iter_frames
 from medscope_jax.video.frames import VideoError, preview_indices
 from medscope_jax.video.resize import bucket_size
+from tfds_builders.inside import NO_VIDEO, recording_fault, recordings_below
 from tfds_builders.synthesis.config import SynthesisConfig
 from tfds_builders.synthesis.items import Dropped, Footage, Frame, Span
 
-# Files that stand beside recordings and are none.
-_NO_VIDEO = {".json", ".jsonl", ".csv", ".tsv", ".txt", ".md", ".parquet", ".html", ".pdf"}
-_FRAMES = {".jpg", ".jpeg", ".png"}
+# How the command offers what read_video does about a fault.
+_REMEDIES = {"frame_rate": "--frame_rate RATE", "partial": "--partial"}
 # A thumbnail of this many pixels a side tells a cut from noise.
 _THUMBNAIL = 16
 
@@ -26,8 +26,8 @@ _THUMBNAIL = 16
 def find_videos(folder: str | os.PathLike) -> list[pathlib.Path]:
     """Every file below a folder that may be a recording, in the order of their paths.
 
-    A folder with JPEG or PNG frames in it is one recording (see video/folder.py). Hidden files and
-    those with the ending of a text or table are passed over.
+    What that is, and when a folder of pictures is one, inside.recordings_below says. Files with the
+    ending of a text or table are passed over.
 
     Raises:
       UserError: no such folder, or nothing in it.
@@ -35,22 +35,19 @@ def find_videos(folder: str | os.PathLike) -> list[pathlib.Path]:
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder of recordings")
-    paths = [
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and path.suffix.lower() not in _NO_VIDEO
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
-    frames = {p.parent for p in paths if p.suffix.lower() in _FRAMES} - {folder}
-    found = sorted(frames.union(path for path in paths if path.parent not in frames))
+    paths = recordings_below(folder, folder)
+    found = [path for path in paths if path.suffix.lower() not in NO_VIDEO]
     if not found:
         raise UserError(f"{folder} holds no recordings")
     return found
 
 
 def read_footage(
-    path: str | os.PathLike, video: str, config: SynthesisConfig, split: str = ""
+    path: str | os.PathLike,
+    video: str,
+    config: SynthesisConfig,
+    split: str = "",
+    root: str | os.PathLike | None = None,
 ) -> Footage:
     """Decodes a recording, one raw frame in memory at a time.
 
@@ -59,11 +56,14 @@ def read_footage(
       video: what rows call it.
       config: rate, size and quality.
       split: the split that it is in, "" where nobody has said.
+      root: the folder that no link may lead out of, if there is one.
 
     Raises:
       Dropped: it cannot be decoded, or its shape is no picture's; says why, and not which.
     """
     quality = [cv2.IMWRITE_JPEG_QUALITY, config.jpeg_quality]
+    if root is not None and (fault := recording_fault(path, root)):
+        raise Dropped(f"video: {fault}")
     frames, thumbnails = [], []
     try:
         stream = iter_frames(
@@ -71,6 +71,8 @@ def read_footage(
             fps=config.fps,
             size=lambda height, width: bucket_size(height, width, config.max_pixels),
             max_frames=config.max_frames,
+            min_frames=config.min_frames,
+            partial=config.partial,
             frame_rate=config.frame_rate or None,
         )
         for time, picture in stream:
@@ -79,7 +81,9 @@ def read_footage(
             small = cv2.resize(picture, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
             thumbnails.append(small.astype(np.float32))
     except VideoError as error:
-        raise Dropped(f"video: {error.reason}") from None  # without the name, maybe a patient's
+        raise Dropped(
+            f"video: {error.advise(_REMEDIES)}"
+        ) from None  # without the name, maybe a patient's
     except UserError as error:
         raise Dropped(f"video: {error}") from None
     except Exception as error:  # whatever a broken file does to a decoder; its text may quote it

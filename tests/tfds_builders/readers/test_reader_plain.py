@@ -208,9 +208,37 @@ def test_other_endings(tmp_path, collect):
         collect("plain", path)
 
 
-def test_a_document_that_is_too_large(tmp_path, collect, monkeypatch):
-    monkeypatch.setattr(_files, "MAX_DOCUMENT", 100)
-    good, bad = collect("plain", write(tmp_path, [GOOD, GOOD], "json"))
-    assert not good
-    assert [made.place for made in bad] == ["rows.json:1"]
-    assert "larger than" in bad[0].reason
+def test_an_element_that_is_too_long(tmp_path, collect, monkeypatch):
+    """Those before it are read; how long a list is does not matter."""
+    monkeypatch.setattr(_files, "MAX_ROW", 200)
+    path = write(tmp_path, [{**GOOD, "question": f"What is {i}?"} for i in range(40)], "json")
+    good, bad = collect("plain", path)
+    assert len(good) == 40 and not bad and path.stat().st_size > 10 * 200
+    for length in (230, 100_000):
+        long = {**GOOD, "note": "x" * length}
+        good, bad = collect("plain", write(tmp_path, [GOOD, long, GOOD], "json"))
+        assert len(good) == 1 and len(bad) == 1 + (length == 230)
+        assert "longer than" in bad[0].reason
+
+
+def test_lists_end_anywhere_in_what_is_read_at_once(tmp_path, collect, monkeypatch):
+    """The elements and their lines are json.loads's and a count's, wherever a piece ends."""
+    text = "[\n" + ",\n\n ".join(
+        json.dumps({**GOOD, "question": f"\u00e9{i}?"}, ensure_ascii=False) for i in range(9)
+    )
+    path = tmp_path / "rows.json"
+    path.write_text(text + "\n]" + " \n" * 500, encoding="utf-8")
+    values = json.loads(path.read_text(encoding="utf-8"))
+    for longest in range(150, 190):
+        monkeypatch.setattr(_files, "MAX_ROW", longest)
+        found = list(_files.json_rows(path))
+        assert [value for _, value in found] == values
+        assert [place for place, _ in found] == [f"{2 * i + 2}, element {i + 1}" for i in range(9)]
+
+
+def test_lists_that_stop_being_text(tmp_path, collect):
+    path = write(tmp_path, [GOOD, GOOD | {"question": "Why?"}], "json")
+    data = path.read_bytes()
+    path.write_bytes(data[:-20] + b"\xff" + data[-20:])
+    good, bad = collect("plain", path)
+    assert len(good) == 1 and "not UTF-8" in bad[0].reason
