@@ -1,47 +1,171 @@
 """When each frame of a DICOM recording was taken, by its cine tags."""
 
+import dataclasses
+
 import numpy as np
-import pydicom
 
-TIME_TAGS = [
-    "FrameIncrementPointer",
-    "FrameTime",
-    "FrameTimeVector",
-    "ActualFrameDuration",
-    "RecommendedDisplayFrameRate",
-    "CineRate",
-]
-_FRAME_TIME = 0x00181063
+from medscope_jax.video import limits
+from medscope_jax.video.dicom_elements import Elements
+from medscope_jax.video.dicom_tags import (
+    CINE_RATE,
+    DISPLAY_RATE,
+    FRAME_DURATION,
+    FRAME_TIME,
+    FRAME_TIME_VECTOR,
+    INCREMENT_POINTER,
+)
+from medscope_jax.video.frames import Reading, VideoError
+
+# In order: milliseconds of each frame, then frames a second.
+_STEADY = {
+    FRAME_TIME: "FrameTime",
+    FRAME_DURATION: "ActualFrameDuration",
+    DISPLAY_RATE: "RecommendedDisplayFrameRate",
+    CINE_RATE: "CineRate",
+}
+_RATES = (DISPLAY_RATE, CINE_RATE)
+_LEAST_INTERVAL = 1e-6  # seconds: beyond a million frames a second a number is no rate
 
 
-def frame_times(header: pydicom.Dataset, count: int) -> tuple[np.ndarray, float] | None:
-    """Seconds of each frame [count], from the first frame, and the end of the last one.
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """Seconds of each frame [N] from the first one, the end of the last, and notes for readers."""
 
-    FrameTimeVector counts where it fits the frames and FrameIncrementPointer does not name
-    FrameTime instead. None where the header says nothing of use; ValueError or the like where a
-    value is no number.
+    times: np.ndarray
+    end: float
+    notes: tuple[str, ...] = ()
+
+
+def frame_times(
+    elements: Elements, count: int, promised: int, reading: Reading, path: str
+) -> Times:
+    """When the frames of a recording were taken.
+
+    FrameIncrementPointer says what parts frames: FrameTimeVector, FrameTime, or, where it is slices
+    or pages or the like, no time at all. Where it says nothing, a vector that fits the frames
+    counts, then FrameTime, ActualFrameDuration, RecommendedDisplayFrameRate, CineRate.
+
+    Args:
+      elements: the header's.
+      count: how many frames there are.
+      promised: how many the header says there are.
+      reading: its frame_rate stands in where there are no times.
+      path: what errors name.
+
+    Raises:
+      VideoError: no times and no frame_rate, times that are no numbers, or longer than a week.
     """
-    vector = np.atleast_1d(np.asarray(header.get("FrameTimeVector") or [], np.float64))
-    steady = steady_interval(header)
-    points_at_steady = header.get("FrameIncrementPointer") == _FRAME_TIME and steady
-    if len(vector) == count and not points_at_steady:
-        # Increments in ms; the first, before the first frame, is 0 by the standard.
-        times = np.cumsum(vector) / 1000
-        times -= times[0]
-        steps = np.diff(times)
-        if np.isfinite(times).all() and (steps > 0).all():
-            return times, float(times[-1] + np.median(steps))
-    return (np.arange(count) * steady, count * steady) if steady else None
+    try:
+        found = _stated(elements, count, promised)
+    except ValueError:
+        raise VideoError(
+            "DICOM, but its frame times are unreadable; export the recording again", path
+        ) from None
+    if isinstance(found, Times):
+        limits.check_seconds(found.end, path)
+        return found
+    if reading.frame_rate is None:
+        raise VideoError(f"DICOM without frame times ({found})", path, remedy="frame_rate")
+    end = count / reading.frame_rate
+    limits.check_seconds(end, path)
+    note = f"without frame times of its own ({found}): they are those of the given frame rate"
+    return Times(np.arange(count) / reading.frame_rate, end, (note,))
 
 
-def steady_interval(header: pydicom.Dataset) -> float:
-    """Seconds between frames where the header gives one number for all; 0 where it gives none."""
-    for tag in ("FrameTime", "ActualFrameDuration"):  # ms
-        value = float(header.get(tag) or 0)
+def stated_rate(elements: Elements) -> float | None:
+    """Frames a second that a header states for all its frames alike; None where it states none."""
+    try:
+        if not _parted_by_time(elements):
+            return None
+        steady, _, _ = _steady(elements)
+        steps = elements.numbers(FRAME_TIME_VECTOR)[1:] / 1000
+    except ValueError:
+        return None
+    if len(steps) and not (steady and FRAME_TIME in elements.tags(INCREMENT_POINTER)):
+        mean = float(steps.mean())
+        if mean >= _LEAST_INTERVAL and np.ptp(steps) <= 1e-3 * mean:
+            return 1 / mean
+        return None
+    return 1 / steady if steady else None
+
+
+def _parted_by_time(elements: Elements) -> bool:
+    pointers = elements.tags(INCREMENT_POINTER)
+    return all(tag in (FRAME_TIME_VECTOR, *_STEADY) for tag in pointers)
+
+
+def _stated(elements: Elements, count: int, promised: int) -> Times | str:
+    """The times that a header states, or, in words, why it states none."""
+    if not _parted_by_time(elements):
+        return "its frames are parted by something else than time: slices, pages or the like"
+    pointers = elements.tags(INCREMENT_POINTER)
+    steady, name, passed = _steady(elements)
+    vector = elements.numbers(FRAME_TIME_VECTOR)
+    notes = []
+    if passed and steady:
+        notes.append(f"{passed} is no time between frames: {name} stands for it")
+    if len(vector) and not (FRAME_TIME in pointers and name == "FrameTime"):
+        times, fault = _from_vector(vector, max(count, promised))
+        if times is not None:
+            usual = float(np.median(np.diff(times)))
+            end = times[count] if count < len(times) else times[-1] + usual
+            return Times(times[:count], float(end), tuple(fault))
+        if not steady:
+            return f"FrameTimeVector does not fit: {fault[0]}"
+        notes = [f"FrameTimeVector does not fit ({fault[0]}): {name} stands for it"]
+    elif FRAME_TIME_VECTOR in pointers and steady:
+        notes = [f"its header points to FrameTimeVector and has none: {name} stands for it"]
+    if not steady:
+        tags = ", ".join(("FrameTimeVector", *_STEADY.values()))
+        return f"none of {tags}; export it with its cine module"
+    return Times(np.arange(count) * steady, count * steady, tuple(notes))
+
+
+def _from_vector(vector: np.ndarray, count: int) -> tuple[np.ndarray | None, list[str]]:
+    """Seconds of `count` frames by FrameTimeVector's milliseconds, and notes; or None, and why not.
+
+    The vector has a value for each frame, the first one that before the first frame; or only those
+    between frames.
+    """
+    if len(vector) not in (count, count - 1) or count < 2:
+        return None, [f"{len(vector)} values for {count} frames"]
+    steps = vector[1:] if len(vector) == count else vector
+    backward = np.count_nonzero(~(steps >= 0))
+    if backward or not np.isfinite(steps).all():
+        return None, [f"{max(1, backward)} of its steps are no step forward"]
+    steps = np.where(steps < 1e3 * _LEAST_INTERVAL, 0.0, steps)
+    times = np.append(0.0, np.cumsum(steps)) / 1000
+    standing = np.count_nonzero(steps == 0)
+    if standing * 2 > len(steps):
+        return None, [f"{standing} of {len(steps)} steps are zero"]
+    if not standing:
+        return times, []
+    # Frames at one time: they lie between this time and the next.
+    moments, first, alike = np.unique(times, return_index=True, return_counts=True)
+    following = np.append(moments[1:], moments[-1] + np.median(np.diff(moments)))
+    share = (np.arange(count) - np.repeat(first, alike)) / np.repeat(alike, alike)
+    spread = times + share * np.repeat(following - moments, alike)
+    note = (
+        f"FrameTimeVector does not fit ({standing} of {len(steps)} steps are zero): such frames "
+        "lie evenly between those before and behind"
+    )
+    return spread, [note]
+
+
+def _steady(elements: Elements) -> tuple[float, str, str]:
+    """Seconds between frames, which tag says so, and which one before it is no such number.
+
+    0 and "" where none says so.
+    """
+    passed = ""
+    for tag, name in _STEADY.items():
+        numbers = elements.numbers(tag)
+        if not len(numbers):
+            continue
+        value = float(numbers[0])
         if np.isfinite(value) and value > 0:
-            return value / 1000
-    for tag in ("RecommendedDisplayFrameRate", "CineRate"):  # frames a second
-        value = float(header.get(tag) or 0)
-        if np.isfinite(value) and value > 0:
-            return 1 / value
-    return 0.0
+            interval = 1 / value if tag in _RATES else value / 1000
+            if np.isfinite(interval) and interval >= _LEAST_INTERVAL:
+                return interval, name, passed
+        passed = passed or name
+    return 0.0, "", passed

@@ -1,0 +1,241 @@
+"""What a DICOM file's header says that pictures and times need, and where its pixel data is.
+
+Files come with a preamble or without, with a meta group or without, deflated or not, in either byte
+order. Only the tags of WANTED are ever held; nothing else of the header leaves the file.
+"""
+
+import dataclasses
+import os
+import tempfile
+import zlib
+from typing import BinaryIO
+
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from medscope_jax.video import limits
+from medscope_jax.video.dicom_elements import (
+    UNDEFINED,
+    BrokenElements,
+    Element,
+    Elements,
+    Encoding,
+    Walker,
+)
+from medscope_jax.video.dicom_tags import (
+    DOUBLE_PIXELS,
+    FLOAT_PIXELS,
+    PIXEL_DATA,
+    TRANSFER_SYNTAX,
+    WANTED,
+)
+from medscope_jax.video.frames import VideoError
+
+_META = 0x0002
+_STOP = frozenset((PIXEL_DATA, FLOAT_PIXELS, DOUBLE_PIXELS))
+_NATIVE = (
+    ImplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+)
+_CHUNK = 1 << 20  # bytes inflated at a time
+# Group 0008's first tags: a data set without a preamble begins with one of them.
+_FIRST = {
+    0x00080000: "UL",
+    0x00080001: "UL",
+    0x00080005: "CS",
+    0x00080006: "SQ",
+    0x00080008: "CS",
+    0x00080012: "DA",
+    0x00080013: "TM",
+    0x00080014: "UI",
+    0x00080016: "UI",
+    0x00080018: "UI",
+}
+_EXPLICIT, _IMPLICIT, _BIG = Encoding(), Encoding(explicit=False), Encoding(little=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """A DICOM file, open, with what is known of it.
+
+    Attributes:
+      file: holds the data set; the file itself, or what a deflated one inflates to (a temporary
+        file without a name). It is closed by whoever opened it.
+      size: its bytes.
+      syntax: UID of the transfer syntax.
+      elements: the tags of WANTED.
+      pixels: the pixel data's element; its value lies in `file`.
+      whole: False where a deflated data set breaks off.
+    """
+
+    file: BinaryIO
+    size: int
+    syntax: str
+    elements: Elements
+    pixels: Element
+    whole: bool = True
+
+    @property
+    def encapsulated(self) -> bool:
+        """Whether the pixel data comes in fragments."""
+        return self.syntax not in _NATIVE
+
+
+def sniff(head: bytes) -> bool:
+    """Whether a file that starts with these bytes, 512 of them, is DICOM, with preamble or without.
+
+    Without one, it starts with its meta group or with the data set itself: then a first tag that
+    data sets start with, and a second one behind it.
+    """
+    return head[128:132] == b"DICM" or _start(head) is not None
+
+
+def _start(head: bytes) -> tuple[int, Encoding] | None:
+    """Where the first element of a file is, and how it is written; None if the file is no DICOM."""
+    for at in (132, 4, 0):
+        if at and head[at - 4 : at] != b"DICM":
+            continue
+        if head[at : at + 2] == b"\x02\x00" and head[at + 3 : at + 4] in (b"\x00", b"\x01"):
+            if head[at + 4 : at + 6] in (b"UL", b"OB", b"UI"):
+                return at, _EXPLICIT
+            # The standard has the meta group explicit; some writers have not.
+            if at and int.from_bytes(head[at + 4 : at + 8], "little") <= 64:
+                return at, _IMPLICIT
+        encoding = _data_set_encoding(head[at:])
+        if encoding is not None:
+            return at, encoding
+    return None
+
+
+def _data_set_encoding(head: bytes) -> Encoding | None:
+    """How a data set that starts so is written; None if it is none."""
+    for encoding, order in ((_EXPLICIT, "little"), (_BIG, "big"), (_IMPLICIT, "little")):
+
+        def tag_at(at: int, order=order) -> int:
+            group, element = head[at : at + 2], head[at + 2 : at + 4]
+            return int.from_bytes(group, order) << 16 | int.from_bytes(element, order)
+
+        first = tag_at(0)
+        if first not in _FIRST:
+            continue
+        if not encoding.explicit:
+            length = int.from_bytes(head[4:8], "little")
+            value = 8
+        elif head[4:6] == _FIRST[first].encode():
+            long = head[4:6] == b"SQ"
+            length = int.from_bytes(head[8:12] if long else head[6:8], order)
+            value = 12 if long else 8
+        else:
+            continue
+        following = value + length
+        if length % 2 or following + 4 > len(head):
+            continue
+        if first < tag_at(following) < 0x00090000:
+            return encoding
+    return None
+
+
+def open_header(file: BinaryIO, path: str) -> Header:
+    """Reads the header of an open DICOM file.
+
+    Args:
+      file: at any position.
+      path: what errors name.
+
+    Raises:
+      VideoError: broken, too large once inflated, or without images.
+    """
+    try:
+        return _open(file, path)
+    except BrokenElements:
+        raise VideoError("DICOM, but its header is broken; export the recording again", path) from (
+            None
+        )
+
+
+def _open(file: BinaryIO, path: str) -> Header:
+    size = os.fstat(file.fileno()).st_size
+    file.seek(0)
+    start = _start(file.read(512))
+    if start is None:
+        # "DICM" stands where it should, and nothing that is known follows.
+        raise BrokenElements
+    at, encoding = start
+    file.seek(at)
+    walker = Walker(file, size)
+    syntax = ""
+    while (element := walker.peek(encoding)) is not None and element.tag >> 16 == _META:
+        # One at a time: what follows the group may be written otherwise.
+        meta = walker.read_one({TRANSFER_SYNTAX: "UI"}, encoding)
+        syntax = meta.text(TRANSFER_SYNTAX) or syntax
+    whole = True
+    if syntax == DeflatedExplicitVRLittleEndian:
+        file, whole = _inflate(file, path)
+        size = file.tell()
+        file.seek(0)
+    head = file.read(512)
+    file.seek(-len(head), os.SEEK_CUR)
+    encoding = _stated_encoding(syntax, head)
+    syntax = syntax or {_IMPLICIT: ImplicitVRLittleEndian, _BIG: ExplicitVRBigEndian}.get(
+        encoding, ExplicitVRLittleEndian
+    )
+    elements, pixels = Walker(file, size).read(WANTED, encoding, _STOP)
+    if pixels is None or pixels.tag != PIXEL_DATA:
+        if not whole:
+            raise BrokenElements
+        raise VideoError("DICOM without images (a report or a plan?); name a recording", path)
+    if syntax in _NATIVE and pixels.length == UNDEFINED:
+        reason = "DICOM whose pixel data is compressed in a way that it does not name"
+        raise VideoError(f"{reason}; export the recording again", path)
+    return Header(file, size, syntax, elements, pixels, whole)
+
+
+def _stated_encoding(syntax: str, head: bytes) -> Encoding:
+    """How a data set that starts so is written: as its transfer syntax says, where it can be so."""
+    seen = _data_set_encoding(head)
+    if not syntax:
+        if seen is None:
+            raise BrokenElements
+        return seen
+    stated = {ImplicitVRLittleEndian: _IMPLICIT, ExplicitVRBigEndian: _BIG}.get(syntax, _EXPLICIT)
+    # Some writers state one and write the other; the bytes themselves are what is there.
+    return stated if seen is None else seen
+
+
+def _inflate(file: BinaryIO, path: str) -> tuple[BinaryIO, bool]:
+    """The rest of a deflated file, inflated, and whether it came to its end.
+
+    The result is a temporary file that has no name, so nobody else sees it and nothing stays.
+    """
+    plain = tempfile.TemporaryFile()  # noqa: SIM115 - the caller's, as the file itself
+    first = file.read(2)
+    file.seek(-len(first), os.SEEK_CUR)
+    # PS3.5 A.5 has no zlib header; some writers have.
+    zlib_header = first[:1] == b"\x78" and int.from_bytes(first, "big") % 31 == 0
+    machine = zlib.decompressobj(zlib.MAX_WBITS if zlib_header else -zlib.MAX_WBITS)
+    unpacked = 0
+    try:
+        while not machine.eof:
+            packed = machine.unconsumed_tail or file.read(_CHUNK)
+            if not packed:
+                return plain, False
+            piece = machine.decompress(packed, _CHUNK)
+            unpacked += len(piece)
+            if unpacked > limits.MAX_UNPACKED:
+                raise VideoError(
+                    f"a deflated DICOM of more than {limits.MAX_UNPACKED >> 20} MiB once inflated: "
+                    "that is the most that is read; export it with another compression",
+                    path,
+                )
+            plain.write(piece)
+    except zlib.error:
+        return plain, False
+    except OSError:
+        raise VideoError("no room to inflate it; free some temporary space", path) from None
+    return plain, True

@@ -1,0 +1,92 @@
+"""MPEG-2, H.264 and HEVC inside DICOM: one video stream for all frames.
+
+The stream alone is copied into a temporary file, which has a random name, nobody else may read and
+which is removed at the end; containers' own reader decodes it.
+"""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+from medscope_jax.video.container import UNUSED_RATE, iter_container
+from medscope_jax.video.dicom_frames import find_fragments
+from medscope_jax.video.dicom_header import Header
+from medscope_jax.video.dicom_times import stated_rate
+from medscope_jax.video.frames import Reading, VideoError
+from medscope_jax.video.stream import Ending, Frames, FrameStream
+
+# PS3.6 table A-1: 1.2.840.10008.1.2.4.100 to 108; ".1" behind one: in fragments.
+_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{n}" for n in range(100, 110))
+_CHUNK = 1 << 20
+
+
+def holds_stream(header: Header) -> bool:
+    """Whether a file's pixel data is a video stream."""
+    return header.syntax.removesuffix(".1") in _SYNTAXES
+
+
+def iter_stream(
+    header: Header, promised: int | None, reading: Reading, notes: list[str], path: str
+) -> FrameStream:
+    """The frames of a file whose pixel data is a video stream, as decode.iter_frames.
+
+    Args:
+      header: the file's; it is not used once this function has returned.
+      promised: how many frames the header says there are; None if it does not.
+      reading: as decode.iter_frames; its frame_rate and the header's are for a stream that has no
+        clock of its own.
+      notes: of the header, for the ending.
+      path: what errors name.
+
+    Raises:
+      VideoError: broken pixel data, no room to unpack it, or what containers' reader raises.
+    """
+    with contextlib.ExitStack() as cleanup:
+        inner, damage = cleanup.enter_context(_unpacked(header, reading, path))
+        stated = stated_rate(header.elements)
+        rated = dataclasses.replace(reading, frame_rate=stated or reading.frame_rate)
+        stream = iter_container(inner, rated, path, promised)
+        notes = [*notes, *damage, *([UNUSED_RATE] if stated and reading.frame_rate else [])]
+        return FrameStream(stream.planned, _noted(stream, notes, stated, cleanup.pop_all()))
+
+
+def _noted(
+    stream: FrameStream,
+    notes: list[str],
+    stated: float | None,
+    cleanup: contextlib.AbstractContextManager,
+) -> Frames:
+    """The same frames, with more notes at the end and something to clean up after it."""
+    with cleanup:
+        yield from stream
+    end = stream.ending
+    # A rate that the header states was given by nobody.
+    kept = [note for note in end.notes if not (stated and note == UNUSED_RATE)]
+    return Ending(end.duration, end.native_frames, (*notes, *kept))
+
+
+@contextlib.contextmanager
+def _unpacked(header: Header, reading: Reading, path: str) -> Iterator[tuple[str, list[str]]]:
+    """A temporary file with the stream alone, and notes on what is missing of it."""
+    fragments = find_fragments(header, path)
+    damage = []
+    if not fragments.ended:
+        account = "incomplete: its video stream breaks off"
+        if not reading.partial:
+            raise VideoError(account, path, remedy="partial")
+        damage = [account]
+    if not fragments.lengths.sum():
+        raise VideoError("DICOM, but there is no video stream in it; export it again", path)
+    with tempfile.TemporaryDirectory() as folder:
+        if shutil.disk_usage(folder).free < fragments.lengths.sum():
+            raise VideoError("no room to unpack its video; free some temporary space", path)
+        inner = os.path.join(folder, "stream")
+        with open(inner, "wb") as target:
+            for offset, length in zip(fragments.offsets, fragments.lengths, strict=True):
+                header.file.seek(offset)
+                for done in range(0, int(length), _CHUNK):
+                    target.write(header.file.read(min(_CHUNK, int(length) - done)))
+        yield inner, damage
