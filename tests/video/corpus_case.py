@@ -23,6 +23,7 @@ class Case:
       refused: pattern of the one line that refuses it; "" where it is read.
       note: pattern that one of the notes must match; "" where none is needed, and then none may
         speak of a loss (LOSS).
+      doubt: what its headers or stamps say looks like a loss: a note may speak of one.
       alternatives: other times that are right too.
       tolerance: seconds that times may be off; at most half of a picture's time.
       options: further arguments of read_video.
@@ -38,6 +39,7 @@ class Case:
     shown: Sequence[int] = ()
     refused: str = ""
     note: str = ""
+    doubt: bool = False
     alternatives: tuple[Sequence[float], ...] = ()
     tolerance: float = 0.0
     options: Mapping[str, object] = dataclasses.field(default_factory=dict)

@@ -14,7 +14,7 @@ import numpy as np
 from tests.video import dicom_files
 from tests.video.corpus_case import Case, steady
 from tests.video.corpus_fields import h264_fields, mpeg2_fields
-from tests.video.corpus_pictures import SIZE, block_left, block_of, combing, moving, number_of
+from tests.video.corpus_pictures import SIZE, STEP, block_left, block_of, combing, moving, number_of
 from tests.video.corpus_write import Track, write
 
 COUNT = 40
@@ -28,7 +28,7 @@ def no_combs(frames: np.ndarray) -> None:
         assert combing(frame) < 0.5, f"picture {number_of(frame)} is woven of two fields"
         first = 2 * number_of(frame)
         places = [block_left(field, frame.shape[1]) for field in (first, first + 1)]
-        assert min(abs(block_of(frame) - place) for place in places) <= 3
+        assert min(abs(block_of(frame) - place) for place in places) <= STEP
 
 
 def as_field(mode: str, pix_fmt: str) -> Callable:

@@ -129,11 +129,11 @@ def _rateless_avi(folder: Path) -> Path:
 
 def _no_decoder(folder: Path) -> Path:
     """An mp4 that says its pictures are EVC, which FFmpeg knows and this build can't decode."""
-    return changed(write(folder / "clip.mp4", Track("mpeg4")), b"mp4v", b"evc1")
+    return changed(write(folder / "clip.mp4", Track()), b"avc1", b"evc1")
 
 
 def _unknown_mp4(folder: Path) -> Path:
-    return changed(write(folder / "clip.mp4", Track("mpeg4")), b"mp4v", b"zz9x")
+    return changed(write(folder / "clip.mp4", Track()), b"avc1", b"zz9x")
 
 
 def _unknown_avi(folder: Path) -> Path:
@@ -192,5 +192,5 @@ CASES = [
     Case("no-decoder-mp4", _no_decoder, refused=r"(?i)evc"),
     Case("unknown-codec-mp4", _unknown_mp4, refused=r"(?i)zz9x|codec"),
     Case("unknown-codec-avi", _unknown_avi, refused=r"(?i)zz9x|codec"),
-    Case("unknown-codec-mkv", _unknown_mkv, refused=r"(?i)codec"),
+    Case("unknown-codec-mkv", _unknown_mkv, refused=r"(?i)ZZ9"),
 ]

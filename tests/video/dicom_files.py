@@ -1,7 +1,10 @@
 """DICOM recordings for tests, with a patient's particulars wherever a header can hold them."""
 
+import fractions
+import io
 from pathlib import Path
 
+import av
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -28,12 +31,13 @@ def write(
     name: str = "clip.dcm",
     syntax: str = ExplicitVRLittleEndian,
     encoded: list[bytes] | None = None,
+    fragments: int = 1,
     change=lambda data: None,
     **tags,
 ) -> str:
     """Writes frames [T, h, w(, 3)] as a multi-frame DICOM file and returns its path.
 
-    encoded: compressed frames to store instead. change: gets the data set before it is written.
+    encoded: compressed frames to store instead, each in so many fragments. change: gets the data set before it is written.
     tags: by keyword; None removes one that would be there.
     """
     meta = FileMetaDataset()
@@ -58,7 +62,7 @@ def write(
     for tag, value in {"FrameTime": "40", **PLANTED, **tags}.items():
         if value is not None:
             setattr(data, tag, value)
-    data.PixelData = frames.tobytes() if encoded is None else encapsulate(encoded)
+    data.PixelData = frames.tobytes() if encoded is None else encapsulate(encoded, fragments)
     data["PixelData"].VR = "OB" if encoded is not None or bits == 8 else "OW"
     change(data)
     data.save_as(path, enforce_file_format=True)
@@ -91,6 +95,38 @@ def plant_everywhere(data: Dataset) -> None:
     data.file_meta.PrivateInformationCreatorUID = "1.2.3.480229"
     data.file_meta.PrivateInformation = b"planted meta"
     data.preamble = b"planted preamble of Doe".ljust(128, b"\0")
+
+
+def without_preamble(path: str) -> str:
+    """Takes the preamble and its magic off a file."""
+    data = Path(path).read_bytes()
+    assert data[128:132] == b"DICM"
+    Path(path).write_bytes(data[132:])
+    return path
+
+
+def without_meta(path: str) -> str:
+    """Takes preamble and meta group off a file: what is left begins with its data set."""
+    data = Path(path).read_bytes()
+    assert data[132:140] == b"\x02\0\0\0UL\x04\0"
+    Path(path).write_bytes(data[144 + int.from_bytes(data[140:144], "little") :])
+    return path
+
+
+def encode_stream(frames: np.ndarray, codec: str, container: str, rate: int = 25) -> bytes:
+    """RGB frames [T, h, w, 3] as a video stream ("h264", "mpegts") by FFmpeg's encoders."""
+    target = io.BytesIO()
+    with av.open(target, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=rate)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.time_base = fractions.Fraction(1, rate)
+        for index, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts = index
+            output.mux(stream.encode(picture))
+        output.mux(stream.encode(None))
+    return target.getvalue()
 
 
 def replace_bytes(path: str, old: bytes, new: bytes) -> str:

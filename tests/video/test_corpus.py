@@ -47,7 +47,7 @@ def check_notes(case, notes):
     told = " | ".join(notes)
     if case.note:
         assert re.search(case.note, told), f"no note like {case.note}: {told or 'none at all'}"
-    else:
+    elif not case.doubt:
         assert not re.search(LOSS, told), f"nothing is missing: {told}"
 
 
@@ -91,6 +91,7 @@ def _ffprobe():
     return found
 
 
+@pytest.mark.reference
 @pytest.mark.parametrize("case", PROBED, ids=_id)
 def test_right_values_are_ffprobes(case, tmp_path):
     """The corpus itself: FFmpeg's own tool sees these pictures at these times."""
@@ -101,7 +102,7 @@ def test_right_values_are_ffprobes(case, tmp_path):
     )
     seen = json.loads(told.stdout)
     stamps = [float(frame["best_effort_timestamp_time"]) for frame in seen["frames"]]
-    check_times(case, np.array(stamps) - float(seen["format"]["start_time"]))
+    check_times(case, np.array(stamps) - float(seen["format"].get("start_time", 0)))
 
 
 def test_the_corpus_is_large():
