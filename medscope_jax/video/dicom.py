@@ -54,8 +54,7 @@ def iter_dicom(path: str, reading: Reading) -> FrameStream:
     """
     with contextlib.ExitStack() as cleanup:
         file = cleanup.enter_context(open(path, "rb"))
-        header = open_header(file, path)
-        cleanup.enter_context(header.file)
+        header = open_header(file, path, cleanup)
         notes = _header_notes(header)
         if holds_stream(header):
             return iter_stream(header, _promised(header, path), reading, notes, path)

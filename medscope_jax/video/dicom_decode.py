@@ -119,8 +119,8 @@ def read_geometry(header: Header, path: str) -> Geometry:
 
 def check_decoder(header: Header, path: str) -> None:
     """Raises VideoError where nothing here decodes a file's compression."""
-    syntax = UID(header.syntax)
     with quiet():
+        syntax = UID(header.syntax)
         try:
             decoder = get_decoder(syntax)
         except NotImplementedError:

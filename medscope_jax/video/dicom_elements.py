@@ -133,13 +133,6 @@ class Walker:
             self._take(element, wanted, encoding, found)
         return Elements(*found, encoding.little)
 
-    def peek(self, encoding: Encoding) -> Element | None:
-        """The next element's header, without moving; None at the end."""
-        position = self.file.tell()
-        element = self._next(encoding, self.end)
-        self.file.seek(position)
-        return element
-
     def _next(self, encoding: Encoding, end: int) -> Element | None:
         """The header at the current position, None at `end`."""
         position = self.file.tell()

@@ -4,6 +4,7 @@ Files come with a preamble or without, with a meta group or without, deflated or
 order. Only the tags of WANTED are ever held; nothing else of the header leaves the file.
 """
 
+import contextlib
 import dataclasses
 import os
 import tempfile
@@ -35,7 +36,6 @@ from medscope_jax.video.dicom_tags import (
 )
 from medscope_jax.video.frames import VideoError
 
-_META = 0x0002
 _STOP = frozenset((PIXEL_DATA, FLOAT_PIXELS, DOUBLE_PIXELS))
 _NATIVE = (
     ImplicitVRLittleEndian,
@@ -65,8 +65,7 @@ class Header:
     """A DICOM file, open, with what is known of it.
 
     Attributes:
-      file: holds the data set; the file itself, or what a deflated one inflates to (a temporary
-        file without a name). It is closed by whoever opened it.
+      file: holds the data set; the file itself, or what a deflated one inflates to.
       size: its bytes.
       syntax: UID of the transfer syntax.
       elements: the tags of WANTED.
@@ -141,25 +140,26 @@ def _data_set_encoding(head: bytes) -> Encoding | None:
     return None
 
 
-def open_header(file: BinaryIO, path: str) -> Header:
+def open_header(file: BinaryIO, path: str, cleanup: contextlib.ExitStack) -> Header:
     """Reads the header of an open DICOM file.
 
     Args:
       file: at any position.
       path: what errors name.
+      cleanup: closes what a deflated file inflates to.
 
     Raises:
       VideoError: broken, too large once inflated, or without images.
     """
     try:
-        return _open(file, path)
+        return _open(file, path, cleanup)
     except BrokenElements:
         raise VideoError("DICOM, but its header is broken; export the recording again", path) from (
             None
         )
 
 
-def _open(file: BinaryIO, path: str) -> Header:
+def _open(file: BinaryIO, path: str, cleanup: contextlib.ExitStack) -> Header:
     size = os.fstat(file.fileno()).st_size
     file.seek(0)
     start = _start(file.read(512))
@@ -170,18 +170,18 @@ def _open(file: BinaryIO, path: str) -> Header:
     file.seek(at)
     walker = Walker(file, size)
     syntax = ""
-    while (element := walker.peek(encoding)) is not None and element.tag >> 16 == _META:
-        # One at a time: what follows the group may be written otherwise.
+    # One element at a time: what follows the group may be written otherwise, or be deflated.
+    while _peek(file, 2) == b"\x02\x00":
         meta = walker.read_one({TRANSFER_SYNTAX: "UI"}, encoding)
         syntax = meta.text(TRANSFER_SYNTAX) or syntax
     whole = True
     if syntax == DeflatedExplicitVRLittleEndian:
-        file, whole = _inflate(file, path)
-        size = file.tell()
+        # It has no name, so nobody else sees it and nothing stays.
+        plain = cleanup.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+        whole = _inflate(file, plain, path)
+        file, size = plain, plain.tell()
         file.seek(0)
-    head = file.read(512)
-    file.seek(-len(head), os.SEEK_CUR)
-    encoding = _stated_encoding(syntax, head)
+    encoding = _stated_encoding(syntax, _peek(file, 512))
     syntax = syntax or {_IMPLICIT: ImplicitVRLittleEndian, _BIG: ExplicitVRBigEndian}.get(
         encoding, ExplicitVRLittleEndian
     )
@@ -196,6 +196,13 @@ def _open(file: BinaryIO, path: str) -> Header:
     return Header(file, size, syntax, elements, pixels, whole)
 
 
+def _peek(file: BinaryIO, count: int) -> bytes:
+    """The next bytes, without moving."""
+    found = file.read(count)
+    file.seek(-len(found), os.SEEK_CUR)
+    return found
+
+
 def _stated_encoding(syntax: str, head: bytes) -> Encoding:
     """How a data set that starts so is written: as its transfer syntax says, where it can be so."""
     seen = _data_set_encoding(head)
@@ -208,14 +215,9 @@ def _stated_encoding(syntax: str, head: bytes) -> Encoding:
     return stated if seen is None else seen
 
 
-def _inflate(file: BinaryIO, path: str) -> tuple[BinaryIO, bool]:
-    """The rest of a deflated file, inflated, and whether it came to its end.
-
-    The result is a temporary file that has no name, so nobody else sees it and nothing stays.
-    """
-    plain = tempfile.TemporaryFile()  # noqa: SIM115 - the caller's, as the file itself
-    first = file.read(2)
-    file.seek(-len(first), os.SEEK_CUR)
+def _inflate(file: BinaryIO, plain: BinaryIO, path: str) -> bool:
+    """Inflates the rest of a file into another; whether it came to its end."""
+    first = _peek(file, 2)
     # PS3.5 A.5 has no zlib header; some writers have.
     zlib_header = first[:1] == b"\x78" and int.from_bytes(first, "big") % 31 == 0
     machine = zlib.decompressobj(zlib.MAX_WBITS if zlib_header else -zlib.MAX_WBITS)
@@ -224,7 +226,7 @@ def _inflate(file: BinaryIO, path: str) -> tuple[BinaryIO, bool]:
         while not machine.eof:
             packed = machine.unconsumed_tail or file.read(_CHUNK)
             if not packed:
-                return plain, False
+                return False
             piece = machine.decompress(packed, _CHUNK)
             unpacked += len(piece)
             if unpacked > limits.MAX_UNPACKED:
@@ -235,7 +237,7 @@ def _inflate(file: BinaryIO, path: str) -> tuple[BinaryIO, bool]:
                 )
             plain.write(piece)
     except zlib.error:
-        return plain, False
+        return False
     except OSError:
         raise VideoError("no room to inflate it; free some temporary space", path) from None
-    return plain, True
+    return True

@@ -13,14 +13,18 @@ missing from the folder: it is an error, or with partial the others keep their p
 """
 
 import csv
+import itertools
 import math
 import os
 import re
+import stat
+import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ImageOps, JpegImagePlugin, PngImagePlugin
 
+from medscope_jax.video import limits
 from medscope_jax.video.frames import (
     Reading,
     VideoError,
@@ -35,6 +39,9 @@ TIMES_FILE = "times.csv"
 _FRAMES = (".jpg", ".jpeg", ".png")
 # Pictures, too: a folder that holds some beside frames is not read by half.
 _FOREIGN = (".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".ppm", ".dcm")
+_MAX_PICTURE = 1 << 28  # bytes of a picture's file; the largest one that is read has fewer
+_MAX_TIMES = 1 << 26  # bytes of times.csv
+_SAME_TIME = 1e-6  # seconds
 
 
 def iter_folder(path: str, reading: Reading) -> FrameStream:
@@ -50,15 +57,17 @@ def iter_folder(path: str, reading: Reading) -> FrameStream:
         names, times, notes = _stated_times(path, names)
     elif reading.frame_rate is None:
         raise VideoError(
-            f"a folder of pictures without times: give their frame rate, or put a {TIMES_FILE} "
-            "with the columns file,time into it",
+            f"a folder of pictures without times (put a {TIMES_FILE} with the columns file,time "
+            "into it)",
             path,
+            remedy="frame_rate",
         )
     else:
         times, notes = _even_times(path, names, reading.frame_rate, reading.partial)
     steps = np.diff(times)
     interval = float(np.median(steps)) if len(steps) else 1 / (reading.frame_rate or reading.fps)
     end = float(times[-1] + interval)
+    limits.check_seconds(end, path)
     chosen, rate_notes = choose_frames(times, end, reading)
     notes += rate_notes
 
@@ -67,13 +76,12 @@ def iter_folder(path: str, reading: Reading) -> FrameStream:
         broken = 0
         for index in chosen:
             what = f"picture {index + 1} of {len(names)}"
-            picture = _picture(os.path.join(path, names[index]))
+            picture = _picture(path, names[index])
             if picture is None and reading.partial:
                 broken += 1
                 continue
             if picture is None:
-                reason = f"{what} is cut short or no picture; copy it again, or read the rest"
-                raise VideoError(f"{reason} with partial=True", path)
+                raise VideoError(f"{what} is cut short or no picture", path, remedy="partial")
             original = original or picture.shape[:2]
             if picture.shape[:2] != original:
                 shapes = "{}x{}, not {}x{} (height x width) like the first".format(
@@ -124,16 +132,16 @@ def _key(name: str) -> tuple:
 
 def _stated_times(path: str, names: list[str]) -> tuple[list[str], np.ndarray, list[str]]:
     """Names in the order of times.csv's times, seconds from the first, and notes."""
-    stated = _read_times(path)
-    for what, lacking in (
-        ("frames that are not in the folder", stated.keys() - set(names)),
-        ("no time for frames in the folder", set(names) - stated.keys()),
-    ):
-        if lacking:
-            raise VideoError(f"{TIMES_FILE} has {what}: {len(lacking)} of them; mend it", path)
+    stated = _read_times(path, frozenset(names))
+    lacking = len(names) - len(stated)
+    if lacking:
+        raise VideoError(
+            f"{TIMES_FILE} has no time for frames in the folder: {lacking} of them; mend it", path
+        )
     order = sorted(names, key=lambda name: stated[name])
+    limits.check_seconds(stated[order[-1]] - stated[order[0]], path)
     times = np.array([stated[name] for name in order])
-    if not (np.diff(times) > 0).all():
+    if not (np.diff(times) > _SAME_TIME).all():
         raise VideoError(f"{TIMES_FILE} gives two frames the same time; mend it", path)
     notes = []
     if times[0] != 0:
@@ -141,11 +149,18 @@ def _stated_times(path: str, names: list[str]) -> tuple[list[str], np.ndarray, l
     return order, times - times[0], notes
 
 
-def _read_times(path: str) -> dict[str, float]:
+def _read_times(path: str, names: frozenset[str]) -> dict[str, float]:
     """The rows of times.csv: seconds by file name."""
     stated: dict[str, float] = {}
+    table = os.path.join(path, TIMES_FILE)
     try:
-        with open(os.path.join(path, TIMES_FILE), newline="", encoding="utf-8-sig") as file:
+        status = os.stat(table)
+        # Anything else than a file may be waited for without end.
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_TIMES:
+            raise VideoError(
+                f"{TIMES_FILE} is no file of at most {_MAX_TIMES >> 20} MiB; write it again", path
+            )
+        with open(table, newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
             if set(rows.fieldnames or ()) != {"file", "time"}:
                 raise VideoError(f"{TIMES_FILE} must have the columns file,time; mend it", path)
@@ -154,6 +169,8 @@ def _read_times(path: str) -> dict[str, float]:
                 time = _number(row["time"])
                 if time is None:
                     raise VideoError(f"{where}: the time is no number of seconds; mend it", path)
+                if row["file"] not in names:
+                    raise VideoError(f"{where}: a frame that is not in the folder; mend it", path)
                 if row["file"] in stated:
                     raise VideoError(f"{where}: a frame that was named before; mend it", path)
                 stated[row["file"]] = time
@@ -182,44 +199,74 @@ def _even_times(
             path,
         )
     places = _places(keys)
-    missing = int(places[-1]) + 1 - len(places)
+    if places[-1] >= limits.MAX_FRAMES:
+        raise VideoError(
+            "a folder of pictures whose names' numbers leap too far to count frames; put a "
+            f"{TIMES_FILE} into it",
+            path,
+        )
+    times = np.array(places) / frame_rate
+    missing = places[-1] + 1 - len(places)
     if not missing:
-        return places / frame_rate, []
+        return times, []
     account = f"{places[-1] + 1} frames promised by the numbers in their names, {len(places)} there"
     if not partial:
         raise VideoError(
-            f"incomplete: {account}; add the missing ones, put a {TIMES_FILE} into the folder, or "
-            "read it with partial=True",
+            f"incomplete: {account} (add the missing ones, or put a {TIMES_FILE} into the folder)",
             path,
+            remedy="partial",
         )
-    return places / frame_rate, [f"incomplete: {account}"]
+    return times, [f"incomplete: {account}"]
 
 
-def _places(keys: list[tuple]) -> np.ndarray:
-    """Which frame each is, int64 [N] from 0: by the one number that names differ in, else in turn.
+def _places(keys: list[tuple]) -> list[int]:
+    """Which frame each is, from 0: by the one number that names differ in, else in turn.
 
     Names that count in steps count frames: 10, 20, 40 -> 0, 1, 3.
     """
-    in_turn = np.arange(len(keys))
+    in_turn = list(range(len(keys)))
     if len({len(key) for key in keys}) > 1:
         return in_turn
     differing = [column for column in zip(*keys, strict=True) if len(set(column)) > 1]
     if len(differing) != 1 or isinstance(differing[0][0], str):
         return in_turn
-    numbers = np.array(differing[0], np.float64)
-    steps = (numbers - numbers[0]) / np.diff(numbers).min()
+    # Integers, since no float tells long numbers apart.
+    counts = [number - differing[0][0] for number in differing[0]]
+    step = min(after - before for before, after in itertools.pairwise(counts))
     # Numbers that no step explains are time stamps or the like, and no count.
-    return steps.astype(np.int64) if (steps == np.round(steps)).all() else in_turn
+    return [n // step for n in counts] if all(n % step == 0 for n in counts) else in_turn
 
 
-def _picture(path: str) -> np.ndarray | None:
-    """A picture file as uint8 RGB [h, w, 3], upright; None if it is broken."""
+def _picture(path: str, name: str) -> np.ndarray | None:
+    """A picture of a folder as uint8 RGB [h, w, 3], upright; None if it is broken.
+
+    Raises VideoError where it is too large to decode.
+    """
+    file = os.path.join(path, name)
     try:
-        with Image.open(path, formats=("JPEG", "PNG")) as image:
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip
-                grey = (np.asarray(image).astype(np.int64) >> 8).astype(np.uint8)
-                return np.repeat(grey[..., None], 3, axis=-1)
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        size = os.stat(file).st_size
+        if size > _MAX_PICTURE:
+            raise VideoError(
+                f"pictures of more than {_MAX_PICTURE >> 20} MiB; write them anew", path
+            )
+        with open(file, "rb") as head:
+            png = head.read(8) == b"\x89PNG\r\n\x1a\n"
+        # The plug-ins themselves: Image.open would judge a picture's size by limits of its own.
+        opened = PngImagePlugin.PngImageFile if png else JpegImagePlugin.JpegImageFile
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with opened(file) as image:
+                limits.check_pixels(image.height, image.width, path)
+                return _upright_rgb(image)
+    except (VideoError, MemoryError):
+        raise
+    except Exception:  # Pillow raises nearly every type on a broken picture
         return None
+
+
+def _upright_rgb(image) -> np.ndarray:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
+    return np.asarray(image.convert("RGB"))

@@ -10,7 +10,7 @@ from pydicom import examples
 from pydicom.uid import MPEG2MPML, JPEGBaseline8Bit, JPEGLSLossless
 
 from medscope_jax.video import VideoError, dicom, read_video
-from tests.video.dicom_files import PLANTED, bare_stream
+from tests.video.dicom_files import bare_stream
 
 SIZE = (64, 144)
 
@@ -72,8 +72,6 @@ def test_frame_time_vector(write_dicom, numbered, index_of):
         ({"FrameTime": "0", "CineRate": "8"}, 0.125),
         ({"FrameTime": None, "RecommendedDisplayFrameRate": "20"}, 0.05),
         ({"FrameTime": None, "ActualFrameDuration": "250"}, 0.25),
-        # A vector of the wrong length is no statement about these frames.
-        ({"FrameTime": "50", "FrameTimeVector": [0.0, 10.0]}, 0.05),
     ],
 )
 def test_steady_times(write_dicom, numbered, tags, interval):
@@ -135,24 +133,22 @@ def _refusals(write_dicom, numbered, tmp_path):
     yield write_dicom(frames[:1], "one.dcm"), "single image"
     yield write_dicom(frames, "timeless.dcm", FrameTime=None), "without frame times"
     yield write_dicom(frames, "zero.dcm", FrameTime="0"), "without frame times"
-    yield write_dicom(frames, "liar.dcm", NumberOfFrames=12), "12 frames promised, at most 10"
+    yield write_dicom(frames, "liar.dcm", NumberOfFrames=12), "12 frames promised, 10 there"
     whole = write_dicom(frames, "cut.dcm")
     data = Path(whole).read_bytes()
     (tmp_path / "cut.dcm").write_bytes(data[: int(len(data) * 0.55)])
-    yield whole, "10 frames promised, at most 5"
+    yield whole, "10 frames promised, 5 there"
     (tmp_path / "stub.dcm").write_bytes(data[:400])
     yield str(tmp_path / "stub.dcm"), "DICOM"
     encoded = [cv2.imencode(".jpg", frame)[1].tobytes() for frame in frames]
     jpeg = {"syntax": JPEGBaseline8Bit, "PhotometricInterpretation": "YBR_FULL_422"}
     yield (
         write_dicom(frames, "few.dcm", encoded=encoded[:7], **jpeg),
-        "10 frames promised, at most 7",
+        "10 frames promised, 7 there",
     )
     broken = [*encoded[:6], b"\xff\xd8" + bytes(400), *encoded[7:]]
-    yield write_dicom(frames, "broken.dcm", encoded=broken, **jpeg), "frame 6 of 10"
-    more = write_dicom(frames, "more.dcm", encoded=encoded, NumberOfFrames=4, **jpeg)
-    yield more, "header promises 4 frames .* lists 10"
-    yield write_dicom(frames, "jls.dcm", JPEGLSLossless, encoded), "install one of"
+    yield write_dicom(frames, "broken.dcm", encoded=broken, **jpeg), "frame 7 of 10"
+    yield write_dicom(frames, "jls.dcm", JPEGLSLossless, encoded), "python -m pip install"
     yield (
         write_dicom(frames, "colour.dcm", PhotometricInterpretation="YBR_PARTIAL_420"),
         "colours",
@@ -160,7 +156,7 @@ def _refusals(write_dicom, numbered, tmp_path):
     # A name that slipped into a number: pydicom's own error would quote it.
     for name, tag, pattern in (
         ("time.dcm", "FrameTime", "frame times are unreadable"),
-        ("count.dcm", "NumberOfFrames", "number of frames is unreadable|header is broken"),
+        ("count.dcm", "NumberOfFrames", "number of frames is unreadable"),
         ("window.dcm", "WindowCenter", "colours cannot be interpreted"),
     ):
         path = Path(write_dicom(frames[..., 0], name, WindowWidth="8", **{tag: "12345678"}))
@@ -183,11 +179,6 @@ def test_no_identifier_in_any_message(write_dicom, numbered, tmp_path, capfd, ca
     for text in seen:
         for secret in ("Doe", "PLANTED", "Planted", "planted", "19480229"):
             assert secret not in text
-
-
-def test_identifiers_are_never_read(write_dicom, numbered):
-    header, _ = dicom._header(write_dicom(numbered(3)))
-    assert not {element.keyword for element in header} & set(PLANTED)
 
 
 def test_burned_in_annotation_is_said(write_dicom, numbered):

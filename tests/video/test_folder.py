@@ -37,7 +37,7 @@ def refused(capfd):
         options = {"frame_rate": 5.0, **options}
         with pytest.raises(VideoError, match=pattern) as caught:
             read_video(folder, fps=5.0, size=SIZE, **options)
-        assert str(caught.value) == f"{folder}: {caught.value.reason}"
+        assert str(caught.value).startswith(f"{folder}: {caught.value.reason}")
         assert "\n" not in str(caught.value) and "Doe" not in caught.value.reason
         output = capfd.readouterr()
         assert (output.out, output.err) == ("", "")
@@ -135,7 +135,8 @@ def test_no_frames_or_foreign_ones(fill, refused, tmp_path):
 
 
 def test_no_times(fill, refused):
-    refused(fill(["1.jpg", "2.jpg"]), "give their frame rate, or put a times.csv", frame_rate=None)
+    pattern = "without times .put a times.csv .* give its frame rate with frame_rate=RATE"
+    refused(fill(["1.jpg", "2.jpg"]), pattern, frame_rate=None)
 
 
 def test_an_open_order(fill, refused):
@@ -158,7 +159,7 @@ def test_an_open_order(fill, refused):
         ("file,time\n1.jpg,0\n2.jpg\n", "line 3: the time is no number"),
         ("file,time\n1.jpg,0\n1.jpg,1\n", "line 3: a frame that was named before"),
         ("file,time\n1.jpg,0\n", "no time for frames in the folder: 1 of"),
-        ("file,time\n1.jpg,0\n2.jpg,1\n3.jpg,2\n", "not in the folder: 1 of"),
+        ("file,time\n1.jpg,0\n2.jpg,1\n3.jpg,2\n", "line 4: a frame that is not in the folder"),
         ("file,time\n1.jpg,1\n2.jpg,1\n", "two frames the same time"),
         ("file,time\n1.jpg,\xff", "cannot be read"),
     ],
