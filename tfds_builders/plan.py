@@ -229,7 +229,7 @@ def _hash_all(
         for path, (name, state) in states.items()
         if state and hashes[path]
     }
-    if todo or alike:
+    if (todo or alike) and (cache.is_file() or not cache.exists()):
         with contextlib.suppress(OSError):  # a read-only folder: hashed again next time
             write_text(cache, json.dumps(known | kept))
     return hashes

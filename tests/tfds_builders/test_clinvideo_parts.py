@@ -1,5 +1,6 @@
 """The pieces of builds: suite.json, splits, bounded queues, and the other command lines."""
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -13,7 +14,11 @@ import pytest
 import tensorflow_datasets as tfds
 
 from medscope_jax.errors import UserError
+from medscope_jax.video import read_video
+from medscope_jax.video.bank_file import PARTIAL
+from medscope_jax.video.bank_store import bank_path
 from tests.tfds_builders import clinvideo_cases as cases
+from tfds_builders import plan as plan_room
 from tfds_builders import spread
 from tfds_builders.build import build
 from tfds_builders.clinvideo import load_frames, load_part
@@ -45,6 +50,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
         ({"annotations": "scope/none.json"}, "there is no"),
         ({"reader": ""}, "both reader and annotations"),
         ({"frame_rate": -1}, "frame_rate must be"),
+        ({"frame_rate": float("nan")}, "frame_rate must be"),
+        ({"partial": 1}, "partial must be true or false"),
+        ({"name": "a" * 65}, "at most 64"),
+        ({"video": cases.VIDEO | {"min_frames": 0}}, "video.min_frames must be"),
+        ({"video": cases.VIDEO | {"min_frames": 41}}, "min_frames must be at most video.max"),
         ({"option": {}}, "did you mean 'options'"),
     ],
 )
@@ -97,6 +107,65 @@ def test_hashes_are_remembered_until_a_file_changes(tmp_path):
         plans.append(make_plan(read_manual(tmp_path), cases.read_rows, counting, tmp_path))
     assert hashed == [["a", "b"], [], ["b"]]
     assert plans[0] == plans[1] and plans[1].ids["scope", "b"] != plans[2].ids["scope", "b"]
+
+
+def test_ids_that_share_their_first_digits_are_two_videos(tmp_path, monkeypatch):
+    """As two files of one short hash, which were made in a minute, would be."""
+    rows = [cases.row("a.mp4", spans=[[0, 1]]), cases.row("b.mp4", number=1, spans=[[0, 1]])]
+    cases.write_suite(tmp_path, {"scope": rows}, splits={"train": 1})
+    for seed, name in enumerate("ab"):
+        cases.write_video(tmp_path / "scope" / "videos" / f"{name}.mp4", 3, seed=seed)
+    hashed = plan_room.content_hash
+    monkeypatch.setattr(plan_room, "content_hash", lambda path: "0123456789ab" + hashed(path)[12:])
+    cases.build_all(tmp_path, tmp_path / "data", config="rl")
+    videos = list(load_frames(tmp_path / "data", "train"))
+    records = list(load_part(tmp_path / "data", "rl", "train"))
+    assert [record["video"] for record in records] == [video["id"] for video in videos]
+    assert [video["id"][:18] for video in videos] == ["scope-0123456789ab"] * 2
+    for name, video in zip("ab", videos, strict=True):
+        read = read_video(tmp_path / "scope" / "videos" / f"{name}.mp4", 2.0, (24, 32))
+        assert np.abs(video["frames"].astype(int) - read.frames).mean() < 10
+
+
+def test_the_longest_id_is_a_files_name(tmp_path):
+    """With what a bank and a half-written one append to it."""
+    cases.write_suite(tmp_path, {"a" * 64: [cases.row("v")]})
+    (tmp_path / ("a" * 64) / "videos" / "v").write_text("v")
+    (video,) = make_plan(read_manual(tmp_path), cases.read_rows, map, tmp_path).videos
+    path = bank_path(tmp_path, video.id)
+    path.with_name(path.name + PARTIAL).touch()
+    assert video.id == "a" * 64 + "-" + hashlib.blake2b(b"v").hexdigest()
+
+
+@pytest.mark.parametrize("lie", ["the other's", "short", "no text", "no list", "no JSON"])
+def test_remembered_hashes_that_lie(tmp_path, lie):
+    """What is remembered never makes one video of two; nor does what an older build wrote."""
+    cases.write_suite(tmp_path, {"scope": [cases.row("a"), cases.row("b")]})
+    for name in "ab":
+        (tmp_path / "scope" / "videos" / name).write_text(name)
+    plan = make_plan(read_manual(tmp_path), cases.read_rows, map, tmp_path)
+    cache = tmp_path / "video_hashes.json"
+    known = json.loads(cache.read_text())
+    a, b = (known[f"scope/videos/{name}"] for name in "ab")
+    assert b[-1] == hashlib.blake2b(b"b").hexdigest()
+    b[-1] = {"the other's": a[-1], "short": a[-1][:12], "no text": 7}.get(lie, b[-1])
+    text = json.dumps([known] if lie == "no list" else known)
+    cache.write_text(text[:-9] if lie == "no JSON" else text)
+    assert make_plan(read_manual(tmp_path), cases.read_rows, map, tmp_path) == plan
+    assert json.loads(cache.read_text())["scope/videos/b"][-1] == plan.ids["scope", "b"][6:]
+
+
+def test_a_file_put_in_the_place_of_another(tmp_path):
+    """Of its size and time of change: its hash is not the remembered one."""
+    cases.write_suite(tmp_path, {"scope": [cases.row("a")]})
+    path = tmp_path / "scope" / "videos" / "a"
+    path.write_text("a")
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    first = make_plan(read_manual(tmp_path), cases.read_rows, map, tmp_path)
+    path.write_text("b")
+    os.utime(path, ns=times)
+    again = make_plan(read_manual(tmp_path), cases.read_rows, map, tmp_path)
+    assert again.ids["scope", "a"] != first.ids["scope", "a"]
 
 
 def test_few_jobs_wait(monkeypatch):
@@ -153,6 +222,33 @@ def test_videos_without_annotations_and_folders_of_pictures(tmp_path):
     grey = folder["frames"].mean(axis=(1, 2, 3))
     np.testing.assert_allclose(grey, [0, 60, 120, 180], atol=2)
     assert video["frames"].shape == (4, 24, 32, 3)
+
+
+def test_remedies_are_named_in_the_words_of_suite_json(tmp_path):
+    """And help: what a message asks for, the same source then has."""
+    manual = tmp_path / "manual"
+    pictures = manual / "raw" / "case1"
+    pictures.mkdir(parents=True)
+    for i in (0, 1, 2, 4):
+        cv2.imwrite(str(pictures / f"{i}.png"), np.full((24, 32, 3), 30 * i, np.uint8))
+    source, reasons, plans = {"name": "raw", "videos": "raw", "split": "train"}, [], []
+    for given in ({}, {"frame_rate": 4.0}, {"frame_rate": 4.0, "partial": True}):
+        suite = {"video": cases.VIDEO, "sources": [source | given]}
+        (manual / "suite.json").write_text(json.dumps(suite))
+        plans.append(make_plan(read_manual(manual), cases.read_rows, map, manual).digest)
+        try:
+            build("clinvideo_frames", manual, tmp_path / "data", quiet=True)
+        except UserError as error:
+            assert "not one example" in str(error)
+        lines = (manual / "quarantine.jsonl").read_text().splitlines()
+        reasons += [json.loads(line)["reason"] for line in lines]
+    assert len(set(plans)) == 3
+    assert len(reasons) == 2
+    assert '"frame_rate" of its source in suite.json' in reasons[0]
+    assert '"partial": true of its source in suite.json' in reasons[1]
+    (video,) = load_frames(tmp_path / "data", "train")
+    np.testing.assert_allclose(video["times"], [0, 0.5, 1])
+    assert any("incomplete" in note for note in video["notes"])
 
 
 @pytest.mark.slow

@@ -1,0 +1,83 @@
+"""A path is one of this machine: an address in its place is one line, and nothing is made of it."""
+
+from pathlib import Path
+
+import pytest
+
+from medscope_jax import ask, convert, evaluate, plan, train
+from medscope_jax.config import load_config
+from medscope_jax.errors import UserError
+from medscope_jax.files import check_local
+from tfds_builders import bank, build, card, prepare, tfds
+from tfds_builders.synthesis import __main__ as synthesis
+
+CPU = str(Path(__file__).resolve().parent.parent / "tpu_configs" / "cpu.py")
+ADDRESS = "gs://bucket/folder"
+ASK = ["--workdir=run", "--video=v.mp4", "--question=What is cut?"]
+ENTRIES = [
+    (train, ["--config", CPU, "--workdir", ADDRESS]),
+    (train, ["--config", CPU, f"--workdir={ADDRESS}"]),
+    (train, ["--config", f"{ADDRESS}.py", "--workdir=run"]),
+    (train, ["--config", CPU, "--workdir=run", f"--config.suite.data_dir={ADDRESS}"]),
+    (train, ["--config", CPU, "--workdir=run", "--config.model.checkpoint", ADDRESS]),
+    (evaluate, ["--workdir", ADDRESS]),
+    (ask, [*ASK, f"--workdir={ADDRESS}"]),
+    (ask, ["--checkpoint", ADDRESS, *ASK[1:]]),
+    (ask, [*ASK, f"--video={ADDRESS}"]),
+    (ask, [*ASK, f"--html={ADDRESS}"]),
+    (ask, [*ASK, f"--json={ADDRESS}"]),
+    *((convert, [verb, "--source=a", "--target", ADDRESS]) for verb in convert.COMMANDS),
+    *((convert, [verb, "--source", ADDRESS, "--target=b"]) for verb in convert.COMMANDS),
+    (plan, ["--config", CPU, "--json", ADDRESS]),
+    (plan, ["--config", CPU, f"--config.model.checkpoint={ADDRESS}"]),
+    (build, ["clinvideo_suite", "--manual_dir", ADDRESS, "--data_dir=data"]),
+    (build, ["clinvideo_suite", "--manual_dir=m", "--data_dir", ADDRESS]),
+    (prepare, ["--workdir", ADDRESS]),
+    (bank, ["--workdir", ADDRESS, "--split=train"]),
+    (bank, ["--checkpoint", ADDRESS, "--data_dir=a", "--target=b", "--split=train"]),
+    (bank, ["--checkpoint=a", "--data_dir", ADDRESS, "--target=b", "--split=train"]),
+    (bank, ["--checkpoint=a", "--data_dir=b", "--target", ADDRESS, "--split=train"]),
+    (card, ["--workdir", ADDRESS]),
+    (card, ["--data_dir", ADDRESS]),
+    (card, ["--data_dir=a", "--output", ADDRESS]),
+    (synthesis, ["--phantom=1", "--out", f"{ADDRESS}.jsonl"]),
+    (synthesis, ["--phantom=1", "--out=rows.jsonl", "--videos", ADDRESS]),
+    (synthesis, ["--manual_dir", ADDRESS, "--url=http://x", "--model=m", "--out=r.jsonl"]),
+    (tfds, ["build", "tfds_builders/clinvideo_frames", "--data_dir", ADDRESS]),
+    (tfds, ["build", "tfds_builders/clinvideo_frames", f"--manual_dir={ADDRESS}"]),
+    (tfds, ["build", "tfds_builders/clinvideo_frames", f"--manual-dir={ADDRESS}"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments"), ENTRIES, ids=[f"{e[0].__name__}-{i}" for i, e in enumerate(ENTRIES)]
+)
+def test_an_address_is_refused_before_anything_is_made(
+    refusal, tmp_path, monkeypatch, program, arguments
+):
+    monkeypatch.chdir(tmp_path)
+    line = refusal(program.main, arguments)
+    assert ADDRESS in line and "only paths of this machine" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_addresses_of_judges_are_none(tmp_path):
+    config = load_config(CPU, ["judge.url=http://localhost:8000/v1"])
+    assert config.judge.url == "http://localhost:8000/v1"
+    for path in ("C:/data", "/data/a:b", "s3:/bucket", tmp_path, ""):
+        check_local(path, "--workdir")
+    with pytest.raises(UserError, match="--workdir file:///data is an address"):
+        check_local("file:///data", "--workdir")
+
+
+def test_a_config_file_with_an_address(refusal, tmp_path, monkeypatch):
+    """In the file itself, not on the command line."""
+    mine = tmp_path / "mine.py"
+    text = Path(CPU).read_text()
+    assert text.count('"data_dir": ""') == 1
+    mine.write_text(text.replace('"data_dir": ""', f'"data_dir": "{ADDRESS}"'))
+    monkeypatch.chdir(tmp_path)
+    assert "config.suite.data_dir gs://" in refusal(
+        train.main, ["--config", mine, "--workdir", "run"]
+    )
+    assert [path for path in tmp_path.iterdir() if path.name != "__pycache__"] == [mine]
