@@ -40,6 +40,7 @@ class Reading:
     partial: bool = False
     frame_rate: float | None = None
     resample: str = "area"
+    threads: int = 0
 
     def __post_init__(self):
         if not (math.isfinite(self.fps) and self.fps > 0):

@@ -10,7 +10,7 @@ from medscope_jax.video.frames import VideoError
 
 MAX_PIXELS = 1 << 25  # of one picture; 8K (7680 x 4320) has 33.2 million
 MAX_SECONDS = 7 * 24 * 3600.0  # of a recording: a week
-MAX_FRAMES = 1 << 25  # pictures of a recording: a week at 55 a second
+MAX_FRAMES = 1 << 24  # pictures of a recording: a week at 27 a second, 77 hours at 60
 MAX_UNPACKED = 1 << 29  # bytes that a compressed part of a file may become at once: 512 MiB
 
 

@@ -1,0 +1,101 @@
+"""Decoding: each picture that comes back is tied to the packet that it was stored in.
+
+A decoder hands a packet's stamp on to the picture that it makes of it, whatever their order. Here
+that stamp is the packet's number: clock.py knows its time. So a picture is known by what it was
+stored in, not by how many came before it: one that is lost shifts no other.
+"""
+
+from collections.abc import Iterator
+
+import av
+import numpy as np
+
+from medscope_jax.video import demux, limits
+from medscope_jax.video.demux import Packets, Source, Stream
+from medscope_jax.video.frames import VideoError
+
+
+def iter_pictures(
+    source: Source, stream: Stream, packets: Packets, parts: np.ndarray, threads: int
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The pictures that a decoder returns without error, in the order in which they are shown.
+
+    Left out are pictures that FFmpeg had to patch up, and those of a part that come before the
+    first that can be decoded without others: they would show what was never recorded.
+
+    Args:
+      source, stream, packets: as demux.list_packets gave them.
+      parts: bool [N], the packets at which another recording begins.
+      threads: that decode; 0 for one a core.
+
+    Yields:
+      (number of its packet, picture).
+
+    Raises:
+      VideoError: the file is another one than was listed; pictures too large.
+    """
+    sound = _whole(packets, parts)
+    for number, frame in _decoded(source, stream, packets, parts, threads):
+        if frame.is_corrupt or not 0 <= number < len(packets) or not sound[number]:
+            continue
+        limits.check_pixels(frame.height, frame.width, source.shown)
+        yield number, frame
+
+
+def _whole(packets: Packets, parts: np.ndarray) -> np.ndarray:
+    """bool [N]: a picture to show, behind its part's first key picture, with all its bytes."""
+    part = np.cumsum(parts)
+    first_key = np.zeros(part[-1] + 1 if len(part) else 0, np.int64)
+    # Written from the last to the first: the first one stays.
+    keys = np.flatnonzero(packets.key)[::-1]
+    first_key[part[keys]] = keys
+    whole = ~packets.hidden & (np.arange(len(packets)) >= first_key[part])
+    if len(packets):
+        whole[-1] &= ~packets.damaged[-1]  # the file ends within it
+    return whole
+
+
+def _decoded(
+    source: Source, stream: Stream, packets: Packets, parts: np.ndarray, threads: int
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    with demux.opened(source) as container:
+        if stream.index >= len(container.streams):
+            raise _changed(source)
+        chosen = container.streams[stream.index]
+        decoder = chosen.codec_context
+        decoder.options = {"max_pixels": str(limits.MAX_PIXELS)}
+        decoder.thread_count, decoder.thread_type = threads, "AUTO"
+        for number, (packet, _) in enumerate(demux.numbered(container, [chosen])):
+            if packet is None:
+                break
+            if number >= len(packets):
+                raise _changed(source)
+            if parts[number]:
+                yield from _drained(decoder)
+                decoder.flush_buffers()
+            packet.pts, packet.dts = number, None
+            if packet.size:  # an empty one would tell the decoder that it is the end
+                yield from _made(decoder, packet)
+        yield from _drained(decoder)
+
+
+def _made(
+    decoder: av.VideoCodecContext, packet: av.Packet | None
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The pictures that come out for a packet that goes in; none where it can't be decoded."""
+    try:
+        frames = decoder.decode(packet)
+    except (av.FFmpegError, EOFError):
+        return
+    for frame in frames:
+        yield -1 if frame.pts is None else frame.pts, frame
+
+
+def _drained(decoder: av.VideoCodecContext) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The pictures that a decoder still holds."""
+    if decoder.is_open:
+        yield from _made(decoder, None)
+
+
+def _changed(source: Source) -> VideoError:
+    return VideoError("it changed while it was read; read it again", source.shown)
