@@ -1,19 +1,25 @@
 """One question about one recording: what is printed, what is written, and what is refused."""
 
+import argparse
 import dataclasses
 import functools
 import html
 import json
+import os
 import re
 import shutil
+import stat
 import wave
 from pathlib import Path
 
+import cv2
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from pydicom import examples
+from rich.console import Console
 
 from medscope_jax import ask
 from medscope_jax.dialogue import build_episode, protocol
@@ -104,14 +110,73 @@ def test_an_mp4_is_answered_with_every_window(run, recording, script, tmp_path, 
 
 
 def test_a_dicom_recording_of_one_second(micro_run, tmp_path, capsys):
+    """Its thirty pictures are more than the one that a frame a second would show."""
     path = examples.get_path("ybr_color")
     ask.main(arguments(micro_run, path, "What moves?", json=tmp_path / "trace.json"))
     output = capsys.readouterr().out
-    assert re.search(r"^video +1.0 s, 1 frame at 1 fps$", output, re.M)
-    assert re.search(r"^preview +1 frame, 0.0 to 0.0 s$", output, re.M)
+    assert re.search(r"^video +1.0 s, 8 frames at 8 fps$", output, re.M)
+    assert re.search(r"^note +1 at 1 fps of 1 s is too little to see: 8 frames", output, re.M)
+    assert re.search(r"^preview +8 frames, 0.0 to 0.9 s$", output, re.M)
     assert re.search(r"^answer +\S", output, re.M) and DISCLAIMER in output
     trace = json.loads((tmp_path / "trace.json").read_text())
-    assert trace["preview_times"] == [0.0] and trace["video"] == ""
+    step = 1 / 30  # of its frames, in turn nearest to 0, 1/8, 2/8 ... of a second
+    near = [round(tick / 8 / step - 1e-6) * step for tick in range(8)]
+    np.testing.assert_allclose(trace["preview_times"], near, atol=1e-3)
+    assert trace["video"] == ""
+
+
+def test_runs_and_pairs_of_before_and_of_now(micro_run, recording):
+    """A run made before there was min_frames asks as others do; pairs show the same pictures."""
+    flags = argparse.Namespace(video=examples.get_path("ybr_color"), fps=None, partial=False)
+    size, console = (28, 56), Console(stderr=True)
+    section = read_workdir(micro_run)[1].video.to_dict()
+    video = ask._read(console, flags, ConfigDict(section), size)
+    assert len(video.times) == section["min_frames"] == 8
+    pairs = ask._read(console, flags, ConfigDict(section | {"native_pairs": True}), size)
+    np.testing.assert_array_equal(pairs.frames.reshape(video.frames.shape), video.frames)
+    del section["min_frames"]
+    np.testing.assert_array_equal(
+        ask._read(console, flags, ConfigDict(section), size).times, video.times
+    )
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Ten numbered pictures without times, of which one is missing."""
+    folder = tmp_path / "Doe pictures"
+    folder.mkdir()
+    for number in (0, 1, 2, 3, 5, 6, 7, 8, 9):
+        cv2.imwrite(str(folder / f"{number}.png"), np.full((28, 56, 3), 20 * number, np.uint8))
+    return folder
+
+
+def test_what_a_message_asks_for_is_an_option(micro_run, pictures, refusal, tmp_path, capsys):
+    flags = arguments(micro_run, pictures, "What moves?")
+    line = refusal(ask.main, flags)
+    assert line.startswith(f"{pictures}: ") and line.endswith("with --fps RATE")
+    line = refusal(ask.main, [*flags, "--fps", "2"])
+    assert line.startswith(f"{pictures}: incomplete") and line.endswith("with --partial")
+    assert "frame_rate" not in line and "partial=" not in line
+    ask.main([*flags, "--fps=2", "--partial", "--json", str(tmp_path / "trace.json")])
+    output = capsys.readouterr().out
+    assert re.search(r"^note +incomplete: 10 frames promised", output, re.M)
+    assert re.search(r"^video +5.0 s, ", output, re.M)
+
+
+@pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf", "fast", ""])
+def test_rates_that_are_none(micro_run, pictures, refusal, rate):
+    line = refusal(ask.main, [*arguments(micro_run, pictures, "What moves?"), f"--fps={rate}"])
+    assert "--fps" in line
+
+
+def test_outputs_that_are_no_files(micro_run, pictures, refusal, tmp_path):
+    """A pipe or a device would be replaced by a file; a pipe is not waited for."""
+    os.mkfifo(tmp_path / "pipe")
+    for target in (tmp_path / "pipe", "/dev/null", "/dev/stdout", "/proc/self/fd/1"):
+        for flag in ("--html", "--json"):
+            line = refusal(ask.main, [*arguments(micro_run, pictures), flag, target])
+            assert "no regular file" in line and str(target) in line
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode) and Path("/dev/null").is_char_device()
 
 
 def test_notes_of_the_recording_reach_the_trace(run, recording):

@@ -131,6 +131,20 @@ def test_a_config_without_a_slice_is_planned_on_its_devices(monkeypatch, capsys)
     assert "cpu: 1 chip," in capsys.readouterr().out
 
 
+def test_progress_is_told_off_a_terminal(monkeypatch, capsys):
+    """A line a program, before it is compiled: a log of minutes of silence looks like a hang."""
+
+    def make(config, mesh):
+        (program,) = doubling(8)(config, mesh).values()
+        return {"encode": program, "rollout": program}
+
+    monkeypatch.setattr(plan, "programs", make)
+    monkeypatch.setattr(plan, "check", lambda config, mesh: None)
+    assert plan.main(["--config", str(FOLDER / "cpu.py")]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["compiling encode (1 of 2)", "compiling rollout (2 of 2)"]
+
+
 def test_a_config_without_a_slice_and_without_devices_names_those_with_one():
     with pytest.raises(UserError, match=r"names none.*v5e.py"):
         plan.main(["--config", str(FOLDER / "gpu.py")])

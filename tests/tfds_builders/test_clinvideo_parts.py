@@ -14,16 +14,19 @@ import pytest
 import tensorflow_datasets as tfds
 
 from medscope_jax.errors import UserError
+from medscope_jax.training.bank import preprocessing
 from medscope_jax.video import read_video
+from medscope_jax.video.bank_build import build_bank
 from medscope_jax.video.bank_file import PARTIAL
-from medscope_jax.video.bank_store import bank_path
+from medscope_jax.video.bank_store import bank_path, load_bank
 from tests.tfds_builders import clinvideo_cases as cases
 from tfds_builders import plan as plan_room
 from tfds_builders import spread
+from tfds_builders.bank import frame_sources
 from tfds_builders.build import build
-from tfds_builders.clinvideo import load_frames, load_part
+from tfds_builders.clinvideo import built_folder, load_frames, load_part, video_settings
 from tfds_builders.clinvideo_frames.clinvideo_frames import ClinvideoFrames, _deal
-from tfds_builders.manual import read_manual
+from tfds_builders.manual import VideoSettings, read_manual
 from tfds_builders.plan import make_plan
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -222,6 +225,45 @@ def test_videos_without_annotations_and_folders_of_pictures(tmp_path):
     grey = folder["frames"].mean(axis=(1, 2, 3))
     np.testing.assert_allclose(grey, [0, 60, 120, 180], atol=2)
     assert video["frames"].shape == (4, 24, 32, 3)
+
+
+def test_a_second_of_thirty_pictures(tmp_path):
+    """Eight frames of it are stored, their times the file's own, and so many does a bank hold."""
+    manual, data = tmp_path / "manual", tmp_path / "data"
+    (manual / "raw").mkdir(parents=True)
+    path = manual / "raw" / "short.mp4"
+    cases.write_video(path, 1, seed=7, fps=30.0)
+    video = {"fps": 1.0, "height": 28, "width": 56, "max_frames": 40}
+    source = {"name": "raw", "videos": "raw", "split": "train"}
+    suite = {"video": video, "sources": [source]}
+    (manual / "suite.json").write_text(json.dumps(suite))
+    build("clinvideo_frames", manual, data, quiet=True)
+    (stored,) = load_frames(data, "train")
+    # The picture nearest to each tick of 8 a second, of those at k / 30 s.
+    nearest = [min(range(30), key=lambda k, t=t: abs(k / 30 - t / 8)) for t in range(8)]
+    np.testing.assert_allclose(stored["times"], np.array(nearest) / 30, atol=1e-6)
+    assert any("8 frames at 8 fps" in note for note in stored["notes"])
+    native = read_video(path, 1000.0, (28, 56))
+    assert len(native.frames) == 30
+    off = np.abs(stored["frames"].astype(int) - native.frames[nearest])
+    assert off.mean() < 10
+    assert video_settings(data) == VideoSettings(**video) and video_settings(data).min_frames == 8
+
+    frames = built_folder(data, "clinvideo_frames")
+    (found,) = frame_sources(frames, "train")
+    encode = lambda frames: frames.reshape(len(frames), 1, -1)[..., :4].astype(np.float32)  # noqa: E731
+    made_of = preprocessing({"height": 28, "width": 56})
+    built = build_bank(tmp_path / "bank", [found], encode, 4, made_of, "weights", "float32")
+    bank = load_bank(tmp_path / "bank", built.key, [found.id], lambda times: [[1]] * len(times))
+    assert bank.tokens.shape[1] == 8
+    np.testing.assert_allclose(np.asarray(bank.times[0]), stored["times"], atol=1e-6)
+
+    suite["video"] |= {"min_frames": 1}
+    (manual / "suite.json").write_text(json.dumps(suite))
+    with pytest.raises(UserError, match="--overwrite"):
+        build("clinvideo_frames", manual, data, quiet=True)
+    build("clinvideo_frames", manual, data, overwrite=True, quiet=True)
+    assert len(load_frames(data, "train")[0]["times"]) == 1
 
 
 def test_remedies_are_named_in_the_words_of_suite_json(tmp_path):

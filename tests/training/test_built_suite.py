@@ -103,6 +103,7 @@ def test_train_and_evaluate(data_dir, micro_arguments, tmp_path, capsys):
     [
         ({"video.height": 56}, "config.video.height is 56, but .* was built with 28"),
         ({"video.fps": 1.0}, "config.video.fps is 1.0, but .* was built with 2.0"),
+        ({"video.min_frames": 4}, "config.video.min_frames is 4, but .* was built with 8"),
         ({"video.max_frames": 10}, "has a video of 16 bank frames"),
         ({"dialogue.length": 90}, "config.dialogue.length: "),
         ({"suite.data_dir": "nowhere"}, "nowhere has no split train of cap or qa"),

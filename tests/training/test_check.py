@@ -50,6 +50,8 @@ def stub_mesh(config):
         ("video.height=30", "config.video: frames of 30x56 pixels do not split into 28-pixel"),
         ("video.fps=2.0", "config.video.fps is 2.0, but phantom events lie on whole seconds"),
         ("video.max_frames=0", "config.video.max_frames is 0"),
+        ("video.min_frames=0", "config.video.min_frames is 0; it must be at least 1"),
+        ("video.min_frames=241", "min_frames is 241; it must be at most config.video.max_frames"),
         ("video.max_frames=120", "is 120, but the suite has a recording of"),
         ("dialogue.vocab_size=300", "config.dialogue.vocab_size is 300; the protocol, 241 ticks"),
         ("dialogue.preview_frames=7", "preview_frames is 7; it must be at least 8"),

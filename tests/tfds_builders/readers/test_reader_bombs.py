@@ -1,0 +1,146 @@
+"""A few bytes that claim gigabytes: refused in a row that states the limit, in little memory."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from tests.tfds_builders.readers.test_reader_questions import rl_rows
+from tfds_builders.readers import _files, _parquet, read_source
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def dictionary(values, rows):
+    return pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(values))
+
+
+# Name -> a function that gives a column which is small on the disk, the words of its refusal.
+BOMBS = {
+    "one_text_often": (lambda: dictionary(["x" * (42 << 20)], 64), "longer than 16 MiB"),
+    "one_page": (lambda: pa.array(["z" * (100 << 20)]), "longer than 16 MiB"),
+    "a_long_list": (lambda: pa.array([["a"] * 3_000_000]), "more than 1,048,576 values"),
+    "no_texts": (lambda: pa.array([b"z" * 2**20] * 64, pa.binary(2**20)), "more than 64 bytes"),
+}
+
+
+@pytest.fixture(scope="module")
+def bombs(tmp_path_factory):
+    """The files, by name; written by a process of its own, which takes the memory."""
+    folder = tmp_path_factory.mktemp("bombs")
+    code = (
+        "import sys, pyarrow as pa, pyarrow.parquet as parquet\n"
+        "from tests.tfds_builders.readers.test_reader_bombs import BOMBS\n"
+        "for name, (column, _) in BOMBS.items():\n"
+        "    plain = {'use_dictionary': False} if name == 'one_page' else {}\n"
+        "    table = pa.table({'prompt': column()})\n"
+        "    path = f'{sys.argv[1]}/{name}.parquet'\n"
+        "    parquet.write_table(table, path, compression='zstd', **plain)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, folder], cwd=ROOT, check=True)
+    (folder / "line.jsonl").write_bytes(b"[" + b"[]," * (11 << 20) + b"[]]\n")
+    (folder / "element.json").write_bytes(b"[[" + b"[]," * (11 << 20) + b"[]]]\n")
+    (folder / "deep.json").write_bytes(b"[" * 100_000)
+    (folder / "digits.json").write_bytes(b'[{"prompt": ' + b"9" * 5_000 + b"}]")
+    (folder / "blanks.json").write_bytes(b"[" + b" \n" * (20 << 20))
+    (folder / "document.json").write_bytes(b"[" + b"{}," * (6 << 20) + b"{}]")
+    return folder
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from tfds_builders.readers import _files, _parquet
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for path in map(Path, sys.argv[1:]):
+    if path.stem == "document":
+        rows = [(1, _files.json_document(path))]
+    else:
+        rows = list(_parquet.table_rows(path, ["prompt"]))
+    faults = {str(value) for _, value in rows if isinstance(value, _files.Unusable)}
+    assert len(faults) == 1 and len(rows) in (1, 64), (path.stem, len(rows), faults)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(path.stem, (after - before) // 1024, *faults)
+"""
+
+
+def test_memory_stays_small(bombs):
+    """Under a gigabyte for each of them, read by a process of its own one after the other."""
+    paths = sorted(bombs.iterdir())
+    assert sum(path.stat().st_size for path in paths if path.suffix == ".parquet") < 200_000
+    ran = subprocess.run(
+        [sys.executable, "-c", MEASURE, *paths], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    said = {line.split()[0]: line.split(maxsplit=2)[1:] for line in ran.stdout.splitlines()}
+    assert len(said) == len(paths)
+    assert all(int(size) < 900 for size, _ in said.values()), said
+    words = {name: words for name, (_, words) in BOMBS.items()}
+    words |= {"line": "longer than 16 MiB", "element": "longer than 16 MiB"}
+    words |= {"deep": "broken here", "digits": "broken here", "blanks": "broken here"}
+    words |= {"document": "larger than 16 MiB"}
+    assert {name for name, text in words.items() if text not in said[name][1]} == set()
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "row", "words"),
+    [
+        ("MAX_GROUP", 5000, "x" * 200, "the row group takes more than 0 MiB"),
+        ("_MAX_NESTED", 99, ["x"], "more than 99 values in the row group"),
+        ("MAX_ROWS", 99, "x", "more than 99 rows"),
+    ],
+)
+def test_what_a_file_claims_is_believed_against_it(tmp_path, monkeypatch, limit, value, row, words):
+    """Row groups before the one that is too large are read."""
+    rows = [{"prompt": row}] * 40 + [{"prompt": row[:1]}] * 60
+    table = pa.Table.from_pylist(rows)
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(table, path, use_dictionary=False)
+    assert len(list(_parquet.table_rows(path, ["prompt"]))) == 100
+    monkeypatch.setattr(_parquet, limit, value)
+    ((place, fault),) = _parquet.table_rows(path, ["prompt"])
+    assert place == 1 and words in str(fault)
+    pyarrow.parquet.write_table(table, path, use_dictionary=False, row_group_size=20)
+    found = list(_parquet.table_rows(path, ["prompt"]))
+    assert len(found) == (1 if limit == "MAX_ROWS" else 100)
+
+
+def test_a_row_that_is_too_long_costs_no_other(tmp_path, monkeypatch):
+    """The limit is of what a row becomes, and is met to the byte."""
+    monkeypatch.setattr(_parquet, "MAX_ROW", 1000)
+    rows = [
+        {"prompt": "a" * n, "note": ["b" * 10] * m} for n, m in ((1000, 0), (1001, 0), (900, 9))
+    ]
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pa.Table.from_pylist([*rows, {"prompt": "c", "note": None}]), path)
+    found = [value for _, value in _parquet.table_rows(path, ["prompt"])]
+    good = [{"prompt": rows[0]["prompt"]}, {"prompt": rows[2]["prompt"]}, {"prompt": "c"}]
+    assert [value for value in found if isinstance(value, dict)] == good
+    found = [value for _, value in _parquet.table_rows(path, ["prompt", "note"])]
+    assert [isinstance(value, _files.Unusable) for value in found] == [False, True, False, False]
+    monkeypatch.setattr(_parquet, "MAX_ROW", 989)
+    found = [value for _, value in _parquet.table_rows(path, ["prompt", "note"])]
+    assert [isinstance(value, _files.Unusable) for value in found] == [True, True, True, False]
+
+
+def test_parquet_says_what_json_lines_say(tmp_path):
+    """Nested values, absent ones and repeated texts, whatever they are kept as."""
+    rows = json.loads(json.dumps(rl_rows()[:2] * 20))
+    for number, row in enumerate(rows):
+        row["data_source"] = None if number % 3 else f"{number}"
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plain = outcome(read_source("verl", lines))
+    for options in ({}, {"use_dictionary": False}, {"row_group_size": 7}, {"compression": "gzip"}):
+        path = tmp_path / "rows.parquet"
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path, **options)
+        assert outcome(read_source("verl", path)) == plain and len(plain) == len(rows)
+
+
+def outcome(found):
+    """All that a row became but its file's name."""
+    return [repr(row).replace("rows.parquet", "rows.jsonl") for row in found]
