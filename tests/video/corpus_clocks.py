@@ -154,10 +154,11 @@ def _inside_group(ending: str, codec: str, cut: Callable[[Path], Path]) -> Case:
 
     def judge(video) -> None:
         shown = [number_of(frame) for frame in video.frames]
-        assert shown[:50] == list(_numbers(0))
-        np.testing.assert_allclose(video.times[:50], steady(50), atol=1e-3)
+        # The first part's last picture may be spoilt by what follows it.
+        assert shown[:49] == list(range(49))
+        np.testing.assert_allclose(video.times[:49], steady(49), atol=1e-3)
         # From the second part's first whole group on, all are there, evenly.
-        at = next(k for k in range(50, len(shown)) if shown[k] in (115, 130, 145))
+        at = next(k for k in range(49, len(shown)) if shown[k] in (115, 130, 145))
         assert shown[at:] == list(range(shown[at], 150))
         np.testing.assert_allclose(np.diff(video.times[at:]), 0.04, atol=1e-3)
         # Its clock begins at the first picture or at the first bytes of it.
@@ -174,7 +175,14 @@ CASES = [
     join("ts", _MPEG2),
     join("ts", starts=(0.0, 0.0, 0.0)),
     join("ts", starts=(1000.0, 10.0), tag="other-start"),
-    join("ts", starts=(5.0, 1000.0, 10.0), tag="other-starts"),
+    join(
+        "ts",
+        _NO_B,
+        starts=(5.0, 1000.0, 10.0),
+        tag="other-starts",
+        # A jump forward may be a pause.
+        alternatives=(np.concatenate([steady(60), steady(120, start=995.0)]),),
+    ),
     join("ts", sound=Sound("mp2"), tag="sound", tolerance=0.02),
     join("ts", muxer={"mpegts_flags": "initial_discontinuity"}, tag="discontinuity-flag"),
     join("mpg", _MPEG2),
@@ -192,8 +200,8 @@ CASES = [
     _late("mp4", 2.0),
     _late("mp4", 0.32),
     _late("mov", 2.0, "pcm_s16le"),
-    _late("mkv", 2.0),
-    _late("mkv", 0.32),
+    _late("mkv", 2.0, "pcm_s16le"),
+    _late("mkv", 0.32, "pcm_s16le"),
     _late("ts", 2.0, "mp2"),
     _late("ts", 0.32, "mp2"),
     _late("flv", 2.0),

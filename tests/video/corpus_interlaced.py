@@ -171,7 +171,6 @@ CASES = [
         for codec in ("h264", "mpeg2video")
         for top_first in (True, False)
     ),
-    field_pictures("mpg", "mpeg2video", True),
     field_pictures("mov", "h264", True),
     field_pictures("ts", "h264", True, apart=True),
     field_pictures("ts", "mpeg2video", True, apart=True),

@@ -120,6 +120,15 @@ def _has_patches(frames: np.ndarray, grey: bool, off: int) -> None:
             assert np.abs(shown - wanted).max() <= off, f"{shown}, not {wanted}"
 
 
+def _grey(drawn: np.ndarray, pix_fmt: str, full: bool) -> av.VideoFrame:
+    """By hand: FFmpeg's conversion takes all grey for full range."""
+    bits = 10 if pix_fmt == "gray10le" else 8
+    luma = drawn.astype(float) @ (0.299, 0.587, 0.114) / 255
+    low, high = (0, 2**bits - 1) if full else (2 ** (bits - 4), 235 * 2 ** (bits - 8))
+    values = np.round(low + luma * (high - low)).astype(np.uint16 if bits > 8 else np.uint8)
+    return av.VideoFrame.from_ndarray(values, format=pix_fmt)
+
+
 def colour(
     ending: str,
     codec: str,
@@ -135,7 +144,9 @@ def colour(
     def convert(rgb: np.ndarray) -> av.VideoFrame:
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
         ranges = {"dst_color_range": "JPEG" if full else "MPEG"}
-        if pix_fmt.startswith(("yuv", "gray", "nv")):
+        if pix_fmt.startswith("gray"):
+            return _grey(drawn=rgb, pix_fmt=pix_fmt, full=full)
+        if pix_fmt.startswith("yuv"):
             return frame.reformat(format=pix_fmt, dst_colorspace=matrix, **ranges)
         return frame.reformat(format=pix_fmt)
 
@@ -152,7 +163,7 @@ def colour(
             pix_fmt=pix_fmt,
             draw=patches,
             to_frame=convert,
-            stream=tag if pix_fmt.startswith(("yuv", "gray", "nv")) else lambda stream: None,
+            stream=tag if pix_fmt.startswith(("yuv", "gray")) else lambda stream: None,
             options=options,
         )
         return write(folder / f"clip.{ending}", track)
@@ -186,6 +197,7 @@ CASES = [
     colour("mp4", "libx264", "yuv444p", "ITU709", **_FINE),
     colour("mp4", "libx264", "yuv444p10le", "ITU709", full=True, **_FINE),
     colour("mkv", "libx264", "gray", "ITU601", **_FINE),
+    colour("mkv", "libx264", "gray", "ITU601", full=True, **_FINE),
     colour("ts", "libx264", "yuv420p", "ITU709", **_FINE),
     colour("ts", "mpeg2video", "yuv420p", "ITU709", qmin="1", qmax="2"),
     colour("avi", "mjpeg", "yuvj420p", full=True, tagged=False, qmin="1", qmax="2"),
@@ -193,7 +205,7 @@ CASES = [
     colour("mkv", "ffv1", "yuv420p", "ITU709", off=4),
     colour("mkv", "ffv1", "yuv420p", "ITU601", full=True, off=4),
     colour("mkv", "ffv1", "yuv444p16le", "ITU709", off=4),
-    colour("mkv", "ffv1", "gray10le", "ITU601", off=4),
+    colour("mkv", "ffv1", "gray10le", "ITU601", full=True, off=4),
     colour("mkv", "ffv1", "yuva420p", "ITU601", off=4),
     colour("avi", "utvideo", "gbrp", off=1, pred="left"),
     colour("mkv", "ffv1", "bgr0", off=1),
