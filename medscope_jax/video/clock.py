@@ -22,6 +22,7 @@ _WRAP = 1 << 33  # units of 1/90000 s after which a transport or program stream 
 _STRAY = 2.0
 # Steps between pictures this many times the usual one are told; less is the stamps' rounding.
 _GAP = 1.6
+_FEW = 0.01  # share of pictures that may lack a stamp and be placed by their neighbours
 _DECODED_AHEAD = 16  # frames that may be decoded before an earlier one is shown: H.264's most
 
 
@@ -45,38 +46,34 @@ class Clock:
     notes: tuple[str, ...] = ()
 
 
-def steady_clock(packets: Packets, order: np.ndarray, rate: float) -> Clock:
+def steady_clock(packets: Packets, order: np.ndarray, rate: float, paired: bool = False) -> Clock:
     """The clock of a stream without stamps.
 
     Args:
       packets: of the stream.
       order: int64 [M] the packets whose pictures came, in the order in which they are shown.
       rate: frames a second.
+      paired: a picture may be stored as two packets, a field each.
     """
+    places = np.arange(len(order)) if paired else np.sort(order)
     times = np.full(len(packets), np.nan)
-    times[order] = np.sort(order) / rate
+    times[order] = places / rate
     parts = np.zeros(len(packets), bool)
-    return Clock(times, len(packets) / rate, 1 / rate, parts)
+    count = len(order) if paired else len(packets)
+    return Clock(times, count / rate, 1 / rate, parts)
 
 
-def needs_order(packets: Packets, reorders: bool, counts: bool) -> bool:
-    """Whether only decoding tells which stamp is a picture's.
-
-    Args:
-      packets: of the stream.
-      reorders: its pictures may be stored in another order than they are shown.
-      counts: its container counts packets as they are stored (AVI).
-    """
+def lacks_stamps(packets: Packets) -> bool:
+    """Whether pictures lack a stamp of when they are shown, beyond a stray one."""
     shown = ~packets.hidden
-    lacking = np.mean(packets.pts[shown] == MISSING) if shown.any() else 0.0
-    return bool(reorders and (counts or lacking > 0.5))
+    return bool(shown.any() and np.mean(packets.pts[shown] == MISSING) > _FEW)
 
 
 def has_stamps(packets: Packets) -> bool:
-    """Whether most packets carry a stamp of either kind."""
+    """Whether packets are stamped at all: one in 32 at least, for packs of several pictures."""
     shown = ~packets.hidden
-    bare = (packets.pts == MISSING) & (packets.dts == MISSING)
-    return bool(shown.any() and bare[shown].mean() < 0.5)
+    stamped = (packets.pts != MISSING) | (packets.dts != MISSING)
+    return bool(shown.any() and stamped[shown].mean() > 1 / 32)
 
 
 def stamped_clock(
@@ -84,6 +81,7 @@ def stamped_clock(
     unit: Fraction,
     delay: float,
     order: np.ndarray | None = None,
+    counts: bool = False,
     wraps: bool = False,
     tabled: bool = False,
 ) -> Clock:
@@ -93,110 +91,132 @@ def stamped_clock(
       packets: of the stream.
       unit: seconds of one unit of the stamps.
       delay: seconds from the container's start to the stream's.
-      order: as steady_clock, where the packets' places in the file are all that there is.
+      order: int64 [M] the packets whose pictures came, in the order in which they are shown; None
+        where the stamps tell it.
+      counts: stamps only count packets as they are stored (AVI).
       wraps: stamps count from 0 again after 2**33.
       tabled: the container has a table of how long each picture lasts (MP4); what others say of
         one is a guess.
     """
-    shown = ~packets.hidden
-    stamps, decoded = _filled(packets)
-    if order is not None:
-        shown = np.zeros(len(packets), bool)
-        shown[order] = True
-        stamps = decoded.copy()
-        stamps[order] = np.sort(decoded[order])
+    second = 1 / float(unit)
+    stamps, decoded = (
+        np.where(x == MISSING, np.nan, x).astype(np.float64) for x in (packets.pts, packets.dts)
+    )
+    if np.isnan(decoded).mean() > 0.5:
+        decoded, slack = stamps.copy(), _DECODED_AHEAD
+    else:
+        slack = 1
     if wraps:
         stamps, decoded = _unwrapped(stamps, decoded)
-    per_second = 1 / float(unit)
-    stamps, decoded, mended = _without_strays(stamps, decoded, _STRAY * per_second)
-    parts = _part_starts(decoded, packets.dts)
-    times = np.full(len(packets), np.nan)
+    stamps, decoded, mended = _without_strays(stamps, decoded, _STRAY * second)
+    parts = _part_starts(decoded, slack)
+    in_order = np.flatnonzero(~packets.hidden) if order is None else order
+    interval = _usual_step(decoded if counts else stamps[in_order], packets)
+    if counts:
+        stamps = decoded
     lasting = packets.duration if tabled else np.zeros(len(packets), np.int64)
-    starts = [0, *np.flatnonzero(parts), len(packets)]
+    part = np.cumsum(parts)
+    times = np.full(len(packets), np.nan)
     begin, joins = delay, []
-    interval = _interval(stamps[shown]) or float(np.max(packets.duration, initial=1))
-    for first, last in zip(starts[:-1], starts[1:], strict=True):
-        inside = np.arange(first, last)[shown[first:last]]
+    for number in range(part[-1] + 1 if len(part) else 0):
+        inside = in_order[part[in_order] == number]
         if not len(inside):
             continue
-        if first:
+        if not np.isnan(times).all():
             joins.append(begin)
-        own = stamps[inside]
-        times[inside] = begin + (own - own.min()) / per_second
+        own = np.sort(stamps[inside]) if counts else stamps[inside]
+        own = _counted_on(own, interval)
+        times[inside] = begin + (own - own.min()) / second
         final = inside[np.argmax(own)]
-        begin = times[final] + (lasting[final] or interval) / per_second
+        begin = times[final] + (lasting[final] or interval) / second
     notes = _join_notes(joins)
     if mended:
         notes.append(f"{mended} damaged time stamps were mended by those beside them")
-    notes += _gap_notes(times, lasting / per_second, interval / per_second)
-    return Clock(times, float(begin), interval / per_second, parts, tuple(notes))
+    notes += _gap_notes(times, lasting / second, interval / second)
+    return Clock(times, float(begin), interval / second, parts, tuple(notes))
 
 
-def _filled(packets: Packets) -> tuple[np.ndarray, np.ndarray]:
-    """Stamps of showing and of decoding, float64 [N], none missing."""
-    pts, dts = (np.where(x == MISSING, np.nan, x).astype(float) for x in (packets.pts, packets.dts))
-    if np.isnan(dts).mean() > 0.5:
-        dts = pts.copy()
-    dts = _between(dts)
-    return _between(np.where(np.isnan(pts), dts, pts)), dts
+def _counted_on(stamps: np.ndarray, interval: float) -> np.ndarray:
+    """Stamps of pictures as they are shown, [M]; those that are NaN lie evenly between the others.
 
-
-def _between(stamps: np.ndarray) -> np.ndarray:
-    """Stamps in which those that are NaN lie evenly between their neighbours."""
-    gaps = np.isnan(stamps)
+    Before the first and behind the last that is known they go on by the usual step.
+    """
     places = np.arange(len(stamps))
-    if gaps.any() and not gaps.all():
-        stamps[gaps] = np.interp(places[gaps], places[~gaps], stamps[~gaps])
-    return stamps
+    known = places[~np.isnan(stamps)]
+    if len(known) == len(stamps):
+        return stamps
+    if not len(known):
+        return places * interval
+    counted = np.interp(places, known, stamps[known])
+    counted[: known[0]] -= (known[0] - places[: known[0]]) * interval
+    counted[known[-1] :] += (places[known[-1] :] - known[-1]) * interval
+    return counted
 
 
 def _unwrapped(stamps: np.ndarray, decoded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Stamps that go on where they count from 0 again."""
-    turns = np.cumsum(np.diff(decoded, prepend=decoded[:1]) < -_WRAP / 2)
-    turns -= np.cumsum(np.diff(decoded, prepend=decoded[:1]) > _WRAP / 2)
+    known = np.flatnonzero(~np.isnan(decoded))
+    steps = np.diff(decoded[known], prepend=decoded[known[:1]])
+    turns = np.zeros(len(decoded))
+    turns[known] = np.cumsum(steps < -_WRAP / 2) - np.cumsum(steps > _WRAP / 2)
     decoded = decoded + turns * _WRAP
-    stamps = stamps + turns * _WRAP
     # Of a picture that is shown on the other side of the turn than it is decoded.
-    return stamps + _WRAP * np.round((decoded - stamps) / _WRAP), decoded
+    return stamps + _WRAP * np.round(np.nan_to_num((decoded - stamps) / _WRAP)), decoded
 
 
 def _without_strays(
     stamps: np.ndarray, decoded: np.ndarray, most: float
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Stamps with single damaged ones mended, and how many those were; most is in their units."""
-    stamps, decoded, count = stamps.copy(), decoded.copy(), 0
-    if len(decoded) > 2:
-        before, after = decoded[:-2], decoded[2:]
+    stamps, decoded = stamps.copy(), decoded.copy()
+    known = np.flatnonzero(~np.isnan(decoded))
+    own, count = decoded[known], 0
+    if len(known) > 2:
+        before, after = own[:-2], own[2:]
         near = (after >= before) & (after - before <= most)
-        off = (decoded[1:-1] < before - most) | (decoded[1:-1] > after + most)
+        off = (own[1:-1] < before - most) | (own[1:-1] > after + most)
         stray = np.flatnonzero(near & off) + 1
-        ahead = np.median(stamps - decoded)
-        decoded[stray] = (decoded[stray - 1] + decoded[stray + 1]) / 2
-        stamps[stray] = decoded[stray] + ahead
+        own[stray] = (own[stray - 1] + own[stray + 1]) / 2
+        decoded[known] = own
         count = len(stray)
     ahead = stamps - decoded
-    usual = np.median(ahead)
-    stray = np.flatnonzero(
-        np.abs(ahead - usual) > max(most, 2 * _DECODED_AHEAD * _interval(decoded))
-    )
+    both = ~np.isnan(ahead)
+    if not both.any():
+        return stamps, decoded, count
+    usual = np.median(ahead[both])
+    reach = max(most, 2 * _DECODED_AHEAD * _step(decoded))
+    stray = both & (np.abs(np.where(both, ahead, usual) - usual) > reach)
     stamps[stray] = decoded[stray] + usual
-    return stamps, decoded, count + len(stray)
+    return stamps, decoded, max(count, int(stray.sum()))
 
 
-def _part_starts(decoded: np.ndarray, dts: np.ndarray) -> np.ndarray:
+def _part_starts(decoded: np.ndarray, slack: int) -> np.ndarray:
     """Where the clock starts again, bool [N]: stamps of decoding never run backward otherwise.
 
-    Where there are none, stamps of showing stand in for them, which run back by some frames.
+    Args:
+      decoded: float64 [N] stamps, NaN where there is none.
+      slack: steps that they may run backward all the same.
     """
-    slack = 1.5 if np.mean(dts == MISSING) < 0.5 else 1.5 * _DECODED_AHEAD
-    steps = np.diff(decoded, prepend=decoded[:1])
-    # From the highest so far: a part begins below it by more than frames are out of order.
-    return steps < -slack * _interval(decoded)
+    known = np.flatnonzero(~np.isnan(decoded))
+    back = np.diff(decoded[known], prepend=decoded[known[:1]]) < -(slack + 0.5) * _step(decoded)
+    parts = np.zeros(len(decoded), bool)
+    parts[known[back]] = True
+    return parts
 
 
-def _interval(stamps: np.ndarray) -> float:
+def _usual_step(stamps: np.ndarray, packets: Packets) -> float:
+    """How long a picture usually lasts, in units of the stamps."""
+    said = packets.duration[packets.duration > 0]
+    said = float(np.median(said)) if len(said) else 0.0
+    step = _step(stamps)
+    if np.isnan(stamps).mean() > _FEW and said:  # stamps of some pictures alone
+        return said
+    return step or said or 1.0
+
+
+def _step(stamps: np.ndarray) -> float:
     """The usual step between stamps that follow one another, in their units; 0 if there is none."""
-    steps = np.diff(np.unique(stamps))
+    steps = np.diff(np.unique(stamps[~np.isnan(stamps)]))
     return float(np.median(steps)) if len(steps) else 0.0
 
 
@@ -226,8 +246,8 @@ def _gap_notes(times: np.ndarray, lasting: np.ndarray, interval: float) -> list[
     if not len(gaps):
         return []
     longest = gaps[np.argmax(steps[gaps])]
-    what = "a stretch" if len(gaps) == 1 else f"{len(gaps)} stretches"
+    what = "a gap" if len(gaps) == 1 else f"{len(gaps)} gaps"
     return [
-        f"{what} without pictures, the longest {steps[longest]:.2f} s from "
-        f"{times[there[longest]]:.2f} s: a pause, or pictures are missing"
+        f"{what} between its pictures, the longest of {steps[longest]:.2f} s from "
+        f"{times[there[longest]]:.2f} s: the recorder paused, or pictures did not arrive"
     ]

@@ -75,21 +75,21 @@ def _clock(
     rate = reading.frame_rate or stream.rate
     if bare and not rate:
         raise VideoError(_TIMELESS, source.shown, "frame_rate")
+    counts = stream.format == "avi"
     order = None
-    if (
-        stream.reorders
-        and bare
-        or clock.needs_order(packets, stream.reorders, stream.format == "avi")
-    ):
+    if stream.paired or (stream.reorders and (bare or counts)) or clock.lacks_stamps(packets):
+        # Only decoding tells which pictures there are, and in which order they are shown.
         nowhere = np.zeros(len(packets), bool)
         pictures = iter_pictures(source, stream, packets, nowhere, reading.threads)
         order = np.array([number for number, _ in pictures], np.int64)
     if bare:
         order = np.flatnonzero(~packets.hidden) if order is None else order
-        return clock.steady_clock(packets, order, rate)
+        return clock.steady_clock(packets, order, rate, stream.paired)
     wraps = stream.format in ("mpeg", "mpegts")
     tabled = stream.format in formats.TABLED
-    made = clock.stamped_clock(packets, stream.time_base, stream.delay, order, wraps, tabled)
+    made = clock.stamped_clock(
+        packets, stream.time_base, stream.delay, order, counts, wraps, tabled
+    )
     if reading.frame_rate:
         made = dataclasses.replace(made, notes=(UNUSED_RATE, *made.notes))
     return made

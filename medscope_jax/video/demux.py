@@ -20,6 +20,7 @@ from av.container.core import Flags
 from av.stream import Disposition
 
 from medscope_jax.video import formats, limits
+from medscope_jax.video.fields import FieldProbe
 from medscope_jax.video.frames import VideoError
 
 # Seconds that FFmpeg may take for one read of a file: a damaged one must not hold it for ever.
@@ -85,6 +86,7 @@ class Stream:
       time_base: seconds of one unit of its stamps.
       rate: frames a second by its own headers; 0 if they do not say.
       reorders: pictures may be stored in another order than they are shown.
+      paired: a picture may be stored as two packets, one for each of its fields.
       delay: seconds from the container's first stamp to the stream's.
       stated: seconds from the stream's first stamp to its end by its headers; 0 if they do not say.
       count: how many pictures it has by its headers or tables; 0 if they do not say.
@@ -99,12 +101,13 @@ class Stream:
     time_base: Fraction
     rate: float
     reorders: bool
-    delay: float
     stated: float
     count: int
     missing_bytes: int
-    errors: int
-    notes: tuple[str, ...]
+    paired: bool = False
+    delay: float = 0.0
+    errors: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager
@@ -184,20 +187,23 @@ def numbered(
 class _Columns:
     """Packets of one stream while they come."""
 
-    def __init__(self):
+    def __init__(self, stream: av.VideoStream):
         self.stamps = array("q")  # pts, dts, duration of one after the other
         self.flags = bytearray()
+        self.codec = stream.codec_context.name
+        self.fields = FieldProbe(stream.codec_context)
 
-    def add(self, packet: av.Packet, codec: str) -> None:
+    def add(self, packet: av.Packet) -> None:
         for value in (packet.pts, packet.dts, packet.duration or 0):
             self.stamps.append(MISSING if value is None else value)
-        hidden = packet.is_discard or not packet.size or _only_helps(packet, codec)
+        hidden = packet.is_discard or not packet.size or _only_helps(packet, self.codec)
         self.flags.append(
             packet.is_keyframe
             | hidden << 1
             | packet.is_corrupt << 2
             | (packet.size <= _NOT_CODED) << 3
         )
+        self.fields.add(packet, len(self.flags) - 1)
 
     def packets(self) -> Packets:
         pts, dts, duration = np.frombuffer(self.stamps, np.int64).reshape(-1, 3).T.copy()
@@ -221,7 +227,8 @@ def list_packets(source: Source) -> tuple[Stream, Packets]:
     with opened(source) as container:
         streams = [s for s in container.streams if s.type == "video"]
         _check_pictures(container, streams, source)
-        columns = {stream.index: _Columns() for stream in streams if stream.codec_context}
+        columns = {stream.index: _Columns(stream) for stream in streams if stream.codec_context}
+        sound: dict[int, float] = {}  # seconds of the first stamp of each sound stream
         first, last, failed = None, 0, 0
         try:
             for packet, failed in numbered(container, list(container.streams)):  # noqa: B007
@@ -232,14 +239,27 @@ def list_packets(source: Source) -> tuple[Stream, Packets]:
                     last = max(last, packet.pos + packet.size)
                 if packet.stream_index in columns:
                     column = columns[packet.stream_index]
-                    column.add(packet, packet.stream.codec_context.name)
+                    column.add(packet)
                     limits.check_count(len(column.flags), source.shown)
+                elif packet.stream.type == "audio" and packet.pts is not None:
+                    # What lies before 0 is never heard: a codec's run-up.
+                    sound.setdefault(
+                        packet.stream_index, max(0.0, float(packet.pts * packet.time_base))
+                    )
         except av.ExitError:
             raise VideoError(_STALL, source.shown) from None
         chosen = _choose(streams, columns, source)
         notes = [*_others(streams, chosen), *_zeros(container, source, first or 0, last)]
         packets = columns[chosen.index].packets()
-        return _describe(container, chosen, packets, source, failed, notes), packets
+        described = _describe(container, chosen, packets, source)
+        begins = float((chosen.start_time or 0) * chosen.time_base)
+        return dataclasses.replace(
+            described,
+            paired=columns[chosen.index].fields.paired,
+            delay=begins - min([begins, *sound.values()]),
+            errors=failed,
+            notes=tuple(notes),
+        ), packets
 
 
 def _check_pictures(
@@ -350,29 +370,20 @@ def _describe(
     stream: av.VideoStream,
     packets: Packets,
     source: Source,
-    failed: int,
-    notes: list[str],
 ) -> Stream:
-    """What is known of the chosen stream."""
-    name, context, unit = container.format.name, stream.codec_context, stream.time_base
-    start = container.start_time
-    delay = 0.0
-    if stream.start_time is not None and start is not None:
-        delay = float(stream.start_time * unit) - start / av.time_base
+    """What the headers say of the chosen stream."""
+    name, context = container.format.name, stream.codec_context
     rate = context.framerate if name in formats.RATED else None
     return Stream(
         index=stream.index,
         format=name,
         codec=context.name,
-        time_base=unit,
+        time_base=stream.time_base,
         rate=float(rate) if rate and 1 <= rate <= _FASTEST else 0.0,
         reorders=bool(context.has_b_frames),
-        delay=max(0.0, delay),
         stated=_stated(container, stream),
         count=stream.frames,
         missing_bytes=_missing_bytes(container, stream, packets, source),
-        errors=failed,
-        notes=tuple(notes),
     )
 
 

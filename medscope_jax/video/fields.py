@@ -1,0 +1,41 @@
+"""Whether an interlaced recording stores a picture as two packets, one for each of its fields."""
+
+import av
+
+# Codecs whose pictures may be pairs of fields, by FFmpeg's names.
+_CODECS = ("h264", "mpeg2video", "vc1")
+# Enough pictures to see a pair, and the most packets to look at until they come.
+_PICTURES, _PACKETS = 8, 32
+
+
+class FieldProbe:
+    """Decodes the first packets of a stream while they are listed.
+
+    Attributes:
+      paired: a packet without a picture followed one whose picture is interlaced.
+    """
+
+    def __init__(self, decoder: av.VideoCodecContext):
+        self._decoder = decoder if decoder.name in _CODECS else None
+        self._came: list[int] = []
+        self._interlaced = False
+        self.paired = False
+
+    def add(self, packet: av.Packet, number: int) -> None:
+        """Looks at the stream's next packet, which must not be used afterwards."""
+        if self._decoder is None or not packet.size:
+            return
+        packet.pts, packet.dts = number, None
+        if not number:
+            self._decoder.thread_count = 1
+        try:
+            frames = self._decoder.decode(packet)
+        except (av.FFmpegError, EOFError):
+            return
+        for frame in frames:
+            self._came.append(frame.pts)
+            self._interlaced |= frame.interlaced_frame
+        if len(self._came) >= _PICTURES or number >= _PACKETS:
+            came, self._decoder = self._came, None
+            span = max(came) - min(came) + 1 if came else 0
+            self.paired = self._interlaced and len(came) < span
