@@ -106,7 +106,8 @@ def read_geometry(header: Header, path: str) -> Geometry:
             path,
         )
     grey = geometry.model in (*GREY, PALETTE)
-    if not (grey or geometry.model in ("RGB", *_LUMA)) or geometry.samples != (1 if grey else 3):
+    fits = geometry.samples == (1 if grey else 3) and (grey or allocated > 1)
+    if not (grey or geometry.model in ("RGB", *_LUMA)) or not fits:
         raise VideoError(
             "DICOM, but its colours cannot be interpreted; export the recording again", path
         )
@@ -176,6 +177,8 @@ def decode_frame(
 def _native_frame(
     header: Header, geometry: Geometry, count: int, frame: int
 ) -> tuple[np.ndarray, str]:
+    if geometry.allocated == 1:
+        return _bits(header, geometry, frame), geometry.model
     syntax = UID(header.syntax)
     if syntax == DeflatedExplicitVRLittleEndian:
         syntax = ExplicitVRLittleEndian
@@ -191,6 +194,16 @@ def _native_frame(
             **_options(geometry),
         )
     return image, found["photometric_interpretation"]
+
+
+def _bits(header: Header, geometry: Geometry, frame: int) -> np.ndarray:
+    """An uncompressed frame of single bits, [h, w]; the next frame may start within a byte."""
+    count = geometry.height * geometry.width
+    start = frame * count
+    header.file.seek(header.pixels.at + start // 8)
+    packed = np.frombuffer(header.file.read(-(-(start % 8 + count) // 8)), np.uint8)
+    bits = np.unpackbits(packed, bitorder="little")[start % 8 :][:count]
+    return bits.reshape(geometry.height, geometry.width)
 
 
 def _options(geometry: Geometry) -> dict:

@@ -8,6 +8,7 @@ import array
 import dataclasses
 import math
 import os
+import struct
 from typing import BinaryIO
 
 import numpy as np
@@ -33,6 +34,8 @@ class Fragments:
       table: int64 offsets that the basic offset table lists; most often none.
       first: the position that those count from.
       ended: whether the delimiter that the last fragment is followed by is there.
+      rest: position and bytes of what is there instead, up to the file's end: a fragment that is
+        cut short, or damage.
     """
 
     offsets: np.ndarray
@@ -40,6 +43,7 @@ class Fragments:
     table: np.ndarray
     first: int
     ended: bool
+    rest: tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +114,7 @@ def _native(header: Header, promised: int, frame_bits: int, reading: Reading, pa
             f"its pixel data holds {spare} bytes more than {there} frames of its size take: its "
             "header may be damaged"
         )
-    if there >= promised and has < header.pixels.length:
+    if there >= promised and (has < header.pixels.length or not header.whole):
         notes.append("its pixel data lacks its end")
     return Places(there, None, np.zeros(0, np.int64), tuple(notes))
 
@@ -135,40 +139,42 @@ def find_fragments(header: Header, path: str) -> Fragments:
     """
     file = header.file
     file.seek(header.pixels.at)
-    table = _item(file, header.size)
-    if table is None:
+    kind, at, length = _item(file)
+    if kind != ITEM or length > header.size - at:
         raise VideoError("DICOM, but its pixel data is cut short or broken", path)
-    at, length = table
-    file.seek(at)
     listed = np.frombuffer(file.read(min(length, 4 * limits.MAX_FRAMES) // 4 * 4), "<u4")
     first = at + length
     file.seek(first)
     offsets, lengths = array.array("q"), array.array("q")
-    while (item := _item(file, header.size)) is not None and item[1] >= 0:
+    while True:
+        kind, at, length = _item(file)
+        if kind != ITEM or length > header.size - at:
+            break
         if len(offsets) >= _MAX_FRAGMENTS:
             raise VideoError(
                 f"DICOM with more than {_MAX_FRAGMENTS:,} fragments; export it again", path
             )
-        offsets.append(item[0])
-        lengths.append(item[1])
-        file.seek(item[1], os.SEEK_CUR)
+        offsets.append(at)
+        lengths.append(length)
+        file.seek(length, os.SEEK_CUR)
+    # Behind an item's header; or from what should have been one.
+    behind = min(at if kind == ITEM else at - 8, header.size)
     return Fragments(
         np.array(offsets, np.int64),
         np.array(lengths, np.int64),
         listed.astype(np.int64),
         first,
-        ended=item is not None,
+        ended=kind == SEQUENCE_END and length == 0,
+        rest=(behind, header.size - behind),
     )
 
 
-def _item(file: BinaryIO, size: int) -> tuple[int, int] | None:
-    """An item's position and length, (0, -1) at the sequence's delimiter, None where neither is."""
+def _item(file: BinaryIO) -> tuple[int, int, int]:
+    """The next item's tag, its value's position, and its length; tag 0 at the file's end."""
+    position = file.tell()
     head = file.read(8)
-    tag = int.from_bytes(head[:2], "little") << 16 | int.from_bytes(head[2:4], "little")
-    length, at = int.from_bytes(head[4:], "little"), file.tell()
-    if len(head) == 8 and tag == SEQUENCE_END and length == 0:
-        return 0, -1
-    return (at, length) if len(head) == 8 and tag == ITEM and length <= size - at else None
+    group, element, length = struct.unpack("<HHI", head) if len(head) == 8 else (0, 0, 0)
+    return group << 16 | element, position + 8, length
 
 
 def _divide(
@@ -178,7 +184,7 @@ def _divide(
     count = len(fragments.offsets)
     table = header.elements.words(EXTENDED_OFFSETS, "u8")
     # In files of more than 4 GiB the basic table's offsets wrap around.
-    table, wrap = (table.astype(np.int64), 1 << 63) if len(table) else (fragments.table, 1 << 32)
+    table, wrap = (table.astype(np.int64), 1 << 62) if len(table) else (fragments.table, 1 << 32)
     notes = []
     if len(table):
         # Offsets are those of the items' own headers, 8 bytes before their bytes.

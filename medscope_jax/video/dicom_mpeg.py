@@ -72,21 +72,25 @@ def _noted(
 def _unpacked(header: Header, reading: Reading, path: str) -> Iterator[tuple[str, list[str]]]:
     """A temporary file with the stream alone, and notes on what is missing of it."""
     fragments = find_fragments(header, path)
+    pieces = list(zip(fragments.offsets.tolist(), fragments.lengths.tolist(), strict=True))
     damage = []
-    if not fragments.ended:
+    if not fragments.ended and not fragments.rest[1]:
+        damage = ["its pixel data lacks its end"]
+    elif not fragments.ended:
         account = "incomplete: its video stream breaks off"
         if not reading.partial:
             raise VideoError(account, path, remedy="partial")
-        damage = [account]
-    if not fragments.lengths.sum():
+        pieces, damage = [*pieces, fragments.rest], [account]
+    size = sum(length for _, length in pieces)
+    if not size:
         raise VideoError("DICOM, but there is no video stream in it; export it again", path)
     with tempfile.TemporaryDirectory() as folder:
-        if shutil.disk_usage(folder).free < fragments.lengths.sum():
+        if shutil.disk_usage(folder).free < size:
             raise VideoError("no room to unpack its video; free some temporary space", path)
         inner = os.path.join(folder, "stream")
         with open(inner, "wb") as target:
-            for offset, length in zip(fragments.offsets, fragments.lengths, strict=True):
+            for offset, length in pieces:
                 header.file.seek(offset)
-                for done in range(0, int(length), _CHUNK):
-                    target.write(header.file.read(min(_CHUNK, int(length) - done)))
+                for done in range(0, length, _CHUNK):
+                    target.write(header.file.read(min(_CHUNK, length - done)))
         yield inner, damage

@@ -133,7 +133,8 @@ def _from_vector(vector: np.ndarray, count: int) -> tuple[np.ndarray | None, lis
     backward = np.count_nonzero(~(steps >= 0))
     if backward or not np.isfinite(steps).all():
         return None, [f"{max(1, backward)} of its steps are no step forward"]
-    steps = np.where(steps < 1e3 * _LEAST_INTERVAL, 0.0, steps)
+    # What is far beyond any limit must not overflow.
+    steps = np.where(steps < 1e3 * _LEAST_INTERVAL, 0.0, np.minimum(steps, 1e15))
     times = np.append(0.0, np.cumsum(steps)) / 1000
     standing = np.count_nonzero(steps == 0)
     if standing * 2 > len(steps):

@@ -37,15 +37,16 @@ def write(
 ) -> str:
     """Writes frames [T, h, w(, 3)] as a multi-frame DICOM file and returns its path.
 
-    encoded: compressed frames to store instead, each in so many fragments. change: gets the data set before it is written.
-    tags: by keyword; None removes one that would be there.
+    encoded: compressed frames to store instead, each in so many fragments. change: gets the data
+    set before it is written. tags: by keyword; None removes one that would be there.
     """
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.3.1"
     meta.MediaStorageSOPInstanceUID = generate_uid()
     meta.TransferSyntaxUID = syntax
     path = str(folder / name)
-    data = FileDataset(path, {}, file_meta=meta, preamble=bytes(128))
+    little = meta.TransferSyntaxUID.is_little_endian
+    data = FileDataset(path, {}, file_meta=meta, preamble=bytes(128), is_little_endian=little)
     data.SOPClassUID = meta.MediaStorageSOPClassUID
     data.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
     colour = frames.ndim == 4

@@ -9,7 +9,7 @@ import pytest
 from pydicom import examples
 from pydicom.uid import MPEG2MPML, JPEGBaseline8Bit, JPEGLSLossless
 
-from medscope_jax.video import VideoError, dicom, read_video
+from medscope_jax.video import VideoError, read_video
 from tests.video.dicom_files import bare_stream
 
 SIZE = (64, 144)

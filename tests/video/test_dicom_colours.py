@@ -7,9 +7,16 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_voi_lut
+from pydicom.pixels import apply_color_lut, apply_voi_lut, get_decoder
 from pydicom.sequence import Sequence
-from pydicom.uid import JPEG2000Lossless, RLELossless
+from pydicom.uid import (
+    JPEG2000,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from medscope_jax.video import VideoError, read_video
 
@@ -125,3 +132,261 @@ def test_lossless_wavelets(write_dicom, coloured):
         assert "python -m pip install" in error.reason
         pytest.skip(error.reason)
     np.testing.assert_array_equal(frames, coloured)
+
+
+def _jpeg(planes, sampling, markers=b"", identifiers=(1, 2, 3)):
+    """A JPEG of three planes [3, h, w] as they are: no colour transform, no marker but `markers`.
+
+    sampling: "444" or "420", the size of the second and third plane beside the first.
+    """
+    stream = io.BytesIO()
+    image = Image.merge("YCbCr", [Image.fromarray(plane) for plane in planes])
+    image.save(stream, "JPEG", quality=95, subsampling={"444": 0, "420": 2}[sampling])
+    data = stream.getvalue()
+    assert data[2:4] == b"\xff\xe0"  # JFIF, which Pillow writes
+    data = data[:2] + markers + data[4 + int.from_bytes(data[4:6], "big") :]
+    frame = data.index(b"\xff\xc0")
+    scan = data.index(b"\xff\xda")
+    data = bytearray(data)
+    for index, identifier in enumerate(identifiers):
+        data[frame + 10 + 3 * index] = data[scan + 5 + 2 * index] = identifier
+    return bytes(data)
+
+
+JFIF = b"\xff\xe0\0\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0"
+
+
+def _adobe(transform):
+    return b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + bytes([transform])
+
+
+@pytest.mark.parametrize(
+    ("model", "stored", "sampling", "markers", "identifiers"),
+    [
+        # Nothing in the frame says what it is: the header does.
+        ("RGB", "rgb", "444", b"", (1, 2, 3)),
+        ("YBR_FULL_422", "ycc", "420", b"", (1, 2, 3)),
+        ("YBR_FULL", "ycc", "444", b"", (0, 1, 2)),
+        # Sizes, markers and identifiers that speak against the header.
+        ("RGB", "ycc", "420", b"", (1, 2, 3)),
+        ("RGB", "ycc", "420", b"", (0, 1, 2)),
+        ("RGB", "ycc", "444", JFIF, (1, 2, 3)),
+        ("RGB", "ycc", "444", _adobe(1), (1, 2, 3)),
+        ("RGB", "rgb", "444", _adobe(0), (1, 2, 3)),
+        ("YBR_FULL_422", "ycc", "444", _adobe(1), (1, 2, 3)),
+        ("YBR_FULL_422", "rgb", "444", _adobe(0), (1, 2, 3)),
+        ("YBR_FULL_422", "rgb", "444", b"", tuple(b"RGB")),
+        ("YBR_FULL_422", "rgb", "444", b"", tuple(b"rgb")),
+        ("RGB", "rgb", "444", b"", tuple(b"RGB")),
+    ],
+)
+def test_jpeg_colours(write_dicom, model, stored, sampling, markers, identifiers):
+    patches = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200], [230, 230, 30]], np.uint8)
+    rgb = np.repeat(np.repeat(patches[None], 16, axis=0), 16, axis=1)
+    planes = np.array(Image.fromarray(rgb).convert("YCbCr")) if stored == "ycc" else rgb
+    frame = _jpeg(planes.transpose(2, 0, 1), sampling, markers, identifiers)
+    path = write_dicom(
+        np.stack([rgb] * 2),
+        syntax=JPEGBaseline8Bit,
+        encoded=[frame] * 2,
+        PhotometricInterpretation=model,
+    )
+    shown = read(path).frames[0, 8, 8::16]
+    assert np.abs(shown.astype(int) - patches).max() <= 6, shown
+
+
+@pytest.mark.parametrize("said", [8, 16])
+@pytest.mark.parametrize("kept", ["low", "high", "both", "bytes"])
+def test_palettes_of_eight_bits(write_dicom, said, kept):
+    """Eight bits in words of 16: below, above, in both halves; and two to a word."""
+    if (said, kept) == (16, "bytes"):
+        pytest.skip("no palette: too few bytes for its words")
+    table = np.random.default_rng(1).integers(0, 256, (3, 256), dtype=np.uint8)
+
+    def with_palette(data):
+        data.PhotometricInterpretation = "PALETTE COLOR"
+        for name, values in zip(("Red", "Green", "Blue"), table, strict=True):
+            wide = values.astype(np.uint16)
+            stored = {"low": wide, "high": wide << 8, "both": wide * 257, "bytes": values}[kept]
+            setattr(data, f"{name}PaletteColorLookupTableDescriptor", [256, 0, said])
+            setattr(data, f"{name}PaletteColorLookupTableData", stored.tobytes())
+
+    indices = np.random.default_rng(2).integers(0, 256, (3, *SIZE), dtype=np.uint8)
+    video = read(write_dicom(indices, change=with_palette))
+    np.testing.assert_array_equal(video.frames, table.T[indices])
+
+
+@pytest.mark.parametrize("first", [0, 100, -20])
+def test_a_short_palette_that_starts_anywhere(write_dicom, first):
+    """The first entry stands for all values below it, the last for all above."""
+    table = np.arange(30, 80, dtype=np.uint8)
+
+    def with_palette(data):
+        data.PhotometricInterpretation = "PALETTE COLOR"
+        for name in ("Red", "Green", "Blue"):
+            descriptor = [len(table), first % 65536, 16]
+            setattr(data, f"{name}PaletteColorLookupTableDescriptor", descriptor)
+            data[f"{name}PaletteColorLookupTableDescriptor"].VR = "US"
+            wide = table.astype(np.uint16) << 8
+            setattr(data, f"{name}PaletteColorLookupTableData", wide.tobytes())
+
+    kind = np.int16 if first < 0 else np.uint16
+    indices = np.tile(np.arange(-40, 216, 4).clip(0 if first >= 0 else None), (2, 16, 1))
+    video = read(write_dicom(indices.astype(kind), change=with_palette))
+    np.testing.assert_array_equal(video.frames[..., 1], table[np.clip(indices - first, 0, 49)])
+
+
+def test_a_palette_in_segments(write_dicom):
+    """Discrete and linear segments, as pydicom expands them."""
+    segments = [0, 2, 100, 900, 1, 100, 40_000, 0, 1, 5, 1, 153, 65_535]
+
+    def with_palette(data):
+        data.PhotometricInterpretation = "PALETTE COLOR"
+        for name in ("Red", "Green", "Blue"):
+            setattr(data, f"{name}PaletteColorLookupTableDescriptor", [256, 0, 16])
+            raw = np.array(segments, np.uint16).tobytes()
+            setattr(data, f"Segmented{name}PaletteColorLookupTableData", raw)
+
+    indices = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (2, 16, 1))
+    path = write_dicom(indices, change=with_palette)
+    data = pydicom.dcmread(path)
+    expected = apply_color_lut(data.pixel_array, data) >> 8
+    np.testing.assert_array_equal(read(path).frames, expected)
+
+
+def _group(**tags):
+    """A functional group. window: center, width, perhaps function. rescale: slope, intercept."""
+    group = Dataset()
+    if "window" in tags:
+        inner = Dataset()
+        inner.WindowCenter, inner.WindowWidth = map(str, tags["window"][:2])
+        if len(tags["window"]) > 2:
+            inner.VOILUTFunction = tags["window"][2]
+        group.FrameVOILUTSequence = Sequence([inner])
+    if "rescale" in tags:
+        inner = Dataset()
+        inner.RescaleSlope, inner.RescaleIntercept = map(str, tags["rescale"])
+        inner.RescaleType = "US"
+        group.PixelValueTransformationSequence = Sequence([inner])
+    return group
+
+
+def _windowed(ramp, center, width, slope=1.0, intercept=0.0):
+    """DICOM PS3.3 C.11.2.1.2.1, linear, over 0 to 255."""
+    values = ramp.astype(float) * slope + intercept
+    return np.clip(((values - (center - 0.5)) / (width - 1) + 0.5) * 255, 0, 255)
+
+
+def test_windows_in_functional_groups(write_dicom, ramp):
+    def shared(data):
+        data.SharedFunctionalGroupsSequence = Sequence([_group(window=(300, 400))])
+
+    def shared_all(data):
+        group = _group(window=(1000, 2000), rescale=(2, -500))
+        data.SharedFunctionalGroupsSequence = Sequence([group])
+
+    def own(data):
+        shared(data)
+        groups = [_group(window=(500, 1000)), _group(rescale=(0.5, 10))]
+        data.PerFrameFunctionalGroupsSequence = Sequence(groups)
+
+    def exact(data):
+        group = _group(window=(2000, 1000, "LINEAR_EXACT"))
+        data.SharedFunctionalGroupsSequence = Sequence([group])
+
+    for change, expected in (
+        (shared, [_windowed(ramp[0], 300, 400)] * 2),
+        (shared_all, [_windowed(ramp[0], 1000, 2000, 2, -500)] * 2),
+        (own, [_windowed(ramp[0], 500, 1000), _windowed(ramp[0], 300, 400, 0.5, 10)]),
+        (exact, [np.clip((ramp[0] - 1500.0) / 1000, 0, 1) * 255] * 2),
+    ):
+        for tags in ({}, {"WindowCenter": "9", "WindowWidth": "9"}):
+            grey = read(write_dicom(ramp, change=change, **tags, **TWELVE)).frames[..., 0]
+            np.testing.assert_allclose(grey, expected, atol=0.51)
+
+
+def test_groups_for_fewer_frames(write_dicom, ramp):
+    def own(data):
+        data.PerFrameFunctionalGroupsSequence = Sequence([_group(window=(500, 1000))])
+
+    with pytest.raises(VideoError, match="colours cannot be interpreted"):
+        read(write_dicom(ramp, change=own, **TWELVE))
+
+
+@pytest.mark.parametrize("where", ["file", "shared", "own"])
+@pytest.mark.parametrize("slope", ["1", "1.0", "1e0"])
+def test_a_rescale_that_changes_nothing(write_dicom, where, slope):
+    frames = np.tile(np.arange(40, 104, dtype=np.uint8), (2, 16, 1))
+
+    def grouped(data):
+        group = _group(rescale=(slope, "0"))
+        if where == "shared":
+            data.SharedFunctionalGroupsSequence = Sequence([group])
+        elif where == "own":
+            data.PerFrameFunctionalGroupsSequence = Sequence([group, group])
+
+    tags = {"RescaleSlope": slope, "RescaleIntercept": "0.0"} if where == "file" else {}
+    video = read(write_dicom(frames, change=grouped, **tags))
+    np.testing.assert_array_equal(video.frames[..., 0], frames)
+
+
+def test_a_modality_table(write_dicom, ramp):
+    entries = np.linspace(3000, 0, 4096).astype(np.uint16)
+
+    def with_table(data):
+        item = Dataset()
+        item.LUTDescriptor = [4096, 0, 16]
+        item.LUTData = entries.tolist()
+        item["LUTDescriptor"].VR, item["LUTData"].VR = "US", "US"
+        data.ModalityLUTSequence = Sequence([item])
+
+    window = {"WindowCenter": "1500", "WindowWidth": "3000"}
+    shown = read(write_dicom(ramp, change=with_table, **window, **TWELVE)).frames[..., 0]
+    np.testing.assert_allclose(shown, _windowed(entries[ramp].astype(float), 1500, 3000), atol=0.51)
+
+
+def test_deep_colour(write_dicom):
+    """Twelve bits of colour keep their upper eight."""
+    deep = np.random.default_rng(0).integers(0, 4096, (2, *SIZE, 3)).astype(np.uint16)
+    shown = read(write_dicom(deep, **TWELVE)).frames
+    np.testing.assert_allclose(shown, deep / 4095 * 255, atol=0.51)
+
+
+def test_thirty_two_bits(write_dicom):
+    deep = np.tile(np.linspace(0, 2**31, 64).astype(np.uint32), (2, 16, 1))
+    shown = read(write_dicom(deep)).frames[..., 0]
+    np.testing.assert_allclose(shown, deep / 2**31 * 255, atol=0.51)
+
+
+def test_one_bit(write_dicom):
+    """Bits lie eight to a byte, frames without a gap between them."""
+    bits = np.random.default_rng(0).integers(0, 2, (5, 3, 5)).astype(np.uint8)
+
+    def packed(data):
+        data.PixelData = np.packbits(bits.ravel(), bitorder="little").tobytes()
+        data.BitsAllocated = data.BitsStored = 1
+        data.HighBit = 0
+
+    video = read_video(write_dicom(bits, change=packed), fps=25.0, size=(3, 5))
+    np.testing.assert_array_equal(video.frames[..., 0], bits * 255)
+
+
+def test_bits_above_those_stored_are_nothing(write_dicom, ramp):
+    """PS3.5 8.1.1: they may hold overlays or anything."""
+    window = {"WindowCenter": "2048", "WindowWidth": "4096", **TWELVE}
+    plain = read(write_dicom(ramp, **window)).frames
+    dirty = ramp | (np.arange(64, dtype=np.uint16) << 12)
+    np.testing.assert_array_equal(read(write_dicom(dirty, **window)).frames, plain)
+    packed = write_dicom(dirty, change=lambda data: data.compress(RLELossless), **window)
+    np.testing.assert_array_equal(read(packed).frames, plain)
+
+
+def test_missing_plugins_are_named(write_dicom, coloured, monkeypatch):
+    """Lossless JPEG and the like need packages that an extra brings; run lengths never do."""
+    for syntax in (JPEGLSLossless, JPEGLosslessSV1, JPEG2000):
+        monkeypatch.setattr(type(get_decoder(syntax)), "is_available", False)
+        path = write_dicom(coloured, syntax=syntax, encoded=[b"\xff\xd8\xff"] * 6)
+        with pytest.raises(VideoError) as caught:
+            read(path)
+        assert "python -m pip install pylibjpeg" in caught.value.reason
+        assert syntax.name in caught.value.reason
