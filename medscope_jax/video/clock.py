@@ -22,6 +22,10 @@ _WRAP = 1 << 33  # units of 1/90000 s after which a transport or program stream 
 _STRAY = 2.0
 # Steps between pictures this many times the usual one are told; less is the stamps' rounding.
 _GAP = 1.6
+# Where clocks may start again, one that jumps ahead by more than this does so, too; seconds. It is
+# FFmpeg's own measure of it (ffmpeg's option dts_delta_threshold).
+_JUMP = 10.0
+_PACK = 32  # pictures that a stamp may be behind the one that was left out
 _FEW = 0.01  # share of pictures that may lack a stamp and be placed by their neighbours
 _DECODED_AHEAD = 16  # frames that may be decoded before an earlier one is shown: H.264's most
 
@@ -94,7 +98,8 @@ def stamped_clock(
       order: int64 [M] the packets whose pictures came, in the order in which they are shown; None
         where the stamps tell it.
       counts: stamps only count packets as they are stored (AVI).
-      wraps: stamps count from 0 again after 2**33.
+      wraps: stamps count from 0 again after 2**33, and may start anywhere again (transport and
+        program streams).
       tabled: the container has a table of how long each picture lasts (MP4); what others say of
         one is a guess.
     """
@@ -109,7 +114,7 @@ def stamped_clock(
     if wraps:
         stamps, decoded = _unwrapped(stamps, decoded)
     stamps, decoded, mended = _without_strays(stamps, decoded, _STRAY * second)
-    parts = _part_starts(decoded, slack)
+    parts = _part_starts(decoded, slack, _JUMP * second if wraps else np.inf)
     in_order = np.flatnonzero(~packets.hidden) if order is None else order
     interval = _usual_step(decoded if counts else stamps[in_order], packets)
     if counts:
@@ -125,7 +130,7 @@ def stamped_clock(
         if not np.isnan(times).all():
             joins.append(begin)
         own = np.sort(stamps[inside]) if counts else stamps[inside]
-        own = _counted_on(own, interval)
+        own = _apart(_counted_on(own, interval), interval)
         times[inside] = begin + (own - own.min()) / second
         final = inside[np.argmax(own)]
         begin = times[final] + (lasting[final] or interval) / second
@@ -151,6 +156,31 @@ def _counted_on(stamps: np.ndarray, interval: float) -> np.ndarray:
     counted[: known[0]] -= (known[0] - places[: known[0]]) * interval
     counted[known[-1] :] += (places[known[-1] :] - known[-1]) * interval
     return counted
+
+
+def _apart(stamps: np.ndarray, interval: float) -> np.ndarray:
+    """Stamps [M] of which no two are the same, in the same order.
+
+    Where a stamp comes twice and one is left out shortly before, those in between are one picture
+    late (a pack's stamp that was taken for the next picture's) and are moved back:
+
+        0 1 2 4 5 5 6 -> 0 1 2 3 4 5 6
+
+    Others that are the same lie evenly up to the next one.
+    """
+    by_time = np.argsort(stamps, kind="stable")
+    own = stamps[by_time]
+    for again in np.flatnonzero(np.diff(own) == 0):
+        begin = max(0, again - _PACK)
+        wide = np.flatnonzero(np.diff(own[begin : again + 1]) > 1.5 * interval)
+        if len(wide):
+            own[begin + wide[-1] + 1 : again + 1] -= interval
+    distinct, first, counts = np.unique(own, return_inverse=True, return_counts=True)
+    room = np.diff(distinct, append=distinct[-1] + interval)
+    place = np.arange(len(own)) - np.repeat(np.cumsum(counts) - counts, counts)
+    apart = np.empty_like(stamps)
+    apart[by_time] = own + place * room[first] / counts[first]
+    return apart
 
 
 def _unwrapped(stamps: np.ndarray, decoded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -190,17 +220,18 @@ def _without_strays(
     return stamps, decoded, max(count, int(stray.sum()))
 
 
-def _part_starts(decoded: np.ndarray, slack: int) -> np.ndarray:
+def _part_starts(decoded: np.ndarray, slack: int, jump: float) -> np.ndarray:
     """Where the clock starts again, bool [N]: stamps of decoding never run backward otherwise.
 
     Args:
       decoded: float64 [N] stamps, NaN where there is none.
       slack: steps that they may run backward all the same.
+      jump: units that they may run ahead.
     """
     known = np.flatnonzero(~np.isnan(decoded))
-    back = np.diff(decoded[known], prepend=decoded[known[:1]]) < -(slack + 0.5) * _step(decoded)
+    steps = np.diff(decoded[known], prepend=decoded[known[:1]])
     parts = np.zeros(len(decoded), bool)
-    parts[known[back]] = True
+    parts[known[(steps < -(slack + 0.5) * _step(decoded)) | (steps > jump)]] = True
     return parts
 
 

@@ -282,25 +282,27 @@ def _check_pictures(
 
 
 def _codec_name(source: Source) -> str:
-    """What the container calls a codec that FFmpeg does not know; found in what FFmpeg says of it.
+    """What a container calls a codec that FFmpeg has no decoder for.
 
-    Only here are its messages read: PyAV has no codec to ask.
+    PyAV has no name where there is no decoder. So FFmpeg is asked for its description of the file,
+    and for what it says while it opens it; of both nothing but the name is taken.
     """
     level = av.logging.get_level()
     av.logging.set_level(av.logging.INFO)
     try:
-        with av.logging.Capture(local=False) as messages, opened(source):
-            text = " ".join(message for _, _, message in messages)
+        with av.logging.Capture(local=False) as messages, opened(source) as container:
+            described = container.dumps_format()
+            said = " ".join(message for _, _, message in messages)
     finally:
         av.logging.set_level(level)
-    for pattern in (
-        r"AVCodecID ([\w/.-]{1,40})",  # Matroska
-        r"\(Video: none \(([^ )]{1,24})",  # others: the tag of four letters
-        r"\(Video: (?!none)([\w-]{1,40})",  # a codec that is known and not in this build
+    for pattern, text in (
+        (r"Video: (?!none)([\w-]{1,40})", described),  # known, but not in this build
+        (r"Video: none \((\w{1,16}) /", described),  # its tag
+        (r"AVCodecID ([\w/-]{1,40})", said),  # Matroska's own name
     ):
         if found := re.search(pattern, text):
-            return found[1].strip(".")
-    return "a codec without a name"
+            return found[1]
+    return "nobody knows what"
 
 
 def _choose(streams: list[av.VideoStream], columns: dict, source: Source) -> av.VideoStream:

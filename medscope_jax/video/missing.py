@@ -79,6 +79,10 @@ def judge(account: Account, came: np.ndarray, interlaced: bool) -> list[str]:
         )
     if stream.errors:
         notes.append(f"its container is damaged in {stream.errors} places")
+    if account.promised and account.promised < decoded:
+        notes.append(
+            f"its header says {account.promised} frames, {decoded} are there: all are read"
+        )
     if not behind:
         notes += _header_notes(account)
     return [*notes, *stream.notes, *account.clock.notes, *_late_notes(account)]
@@ -153,8 +157,6 @@ def _header_notes(account: Account) -> list[str]:
         return [f"the file's edit list shows {stored} of the {stream.count} frames stored"]
     if stream.count > stored:
         return [f"its header says {stream.count} frames, {stored} are there"]
-    if account.promised and account.promised < stored:
-        return [f"{account.promised} frames promised, {stored} are there: all are read"]
     short = _short_seconds(account)
     if short > max(_LATE_FRAMES * account.clock.interval, 0.02):
         what = f"its header says {stream.stated:.2f} s, its pictures end {short:.2f} s before"
