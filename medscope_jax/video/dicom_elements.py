@@ -18,9 +18,9 @@ ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _LONG = ("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV")
 _BINARY = {"US": "u2", "SS": "i2", "UL": "u4", "SL": "i4", "FL": "f4", "FD": "f8", "UV": "u8"}
 _BINARY |= {"OW": "u2", "OV": "u8"}
-# Bounds of what is walked and kept; two million headers take about two seconds.
-_MAX_HEADERS = 1 << 21
-_MAX_ITEMS = 1 << 19
+# Bounds of what is walked and kept; so many headers take a few seconds.
+_MAX_HEADERS = 1 << 20
+_MAX_ITEMS = 1 << 18
 _MAX_VALUE = 1 << 24  # bytes
 
 # What is wanted of a data set: tag -> value representation, or, of a sequence's items, the same.
