@@ -150,7 +150,7 @@ def pictures(tmp_path):
     return folder
 
 
-def test_what_a_message_asks_for_is_an_option(micro_run, pictures, refusal, tmp_path, capsys):
+def test_what_a_message_asks_for_is_an_option(micro_run, pictures, refusal, tmp_path, capfd):
     flags = arguments(micro_run, pictures, "What moves?")
     line = refusal(ask.main, flags)
     assert line.startswith(f"{pictures}: ") and line.endswith("with --fps RATE")
@@ -158,7 +158,7 @@ def test_what_a_message_asks_for_is_an_option(micro_run, pictures, refusal, tmp_
     assert line.startswith(f"{pictures}: incomplete") and line.endswith("with --partial")
     assert "frame_rate" not in line and "partial=" not in line
     ask.main([*flags, "--fps=2", "--partial", "--json", str(tmp_path / "trace.json")])
-    output = capsys.readouterr().out
+    output = capfd.readouterr().out
     assert re.search(r"^note +incomplete: 10 frames promised", output, re.M)
     assert re.search(r"^video +5.0 s, ", output, re.M)
 

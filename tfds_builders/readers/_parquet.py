@@ -5,6 +5,7 @@ their dictionary until a row is made, no row is made whose values take more than
 no row group is read that says it takes more than MAX_GROUP.
 """
 
+import contextlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -62,9 +63,9 @@ def _rows(path: Path, columns: Collection[str]) -> Iterator[Row]:
                     yield number + 1, fault
                     return
                 for batch in file.iter_batches(_BATCH, row_groups=[group], columns=present):
-                    for index in range(batch.num_rows):
+                    for row in _made(batch):
                         number += 1
-                        yield number, _row(batch, index)
+                        yield number, row
     # Arrow's errors, and those of the codecs below it, share no class but these.
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
         broken = "the Parquet file is damaged here, or is none; what follows can't be read"
@@ -96,19 +97,27 @@ def _group_fault(file: parquet.ParquetFile, group: int, leaves: list[int]) -> Un
     return None
 
 
-def _row(batch: pa.RecordBatch, index: int) -> dict | Unusable:
-    try:
+def _made(batch: pa.RecordBatch) -> Iterator[dict | Unusable]:
+    """The rows of a batch, one after the other where together they are too long or no text."""
+    if not _is_long(batch):
+        with contextlib.suppress(pa.ArrowException, ValueError):
+            yield from batch.to_pylist()
+            return
+    for index in range(batch.num_rows):
         row = batch.slice(index, 1)
-        sizes = [_size(column) for column in row.columns]
-        if sum(size for size, _ in sizes) > MAX_ROW or sum(n for _, n in sizes) > MAX_VALUES:
-            return Unusable(
-                f"the row is longer than {MAX_ROW >> 20} MiB, or has more than {MAX_VALUES:,} "
-                "values"
-            )
-        (made,) = row.to_pylist()
-    except (pa.ArrowException, ValueError):
-        return Unusable("the row holds text that is not UTF-8")
-    return made
+        if _is_long(row):
+            limits = f"{MAX_ROW >> 20} MiB, or has more than {MAX_VALUES:,} values"
+            yield Unusable(f"the row is longer than {limits}")
+            continue
+        try:
+            yield from row.to_pylist()
+        except (pa.ArrowException, ValueError):
+            yield Unusable("the row holds text that is not UTF-8")
+
+
+def _is_long(batch: pa.RecordBatch) -> bool:
+    sizes = [_size(column) for column in batch.columns]
+    return sum(size for size, _ in sizes) > MAX_ROW or sum(n for _, n in sizes) > MAX_VALUES
 
 
 def _size(array: pa.Array) -> tuple[int, int]:
