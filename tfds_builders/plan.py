@@ -155,7 +155,7 @@ def make_plan(manual: Manual, read: Read, spread: Spread, reports: pathlib.Path)
         dataclasses.asdict(manual.video),
         [(video.id, video.split, video.frame_rate, video.partial) for video in videos],
     ]
-    digest = hashlib.blake2b(json.dumps(listing).encode(), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(json.dumps(listing).encode()).hexdigest()
     return Plan(quarantine.counts, tuple(videos), ids, missing, digest)
 
 

@@ -10,7 +10,7 @@ from medscope_jax.video.decode import read_video
 from medscope_jax.video.phantom import SOURCES, make_procedure
 from medscope_jax.video.phantom_render import render, write_video
 from tests.tfds_builders.card_rows import row
-from tfds_builders.card_hash import MOST_BITS, Look, compare, look_at
+from tfds_builders.card_hash import LONGEST, MOST_BITS, Look, compare, look_at
 from tfds_builders.card_leaks import find_leaks, near_duplicates, same_questions, same_videos
 
 SIZE = (28, 56)
@@ -87,6 +87,14 @@ def test_looks_are_taken_every_second():
     np.testing.assert_array_equal(fine.cells[:, 0, 0], [0, 40, 80, 120, 160])
     coarse = look_at(frames[:3], np.array([0.0, 2.0, 4.0]), 5.5)
     np.testing.assert_array_equal(coarse.cells[:, 0, 0], [0, 0, 20, 20, 40, 40])
+
+
+def test_a_time_of_years_takes_no_memory():
+    """Two pictures, thirty years apart: a day of them is looked at, whatever comes later is not."""
+    frames = np.zeros((2, 16, 18, 3), np.uint8)
+    long = look_at(frames, np.array([0.0, 1e9]), 1e9 + 1)
+    assert len(long.cells) == LONGEST and long.duration == 1e9 + 1
+    assert not compare(long.part(2 * LONGEST, 30), long.part(2 * LONGEST, 30)).same
 
 
 def still(level, seconds=30):

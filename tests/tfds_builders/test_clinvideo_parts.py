@@ -258,6 +258,12 @@ def test_a_second_of_thirty_pictures(tmp_path):
     assert bank.tokens.shape[1] == 8
     np.testing.assert_allclose(np.asarray(bank.times[0]), stored["times"], atol=1e-6)
 
+    # A data set of before there was the key holds what its rate alone made.
+    metadata = json.loads((frames / "metadata.json").read_text())
+    assert metadata["video"].pop("min_frames") == 8
+    (frames / "metadata.json").write_text(json.dumps(metadata))
+    assert video_settings(data) == VideoSettings(**video, min_frames=1)
+
     suite["video"] |= {"min_frames": 1}
     (manual / "suite.json").write_text(json.dumps(suite))
     with pytest.raises(UserError, match="--overwrite"):

@@ -19,6 +19,7 @@ from tfds_builders.clinvideo import load_frames
 from tfds_builders.inside import recordings_below
 from tfds_builders.manual import read_manual
 from tfds_builders.plan import content_hash, make_plan
+from tfds_builders.synthesis import __main__ as synthesis
 from tfds_builders.synthesis.config import SynthesisConfig
 from tfds_builders.synthesis.footage import find_videos, read_footage
 from tfds_builders.synthesis.items import Dropped
@@ -110,7 +111,8 @@ def test_links_inside_the_folder_are_followed_once(manual, clip, tmp_path):
     found = recordings_below(manual / "rec", manual)
     names = ["here.mp4", "op9.mp4", "pictures", "theatre2/op0.mp4"]
     assert [path.relative_to(manual / "rec").as_posix() for path in found] == names
-    build("clinvideo_frames", manual, tmp_path / "data", quiet=True)
+    (tmp_path / "alias").symlink_to(manual)  # how the folder itself is named does not matter
+    build("clinvideo_frames", tmp_path / "alias", tmp_path / "data", quiet=True)
     assert len(load_frames(tmp_path / "data", "train")) == 3  # op9 is here under another name
     assert not (manual / "quarantine.jsonl").read_text()
 
@@ -221,6 +223,24 @@ def test_the_synthesis_reads_no_more(manual, clip, tmp_path):
         read_footage(found[1], "v", config, root=folder)
     with pytest.raises(Dropped, match="no regular file"):
         read_footage(found[2], "v", config, root=folder)
+
+
+def test_the_synthesis_offers_what_its_messages_ask_for(tmp_path, refusal):
+    write_pictures(tmp_path / "case")
+    (tmp_path / "case" / "2.png").rename(tmp_path / "case" / "3.png")
+    path = tmp_path / "case"
+    with pytest.raises(Dropped, match="with --frame_rate RATE$"):
+        read_footage(path, "v", SynthesisConfig())
+    with pytest.raises(Dropped, match="incomplete: .* with --partial$"):
+        read_footage(path, "v", SynthesisConfig(frame_rate=2.0))
+    found = read_footage(path, "v", SynthesisConfig(frame_rate=2.0, partial=True))
+    assert [frame.time for frame in found.frames] == [0, 0.5, 1.5]
+    flags = ["--phantom=1", f"--out={tmp_path / 'out' / 'rows.jsonl'}", "--partial"]
+    synthesis.main([*flags, "--frame_rate=2"])
+    stages = json.loads((tmp_path / "out" / "stages.json").read_text())
+    assert stages["config"]["partial"] is True and stages["config"]["frame_rate"] == 2
+    assert "above max_frames" in refusal(synthesis.main, [*flags, "--max_frames=4"])
+    assert "min_frames must be 1" in refusal(synthesis.main, [*flags, "--min_frames=0"])
 
 
 def test_names_that_no_file_has(manual):
