@@ -50,7 +50,10 @@ def test_what_it_looks_at_and_answers(checkpoint, recording, tmp_path, monkeypat
     size = pretrained.frame_size(model, 120, 160)
     assert size == (168, 252)  # as the reference: 4:3, at most 224 x 224 pixels, multiples of 28
     run = pretrained.open_run(checkpoint, model, size)
-    video = read_video(recording, 1.0, size)
+    # Six frames at one a second are fewer than are shown of any recording that has more.
+    video = read_video(recording, 1.0, size, min_frames=8)
+    seen = video.times[(video.times >= 2) & (video.times <= 4)]
+    assert len(video.times) == 8 and len(seen) == 3
     shown = preview_indices(len(video.times), run.layout.preview_frames)
     row = build_episode(
         QUESTION, TURNS, shown, video.times, video.duration, run.tokenizer, run.layout, True
@@ -66,12 +69,13 @@ def test_what_it_looks_at_and_answers(checkpoint, recording, tmp_path, monkeypat
     arguments += ["--question", QUESTION, "--json", str(tmp_path / "trace.json")]
     ask.main(arguments)
     printed = capsys.readouterr().out
-    assert "look 1    crop_video 2.0 to 4.0 s: 3 frames at 2.0, 3.0, 4.0 s" in printed
+    seen = ", ".join(f"{time:.1f}" for time in seen)
+    assert f"look 1    crop_video 2.0 to 4.0 s: 3 frames at {seen} s" in printed
     assert "answer    [2.0, 4.0]" in printed and "imported weights" in printed
     assert DISCLAIMER in printed and "Jane" not in printed
     trace = json.loads((tmp_path / "trace.json").read_text())
     assert trace["answer"] == "[2.0, 4.0]"
-    assert len(trace["preview_times"]) == 6
+    assert len(trace["preview_times"]) == 8
 
 
 def test_weights_and_bank_enter(checkpoint, recording, capsys, monkeypatch):
