@@ -42,6 +42,8 @@ _FOREIGN = (".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".ppm", ".dcm")
 _MAX_PICTURE = 1 << 28  # bytes of a picture's file; the largest one that is read has fewer
 _MAX_TIMES = 1 << 26  # bytes of times.csv
 _SAME_TIME = 1e-6  # seconds
+# Numbers in names that leave out this many times what is there are dates or the like.
+_MAX_LEAP = 1000
 
 
 def iter_folder(path: str, reading: Reading) -> FrameStream:
@@ -199,7 +201,7 @@ def _even_times(
             path,
         )
     places = _places(keys)
-    if places[-1] >= limits.MAX_FRAMES:
+    if places[-1] >= _MAX_LEAP * len(places):
         raise VideoError(
             "a folder of pictures whose names' numbers leap too far to count frames; put a "
             f"{TIMES_FILE} into it",

@@ -1,6 +1,9 @@
 """A folder of JPEG or PNG frames: order, times, and every way in which it can be wrong."""
 
+import contextlib
+import os
 import struct
+import tracemalloc
 import zlib
 
 import cv2
@@ -193,10 +196,169 @@ def test_two_sizes(fill, refused):
     refused(folder, "picture 2 of 2 is 10x20, not 64x144")
 
 
-def test_a_bomb_is_refused(fill, refused):
-    """A PNG of a few bytes that says it is 60000 x 60000 pixels."""
-    folder = fill(["1.jpg"])
-    header = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    (folder / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
-    refused(folder, "picture 2 of 2")
+def _chunk(name, data):
+    body = name + data
+    return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def _png(height, width, *more):
+    """A PNG of black pixels, as few bytes as can be, with more chunks before them."""
+    rows = zlib.compressobj(9)
+    packed = b"".join(rows.compress(bytes(1 + width // 8)) for _ in range(min(height, 4000)))
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    chunks = _chunk(b"IHDR", header) + b"".join(more)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunks
+        + _chunk(b"IDAT", packed + rows.flush())
+        + _chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("side", [5_800, 13_300, 65_535])
+@pytest.mark.parametrize("partial", [False, True])
+def test_pictures_that_are_too_large(fill, refused, side, partial, recwarn):
+    """Their own header is asked before anything is decoded; no decoder warns in their place."""
+    folder = fill(["1.jpg", "2.png"])
+    (folder / "2.png").write_bytes(_png(side, side))
+    refused(folder, f"pictures of {side}x{side} .* at most 33,554,432", partial=partial)
+    data = bytearray(cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].tobytes())
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = struct.pack(">HH", side, side)
+    (folder / "2.png").write_bytes(data)
+    refused(folder, f"pictures of {side}x{side} .* at most 33,554,432", partial=partial)
+    assert not recwarn.list
+
+
+def test_chunks_that_swell(fill):
+    """A megabyte of colour profile or comment in a kilobyte is no reason to hold it."""
+    bomb = zlib.compress(bytes(1 << 26), 9)
+    for chunk in (
+        _chunk(b"zTXt", b"Comment\0\0" + bomb),
+        _chunk(b"iTXt", b"Comment\0\1\0\0\0" + bomb),
+        _chunk(b"iCCP", b"Profile\0\0" + bomb),
+    ):
+        folder = fill(["1.png", "2.png"])
+        (folder / "2.png").write_bytes(_png(64, 144, chunk))
+        tracemalloc.start()
+        with contextlib.suppress(VideoError):
+            read_video(folder, fps=5.0, size=SIZE, frame_rate=5.0)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 20e6, peak
+
+
+def test_pipes_and_devices_are_no_pictures(fill, refused, index_of):
+    folder = fill(["1.png", "2.png"])
+    os.mkfifo(folder / "3.png")
+    (folder / "4.png").symlink_to("/dev/zero")
+    (folder / "5.png").symlink_to(folder / "nowhere")
+    (folder / "6.png").mkdir()
+    video = read_video(folder, fps=5.0, size=SIZE, frame_rate=5.0)
+    np.testing.assert_array_equal(index_of(video.frames), [0, 1])
+    os.mkfifo(folder / "times.csv")
+    refused(folder, "times.csv is no file of at most")
+    (folder / "times.csv").unlink()
+    (folder / "times.csv").symlink_to("/dev/zero")
+    refused(folder, "times.csv is no file of at most")
+
+
+def test_links_to_pictures_are_pictures(fill, tmp_path, index_of):
+    folder = fill(["1.png", "2.png"])
+    (folder / "2.png").rename(tmp_path / "elsewhere.png")
+    (folder / "2.png").symlink_to(tmp_path / "elsewhere.png")
+    video = read_video(folder, fps=5.0, size=SIZE, frame_rate=5.0)
+    np.testing.assert_array_equal(index_of(video.frames), [0, 1])
+
+
+@pytest.mark.parametrize("times", [[0.0, 1e9], [0.0, 604_801.0], [-1e308, 1e308], [0.0, 1e308]])
+def test_times_that_are_years(fill, refused, times, recwarn):
+    refused(fill(["1.png", "2.png"], times), "its times reach .* at most 604,800 s")
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("time", ["inf", "-inf", "nan", "1e999", "", "0x10"])
+def test_times_that_are_no_numbers(fill, refused, time):
+    refused(fill(["1.png", "2.png"], ["0", time]), "line 3: the time is no number of seconds")
+
+
+def test_negative_times_count_from_the_first(fill):
+    video = read_video(fill(["1.png", "2.png"], [-2.5, -2.0]), fps=5.0, size=SIZE)
+    np.testing.assert_allclose(video.times, [0.0, 0.5])
+    assert "starts at -2.5 s" in video.notes[0]
+
+
+def test_a_rate_that_makes_years(fill, refused):
+    refused(fill(["1.png", "2.png"]), "its times reach", frame_rate=1e-9)
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_any_line_ends(fill, ends, mark, index_of):
+    folder = fill(["1.png", "2.png", "3.png"])
+    rows = ["file,time", "3.png,0", "2.png,1.5", "1.png,2"]
+    text = mark + ends.join([*rows, ""])
+    (folder / "times.csv").write_bytes(text.encode())
+    video = read_video(folder, fps=5.0, size=SIZE)
+    np.testing.assert_array_equal(index_of(video.frames), [2, 1, 0])
+    np.testing.assert_allclose(video.times, [0.0, 1.5, 2.0])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"file,time\n1.png,0\n2.png," + b"9" * 200_000,
+        b"a" * 3_000_000,
+        b"file,time\n1.png,0\n2\0.png,1\n",
+        b"file,time\n1.png,0\n2.png,1\0\n",
+        b"\0" * 5000,
+        b"file,time\n" + b"x.png,1\n" * 100_000,
+        b"file,time\n1.png,0\n2.png," + b"9" * 5000 + b"\n",
+        b'file,time\n"1.png,0\n2.png,1\n',
+        b"file,time\n" + b"\n" * 1_000_000,
+    ],
+)
+def test_tables_that_are_none(fill, refused, text):
+    folder = fill(["1.png", "2.png"])
+    (folder / "times.csv").write_bytes(text)
+    refused(folder, "times.csv")
+
+
+def test_a_table_that_is_too_long(fill, refused):
+    folder = fill(["1.png", "2.png"])
+    with open(folder / "times.csv", "wb") as file:
+        file.truncate(1 << 27)
+    refused(folder, "times.csv is no file of at most 64 MiB")
+
+
+def test_numbers_that_leap(fill, refused, index_of):
+    for last in ("frame_19480229.png", "frame_999999999999.png"):
+        folder = fill(["frame_0.png", "frame_1.png", last])
+        for partial in (False, True):
+            refused(folder, "leap too far to count frames; put", partial=partial)
+        (folder / last).unlink()
+    # Two numbers are one step apart, whatever that is; so are long ones that no float tells apart.
+    long = [f"{10**200 + i}.png" for i in range(3)]
+    for few in (["frame_0.png", "frame_999999999999.png"], long):
+        folder = fill(few)
+        for path in folder.iterdir():
+            if path.name not in few:
+                path.unlink()
+        video = read_video(folder, fps=5.0, size=SIZE, frame_rate=5.0)
+        np.testing.assert_array_equal(index_of(video.frames), range(len(few)))
+        np.testing.assert_allclose(video.times, np.arange(len(few)) / 5)
+
+
+def test_numbers_of_many_digits(fill, index_of):
+    folder = fill(["a" + "9" * 240 + ".png", "a" + "9" * 239 + ".png"])
+    video = read_video(folder, fps=5.0, size=SIZE, frame_rate=5.0)
+    np.testing.assert_array_equal(index_of(video.frames), [1, 0])
+
+
+def test_remedies(fill):
+    folder = fill(["1.png", "2.png", "4.png"])
+    for options, remedy in (({}, "frame_rate"), ({"frame_rate": 5.0}, "partial")):
+        with pytest.raises(VideoError) as caught:
+            read_video(folder, fps=5.0, size=SIZE, **options)
+        assert caught.value.remedy == remedy
+        assert remedy not in caught.value.reason

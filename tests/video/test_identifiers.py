@@ -1,5 +1,6 @@
 """Who a patient is stays in the file: planted in all sorts of tags and in its name, and sought."""
 
+import contextlib
 import logging
 import pickle
 import tempfile
@@ -10,10 +11,19 @@ import cv2
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import MPEG2MPML, JPEGBaseline8Bit
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    MPEG2MPML,
+    DeflatedExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+)
 
 from medscope_jax.video import VideoError, read_video
 from medscope_jax.video.decode import iter_frames
+from medscope_jax.video.dicom_header import open_header
+from medscope_jax.video.dicom_tags import FRAME_GROUPS
 from tests.video.dicom_files import SECRETS, plant_everywhere, replace_bytes
 
 SIZE = (64, 144)
@@ -28,11 +38,24 @@ def secrets_in(text: str) -> list[str]:
 def planted(write_dicom):
     """(frames, name, **) -> path of a DICOM file with identifiers in many tags and in its name."""
 
-    def write(frames, name, **options):
+    def write(frames, name, change=lambda data: None, **options):
+        def plant(data):
+            plant_everywhere(data)
+            change(data)
+
         with pydicom.config.disable_value_validation():
-            return write_dicom(frames, f"{NAME}_{name}.dcm", change=plant_everywhere, **options)
+            return write_dicom(frames, f"{NAME}_{name}.dcm", change=plant, **options)
 
     return write
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """The folder in which temporary files are made."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
 
 
 @pytest.fixture
@@ -44,6 +67,32 @@ def silence(capfd, caplog):
     assert (output.out, output.err, caplog.text) == ("", "", "")
 
 
+def plant_groups(data):
+    """Functional groups with windows, and identifiers at every level around them."""
+    groups = []
+    for index in range(data.NumberOfFrames):
+        window, content, group, other = Dataset(), Dataset(), Dataset(), Dataset()
+        window.WindowCenter, window.WindowWidth = "2000", str(4000 + index)
+        window.WindowCenterWidthExplanation = "planted window of Doe"
+        content.FrameComments = "planted frame of Doe"
+        content.FrameReferenceDateTime = "19480229"
+        other.PatientID = "PLANTED-4711"
+        content.OtherPatientIDsSequence = Sequence([other])
+        group.FrameVOILUTSequence, group.FrameContentSequence = [window], [content]
+        group.PatientName = "Doe^Planted"
+        groups.append(group)
+    data.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    data.SharedFunctionalGroupsSequence = Sequence([groups[0]])
+
+
+def test_only_wanted_tags_are_held(planted, numbered):
+    path = planted(numbered(6)[..., 0].astype(np.uint16), "groups", change=plant_groups)
+    with open(path, "rb") as file, contextlib.ExitStack() as cleanup:
+        elements = open_header(file, path, cleanup).elements
+    assert len(elements.items[FRAME_GROUPS]) == 6
+    assert not secrets_in(repr(elements)) and "4005" in repr(elements)
+
+
 def test_a_video_says_nothing_about_its_patient(planted, numbered, silence):
     frames = numbered(12)
     encoded = [cv2.imencode(".jpg", frame)[1].tobytes() for frame in frames]
@@ -53,6 +102,9 @@ def test_a_video_says_nothing_about_its_patient(planted, numbered, silence):
         planted(frames, "rgb", BurnedInAnnotation="YES"),
         planted(deep[0], "grey", **deep[1]),
         planted(deep[0], "window", RescaleIntercept="0", **window, **deep[1]),
+        planted(deep[0], "groups", change=plant_groups, **deep[1]),
+        planted(frames, "deflated", syntax=DeflatedExplicitVRLittleEndian),
+        planted(frames, "implicit", syntax=ImplicitVRLittleEndian),
         planted(
             frames,
             "jpeg",
@@ -63,7 +115,7 @@ def test_a_video_says_nothing_about_its_patient(planted, numbered, silence):
     ):
         assert secrets_in(path) and secrets_in(Path(path).read_bytes().decode("latin-1"))
         video = read_video(path, fps=25.0, size=(40, 40), max_frames=5)
-        assert len(video.times) == 5 and len(video.notes) >= 2
+        assert len(video.times) == 5 and len(video.notes) >= 2, path
         assert not secrets_in(repr(video) + "".join(video.notes))
 
 
@@ -122,25 +174,29 @@ def test_reasons_name_no_file(tmp_path):
         assert error.reason == caught.value.reason and not secrets_in(error.reason)
 
 
+def test_what_is_inflated_has_no_name(planted, numbered, temporary, silence):
+    """It holds the whole header: nobody can open it, and nothing is left of it."""
+    path = planted(numbered(6), "deflated", syntax=DeflatedExplicitVRLittleEndian)
+    for _ in iter_frames(path, 25.0, SIZE):
+        assert not list(temporary.rglob("*"))
+
+
 def test_only_the_stream_leaves_an_mpeg_dicom(
-    planted, write_video, index_of, silence, tmp_path, monkeypatch
+    planted, write_video, index_of, silence, tmp_path, temporary
 ):
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
     stream = Path(write_video(fps=5.0, count=30)).read_bytes()
     frames = np.zeros((30, *SIZE, 3), np.uint8)
     path = planted(frames, "mpeg", syntax=MPEG2MPML, encoded=[stream])
     looked = 0
     for _ in (frames := iter_frames(path, 1.0, SIZE)):
-        for file in (file for file in folder.rglob("*") if file.is_file()):
+        for file in (file for file in temporary.rglob("*") if file.is_file()):
             looked += 1
             assert not secrets_in(str(file.relative_to(tmp_path)))
             assert not secrets_in(file.read_bytes().decode("latin-1"))
-    assert looked and not list(folder.rglob("*"))
+    assert looked and not list(temporary.rglob("*"))
     assert not secrets_in(repr(frames.ending))
     # A consumer that stops early, or never starts, leaves nothing behind either.
     for _ in iter_frames(path, 1.0, SIZE):
         break
     iter_frames(path, 1.0, SIZE)
-    assert not list(folder.rglob("*"))
+    assert not list(temporary.rglob("*"))
