@@ -71,6 +71,20 @@ def _jump() -> Case:
     )
 
 
+def _sizes(ending: str, codec: str) -> Case:
+    """The second part has pictures of another size."""
+
+    def make(folder: Path) -> Path:
+        track = Track(codec, options={"bf": "0"})
+        first = write(folder / f"0.{ending}", track)
+        other = _with(track, size=(96, 320), numbers=_numbers(1, 60))
+        return joined(folder / f"clip.{ending}", first, write(folder / f"1.{ending}", other))
+
+    shown = [*range(60), *_numbers(1, 60)]
+    name = f"2-joined-{ending}-{codec}-two-sizes"
+    return Case(name, make, steady(120), shown, note=JOIN, probe="one clock of several")
+
+
 def _wrap() -> Case:
     """A TS whose clock of 33 bits at 90 kHz comes to its end a second after the start."""
 
@@ -194,6 +208,9 @@ CASES = [
     _inside_group("ts", "libx264", lambda path: cut_head(path, 0.2)),
     _inside_group("ts", "mpeg2video", lambda path: cut_head(path, 0.2)),
     _inside_group("mpg", "mpeg2video", lambda path: cut_head_at(path, _PACK, 1)),
+    _sizes("ts", "libx264"),
+    _sizes("ts", "mpeg2video"),
+    _sizes("mpg", "mpeg2video"),
     _jump(),
     _wrap(),
     _wrap_sound(),

@@ -15,6 +15,10 @@ def _x265(**parameters) -> dict[str, str]:
     return {"x265-params": X265["x265-params"] + more}
 
 
+def _with_timecode(stream) -> None:
+    stream.metadata["timecode"] = "01:00:00:00"
+
+
 def plain(ending: str, track: Track = H264, tag: str = "", **rest) -> Case:
     """A case of one stream of pictures with steady times from 0."""
     sound = rest.pop("sound", None)
@@ -53,6 +57,18 @@ CASES = [
     plain("mp4", Track(options={"x264-params": "keyint=10:open-gop=1:bframes=3"}), "open-gop"),
     plain("mp4", muxer={"movflags": "faststart"}, tag="index-first"),
     plain("mp4", muxer={"movflags": "frag_keyframe+empty_moov"}, tag="fragments"),
+    *(
+        plain(
+            ending,
+            Track("mpeg4", numbers=[3, 4]),
+            "two-pictures",
+            probe=_PS if ending == "mpg" else "",
+        )
+        for ending in ("mp4", "mkv", "avi")
+    ),
+    plain("mov", Track(stream=_with_timecode), "timecode"),
+    plain("ts", Track(start=90_000.0), "from-25-hours"),
+    plain("mkv", Track(start=90_000.0), "from-25-hours"),
     plain("mov", Track("prores_ks", pix_fmt="yuv422p10le")),
     plain("mov", Track("prores_ks", pix_fmt="yuva444p10le", options={"profile": "4"})),
     plain(

@@ -73,6 +73,8 @@ def _slice(field: np.ndarray, index: int, bottom: bool, second: bool, idr: bool)
     return bits.code("1").close()
 
 
+# The header of an intra picture, without its extension.
+_PICTURE = Bits().put(0x100, 32).put(0, 10).put(1, 3).put(0xFFFF, 16).put(0, 1).close()
 # Code words of the number of bits of a luminance DC difference (ISO/IEC 13818-2, table B-12).
 _DC_SIZES = ("100", "00", "01", "101", "110", "1110", "11110", "111110", "1111110")
 
@@ -87,6 +89,21 @@ def mpeg2_fields(frames: Sequence[np.ndarray], top_first: bool = True) -> Iterat
             headers = b"" if second else _sequence(width, height) + _group(index)
             fields.append(headers + _field_picture(frame[int(bottom) :: 2], bottom))
         yield fields
+
+
+def mpeg2_pulldown(frames: Sequence[np.ndarray]) -> Iterator[bytes]:
+    """Film as DVDs have it: whole frames, every other one shown for three fields."""
+    height, width = frames[0].shape[:2]
+    for index, frame in enumerate(frames):
+        top_first, repeat = PULLDOWN[index % 4]
+        coding = Bits().put(0x1B5, 32).put(8, 4).put(0xFFFF, 16).put(0, 2).put(3, 2)
+        coding.put(int(top_first), 1).put(1, 1).code("0000").put(int(repeat), 1).code("110")
+        headers = _sequence(width, height) + _group(index) + _PICTURE + coding.close()
+        yield headers + _slices(frame)
+
+
+# Which field is first, and whether it is shown again: 3, 2, 3, 2 fields.
+PULLDOWN = ((True, True), (False, False), (False, True), (True, False))
 
 
 def _sequence(width: int, height: int) -> bytes:
@@ -104,11 +121,14 @@ def _group(index: int) -> bytes:
 
 
 def _field_picture(field: np.ndarray, bottom: bool) -> bytes:
-    header = Bits().put(0x100, 32).put(0, 10).put(1, 3).put(0xFFFF, 16).put(0, 1)
     coding = Bits().put(0x1B5, 32).put(8, 4).put(0xFFFF, 16).put(0, 2)
     coding.put(2 if bottom else 1, 2).put(0, 1).put(0, 1).put(0, 8)
-    data = header.close() + coding.close()
-    grey = field[..., 1].astype(float)
+    return _PICTURE + coding.close() + _slices(field)
+
+
+def _slices(picture: np.ndarray) -> bytes:
+    data = b""
+    grey = picture[..., 1].astype(float)
     values = grey.reshape(grey.shape[0] // 8, 8, grey.shape[1] // 8, 8).mean(axis=(1, 3))
     for row in range(0, len(values), 2):
         bits = Bits().put(0x101 + row // 2, 32).put(8, 5).put(0, 1)

@@ -9,13 +9,23 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 
 from tests.video import dicom_files
 from tests.video.corpus_case import Case, steady
-from tests.video.corpus_fields import h264_fields, mpeg2_fields
-from tests.video.corpus_pictures import SIZE, STEP, block_left, block_of, combing, moving, number_of
-from tests.video.corpus_write import Track, write
+from tests.video.corpus_fields import PULLDOWN, h264_fields, mpeg2_fields, mpeg2_pulldown
+from tests.video.corpus_pictures import (
+    SIZE,
+    STEP,
+    block_left,
+    block_of,
+    combing,
+    moving,
+    number_of,
+    picture,
+)
+from tests.video.corpus_write import Track, renewed, write
 
 COUNT = 40
 _PAL, _NTSC = (576, 720), (480, 720)
@@ -31,19 +41,23 @@ def no_combs(frames: np.ndarray) -> None:
         assert min(abs(block_of(frame) - place) for place in places) <= STEP
 
 
-def as_field(mode: str, pix_fmt: str) -> Callable:
-    """uint8 RGB -> a frame that says which of its fields is first, "tff" or "bff"."""
+def as_field(mode: str, frame: av.VideoFrame) -> av.VideoFrame:
+    """The frame, which then says which of its fields is first: "tff" or "bff"."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25)
+    )
+    graph.link_nodes(source, graph.add("setfield", mode), graph.add("buffersink")).configure()
+    graph.push(frame)
+    return graph.pull()
+
+
+def converter(mode: str, pix_fmt: str) -> Callable:
+    """uint8 RGB -> a frame of pix_fmt that says which of its fields is first."""
 
     def convert(rgb: np.ndarray) -> av.VideoFrame:
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-        frame = frame.reformat(format=pix_fmt)
-        graph = av.filter.Graph()
-        source = graph.add_buffer(
-            width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25)
-        )
-        graph.link_nodes(source, graph.add("setfield", mode), graph.add("buffersink")).configure()
-        graph.push(frame)
-        return graph.pull()
+        return as_field(mode, frame.reformat(format=pix_fmt))
 
     return convert
 
@@ -71,7 +85,7 @@ def fields(
             pix_fmt,
             options,
             draw=lambda number, size: moving(number, size, mode == "tff"),
-            to_frame=as_field(mode, pix_fmt),
+            to_frame=converter(mode, pix_fmt),
         )
         return write(folder / f"clip.{ending}", track, form=form)
 
@@ -136,6 +150,80 @@ def _bare(ending: str, codec: str, **options) -> Case:
     )
 
 
+def _pulldown(ending: str) -> Case:
+    """Film at 24 in 30 pictures a second: times step by three fields and by two."""
+    starts = np.cumsum([0] + [3 if PULLDOWN[k % 4][1] else 2 for k in range(COUNT - 1)])
+
+    def make(folder: Path) -> Path:
+        units = list(mpeg2_pulldown([picture(number) for number in range(COUNT)]))
+        (folder / "bare").write_bytes(b"".join(units))
+        with (
+            av.open(str(folder / "bare"), format="mpegvideo") as source,
+            av.open(str(folder / f"clip.{ending}"), "w") as file,
+        ):
+            stream = file.add_stream_from_template(source.streams.video[0])
+            for start, unit in zip(starts, units, strict=True):
+                packet = av.Packet(unit)
+                packet.stream, packet.time_base = stream, Fraction(1, 90000)
+                packet.pts = packet.dts = int(start) * 1800
+                packet.is_keyframe = True
+                file.mux(packet)
+        return folder / f"clip.{ending}"
+
+    probe = "stamps in MPEG-PS are not all there" if ending == "mpg" else ""
+    return Case(f"{ending}-pulldown", make, starts / 50, range(COUNT), probe=probe)
+
+
+def _field_jpegs(ending: str, bottom_first: bool) -> Case:
+    """Motion JPEG of old capture cards: a packet holds a JPEG of each field."""
+
+    def make(folder: Path) -> Path:
+        def pairs(packets: list) -> list:
+            done = []
+            for number, packet in enumerate(packets):
+                frame = moving(number, SIZE, not bottom_first)
+                order = (1, 0) if bottom_first else (0, 1)
+                done.append(renewed(packet, b"".join(_field_jpeg(frame, k) for k in order)))
+            return done
+
+        track = Track("mjpeg", range(COUNT), pix_fmt="yuvj422p")
+        return write(folder / f"clip.{ending}", track, change=pairs)
+
+    order = "bff" if bottom_first else "tff"
+    name = f"{ending}-mjpeg-field-pictures-{order}"
+    # FFmpeg does not say that they are interlaced: what stands is the frame of both fields.
+    return Case(name, make, steady(COUNT), range(COUNT))
+
+
+def _field_jpeg(frame: np.ndarray, bottom: int) -> bytes:
+    """One field as a JPEG that says which it is, in the marker of AVI files."""
+    data = cv2.imencode(".jpg", frame[bottom::2])[1].tobytes()
+    assert data[2:4] == b"\xff\xe0"  # JFIF's marker, which AVI1 takes the place of
+    rest = data[4 + int.from_bytes(data[4:6], "big") :]
+    return b"\xff\xd8\xff\xe0\0\x10AVI1" + bytes([bottom + 1]) + bytes(9) + rest
+
+
+def _turned(ending: str) -> Case:
+    """Upside down: deinterlaced as it is stored, then turned."""
+
+    def make(folder: Path) -> Path:
+        track = Track(
+            numbers=range(COUNT),
+            options={"flags": "+ildct+ilme", "x264-params": "tff=1"},
+            draw=moving,
+            to_frame=converter("tff", "yuv420p"),
+            stream=lambda stream: stream.set_display_rotation(180),
+        )
+        return write(folder / f"clip.{ending}", track)
+
+    return Case(
+        f"{ending}-tff-turned-180",
+        make,
+        steady(COUNT),
+        look=lambda frames: no_combs(frames[:, ::-1, ::-1]),
+    )
+
+
 def _dicom(codec: str, syntax: str) -> Case:
     def make(folder: Path) -> Path:
         data = bare_fields(folder / "bare", codec).read_bytes()
@@ -175,6 +263,14 @@ CASES = [
     field_pictures("ts", "h264", True, apart=True),
     field_pictures("ts", "mpeg2video", True, apart=True),
     field_pictures("mkv", "h264", True, apart=True),
+    _pulldown("ts"),
+    _pulldown("mpg"),
+    _pulldown("mkv"),
+    _field_jpegs("avi", False),
+    _field_jpegs("avi", True),
+    _field_jpegs("mov", False),
+    _turned("mp4"),
+    _turned("mov"),
     _bare("h264", "h264", frame_rate=25.0),
     _bare("m2v", "mpeg2video"),
     _dicom("h264", "1.2.840.10008.1.2.4.102"),

@@ -10,6 +10,7 @@ import numpy as np
 
 from tests.video.corpus_bits import Bits
 from tests.video.corpus_case import Case, steady
+from tests.video.corpus_interlaced import as_field
 from tests.video.corpus_pictures import SIZE, picture
 from tests.video.corpus_write import Track, renewed, write
 
@@ -137,6 +138,7 @@ def colour(
     full: bool = False,
     tagged: bool = True,
     off: int = 8,
+    fields: bool = False,
     **options: str,
 ) -> Case:
     """A case of known colours. Untagged is BT.601, limited range, as FFmpeg's tools take it."""
@@ -147,7 +149,8 @@ def colour(
         if pix_fmt.startswith("gray"):
             return _grey(drawn=rgb, pix_fmt=pix_fmt, full=full)
         if pix_fmt.startswith("yuv"):
-            return frame.reformat(format=pix_fmt, dst_colorspace=matrix, **ranges)
+            frame = frame.reformat(format=pix_fmt, dst_colorspace=matrix, **ranges)
+            return as_field("tff", frame) if fields else frame
         return frame.reformat(format=pix_fmt)
 
     def tag(stream) -> None:
@@ -169,13 +172,14 @@ def colour(
         return write(folder / f"clip.{ending}", track)
 
     how = f"{matrix}-{'full' if full else 'limited'}" if tagged else "untagged"
-    name = f"{ending}-{codec}-{pix_fmt}-{how}"
+    name = f"{ending}-{codec}-{pix_fmt}-{how}" + ("-fields" if fields else "")
     grey = pix_fmt.startswith("gray")
     look = lambda frames: _has_patches(frames, grey, off)  # noqa: E731
     return Case(name, make, steady(_COUNT), range(_COUNT), look=look)
 
 
 _FINE = {"crf": "8"}
+_FIELDS = {"flags": "+ildct+ilme", "x264-params": "tff=1"}
 
 CASES = [
     *(_turned("mp4", degrees, flip) for degrees in (0, 90, 180, 270) for flip in ("", "h", "v")),
@@ -202,6 +206,9 @@ CASES = [
     colour("ts", "mpeg2video", "yuv420p", "ITU709", qmin="1", qmax="2"),
     colour("avi", "mjpeg", "yuvj420p", full=True, tagged=False, qmin="1", qmax="2"),
     colour("avi", "mjpeg", "yuvj444p", full=True, tagged=False, qmin="1", qmax="2"),
+    colour("mp4", "libx264", "yuv420p", "ITU709", fields=True, **_FINE, **_FIELDS),
+    colour("mp4", "libx264", "yuv420p", "ITU601", full=True, fields=True, **_FINE, **_FIELDS),
+    colour("ts", "mpeg2video", "yuv422p", "ITU709", fields=True, qmax="2", flags="+ildct+ilme"),
     colour("mkv", "ffv1", "yuv420p", "ITU709", off=4),
     colour("mkv", "ffv1", "yuv420p", "ITU601", full=True, off=4),
     colour("mkv", "ffv1", "yuv444p16le", "ITU709", off=4),

@@ -127,6 +127,10 @@ def _rateless_avi(folder: Path) -> Path:
     return avi_rateless(write(folder / "clip.avi", Track("mjpeg", pix_fmt="yuvj420p")))
 
 
+def _sound_and_cover(folder: Path) -> Path:
+    return write(folder / "song.m4a", Sound(), _COVER, form="mp4")
+
+
 def _no_decoder(folder: Path) -> Path:
     """An mp4 that says its pictures are EVC, which FFmpeg knows and this build can't decode."""
     return changed(write(folder / "clip.mp4", Track()), b"avc1", b"evc1")
@@ -189,6 +193,7 @@ CASES = [
         options={"frame_rate": 12.5},
         probe="it states no rate",
     ),
+    Case("sound-and-cover", _sound_and_cover, refused=r"(?i)sound|cover|still|no video"),
     Case("no-decoder-mp4", _no_decoder, refused=r"(?i)evc"),
     Case("unknown-codec-mp4", _unknown_mp4, refused=r"(?i)zz9x|codec"),
     Case("unknown-codec-avi", _unknown_avi, refused=r"(?i)zz9x|codec"),
