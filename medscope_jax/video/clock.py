@@ -122,7 +122,7 @@ def stamped_clock(
     lasting = packets.duration if tabled else np.zeros(len(packets), np.int64)
     part = np.cumsum(parts)
     times = np.full(len(packets), np.nan)
-    begin, joins = delay, []
+    begin, joins, again = delay, [], 0
     for number in range(part[-1] + 1 if len(part) else 0):
         inside = in_order[part[in_order] == number]
         if not len(inside):
@@ -130,13 +130,17 @@ def stamped_clock(
         if not np.isnan(times).all():
             joins.append(begin)
         own = np.sort(stamps[inside]) if counts else stamps[inside]
-        own = _apart(_counted_on(own, interval), interval)
+        own = _counted_on(own, interval)
+        again += len(own) - len(np.unique(own))
+        own = _apart(own, interval)
         times[inside] = begin + (own - own.min()) / second
         final = inside[np.argmax(own)]
         begin = times[final] + (lasting[final] or interval) / second
     notes = _join_notes(joins)
     if mended:
         notes.append(f"{mended} damaged time stamps were mended by those beside them")
+    if again:
+        notes.append(f"{again} pictures have the time of another: a piece that is there twice?")
     notes += _gap_notes(times, lasting / second, interval / second)
     return Clock(times, float(begin), interval / second, parts, tuple(notes))
 

@@ -1,7 +1,7 @@
 """Recordings in containers, through FFmpeg's own libraries (PyAV).
 
 Two passes. The first demuxes the whole file and decodes nothing: it gives the packets of the one
-picture stream that is read (demux.py) and so all pictures that there must be, with their times
+picture stream that is read (streams.py) and so all pictures that there must be, with their times
 (clock.py). Ticks are assigned to pictures from that list; the second pass decodes, converts the
 chosen pictures alone, and in the end holds the pictures that came against the packets. Memory holds
 the list of packets and a few pictures.
@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import av
 import numpy as np
 
-from medscope_jax.video import clock, deinterlace, demux, formats, limits
+from medscope_jax.video import clock, deinterlace, formats, limits
 from medscope_jax.video.clock import Clock
-from medscope_jax.video.demux import Packets, Source, Stream
+from medscope_jax.video.demux import Packets, Source
 from medscope_jax.video.frames import (
     Reading,
     VideoError,
@@ -28,6 +28,7 @@ from medscope_jax.video.missing import Account, judge
 from medscope_jax.video.pictures import iter_pictures
 from medscope_jax.video.rgb import display_matrix, to_rgb, upright
 from medscope_jax.video.stream import Ending, Frames, FrameStream
+from medscope_jax.video.streams import Stream, list_packets
 
 UNUSED_RATE = "the given frame rate is not used: the recording has times of its own"
 _TIMELESS = "its frames carry no times, and it states no rate (a bare stream?)"
@@ -52,7 +53,7 @@ def iter_container(
     """
     head = formats.read_head(path)
     source = Source(path, shown, formats.forced_format(head))
-    stream, packets = demux.list_packets(source)
+    stream, packets = list_packets(source)
     if source.format and len(packets) == 1:
         raise VideoError("a still image, not a video; name a recording", shown)
     made = _clock(source, stream, packets, reading, formats.states_no_rate(head))
@@ -107,7 +108,7 @@ def _frames(
 
     Where a wanted picture does not come, the next one that does takes its place under its own time.
     """
-    original = fitted = None
+    original = fitted = turn = None
     stream, made = account.stream, account.clock
     came = np.zeros(len(account.packets), bool)
     interlaced = False
@@ -130,7 +131,10 @@ def _frames(
 
     for number, picture, woven in deinterlace.deinterlaced(picked()):
         interlaced |= woven
-        rgb = upright(to_rgb(picture), display_matrix(picture))
+        if turn is None or turn[0] != picture.rotation:
+            # PyAV ties a picture to its side data in a cycle: asked of each, all would pile up.
+            turn = picture.rotation, display_matrix(picture)
+        rgb = upright(to_rgb(picture), turn[1])
         original = original or rgb.shape[:2]
         fitted = fitted or frame_size(reading.size, original)
         yield float(made.times[number]), fit_frame(rgb, fitted, reading.resample)

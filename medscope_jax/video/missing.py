@@ -8,9 +8,10 @@ import dataclasses
 import numpy as np
 
 from medscope_jax.video.clock import Clock
-from medscope_jax.video.demux import Packets, Stream
+from medscope_jax.video.demux import Packets
 from medscope_jax.video.formats import TABLED
 from medscope_jax.video.frames import VideoError
+from medscope_jax.video.streams import Stream
 
 # Lost frames that are noted but tolerated: encoders do leave an undecodable frame or two (a last
 # one never flushed, one that a disk spoilt).
@@ -18,6 +19,8 @@ _TOLERATED_FRAMES = 2
 _TOLERATED_SHARE = 0.01
 # The picture may begin this many frames after the container's first stamp without a word.
 _LATE_FRAMES = 1.5
+# How far a header's seconds may be from those of the pictures without a word, in frames.
+_SHORT_FRAMES = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Account:
     """What is known of a recording before it is decoded.
 
     Attributes:
-      packets, stream: as demux.list_packets gave them.
+      packets, stream: as streams.list_packets gave them.
       clock: its pictures' times.
       shown: the path that errors name.
       partial: whether it may lack pictures.
@@ -54,7 +57,7 @@ def judge(account: Account, came: np.ndarray, interlaced: bool) -> list[str]:
     packets, stream = account.packets, account.stream
     missing = ~packets.hidden & ~came
     if stream.codec == "mpeg4":
-        missing &= ~packets.tiny  # "as before": a header without a picture
+        missing &= ~packets.tiny | packets.damaged  # "as before": a header without a picture
     if interlaced:
         missing = _without_second_fields(missing, came)
     head = _undecodable_heads(packets, account.clock.parts, missing, came)
@@ -68,7 +71,9 @@ def judge(account: Account, came: np.ndarray, interlaced: bool) -> list[str]:
         account_of += f" ({stream.missing_bytes} bytes are missing at its end)"
     elif behind:
         account_of += " (it ends within a frame)"
-    if lost > max(_TOLERATED_FRAMES, _TOLERATED_SHARE * (decoded + lost)) and not account.partial:
+    cut = behind or (stream.missing_bytes and packets.damaged[-1])
+    many = lost > max(_TOLERATED_FRAMES, _TOLERATED_SHARE * (decoded + lost))
+    if (cut or many) and not account.partial:
         raise VideoError(f"incomplete: {account_of}", account.shown, "partial")
     notes = [f"incomplete: {account_of}"] if lost else []
     if head.any():
@@ -155,10 +160,12 @@ def _header_notes(account: Account) -> list[str]:
     stream, stored = account.stream, len(account.packets)
     if stream.count > stored and stream.format in TABLED:
         return [f"the file's edit list shows {stored} of the {stream.count} frames stored"]
-    if stream.count > stored:
+    if stream.count and stream.count != stored:
         return [f"its header says {stream.count} frames, {stored} are there"]
     short = _short_seconds(account)
-    if short > max(_LATE_FRAMES * account.clock.interval, 0.02):
-        what = f"its header says {stream.stated:.2f} s, its pictures end {short:.2f} s before"
-        return [f"incomplete: {what}"]
-    return []
+    if abs(short) <= max(_SHORT_FRAMES * account.clock.interval, 2e-3):
+        return []
+    if short < 0:
+        return [f"its header says {stream.stated:.2f} s, its pictures go on {-short:.2f} s longer"]
+    what = f"its header says {stream.stated:.2f} s, its pictures end {short:.2f} s before"
+    return [f"incomplete: {what}"]

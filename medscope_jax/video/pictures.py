@@ -11,8 +11,9 @@ import av
 import numpy as np
 
 from medscope_jax.video import demux, limits
-from medscope_jax.video.demux import Packets, Source, Stream
+from medscope_jax.video.demux import Packets, Source
 from medscope_jax.video.frames import VideoError
+from medscope_jax.video.streams import Stream
 
 
 def iter_pictures(
@@ -24,7 +25,7 @@ def iter_pictures(
     first that can be decoded without others: they would show what was never recorded.
 
     Args:
-      source, stream, packets: as demux.list_packets gave them.
+      source, stream, packets: as streams.list_packets gave them.
       parts: bool [N], the packets at which another recording begins.
       threads: that decode; 0 for one a core.
 
