@@ -158,6 +158,8 @@ def decode_frame(
     info = frame_info(data)
     if (info.height, info.width) != shape or info.components != geometry.samples:
         raise ValueError
+    if info.kind and limits.too_many_scans(data):
+        raise ValueError
     if info.baseline:
         if geometry.allocated != 8:
             raise ValueError

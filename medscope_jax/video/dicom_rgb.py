@@ -27,6 +27,7 @@ from medscope_jax.video.dicom_tags import (
 
 _ROWS = 256  # of a frame that are mapped at a time
 _IDENTITY = (1.0, 0.0)
+_FAR = 1e15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,8 +152,7 @@ def _grey(elements: Elements, shared: Elements, own: Elements) -> _Grey:
     rescale, window = _IDENTITY, None
     for group in (elements, shared.first(FRAME_RESCALE), own.first(FRAME_RESCALE)):
         found = group.number(RESCALE_SLOPE, 1.0), group.number(RESCALE_INTERCEPT, 0.0)
-        if not np.isfinite(found).all():
-            raise ValueError
+        _check_sane(*found)
         if RESCALE_SLOPE in group.values or RESCALE_INTERCEPT in group.values:
             rescale = found
     for group in (elements, shared.first(FRAME_WINDOW), own.first(FRAME_WINDOW)):
@@ -161,8 +161,15 @@ def _grey(elements: Elements, shared: Elements, own: Elements) -> _Grey:
         # A linear window of less than one value is none (PS3.3 C.11.2.1.2.1).
         least = 1.0 if function == "LINEAR" else 1e-9
         if np.isfinite([center, width]).all() and width >= least:
+            _check_sane(center, width)
             window = center, width, function
     return _Grey(rescale, window)
+
+
+def _check_sane(*numbers: float) -> None:
+    """Raises ValueError at numbers that no grey value has, and that arithmetic overflows on."""
+    if not (np.abs(numbers) < _FAR).all():
+        raise ValueError
 
 
 def _windowed(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:

@@ -23,6 +23,7 @@ _STEADY = {
     DISPLAY_RATE: "RecommendedDisplayFrameRate",
     CINE_RATE: "CineRate",
 }
+_NAMES = {FRAME_TIME_VECTOR: "FrameTimeVector", **_STEADY}
 _RATES = (DISPLAY_RATE, CINE_RATE)
 _LEAST_INTERVAL = 1e-6  # seconds: beyond a million frames a second a number is no rate
 
@@ -53,14 +54,12 @@ def frame_times(
       path: what errors name.
 
     Raises:
-      VideoError: no times and no frame_rate, times that are no numbers, or longer than a week.
+      VideoError: no times and no frame_rate, or longer than a week.
     """
     try:
         found = _stated(elements, count, promised)
     except ValueError:
-        raise VideoError(
-            "DICOM, but its frame times are unreadable; export the recording again", path
-        ) from None
+        found = "those in its header are no numbers"
     if isinstance(found, Times):
         limits.check_seconds(found.end, path)
         return found
@@ -91,7 +90,7 @@ def stated_rate(elements: Elements) -> float | None:
 
 def _parted_by_time(elements: Elements) -> bool:
     pointers = elements.tags(INCREMENT_POINTER)
-    return all(tag in (FRAME_TIME_VECTOR, *_STEADY) for tag in pointers)
+    return all(tag in _NAMES for tag in pointers)
 
 
 def _stated(elements: Elements, count: int, promised: int) -> Times | str:
@@ -113,10 +112,11 @@ def _stated(elements: Elements, count: int, promised: int) -> Times | str:
         if not steady:
             return f"FrameTimeVector does not fit: {fault[0]}"
         notes = [f"FrameTimeVector does not fit ({fault[0]}): {name} stands for it"]
-    elif FRAME_TIME_VECTOR in pointers and steady:
-        notes = [f"its header points to FrameTimeVector and has none: {name} stands for it"]
+    elif steady and pointers and all(tag not in elements.values for tag in pointers):
+        pointed = " and ".join(_NAMES[tag] for tag in pointers)
+        notes = [f"its header points to {pointed} and has none: {name} stands for it"]
     if not steady:
-        tags = ", ".join(("FrameTimeVector", *_STEADY.values()))
+        tags = ", ".join(_NAMES.values())
         return f"none of {tags}; export it with its cine module"
     return Times(np.arange(count) * steady, count * steady, tuple(notes))
 

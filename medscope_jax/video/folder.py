@@ -13,6 +13,7 @@ missing from the folder: it is an error, or with partial the others keep their p
 """
 
 import csv
+import io
 import itertools
 import math
 import os
@@ -251,14 +252,17 @@ def _picture(path: str, name: str) -> np.ndarray | None:
             raise VideoError(
                 f"pictures of more than {_MAX_PICTURE >> 20} MiB; write them anew", path
             )
-        with open(file, "rb") as head:
-            png = head.read(8) == b"\x89PNG\r\n\x1a\n"
+        data = Path(file).read_bytes()
         # The plug-ins themselves: Image.open would judge a picture's size by limits of its own.
+        png = data.startswith(b"\x89PNG\r\n\x1a\n")
         opened = PngImagePlugin.PngImageFile if png else JpegImagePlugin.JpegImageFile
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with opened(file) as image:
+            with opened(io.BytesIO(data)) as image:
                 limits.check_pixels(image.height, image.width, path)
+                if not png and limits.too_many_scans(data):
+                    reason = f"a JPEG of more than {limits.MAX_SCANS} scans; write it anew"
+                    raise VideoError(reason, path)
                 return _upright_rgb(image)
     except (VideoError, MemoryError):
         raise

@@ -9,6 +9,7 @@ import math
 from medscope_jax.video.frames import VideoError
 
 MAX_PIXELS = 1 << 25  # of one picture; 8K (7680 x 4320) has 33.2 million
+MAX_SCANS = 40  # of a JPEG: progressive ones have about ten, and each costs a pass over the picture
 MAX_SECONDS = 7 * 24 * 3600.0  # of a recording: a week
 MAX_FRAMES = 1 << 24  # pictures of a recording: a week at 27 a second, 77 hours at 60
 MAX_UNPACKED = 1 << 29  # bytes that a compressed part of a file may become at once: 512 MiB
@@ -22,6 +23,11 @@ def check_pixels(height: int, width: int, path: str) -> None:
             "read; scale the recording down",
             path,
         )
+
+
+def too_many_scans(jpeg: bytes) -> bool:
+    """Whether a JPEG makes a decoder go over its pixels more than MAX_SCANS times."""
+    return jpeg.count(b"\xff\xda") > MAX_SCANS  # no coded bytes look like this marker
 
 
 def check_seconds(seconds: float, path: str) -> None:

@@ -156,7 +156,7 @@ def _refusals(write_dicom, numbered, tmp_path):
     )
     # A name that slipped into a number: pydicom's own error would quote it.
     for name, tag, pattern in (
-        ("time.dcm", "FrameTime", "frame times are unreadable"),
+        ("time.dcm", "FrameTime", "frame times .those in its header are no numbers"),
         ("count.dcm", "NumberOfFrames", "number of frames is unreadable"),
         ("window.dcm", "WindowCenter", "colours cannot be interpreted"),
     ):

@@ -333,6 +333,23 @@ def test_a_rescale_that_changes_nothing(write_dicom, where, slope):
     np.testing.assert_array_equal(video.frames[..., 0], frames)
 
 
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"RescaleSlope": "1e308", "RescaleIntercept": "0"},
+        {"RescaleSlope": "nan", "RescaleIntercept": "0"},
+        {"RescaleSlope": "1", "RescaleIntercept": "-inf"},
+        {"WindowCenter": "1e300", "WindowWidth": "10"},
+        {"WindowCenter": "1", "WindowWidth": "1e300"},
+    ],
+)
+def test_numbers_that_no_grey_has(write_dicom, ramp, tags):
+    with pydicom.config.disable_value_validation():
+        path = write_dicom(ramp, **tags, **TWELVE)
+    with pytest.raises(VideoError, match="colours cannot be interpreted"):
+        read(path)
+
+
 def test_a_modality_table(write_dicom, ramp):
     entries = np.linspace(3000, 0, 4096).astype(np.uint16)
 

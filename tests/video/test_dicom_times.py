@@ -80,6 +80,14 @@ def test_a_pointer_to_frame_time_passes_the_vector_over(timed):
     assert video.notes == ()
 
 
+@pytest.mark.parametrize("pointed", ["FrameTime", "FrameTimeVector"])
+def test_a_pointer_to_what_is_not_there(timed, pointed):
+    video = timed({"CineRate": "8", **pointer(pointed)})
+    np.testing.assert_allclose(video.times, np.arange(6) / 8)
+    said = f"its header points to {pointed} and has none: CineRate stands for it"
+    assert video.notes == (said,)
+
+
 @pytest.mark.parametrize(
     "what",
     [
@@ -142,11 +150,6 @@ def test_years_are_refused(timed, tags):
         timed(tags)
     with pytest.raises(VideoError, match="its times reach"):
         timed({}, frame_rate=1e-9)
-
-
-def test_fewest_and_most_frames(timed):
-    path_tags = {"FrameTime": "100"}
-    assert len(timed(path_tags, max_frames=2).times) == 2
 
 
 def test_a_short_recording_raises_the_rate(write_dicom, numbered):

@@ -1,6 +1,7 @@
 """A folder of JPEG or PNG frames: order, times, and every way in which it can be wrong."""
 
 import contextlib
+import io
 import os
 import struct
 import tracemalloc
@@ -9,6 +10,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from medscope_jax.video import VideoError, read_video
 
@@ -246,6 +248,19 @@ def test_chunks_that_swell(fill):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 20e6, peak
+
+
+def test_a_picture_in_a_thousand_scans(fill, refused):
+    """A progressive JPEG whose last scan is there again and again: a pass over all pixels each."""
+    folder = fill(["1.jpg", "2.jpg"])
+    stream = io.BytesIO()
+    Image.open(folder / "1.jpg").save(stream, "JPEG", progressive=True)
+    data = stream.getvalue()
+    (folder / "2.jpg").write_bytes(data)
+    assert read_video(folder, fps=5.0, size=SIZE, frame_rate=5.0).notes == ()
+    last = data[data.rindex(b"\xff\xda") : -2]
+    (folder / "2.jpg").write_bytes(data[:-2] + last * 1000 + data[-2:])
+    refused(folder, "a JPEG of more than 40 scans")
 
 
 def test_pipes_and_devices_are_no_pictures(fill, refused, index_of):
