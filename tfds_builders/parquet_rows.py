@@ -50,6 +50,7 @@ def rows(source: BinaryIO, columns: Sequence[str]) -> Iterator[Row]:
             numbered = ((i, file.schema.column(i)) for i in range(len(file.schema)))
             leaves = {i: leaf for i, leaf in numbered if leaf.path.split(".")[0] in present}
             texts = [leaf.path for leaf in leaves.values() if leaf.physical_type == "BYTE_ARRAY"]
+            left = file.metadata.num_rows
             lazy = parquet.ParquetFile(source, read_dictionary=texts, pre_buffer=False)
             for group in range(file.num_row_groups):
                 if fault := _group_fault(file.metadata.row_group(group), leaves):
@@ -58,7 +59,10 @@ def rows(source: BinaryIO, columns: Sequence[str]) -> Iterator[Row]:
                 for batch in lazy.iter_batches(
                     _BATCH, row_groups=[group], columns=present, use_threads=False
                 ):
+                    left -= batch.num_rows
                     yield from _made(batch)
+            if left:
+                yield None, BROKEN
     # Arrow's errors, and those of the codecs below it, share no class but these.
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, MemoryError):
         yield None, BROKEN
