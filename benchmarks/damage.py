@@ -10,7 +10,8 @@ that makes a header say another rate ("other rate") can't be told from a recordi
     --files N        of each container and damage (default 100)
     --seconds S      stop after about S seconds (default: when all are read)
     --limit S        seconds that reading one file may take (default 10)
-    --only NAME      one container alone, as the table names it
+    --only NAME      one container alone, as the table names it; --damage NAME: one damage alone
+    --first SEED     the first of the N seeds (default 0)
     --processes N    at a time (default: the machine's cores)
     --replay "CONTAINER:DAMAGE:SEED"   reads one again; --keep FILE leaves the damaged file there
     --json FILE      writes all numbers and the seeds of every failure
@@ -24,6 +25,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -33,15 +35,22 @@ from benchmarks.damage_files import CONTAINERS, DAMAGES, damaged, good_recording
 from benchmarks.damage_read import FAILURES, OUTCOMES, judge, judge_undamaged, read_all
 
 
-def run(containers, files: int, seconds: float, limit: float, processes: int) -> dict:
+def run(
+    containers: Sequence[str],
+    damages: Sequence[str],
+    seeds: range,
+    seconds: float,
+    limit: float,
+    processes: int,
+) -> dict:
     """Counts of each container and damage, and the failures: task, outcome and details."""
-    counts = {(c, d): collections.Counter() for c in containers for d in DAMAGES}
+    counts = {(c, d): collections.Counter() for c in containers for d in damages}
     failures, begin = [], time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         goods = {c: good_recordings(c, Path(folder) / c) for c in containers}
         tasks = (
             (container, damage, seed)
-            for seed, container, damage in itertools.product(range(files), containers, DAMAGES)
+            for seed, container, damage in itertools.product(seeds, containers, damages)
             if damage != "none" or seed < len(goods[container])
         )
 
@@ -92,7 +101,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--files", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--limit", type=float, default=10.0)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--only", choices=CONTAINERS)
+    parser.add_argument("--damage", choices=DAMAGES)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--replay")
     parser.add_argument("--keep")
@@ -103,7 +114,9 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(replay(given.replay, given.keep), markup=False)
         return 0
     containers = (given.only,) if given.only else CONTAINERS
-    result = run(containers, given.files, given.seconds, given.limit, given.processes)
+    damages = ("none", given.damage) if given.damage else tuple(DAMAGES)
+    seeds = range(given.first, given.first + given.files)
+    result = run(containers, damages, seeds, given.seconds, given.limit, given.processes)
     console.print(table(result["counts"]))
     for container, damage, seed, outcome, details in result["failures"]:
         console.print(f"{outcome}: {container}:{damage}:{seed}: {details}", markup=False)
