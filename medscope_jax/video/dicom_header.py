@@ -44,19 +44,20 @@ _NATIVE = (
     DeflatedExplicitVRLittleEndian,
 )
 _CHUNK = 1 << 20  # bytes inflated at a time
-# Group 0008's first tags: a data set without a preamble begins with one of them.
+# A data set without a meta group begins with one of these tags, and goes on with one of a later
+# place and before the pixels' own groups.
 _FIRST = {
-    0x00080000: "UL",
-    0x00080001: "UL",
-    0x00080005: "CS",
-    0x00080006: "SQ",
-    0x00080008: "CS",
-    0x00080012: "DA",
-    0x00080013: "TM",
-    0x00080014: "UI",
-    0x00080016: "UI",
-    0x00080018: "UI",
+    0x00080000: b"UL",
+    0x00080001: b"UL",
+    0x00080005: b"CS",
+    0x00080008: b"CS",
+    0x00080012: b"DA",
+    0x00080013: b"TM",
+    0x00080014: b"UI",
+    0x00080016: b"UI",
+    0x00080018: b"UI",
 }
+_LATER = 0x00290000
 _EXPLICIT, _IMPLICIT, _BIG = Encoding(), Encoding(explicit=False), Encoding(little=False)
 
 
@@ -114,30 +115,24 @@ def _start(head: bytes) -> tuple[int, Encoding] | None:
 
 def _data_set_encoding(head: bytes) -> Encoding | None:
     """How a data set that starts so is written; None if it is none."""
-    for encoding, order in ((_EXPLICIT, "little"), (_BIG, "big"), (_IMPLICIT, "little")):
-
-        def tag_at(at: int, order=order) -> int:
-            group, element = head[at : at + 2], head[at + 2 : at + 4]
-            return int.from_bytes(group, order) << 16 | int.from_bytes(element, order)
-
-        first = tag_at(0)
-        if first not in _FIRST:
-            continue
-        if not encoding.explicit:
-            length = int.from_bytes(head[4:8], "little")
-            value = 8
-        elif head[4:6] == _FIRST[first].encode():
-            long = head[4:6] == b"SQ"
-            length = int.from_bytes(head[8:12] if long else head[6:8], order)
-            value = 12 if long else 8
-        else:
-            continue
-        following = value + length
-        if length % 2 or following + 4 > len(head):
-            continue
-        if first < tag_at(following) < 0x00090000:
+    for encoding in (_EXPLICIT, _BIG, _IMPLICIT):
+        order = "little" if encoding.little else "big"
+        first = _tag(head, 0, order)
+        value, length = 8, int.from_bytes(head[4:8], order)
+        if encoding.explicit:
+            length = int.from_bytes(head[6:8], order)
+            if head[4:6] != _FIRST.get(first):
+                continue
+        following = _tag(head, value + length, order)
+        if first in _FIRST and length % 2 == 0 and first < following < _LATER:
             return encoding
     return None
+
+
+def _tag(head: bytes, at: int, order: str) -> int:
+    """The tag at an offset; one that no data set holds where nothing is left."""
+    group, element = head[at : at + 2], head[at + 2 : at + 4]
+    return int.from_bytes(group, order) << 16 | int.from_bytes(element, order)
 
 
 def open_header(file: BinaryIO, path: str, cleanup: contextlib.ExitStack) -> Header:
@@ -154,9 +149,8 @@ def open_header(file: BinaryIO, path: str, cleanup: contextlib.ExitStack) -> Hea
     try:
         return _open(file, path, cleanup)
     except BrokenElements:
-        raise VideoError("DICOM, but its header is broken; export the recording again", path) from (
-            None
-        )
+        reason = "DICOM, but its header is broken; export the recording again"
+        raise VideoError(reason, path) from None
 
 
 def _open(file: BinaryIO, path: str, cleanup: contextlib.ExitStack) -> Header:

@@ -4,6 +4,8 @@ import struct
 
 import numpy as np
 
+_MAX_PADDING = 64  # bytes; one makes a segment's length even, and some writers round up further
+
 
 def decode_runs(data: bytes, shape: tuple[int, int, int], item_bytes: int) -> np.ndarray:
     """A frame stored as run lengths.
@@ -35,16 +37,22 @@ def decode_runs(data: bytes, shape: tuple[int, int, int], item_bytes: int) -> np
 
 def _segment(runs: bytes, size: int) -> np.ndarray:
     """The first `size` bytes that a segment stands for."""
-    plain, at = bytearray(), 0
-    while len(plain) < size:
-        if at + 1 >= len(runs):
-            raise ValueError
-        head = runs[at]
-        if head < 128:
-            plain += runs[at + 1 : at + 2 + head]
-            at += head + 2
-        else:
-            if head > 128:  # 128 does nothing
-                plain += runs[at + 1 : at + 2] * (257 - head)
-            at += 2 if head > 128 else 1
+    plain, at, left = bytearray(), 0, size
+    try:
+        while left > 0:
+            count = runs[at] + 1
+            at += 1
+            if count < 129:
+                plain += runs[at : at + count]
+                at += count
+                left -= count
+            elif count > 129:  # 129 does nothing
+                plain += runs[at : at + 1] * (258 - count)
+                at += 1
+                left -= 258 - count
+    except IndexError:
+        raise ValueError from None
+    # More than padding behind it: the frame is larger than it is said to be.
+    if len(plain) < size or len(runs) - at > _MAX_PADDING:
+        raise ValueError
     return np.frombuffer(plain, np.uint8)[:size]

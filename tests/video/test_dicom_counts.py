@@ -172,6 +172,21 @@ def test_frames_of_another_size_are_broken_ones(write_dicom, numbered):
         read(write_dicom(numbered(3), encoded=encoded, **JPEG))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_frames_that_are_said_to_be_smaller(write, kind):
+    """Half the rows: what is left over of each frame is not left out without a word."""
+    path = write(kind)
+    data = Path(path).read_bytes()
+    rows = b"\x28\0\x10\0US\x02\0\x40\0"
+    assert data.count(rows) == 1
+    Path(path).write_bytes(data.replace(rows, rows[:-2] + b"\x20\0"))
+    if kind == "native":
+        assert "20 are there" in read(path).notes[0]
+    else:
+        with pytest.raises(VideoError, match="frame 1 of 10 cannot be decoded"):
+            read(path)
+
+
 STREAMS = (
     (MPEG2MPML, "mpeg2video", "mpeg2video"),
     (MPEG4HP41, "libx264", "h264"),
