@@ -30,7 +30,10 @@ SPOILT = "spoilt"
 OUTCOMES = (WHOLE, NOTED, REFUSED, RATED, MOVED, LOST, MORE, HUNG, CRASHED, LARGE, SPOILT)
 FAILURES = (MOVED, LOST, MORE, HUNG, CRASHED, LARGE, SPOILT)
 # Notes that say nothing of a loss.
-_BY_THE_WAY = r"(?i)interlaced|letterbox|thinned|too little to see|burned into|other stream"
+_BY_THE_WAY = (
+    r"(?i)interlaced|letterbox|thinned|too little to see|burned into|of several with pictures|"
+    r"given frame rate|after the sound"
+)
 
 
 def judge_undamaged(path: Path, count: int) -> tuple[str, str]:
