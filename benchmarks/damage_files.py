@@ -37,7 +37,6 @@ _RECORDINGS = {
     "flv": [("flv", None, (_H264,)), ("flv", None, (Track("flv", options=_FINE), Sound()))],
     "mxf": [("mxf", None, (Track("mpeg2video", pix_fmt="yuv422p", options=_GROUP),))],
     "dv": [("dv", None, (Track("dvvideo", size=(576, 720), numbers=range(20)),))],
-    "gif": [("gif", None, (Track("gif", pix_fmt="rgb8"),))],
 }
 _SYNTAXES = (
     ("h264", _H264_NO_B, "1.2.840.10008.1.2.4.102"),

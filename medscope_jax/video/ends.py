@@ -23,14 +23,19 @@ class Extent:
       first, last: where the first and the last packet begin.
       end: where the last one ends.
       stride: the least distance between two that do not begin in one place; 0 if unknown.
+      latest: seconds, when the last of any stream ends by its own stamps.
     """
 
     def __init__(self):
         self.first = self.last = self.end = self.stride = 0
+        self.latest = 0.0
         self._empty = True
 
     def add(self, packet: av.Packet) -> None:
         """Takes the next packet."""
+        if packet.pts is not None:
+            ends = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+            self.latest = max(self.latest, ends)
         if packet.pos is None or packet.pos < 0:
             return
         if self._empty:
@@ -58,13 +63,12 @@ def end_notes(container: str, path: str, extent: Extent) -> list[str]:
         file.seek(extent.last + extent.stride)
         following = file.read(4)
     places = []
-    if container in ("mpeg", "mpegts"):
+    if container in ("mpeg", "mpegts", "flv"):
         ends = (("start", head), ("end", tail))
         places = [f"zeros at its {name}" for name, part in ends if bytes(_ZEROS) in part]
     odd = {
         "mpegts": all(size % length for length in _TS_PACKETS),
         "dv": size != extent.end,
-        "gif": size != extent.end or not _ends_with(path, b"\x3b"),
         "asf": extent.stride
         and size - extent.last != extent.stride
         and not following.startswith(_ASF_INDICES),
@@ -72,9 +76,3 @@ def end_notes(container: str, path: str, extent: Extent) -> list[str]:
     if odd.get(container):
         places.append("its end is not the container's")
     return [f"incomplete: {' and '.join(places)}, pictures may be gone"] if places else []
-
-
-def _ends_with(path: str, last: bytes) -> bool:
-    with open(path, "rb") as file:
-        file.seek(-len(last), os.SEEK_END)
-        return file.read() == last

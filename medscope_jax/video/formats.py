@@ -13,7 +13,7 @@ from medscope_jax.video.frames import VideoError
 
 # FFmpeg's demuxers of containers that carry times.
 CONTAINERS = (
-    "asf,avi,dv,flv,gif,gxf,ivf,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mpeg,mpegts,mxf,nut,ogg,"
+    "asf,avi,dv,flv,gxf,ivf,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mpeg,mpegts,mxf,nut,ogg,"
     "yuv4mpegpipe"
 )
 # Of these, by FFmpeg's names, the ones with a table of their pictures.
@@ -24,7 +24,7 @@ BARE = ("h264", "hevc", "vvc", "mpegvideo", "m4v", "mjpeg", "h263", "obu", "vc1"
 RATED = ("mpegvideo", "m4v")
 
 _SOUND = {b"ID3": "mp3", b"fLaC": "flac", b"\xff\xfb": "mp3", b"\xff\xf1": "aac"}
-_STILL = {b"\x89PNG": "PNG", b"BM": "BMP", b"II*\x00": "TIFF", b"MM\x00*": "TIFF"}
+_STILL = {b"GIF8": "GIF", b"\x89PNG": "PNG", b"BM": "BMP", b"II*\x00": "TIFF", b"MM\x00*": "TIFF"}
 _ARCHIVES = {
     b"PK\x03\x04": "zip",
     b"PK\x05\x06": "zip",
@@ -69,7 +69,7 @@ def refuse_foreign(head: bytes, path: str) -> None:
     """Raises VideoError where the first bytes of a file are those of no recording."""
     for magics, what in (
         (_ARCHIVES, "an archive, not a video: unpack it first"),
-        (_STILL, "a still image, not a video"),
+        (_STILL, "a still image or an animated one, not a video"),
         (_SOUND, "sound only, there is no video in it"),
     ):
         if any(head.startswith(magic) for magic in magics):

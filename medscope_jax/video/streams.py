@@ -16,6 +16,7 @@ from medscope_jax.video.frames import VideoError
 
 # Containers whose headers count the seconds from their clock's 0, not from the first picture.
 _FROM_ZERO = ("matroska,webm", "flv", "asf")
+_SHORT = 0.06  # seconds that all streams may end before their header says without a word
 _FASTEST = 240  # frames a second that a header is believed
 _NO_PICTURE = Disposition.attached_pic | Disposition.timed_thumbnails
 
@@ -86,12 +87,14 @@ def list_packets(source: Source) -> tuple[Stream, Packets]:
         packets = columns[chosen.index].packets()
         begins = float((chosen.start_time or 0) * chosen.time_base)
         stream = _describe(container, chosen, packets, source)
+        notes = [*_others(streams, chosen), *end_notes(stream.format, source.path, extent)]
+        notes += _short_note(container, extent)
         return dataclasses.replace(
             stream,
             paired=columns[chosen.index].fields.paired,
             delay=begins - min([begins, *sound.values()]),
             errors=failed,
-            notes=(*_others(streams, chosen), *end_notes(stream.format, source.path, extent)),
+            notes=tuple(notes),
         ), packets
 
 
@@ -221,6 +224,17 @@ def _missing_bytes(
         with open(source.path, "rb") as file:
             return max(0, formats.matroska_end(file.read(512)) - size)
     return 0
+
+
+def _short_note(container: av.container.InputContainer, extent: Extent) -> list[str]:
+    """No or one note that all streams end before the header says; of one, missing.py tells."""
+    if container.format.name not in _FROM_ZERO or len(container.streams) < 2:
+        return []
+    stated = (container.duration or 0) / av.time_base
+    short = stated - extent.latest
+    if short <= _SHORT:
+        return []
+    return [f"incomplete: its header says {stated:.2f} s, its streams end {short:.2f} s before"]
 
 
 def _stated(container: av.container.InputContainer, stream: av.VideoStream) -> float:

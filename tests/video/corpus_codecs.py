@@ -135,8 +135,6 @@ CASES = [
     plain("mxf", Track("jpeg2000", pix_fmt="yuv422p")),
     plain("3gp", Track("h263", size=(144, 176))),
     plain("3gp", Track("mpeg4")),
-    plain("gif", Track("gif", pix_fmt="rgb8")),
-    plain("gif", Track("gif", pix_fmt="rgb8", rate=10), "10fps"),
     plain("dv", Track("dvvideo", size=(576, 720))),
     plain("ogv", Track("libvpx")),
     plain("nut", Track("mpeg4")),

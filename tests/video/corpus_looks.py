@@ -224,6 +224,5 @@ CASES = [
     colour("mov", "png", "rgba", off=1),
     colour("avi", "utvideo", "yuv422p", "ITU709", off=4, pred="left"),
     colour("mov", "prores_ks", "yuv422p10le", "ITU709"),
-    colour("gif", "gif", "rgb8", off=60),
     colour("avi", "msvideo1", "rgb555le", off=20),
 ]

@@ -68,6 +68,10 @@ def _jpegs() -> bytes:
     return b"".join(jpeg(number) for number in range(60))
 
 
+def _gif(folder: Path) -> Path:
+    return write(folder / "clip.gif", Track("gif", pix_fmt="rgb8", numbers=range(10)))
+
+
 def _zip(folder: Path) -> Path:
     with zipfile.ZipFile(folder / "frames.zip", "w", zipfile.ZIP_STORED) as archive:
         for number in range(20):
@@ -170,6 +174,7 @@ CASES = [
     Case("zip-rate-given", _zip, refused=ARCHIVE, options={"frame_rate": 25.0}),
     Case("tar-of-jpegs", _tar, refused=ARCHIVE),
     Case("tar-gz-of-jpegs", _gz, refused=ARCHIVE),
+    Case("animated-gif", _gif, refused="(?i)animated"),
     Case("7z-of-jpegs", _seven, refused=ARCHIVE),
     Case("jpegs-in-unknown-bytes", _spread_jpegs, refused=ARCHIVE),
     *_clockless("h264", Track(), "h264"),
