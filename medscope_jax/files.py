@@ -36,7 +36,9 @@ def check_target(path: str | os.PathLike) -> None:
     Raises:
       UserError: there is such a thing at the path, or the path is one of the system's own.
     """
-    system = os.path.abspath(path).startswith(("/dev/", "/proc/", "/sys/"))
+    folder = os.path.dirname(os.path.abspath(path))
+    # /dev/stdout may lead to a file, and would itself be replaced; /dev/shm is a folder of files.
+    system = folder in ("/dev", "/dev/fd") or f"{folder}/".startswith(("/proc/", "/sys/"))
     if system or (os.path.exists(path) and not os.path.isdir(path) and not _is_regular(path)):
         raise UserError(f"{path} is {NOT_REGULAR}; name a file to write")
 

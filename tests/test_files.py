@@ -90,3 +90,26 @@ def test_a_reader_and_a_kill_see_whole_files_only(tmp_path):
         writer.wait()
     for text in [*seen, path.read_text()]:
         assert len(text) == 200_000 and len(set(text)) == 1
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    """A pipe, a device, or a link to the terminal; what lies in memory (/dev/shm) is a file."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link", "/dev/null", "/dev/stdout", "/proc/x"):
+        for write in (files.write_text, lambda path, _: files.check_target(path)):
+            with pytest.raises(UserError, match="no regular file but a pipe"):
+                write(path, "new")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    for path in ("/dev/shm/trace.html", tmp_path / "new", tmp_path, "/device/x"):
+        files.check_target(path)
+
+
+def test_pipes_and_devices_are_not_opened(tmp_path):
+    (tmp_path / "file").write_bytes(b"text")
+    with files.open_regular(tmp_path / "file") as file:
+        assert file.read() == b"text"
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero", tmp_path, tmp_path / "none"):
+        with pytest.raises(OSError):
+            files.open_regular(path)
