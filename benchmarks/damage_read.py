@@ -18,7 +18,7 @@ from tests.video.corpus_pictures import number_of
 
 MEMORY = 1 << 30  # bytes that reading a small file may take
 _HARD_LIMIT = 6 << 30  # bytes of address space: beyond it the process is stopped
-_TICKS = 1000.0  # a second: every picture is nearest to one, also where damage moved them together
+_TICKS = 1e6  # a second: every picture is nearest to one, also where damage moved them together
 # What came of a file. The first three are right.
 WHOLE, NOTED, REFUSED = "whole", "noted", "refused"
 # All pictures came, in order, evenly, at another rate, or some at other times: no note. A header
