@@ -76,7 +76,6 @@ def _ordered(
 def _start_worker() -> None:
     """One thread a process; ends with the parent, even if that is killed."""
     cv2.setNumThreads(1)
-    os.environ.setdefault("OPENCV_FFMPEG_THREADS", "1")
     parent = multiprocessing.parent_process()
 
     def follow():

@@ -99,6 +99,7 @@ def _decode(video: PlannedVideo, settings: VideoSettings) -> dict[str, Any] | st
             partial=video.partial,
             frame_rate=video.frame_rate,
             resample=settings.resample,
+            threads=1,  # builds run several processes; and a damaged picture is the same in all
         )
         for time, frame in stream:
             times.append(time)
