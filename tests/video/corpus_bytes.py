@@ -34,6 +34,23 @@ def patched(path: Path, at: int, data: bytes) -> Path:
     return path
 
 
+def with_check_bytes(path: Path) -> Path:
+    """A TS of packets of 204 bytes: 16 after each, as receivers store them."""
+    data = path.read_bytes()
+    packets = [data[at : at + TS_PACKET] for at in range(0, len(data), TS_PACKET)]
+    path.write_bytes(b"".join(packet + bytes(16) for packet in packets))
+    return path
+
+
+def with_null_packets(path: Path) -> Path:
+    """A TS of constant rate: an empty packet after each."""
+    data = path.read_bytes()
+    packets = [data[at : at + TS_PACKET] for at in range(0, len(data), TS_PACKET)]
+    null = b"\x47\x1f\xff\x10" + b"\xff" * (TS_PACKET - 4)
+    path.write_bytes(b"".join(packet + null for packet in packets))
+    return path
+
+
 def cut_head(path: Path, share: float, step: int = TS_PACKET) -> Path:
     """The recording without a share of its head, cut at a multiple of `step` bytes."""
     data = path.read_bytes()

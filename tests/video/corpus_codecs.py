@@ -67,6 +67,24 @@ CASES = [
         for ending in ("mp4", "mkv", "avi")
     ),
     plain("mov", Track(stream=_with_timecode), "timecode"),
+    *(
+        plain(
+            ending,
+            Track(rate=rate),
+            f"{float(rate):.3f}",
+            probe=_DTS if ending == "avi" else "",
+        )
+        for ending in ("mp4", "mkv", "ts", "avi", "flv")
+        for rate in (Fraction(24000, 1001), Fraction(60000, 1001), Fraction(25, 2), Fraction(1, 2))
+    ),
+    plain("mp4", Track(options={"x264-params": "intra-refresh=1:keyint=20"}), "refresh"),
+    plain("ts", Track(options={"x264-params": "bframes=8:b-pyramid=normal:ref=6"}), "pyramid"),
+    plain("mp4", Track(size=(66, 162)), "odd-size"),
+    plain("avi", Track("mjpeg", pix_fmt="yuvj420p", size=(63, 161)), "odd-size"),
+    plain("mp4", muxer={"movflags": "hybrid_fragmented"}, tag="hybrid"),
+    plain("mp4", muxer={"movflags": "cmaf+frag_keyframe+delay_moov"}, tag="cmaf"),
+    plain("mpg", Track("mpeg2video"), "dvd", form="dvd", sound=Sound("mp2"), probe=_PS),
+    plain("mpg", Track("mpeg1video"), "vcd", form="vcd", sound=Sound("mp2"), probe=_PS),
     plain("ts", Track(start=90_000.0), "from-25-hours"),
     plain("mkv", Track(start=90_000.0), "from-25-hours"),
     plain("mov", Track("prores_ks", pix_fmt="yuv422p10le")),

@@ -51,6 +51,28 @@ def _mkv(name: str, change: Callable[[Path], Path], **rest) -> Case:
     return _odd(f"mkv-{name}", lambda folder: change(write(folder / "clip.mkv", Track())), **rest)
 
 
+def _ts(name: str, change: Callable[[Path], Path]) -> Case:
+    return _odd(f"ts-{name}", lambda folder: change(write(folder / "clip.ts", Track())))
+
+
+def _exif(ending: str) -> Case:
+    """Each JPEG with a camera's particulars (Exif, upright), as still cameras' films have them."""
+    entry = b"\x12\x01\x03\0\x01\0\0\0\x01\0\0\0"
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + entry + bytes(4)
+    marker = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+
+    def tell(packets: list) -> list:
+        data = [bytes(packet) for packet in packets]
+        return [
+            renewed(packet, jpeg[:2] + marker + jpeg[2:])
+            for packet, jpeg in zip(packets, data, strict=True)
+        ]
+
+    return _odd(
+        f"{ending}-exif", lambda folder: write(folder / f"clip.{ending}", _MJPEG, change=tell)
+    )
+
+
 def trimmed(ending: str, skip: int, tag: str, sound: bool = False) -> Case:
     """A lossless trim: copied from a whole group on, and told to be shown from picture `skip`.
 
@@ -166,6 +188,9 @@ CASES = [
     _mp4("duration-halved", lambda p: surgery.mp4_durations(p, 0.5)),
     _mp4("duration-0", lambda p: surgery.mp4_durations(p, 0)),
     _mkv("duration-halved", lambda p: surgery.mkv_duration(p, 0.5)),
+    *(_exif(ending) for ending in ("avi", "mov", "mkv")),
+    _ts("check-bytes", surgery.with_check_bytes),
+    _ts("null-packets", surgery.with_null_packets),
     trimmed("mp4", 10, "10"),
     trimmed("mp4", 10, "10-sound", sound=True),
     trimmed("mov", 35, "35"),
