@@ -9,6 +9,7 @@ import av
 import numpy as np
 
 from tests.video import dicom_files
+from tests.video.corpus_interlaced import converter
 from tests.video.corpus_pictures import picture
 from tests.video.corpus_write import Sound, Track, write
 
@@ -23,14 +24,28 @@ _MPEG4 = Track("mpeg4", options=_FINE)
 _MJPEG = Track("mjpeg", pix_fmt="yuvj420p")
 _VP9 = Track("libvpx-vp9", options={**_GROUP, "crf": "10", "lag-in-frames": "12"})
 _VP8 = Track("libvpx", options={**_GROUP, "crf": "10", "lag-in-frames": "12", "b": "1000000"})
+_H265 = Track("libx265", options={"x265-params": "log-level=0:pools=1:keyint=12:qp=22"})
+_FIELDS = Track(
+    "mpeg2video",
+    options={**_FINE, "bf": "2", "flags": "+ildct+ilme"},
+    to_frame=converter("tff", "yuv420p"),
+)
 # container -> (file ending, FFmpeg's name of the container or None, its streams) of each recording.
 _RECORDINGS = {
-    "mp4": [("mp4", None, (_H264,)), ("mp4", None, (_MPEG4, Sound()))],
+    "mp4": [("mp4", None, (_H264,)), ("mp4", None, (_MPEG4, Sound())), ("mp4", None, (_H265,))],
     "mov": [("mov", None, (_MJPEG,)), ("mov", None, (_H264, Sound("pcm_s16le")))],
-    "avi": [("avi", None, (_MJPEG,)), ("avi", None, (_MPEG4, Sound("pcm_s16le")))],
-    "mkv": [("mkv", None, (_H264,)), ("mkv", None, (_MPEG4, Sound()))],
+    "avi": [
+        ("avi", None, (_MJPEG,)),
+        ("avi", None, (_MPEG4, Sound("pcm_s16le"))),
+        ("avi", None, (_H264,)),
+    ],
+    "mkv": [("mkv", None, (_H264,)), ("mkv", None, (_MPEG4, Sound())), ("mkv", None, (_H265,))],
     "webm": [("webm", None, (_VP9,)), ("webm", None, (_VP8,))],
-    "ts": [("ts", None, (_H264_NO_B,)), ("ts", None, (_MPEG2, Sound("mp2")))],
+    "ts": [
+        ("ts", None, (_H264_NO_B,)),
+        ("ts", None, (_MPEG2, Sound("mp2"))),
+        ("ts", None, (_FIELDS,)),
+    ],
     "mpg": [("mpg", None, (_MPEG2,))],
     "vob": [("vob", "vob", (_MPEG2, Sound("mp2")))],
     "wmv": [("wmv", "asf", (Track("wmv2", options=_FINE),))],
