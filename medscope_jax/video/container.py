@@ -7,6 +7,7 @@ chosen pictures alone, and in the end holds the pictures that came against the p
 the list of packets and a few pictures.
 """
 
+import bisect
 import dataclasses
 from collections.abc import Iterator
 
@@ -110,23 +111,21 @@ def _frames(
     """
     original = fitted = turn = None
     stream, made = account.stream, account.clock
-    came = np.zeros(len(account.packets), bool)
+    came = bytearray(len(account.packets))
     interlaced = False
 
     def picked() -> Iterator[tuple[int, av.VideoFrame, bool]]:
+        # Plain numbers: looked up for every picture, thousands of times a second.
+        times, ticks = made.times.tolist(), [*wanted.tolist(), np.inf]
         following, last = 0, -np.inf
         pictures = iter_pictures(source, stream, account.packets, made.parts, reading.threads)
         for number, picture in pictures:
-            came[number] = True
-            time = made.times[number]
-            keep = (
-                following < len(wanted)
-                and time > last + _SAME_TIME
-                and time >= wanted[following] - _SAME_TIME
-            )
+            came[number] = 1
+            time = times[number]
+            keep = time >= ticks[following] - _SAME_TIME and time > last + _SAME_TIME
             if keep:
                 last = time
-                following = int(np.searchsorted(wanted, time + _SAME_TIME, side="right"))
+                following = bisect.bisect_right(ticks, time + _SAME_TIME)
             yield number, picture, keep
 
     for number, picture, woven in deinterlace.deinterlaced(picked()):
@@ -140,6 +139,7 @@ def _frames(
         yield float(made.times[number]), fit_frame(rgb, fitted, reading.resample)
     if original is None:
         raise _nothing(account.packets, source.shown)
+    came = np.frombuffer(came, np.uint8).astype(bool)
     told = judge(account, came, interlaced)
     woven = [deinterlace.NOTE] if interlaced else []
     letterbox = letterbox_note(original, fitted)

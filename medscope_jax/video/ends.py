@@ -23,28 +23,43 @@ class Extent:
       first, last: where the first and the last packet begin.
       end: where the last one ends.
       stride: the least distance between two that do not begin in one place; 0 if unknown.
-      latest: seconds, when the last of any stream ends by its own stamps.
     """
 
     def __init__(self):
         self.first = self.last = self.end = self.stride = 0
-        self.latest = 0.0
         self._empty = True
+        # Of each stream, the end of its last packet in its own units, and those units in seconds.
+        self._ends: dict[int, int] = {}
+        self._units: dict[int, float] = {}
 
     def add(self, packet: av.Packet) -> None:
         """Takes the next packet."""
-        if packet.pts is not None:
-            ends = float((packet.pts + (packet.duration or 0)) * packet.time_base)
-            self.latest = max(self.latest, ends)
-        if packet.pos is None or packet.pos < 0:
+        stamp, index = packet.pts, packet.stream_index
+        if stamp is not None:
+            ends = stamp + (packet.duration or 0)
+            if index not in self._ends:
+                self._ends[index], self._units[index] = ends, float(packet.time_base)
+            elif ends > self._ends[index]:
+                self._ends[index] = ends
+        place = packet.pos
+        if place is None or place < 0:
             return
         if self._empty:
-            self.first, self._empty = packet.pos, False
-        elif packet.pos > self.last:
-            step = packet.pos - self.last
-            self.stride = min(self.stride or step, step)
-        self.first, self.last = min(self.first, packet.pos), max(self.last, packet.pos)
-        self.end = max(self.end, packet.pos + packet.size)
+            self.first, self._empty = place, False
+        elif place > self.last:
+            step = place - self.last
+            if step < self.stride or not self.stride:
+                self.stride = step
+        elif place < self.first:
+            self.first = place
+        if place >= self.last:
+            self.last = place
+        self.end = max(self.end, place + packet.size)
+
+    @property
+    def latest(self) -> float:
+        """Seconds, when the last of any stream ends by its own stamps."""
+        return max((end * self._units[index] for index, end in self._ends.items()), default=0.0)
 
 
 def end_notes(container: str, path: str, extent: Extent) -> list[str]:

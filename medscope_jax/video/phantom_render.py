@@ -11,9 +11,11 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
+from medscope_jax.video.demux import Source
 from medscope_jax.video.frames import VideoError
 from medscope_jax.video.phantom import COUNTS, EVENTS, Event, Procedure
 from medscope_jax.video.phantom_scene import HEIGHT, MARGIN, WIDTH, phase_scene, vignette
+from medscope_jax.video.streams import list_packets
 
 FPS = 4
 _HALF = WIDTH // 2
@@ -86,13 +88,19 @@ def write_video(procedure: Procedure, path: str | pathlib.Path) -> None:
             writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     writer.release()
     # OpenCV says nothing when a write fails; the container then lacks its index and frames.
-    capture = cv2.VideoCapture(str(partial))
-    written = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    capture.release()
+    written = _count_frames(partial)
     if written != procedure.duration * FPS:
         partial.unlink(missing_ok=True)
         raise VideoError(f"{path}: only {written} frames could be written; is the disk full?")
     partial.replace(path)
+
+
+def _count_frames(path: pathlib.Path) -> int:
+    """How many frames a recording holds; 0 if it can't be read."""
+    try:
+        return len(list_packets(Source(str(path.absolute()), str(path)))[1])
+    except VideoError:
+        return 0
 
 
 def _wander(

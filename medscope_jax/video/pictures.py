@@ -35,11 +35,14 @@ def iter_pictures(
     Raises:
       VideoError: the file is another one than was listed; pictures too large.
     """
-    sound = _whole(packets, parts)
-    for number, frame in _decoded(source, stream, packets, parts, threads):
-        if frame.is_corrupt or not 0 <= number < len(packets) or not sound[number]:
+    whole, size = _whole(packets, parts).tolist(), (0, 0)
+    for frame in _decoded(source, stream, packets, parts, threads):
+        number = frame.pts
+        if number is None or not 0 <= number < len(whole) or frame.is_corrupt or not whole[number]:
             continue
-        limits.check_pixels(frame.height, frame.width, source.shown)
+        if size != (frame.height, frame.width):
+            size = frame.height, frame.width
+            limits.check_pixels(*size, source.shown)
         yield number, frame
 
 
@@ -58,7 +61,8 @@ def _whole(packets: Packets, parts: np.ndarray) -> np.ndarray:
 
 def _decoded(
     source: Source, stream: Stream, packets: Packets, parts: np.ndarray, threads: int
-) -> Iterator[tuple[int, av.VideoFrame]]:
+) -> Iterator[av.VideoFrame]:
+    """All pictures that come out of the decoder; the number of its packet is a picture's stamp."""
     with demux.opened(source) as container:
         if stream.index >= len(container.streams):
             raise _changed(source)
@@ -66,12 +70,13 @@ def _decoded(
         decoder = chosen.codec_context
         decoder.options = {"max_pixels": str(limits.MAX_PIXELS)}
         decoder.thread_count, decoder.thread_type = threads, "AUTO"
+        starts = set(np.flatnonzero(parts).tolist())
         for number, (packet, _) in enumerate(demux.numbered(container, [chosen])):
             if packet is None:
                 break
             if number >= len(packets):
                 raise _changed(source)
-            if parts[number]:
+            if number in starts:
                 yield from _drained(decoder)
                 decoder.flush_buffers()
             packet.pts, packet.dts = number, None
@@ -80,22 +85,17 @@ def _decoded(
         yield from _drained(decoder)
 
 
-def _made(
-    decoder: av.VideoCodecContext, packet: av.Packet | None
-) -> Iterator[tuple[int, av.VideoFrame]]:
+def _made(decoder: av.VideoCodecContext, packet: av.Packet | None) -> list[av.VideoFrame]:
     """The pictures that come out for a packet that goes in; none where it can't be decoded."""
     try:
-        frames = decoder.decode(packet)
+        return decoder.decode(packet)
     except (av.FFmpegError, EOFError):
-        return
-    for frame in frames:
-        yield -1 if frame.pts is None else frame.pts, frame
+        return []
 
 
-def _drained(decoder: av.VideoCodecContext) -> Iterator[tuple[int, av.VideoFrame]]:
+def _drained(decoder: av.VideoCodecContext) -> list[av.VideoFrame]:
     """The pictures that a decoder still holds."""
-    if decoder.is_open:
-        yield from _made(decoder, None)
+    return _made(decoder, None) if decoder.is_open else []
 
 
 def _changed(source: Source) -> VideoError:

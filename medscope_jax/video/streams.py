@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import av
 import av.logging
+import numpy as np
 from av.stream import Disposition
 
 from medscope_jax.video import demux, formats, limits
@@ -77,10 +78,11 @@ def list_packets(source: Source) -> tuple[Stream, Packets]:
                 if packet.stream_index in columns:
                     columns[packet.stream_index].add(packet)
                     limits.check_count(len(columns[packet.stream_index]), source.shown)
-                elif packet.stream.type == "audio" and packet.pts is not None:
+                elif packet.stream_index not in sound and packet.pts is not None:
                     # What lies before 0 is never heard: a codec's run-up.
+                    heard = packet.stream.type == "audio"
                     begins = max(0.0, float(packet.pts * packet.time_base))
-                    sound.setdefault(packet.stream_index, begins)
+                    sound[packet.stream_index] = begins if heard else np.inf
         except av.ExitError:
             raise VideoError(demux.STALL, source.shown) from None
         chosen = _choose(streams, columns, source)
