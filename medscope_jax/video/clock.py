@@ -116,11 +116,11 @@ def stamped_clock(
     stamps, decoded, mended = _without_strays(stamps, decoded, _STRAY * second)
     parts = _part_starts(decoded, slack, _JUMP * second if wraps else np.inf)
     in_order = np.flatnonzero(~packets.hidden) if order is None else order
-    interval = _usual_step(decoded if counts else stamps[in_order], packets)
     if counts:
         stamps = decoded
     lasting = packets.duration if tabled else np.zeros(len(packets), np.int64)
     part = np.cumsum(parts)
+    interval = _usual_step(stamps[in_order], part[in_order], packets)
     times = np.full(len(packets), np.nan)
     begin, joins, again = delay, [], 0
     for number in range(part[-1] + 1 if len(part) else 0):
@@ -234,16 +234,20 @@ def _part_starts(decoded: np.ndarray, slack: int, jump: float) -> np.ndarray:
     """
     known = np.flatnonzero(~np.isnan(decoded))
     steps = np.diff(decoded[known], prepend=decoded[known[:1]])
+    usual = np.median(steps[steps > 0]) if (steps > 0).any() else 0.0
     parts = np.zeros(len(decoded), bool)
-    parts[known[(steps < -(slack + 0.5) * _step(decoded)) | (steps > jump)]] = True
+    parts[known[(steps < -(slack + 0.5) * usual) | (steps > jump)]] = True
     return parts
 
 
-def _usual_step(stamps: np.ndarray, packets: Packets) -> float:
-    """How long a picture usually lasts, in units of the stamps."""
+def _usual_step(stamps: np.ndarray, part: np.ndarray, packets: Packets) -> float:
+    """How long a picture usually lasts, in units of the stamps; each is in the part beside it."""
     said = packets.duration[packets.duration > 0]
     said = float(np.median(said)) if len(said) else 0.0
-    step = _step(stamps)
+    by_part = np.lexsort((stamps, part))
+    steps = np.diff(stamps[by_part])[np.diff(part[by_part]) == 0]
+    steps = steps[steps > 0]
+    step = float(np.median(steps)) if len(steps) else 0.0
     if np.isnan(stamps).mean() > _FEW and said:  # stamps of some pictures alone
         return said
     return step or said or 1.0
