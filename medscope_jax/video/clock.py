@@ -110,7 +110,7 @@ def stamped_clock(
     if np.isnan(decoded).mean() > 0.5:
         decoded, slack = stamps.copy(), _DECODED_AHEAD
     else:
-        slack = 1
+        slack = 0
     if wraps:
         stamps, decoded = _unwrapped(stamps, decoded)
     stamps, decoded, mended = _without_strays(stamps, decoded, _STRAY * second)

@@ -128,7 +128,7 @@ def _frames(
                 following = bisect.bisect_right(ticks, time + _SAME_TIME)
             yield number, picture, keep
 
-    for number, picture, woven in deinterlace.deinterlaced(picked()):
+    for number, picture, woven in deinterlace.deinterlaced(picked(), stream.woven):
         interlaced |= woven
         if turn is None or turn[0] != picture.rotation:
             # PyAV ties a picture to its side data in a cycle: asked of each, all would pile up.

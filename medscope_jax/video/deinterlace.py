@@ -17,7 +17,7 @@ _UNIT = Fraction(1, 25)  # of the stamps within the filter, which are numbers of
 
 
 def deinterlaced(
-    pictures: Iterable[tuple[int, av.VideoFrame, bool]],
+    pictures: Iterable[tuple[int, av.VideoFrame, bool]], every: bool = False
 ) -> Iterator[tuple[int, av.VideoFrame, bool]]:
     """The pictures that are wanted, progressive.
 
@@ -25,6 +25,7 @@ def deinterlaced(
 
     Args:
       pictures: (number, picture, wanted) in the order in which they are shown.
+      every: all are interlaced, marked or not.
 
     Yields:
       (number, picture, whether it was interlaced) of those wanted, in the same order.
@@ -49,19 +50,19 @@ def deinterlaced(
             graph.vpush(None)
             yield from drained(graph)
             graph = None
-        if not owed and not (wanted and frame.interlaced_frame):
+        if not owed and not (wanted and (every or frame.interlaced_frame)):
             if wanted:
                 yield number, frame, False
             before = (frame, False)
             continue
         if graph is None or shape != _shape(frame):
-            graph, shape = _graph(frame), _shape(frame)
+            graph, shape = _graph(frame, every), _shape(frame)
         if before and not before[1] and _shape(before[0]) == shape:
             _push(graph, before[0], pushed)
             pushed += 1
         _push(graph, frame, pushed)
         if wanted:
-            owed[pushed] = number, frame.interlaced_frame
+            owed[pushed] = number, every or frame.interlaced_frame
         before, pushed = (frame, True), pushed + 1
         yield from drained(graph)
     if graph and owed:
@@ -73,15 +74,15 @@ def _shape(frame: av.VideoFrame) -> tuple:
     return frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range
 
 
-def _graph(frame: av.VideoFrame) -> Graph:
-    """The filter, for pictures like this one."""
+def _graph(frame: av.VideoFrame, every: bool) -> Graph:
+    """The filter, for pictures like this one: for `every` one, or for those that are marked."""
     graph = Graph()
     graph.threads = 1
     ends = (
         graph.add_buffer(
             width=frame.width, height=frame.height, format=frame.format, time_base=_UNIT
         ),
-        graph.add(FILTER, mode="send_frame", parity="auto", deint="interlaced"),
+        graph.add(FILTER, mode="send_frame", parity="auto", deint="all" if every else "interlaced"),
         graph.add("buffersink"),
     )
     graph.link_nodes(*ends).configure()

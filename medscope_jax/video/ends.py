@@ -11,7 +11,9 @@ import av
 # A run of this many zeros is no padding of these containers; how far from either end it is looked
 # for. Bytes.
 _ZEROS, _SEARCHED = 512, 1 << 20
+_NO_ZEROS = ("mpeg", "mpegts", "flv")
 _TS_PACKETS = (188, 192, 204)  # bytes of a transport stream's packet, by its kind
+_TS_SYNC = 0x47  # its first byte; 192 bytes have a stamp of four before it
 # How the objects begin that may follow the packets of an ASF file: its indices.
 _ASF_INDICES = (b"\x90\x08\x00\x33", b"\xd3\x29\xe2\xd6", b"\xf8\x03\xb1\xfe", b"\xd0\x3f\xb7\x3c")
 
@@ -78,11 +80,14 @@ def end_notes(container: str, path: str, extent: Extent) -> list[str]:
         file.seek(extent.last + extent.stride)
         following = file.read(4)
     places = []
-    if container in ("mpeg", "mpegts", "flv"):
-        ends = (("start", head), ("end", tail))
-        places = [f"zeros at its {name}" for name, part in ends if bytes(_ZEROS) in part]
+    if container in _NO_ZEROS and bytes(_ZEROS) in tail:
+        places.append("zeros at its end")
+    # Not further on in a program stream: a DVD's own packs begin it, and hold zeros.
+    begins = head[:_ZEROS] if container == "mpeg" else head
+    if container in _NO_ZEROS and bytes(_ZEROS) in begins:
+        places.append("zeros at its start")
     odd = {
-        "mpegts": all(size % length for length in _TS_PACKETS),
+        "mpegts": (size - extent.first) % _ts_length(path, extent.first),
         "dv": size != extent.end,
         "asf": extent.stride
         and size - extent.last != extent.stride
@@ -91,3 +96,16 @@ def end_notes(container: str, path: str, extent: Extent) -> list[str]:
     if odd.get(container):
         places.append("its end is not the container's")
     return [f"incomplete: {' and '.join(places)}, pictures may be gone"] if places else []
+
+
+def _ts_length(path: str, first: int) -> int:
+    """How long the packets of a transport stream are, by their sync bytes; 1 if none is found."""
+    with open(path, "rb") as file:
+        file.seek(first)
+        data = file.read(4 * max(_TS_PACKETS))
+    for length in _TS_PACKETS:
+        for before in (0, 4):
+            syncs = data[before::length][:3]
+            if len(syncs) and all(byte == _TS_SYNC for byte in syncs):
+                return length
+    return 1

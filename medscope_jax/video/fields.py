@@ -1,4 +1,6 @@
-"""Whether an interlaced recording stores a picture as two packets, one for each of its fields."""
+"""How an interlaced recording stores the two fields of a picture, seen in its first packets."""
+
+import re
 
 import av
 
@@ -6,23 +8,33 @@ import av
 _CODECS = ("h264", "mpeg2video", "vc1")
 # Enough pictures to see a pair, and the most packets to look at until they come.
 _PICTURES, _PACKETS = 8, 32
+# The end of one picture and, behind filling, the start of the next.
+_TWO_JPEGS = re.compile(rb"\xff\xd9[\x00\xff]{0,64}?\xff\xd8\xff")
 
 
 class FieldProbe:
     """Decodes the first packets of a stream while they are listed.
 
     Attributes:
-      paired: a packet without a picture followed one whose picture is interlaced.
+      paired: a picture is stored as two packets, one for each of its fields: one without a picture
+        followed one whose picture is interlaced.
+      woven: a packet holds two JPEG pictures, one for each field. FFmpeg weaves them into one and
+        does not say so.
     """
 
     def __init__(self, decoder: av.VideoCodecContext):
+        self._jpeg = decoder.name == "mjpeg"
         self._decoder = decoder if decoder.name in _CODECS else None
         self._came: list[int] = []
         self._interlaced = False
-        self.paired = False
+        self.paired = self.woven = False
+        self._first = True
 
     def add(self, packet: av.Packet, number: int) -> None:
         """Looks at the stream's next packet, which must not be used afterwards."""
+        if self._first and packet.size:
+            self._first = False
+            self.woven = self._jpeg and bool(_TWO_JPEGS.search(bytes(packet)))
         if self._decoder is None or not packet.size:
             return
         packet.pts, packet.dts = number, None

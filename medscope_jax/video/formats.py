@@ -13,8 +13,7 @@ from medscope_jax.video.frames import VideoError
 
 # FFmpeg's demuxers of containers that carry times.
 CONTAINERS = (
-    "asf,avi,dv,flv,gxf,ivf,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mpeg,mpegts,mxf,nut,ogg,"
-    "yuv4mpegpipe"
+    "asf,avi,dv,flv,ivf,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mpeg,mpegts,mxf,nut,ogg,yuv4mpegpipe"
 )
 # Of these, by FFmpeg's names, the ones with a table of their pictures.
 TABLED = ("mov,mp4,m4a,3gp,3g2,mj2",)

@@ -4,6 +4,9 @@ import av
 import numpy as np
 from av.sidedata.sidedata import Type
 
+# Display matrices of what PyAV calls a rotation, in degrees against the clock.
+_TURNS = {90: (0, -1, 1, 0), 180: (-1, 0, 0, -1), 270: (0, 1, -1, 0)}
+
 
 def to_rgb(picture: av.VideoFrame) -> np.ndarray:
     """A decoded picture as uint8 [h, w, 3] RGB.
@@ -19,7 +22,10 @@ def display_matrix(picture: av.VideoFrame) -> tuple[int, ...] | None:
 
     The stored point (x, y) is shown at (a x + c y, b x + d y): ISO/IEC 14496-12, 6.2.2.
     """
-    data = picture.side_data.get(Type.DISPLAYMATRIX) if len(picture.side_data) else None
+    try:
+        data = picture.side_data.get(Type.DISPLAYMATRIX)
+    except ValueError:  # beside it lies something that PyAV does not know, as Exif
+        return _TURNS.get(picture.rotation % 360)
     if data is None:
         return None
     values = np.frombuffer(bytes(data), np.int32)[[0, 1, 3, 4]]

@@ -17,6 +17,8 @@ from medscope_jax.video.frames import VideoError
 
 # Containers whose headers count the seconds from their clock's 0, not from the first picture.
 _FROM_ZERO = ("matroska,webm", "flv", "asf")
+# FFmpeg's duration of these is its own guess by the last stamps that it finds.
+_NO_HEADER = ("mpeg", "mpegts")
 _SHORT = 0.06  # seconds that all streams may end before their header says without a word
 _FASTEST = 240  # frames a second that a header is believed
 _NO_PICTURE = Disposition.attached_pic | Disposition.timed_thumbnails
@@ -33,6 +35,7 @@ class Stream:
       time_base: seconds of one unit of its stamps.
       rate: frames a second by its own headers; 0 if they do not say.
       reorders: pictures may be stored in another order than they are shown.
+      woven: its pictures are two fields each, whatever the decoder says of them.
       paired: a picture may be stored as two packets, one for each of its fields.
       delay: seconds from the container's first stamp to the stream's.
       stated: seconds from the stream's first stamp to its end by its headers; 0 if they do not say.
@@ -51,6 +54,7 @@ class Stream:
     stated: float
     count: int
     missing_bytes: int
+    woven: bool = False
     paired: bool = False
     delay: float = 0.0
     errors: int = 0
@@ -93,6 +97,7 @@ def list_packets(source: Source) -> tuple[Stream, Packets]:
         notes += _short_note(container, extent)
         return dataclasses.replace(
             stream,
+            woven=columns[chosen.index].fields.woven,
             paired=columns[chosen.index].fields.paired,
             delay=begins - min([begins, *sound.values()]),
             errors=failed,
@@ -241,6 +246,8 @@ def _short_note(container: av.container.InputContainer, extent: Extent) -> list[
 
 def _stated(container: av.container.InputContainer, stream: av.VideoStream) -> float:
     """Seconds that a stream lasts by its container's headers; 0 where they do not say."""
+    if container.format.name in _NO_HEADER:
+        return 0.0
     if stream.duration:
         return float(stream.duration * stream.time_base)
     found = re.fullmatch(r"(\d+):(\d\d):(\d\d\.\d+)", stream.metadata.get("DURATION", ""))

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from medscope_jax.video.clock import has_stamps, lacks_stamps, stamped_clock, steady_clock
@@ -55,7 +55,9 @@ def test_parts_follow_one_another(lengths, starts, between, wrap):
             dts.append(start + place * STEP)
             numbers.append(begin + number)
         begin += length
-    if wrap:  # the first part runs over its counter in its middle
+    joins = np.diff(dts)[np.cumsum(lengths)[:-1] - 1]
+    assume((np.abs(joins) > STEP).all())  # else it is one clock that stumbles
+    if wrap and len(lengths) == 1:  # it runs over its counter in its middle
         turn = pts[0] + lengths[0] // 2 * STEP
         pts, dts = ([(x - turn) % (1 << 33) for x in stamps] for stamps in (pts, dts))
     clock = stamped_clock(packets_of(pts, dts), UNIT, 0.0, wraps=True)
