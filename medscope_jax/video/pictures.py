@@ -5,6 +5,7 @@ that stamp is the packet's number: clock.py knows its time. So a picture is know
 stored in, not by how many came before it: one that is lost shifts no other.
 """
 
+import os
 from collections.abc import Iterator
 
 import av
@@ -14,6 +15,8 @@ from medscope_jax.video import demux, limits
 from medscope_jax.video.demux import Packets, Source
 from medscope_jax.video.frames import VideoError
 from medscope_jax.video.streams import Stream
+
+_MANY, _MOST_THREADS = 1500, 8
 
 
 def iter_pictures(
@@ -69,7 +72,7 @@ def _decoded(
         chosen = container.streams[stream.index]
         decoder = chosen.codec_context
         decoder.options = {"max_pixels": str(limits.MAX_PIXELS)}
-        decoder.thread_count, decoder.thread_type = threads, "AUTO"
+        decoder.thread_count, decoder.thread_type = _threads(threads, len(packets)), "AUTO"
         starts = set(np.flatnonzero(parts).tolist())
         for number, (packet, _) in enumerate(demux.numbered(container, [chosen])):
             if packet is None:
@@ -83,6 +86,15 @@ def _decoded(
             if packet.size:  # an empty one would tell the decoder that it is the end
                 yield from _made(decoder, packet)
         yield from _drained(decoder)
+
+
+def _threads(threads: int, pictures: int) -> int:
+    """How many threads decode: one where there are few pictures.
+
+    A threaded decoder tells of a damaged picture while it gives others, which are then lost with it
+    (PyAV drops what came with an error): at a long recording's end, less than what is overlooked.
+    """
+    return (threads or min(os.cpu_count() or 1, _MOST_THREADS)) if pictures >= _MANY else 1
 
 
 def _made(decoder: av.VideoCodecContext, packet: av.Packet | None) -> list[av.VideoFrame]:
