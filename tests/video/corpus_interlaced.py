@@ -190,8 +190,7 @@ def _field_jpegs(ending: str, bottom_first: bool) -> Case:
 
     order = "bff" if bottom_first else "tff"
     name = f"{ending}-mjpeg-field-pictures-{order}"
-    # FFmpeg does not say that they are interlaced: what stands is the frame of both fields.
-    return Case(name, make, steady(COUNT), range(COUNT))
+    return Case(name, make, steady(COUNT), range(COUNT), look=no_combs)
 
 
 def _field_jpeg(frame: np.ndarray, bottom: int) -> bytes:

@@ -13,7 +13,7 @@ from medscope_jax.video import VideoError, read_video
 from medscope_jax.video.frames import tick_frames
 from tests.video.corpus import CASES
 from tests.video.corpus_case import LOSS
-from tests.video.corpus_pictures import number_of
+from tests.video.corpus_pictures import block_left, block_of, combing, moving, number_of, picture
 
 READ = [case for case in CASES if case.times is not None]
 REFUSED = [case for case in CASES if case.times is None]
@@ -108,6 +108,16 @@ def test_right_values_are_ffprobes(case, tmp_path):
     seen = json.loads(told.stdout)
     stamps = [float(frame["best_effort_timestamp_time"]) for frame in seen["frames"]]
     check_times(case, np.array(stamps) - float(seen["format"].get("start_time", 0)))
+
+
+def test_a_woven_picture_is_seen():
+    """The judge itself: two fields of two times make a comb, one field does not."""
+    for number in range(40):
+        woven = moving(number)
+        assert combing(woven) >= 1
+        assert combing(woven[::2].repeat(2, axis=0)) == 0
+        assert number_of(woven) == number_of(picture(number)) == number
+        assert block_of(woven[::2].repeat(2, axis=0)) == block_left(2 * number, woven.shape[1])
 
 
 def test_the_corpus_is_large():
