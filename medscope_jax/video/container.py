@@ -111,17 +111,21 @@ def _frames(
     """
     original = fitted = turn = None
     stream, made = account.stream, account.clock
-    came = bytearray(len(account.packets))
+    came, late = bytearray(len(account.packets)), 0
     interlaced = False
 
     def picked() -> Iterator[tuple[int, av.VideoFrame, bool]]:
         # Plain numbers: looked up for every picture, thousands of times a second.
         times, ticks = made.times.tolist(), [*wanted.tolist(), np.inf]
         following, last = 0, -np.inf
+        nonlocal late
+        highest = -np.inf
         pictures = iter_pictures(source, stream, account.packets, made.parts, reading.threads)
         for number, picture in pictures:
             came[number] = 1
             time = times[number]
+            late += time < highest
+            highest = max(time, highest)
             keep = time >= ticks[following] - _SAME_TIME and time > last + _SAME_TIME
             if keep:
                 last = time
@@ -142,5 +146,7 @@ def _frames(
     came = np.frombuffer(came, np.uint8).astype(bool)
     told = judge(account, came, interlaced)
     woven = [deinterlace.NOTE] if interlaced else []
+    if late:
+        told.append(f"{late} pictures came behind later ones: damaged pictures or times")
     letterbox = letterbox_note(original, fitted)
     return Ending(made.end, int(came.sum()), (*told, *notes, *woven, *letterbox))

@@ -114,29 +114,44 @@ def _unreadable(error: Exception, source: Source) -> VideoError:
 STALL = f"reading stalled for {_STALLED} s: damaged, or on a slow disk; copy it to this machine"
 
 
-def numbered(
-    container: av.container.InputContainer, streams: list
-) -> Iterator[tuple[av.Packet | None, int]]:
-    """The packets of streams in the file's order, each with how many reads failed so far.
+class Faults(NamedTuple):
+    """What went wrong while a container was read.
 
-    At the end (None, failed). A damaged container may fail in one place and go on behind it.
+    Attributes:
+      errors: how many reads failed. A damaged container may fail in one place and go on behind it.
+      late_stream: a stream that the headers do not name came up; nothing of it is read.
+    """
+
+    errors: int = 0
+    late_stream: bool = False
+
+
+def read_packets(
+    container: av.container.InputContainer, streams: list
+) -> Iterator[av.Packet | Faults]:
+    """The packets of streams in the file's order, then what went wrong.
+
+    Raises:
+      av.ExitError: a read took too long.
     """
     failed = in_a_row = 0
+    late_stream = False
     while in_a_row < _ERRORS_IN_A_ROW:
         try:
             for packet in container.demux(streams):
                 # FFmpeg ends with one packet a stream that holds nothing: not the file's.
                 if packet.size or packet.pos is not None:
                     in_a_row = 0
-                    yield packet, failed
+                    yield packet
             break
         except av.ExitError:
             raise
-        except IndexError:  # at the end: PyAV trips over a stream that came up behind the headers
+        except IndexError:  # PyAV trips over it, once all else is read
+            late_stream = True
             break
         except (av.FFmpegError, OSError):
             failed, in_a_row = failed + 1, in_a_row + 1
-    yield None, failed
+    yield Faults(failed, late_stream)
 
 
 class Columns:

@@ -13,6 +13,7 @@ import av
 _ZEROS, _SEARCHED = 512, 1 << 20
 _NO_ZEROS = ("mpeg", "mpegts", "flv")
 _TS_PACKETS = (188, 192, 204)  # bytes of a transport stream's packet, by its kind
+_FLV_TAG = 64  # bytes of a closing tag, at most
 _TS_SYNC = 0x47  # its first byte; 192 bytes have a stamp of four before it
 # How the objects begin that may follow the packets of an ASF file: its indices.
 _ASF_INDICES = (b"\x90\x08\x00\x33", b"\xd3\x29\xe2\xd6", b"\xf8\x03\xb1\xfe", b"\xd0\x3f\xb7\x3c")
@@ -61,7 +62,11 @@ class Extent:
     @property
     def latest(self) -> float:
         """Seconds, when the last of any stream ends by its own stamps."""
-        return max((end * self._units[index] for index, end in self._ends.items()), default=0.0)
+        return max(map(self.latest_of, self._ends), default=0.0)
+
+    def latest_of(self, index: int) -> float:
+        """Seconds, when a stream ends by its own stamps; 0 if it has none."""
+        return self._ends.get(index, 0) * self._units.get(index, 0.0)
 
 
 def end_notes(container: str, path: str, extent: Extent) -> list[str]:
@@ -88,13 +93,14 @@ def end_notes(container: str, path: str, extent: Extent) -> list[str]:
         places.append("zeros at its start")
     odd = {
         "mpegts": (size - extent.first) % _ts_length(path, extent.first),
-        "dv": size != extent.end,
+        "dv": extent.first or size != extent.end,
+        "flv": size - extent.end > _FLV_TAG,
         "asf": extent.stride
         and size - extent.last != extent.stride
         and not following.startswith(_ASF_INDICES),
     }
     if odd.get(container):
-        places.append("its end is not the container's")
+        places.append("its bytes are not all the container's")
     return [f"incomplete: {' and '.join(places)}, pictures may be gone"] if places else []
 
 

@@ -11,7 +11,7 @@ from medscope_jax.video.clock import Clock
 from medscope_jax.video.demux import Packets
 from medscope_jax.video.formats import TABLED
 from medscope_jax.video.frames import VideoError
-from medscope_jax.video.streams import Stream
+from medscope_jax.video.streams import FROM_ZERO, Stream
 
 # Lost frames that are noted but tolerated: encoders do leave an undecodable frame or two (a last
 # one never flushed, one that a disk spoilt).
@@ -19,6 +19,8 @@ _TOLERATED_FRAMES = 2
 _TOLERATED_SHARE = 0.01
 # The picture may begin this many frames after the container's first stamp without a word.
 _LATE_FRAMES = 1.5
+# The same where containers' clocks start at 0, and encoders leave room for pictures out of order.
+_LATER_FRAMES = 2.5
 # How far a header's seconds may be from those of the pictures without a word, in frames.
 _SHORT_FRAMES = 0.75
 
@@ -144,6 +146,9 @@ def _late_notes(account: Account) -> list[str]:
     first = float(np.nanmin(made.times))
     if first > _LATE_FRAMES * made.interval:
         return [f"the picture starts at {first:.2f} s, after the sound: times are the container's"]
+    begins = account.stream.begins
+    if account.stream.format in FROM_ZERO and begins > _LATER_FRAMES * made.interval:
+        return [f"its clock starts at {begins:.2f} s: times are counted from there"]
     return []
 
 

@@ -74,8 +74,8 @@ def _decoded(
         decoder.options = {"max_pixels": str(limits.MAX_PIXELS)}
         decoder.thread_count, decoder.thread_type = _threads(threads, len(packets)), "AUTO"
         starts = set(np.flatnonzero(parts).tolist())
-        for number, (packet, _) in enumerate(demux.numbered(container, [chosen])):
-            if packet is None:
+        for number, packet in enumerate(demux.read_packets(container, [chosen])):
+            if isinstance(packet, demux.Faults):
                 break
             if number >= len(packets):
                 raise _changed(source)

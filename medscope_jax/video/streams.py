@@ -16,9 +16,10 @@ from medscope_jax.video.ends import Extent, end_notes
 from medscope_jax.video.frames import VideoError
 
 # Containers whose headers count the seconds from their clock's 0, not from the first picture.
-_FROM_ZERO = ("matroska,webm", "flv", "asf")
+FROM_ZERO = ("matroska,webm", "flv", "asf")
 # FFmpeg's duration of these is its own guess by the last stamps that it finds.
 _NO_HEADER = ("mpeg", "mpegts")
+_ALONE = 0.5  # seconds that other streams may go on without pictures without a word
 _SHORT = 0.06  # seconds that all streams may end before their header says without a word
 _FASTEST = 240  # frames a second that a header is believed
 _NO_PICTURE = Disposition.attached_pic | Disposition.timed_thumbnails
@@ -37,6 +38,7 @@ class Stream:
       reorders: pictures may be stored in another order than they are shown.
       woven: its pictures are two fields each, whatever the decoder says of them.
       paired: a picture may be stored as two packets, one for each of its fields.
+      begins: seconds of its first stamp, by the container's own clock.
       delay: seconds from the container's first stamp to the stream's.
       stated: seconds from the stream's first stamp to its end by its headers; 0 if they do not say.
       count: how many pictures it has by its headers or tables; 0 if they do not say.
@@ -56,6 +58,7 @@ class Stream:
     missing_bytes: int
     woven: bool = False
     paired: bool = False
+    begins: float = 0.0
     delay: float = 0.0
     errors: int = 0
     notes: tuple[str, ...] = ()
@@ -73,10 +76,11 @@ def list_packets(source: Source) -> tuple[Stream, Packets]:
         _check_pictures(container, streams, source)
         columns = {stream.index: Columns(stream) for stream in streams if stream.codec_context}
         sound: dict[int, float] = {}  # seconds of the first stamp of each sound stream
-        extent, failed = Extent(), 0
+        extent, faults = Extent(), demux.Faults()
         try:
-            for packet, failed in demux.numbered(container, list(container.streams)):  # noqa: B007
-                if packet is None:
+            for packet in demux.read_packets(container, list(container.streams)):
+                if isinstance(packet, demux.Faults):
+                    faults = packet
                     break
                 extent.add(packet)
                 if packet.stream_index in columns:
@@ -94,13 +98,16 @@ def list_packets(source: Source) -> tuple[Stream, Packets]:
         begins = float((chosen.start_time or 0) * chosen.time_base)
         stream = _describe(container, chosen, packets, source)
         notes = [*_others(streams, chosen), *end_notes(stream.format, source.path, extent)]
-        notes += _short_note(container, extent)
+        notes += _short_notes(container, chosen, extent)
+        if faults.late_stream:
+            notes.append("another stream begins within the file: it is not read")
         return dataclasses.replace(
             stream,
             woven=columns[chosen.index].fields.woven,
             paired=columns[chosen.index].fields.paired,
+            begins=begins,
             delay=begins - min([begins, *sound.values()]),
-            errors=failed,
+            errors=faults.errors,
             notes=tuple(notes),
         ), packets
 
@@ -233,15 +240,26 @@ def _missing_bytes(
     return 0
 
 
-def _short_note(container: av.container.InputContainer, extent: Extent) -> list[str]:
-    """No or one note that all streams end before the header says; of one, missing.py tells."""
-    if container.format.name not in _FROM_ZERO or len(container.streams) < 2:
+def _short_notes(
+    container: av.container.InputContainer, chosen: av.VideoStream, extent: Extent
+) -> list[str]:
+    """Notes that the picture ends long before the sound, and all streams before the header says.
+
+    That a lone stream does is missing.py's to tell, and what MP4's tables lack, too.
+    """
+    if len(container.streams) < 2 or container.format.name in formats.TABLED:
         return []
+    notes = []
+    alone = extent.latest - extent.latest_of(chosen.index)
+    if alone > _ALONE:
+        notes.append(f"its pictures end {alone:.2f} s before its other streams")
     stated = (container.duration or 0) / av.time_base
-    short = stated - extent.latest
-    if short <= _SHORT:
-        return []
-    return [f"incomplete: its header says {stated:.2f} s, its streams end {short:.2f} s before"]
+    if container.format.name in FROM_ZERO and stated - extent.latest > _SHORT:
+        short = stated - extent.latest
+        notes.append(
+            f"incomplete: its header says {stated:.2f} s, its streams end {short:.2f} s before"
+        )
+    return notes
 
 
 def _stated(container: av.container.InputContainer, stream: av.VideoStream) -> float:
@@ -259,4 +277,4 @@ def _stated(container: av.container.InputContainer, stream: av.VideoStream) -> f
     else:
         return 0.0
     begins = float((stream.start_time or 0) * stream.time_base)
-    return stated - begins if container.format.name in _FROM_ZERO else stated
+    return stated - begins if container.format.name in FROM_ZERO else stated
