@@ -14,6 +14,8 @@ _ZEROS, _SEARCHED = 512, 1 << 20
 _NO_ZEROS = ("mpeg", "mpegts", "flv")
 _TS_PACKETS = (188, 192, 204)  # bytes of a transport stream's packet, by its kind
 _FLV_TAG = 64  # bytes of a closing tag, at most
+_TS_TABLES = (0x0000, 0x0001, 0x0011, 0x1FFF)  # packet ids of tables and of stuffing
+_TS_STRAYS = 3  # packets of other tables, clocks and streams that may follow the last picture
 _TS_SYNC = 0x47  # its first byte; 192 bytes have a stamp of four before it
 # How the objects begin that may follow the packets of an ASF file: its indices.
 _ASF_INDICES = (b"\x90\x08\x00\x33", b"\xd3\x29\xe2\xd6", b"\xf8\x03\xb1\xfe", b"\xd0\x3f\xb7\x3c")
@@ -45,7 +47,8 @@ class Extent:
             elif ends > self._ends[index]:
                 self._ends[index] = ends
         place = packet.pos
-        if place is None or place < 0:
+        if place is None or place < 0:  # it follows another in one pack
+            self.end += packet.size
             return
         if self._empty:
             self.first, self._empty = place, False
@@ -92,7 +95,7 @@ def end_notes(container: str, path: str, extent: Extent) -> list[str]:
     if container in _NO_ZEROS and bytes(_ZEROS) in begins:
         places.append("zeros at its start")
     odd = {
-        "mpegts": (size - extent.first) % _ts_length(path, extent.first),
+        "mpegts": _ts_odd(path, size, extent),
         "dv": extent.first or size != extent.end,
         "flv": size - extent.end > _FLV_TAG,
         "asf": extent.stride
@@ -102,6 +105,24 @@ def end_notes(container: str, path: str, extent: Extent) -> list[str]:
     if odd.get(container):
         places.append("its bytes are not all the container's")
     return [f"incomplete: {' and '.join(places)}, pictures may be gone"] if places else []
+
+
+def _ts_odd(path: str, size: int, extent: Extent) -> bool:
+    """Whether a transport stream ends within a packet, or with packets of no stream that it has."""
+    length = _ts_length(path, extent.first)
+    if length == 1 or (size - extent.first) % length:
+        return length > 1
+    # The last packet's own pieces of 184 bytes, and between them those of other streams.
+    end = extent.last + length * -(-(extent.end - extent.last) // (length - 4))
+    with open(path, "rb") as file:
+        file.seek(end)
+        tail = file.read(_SEARCHED)
+    before = length - 188 if length == 192 else 0
+    owners = [
+        int.from_bytes(tail[at + before + 1 : at + before + 3], "big") & 0x1FFF
+        for at in range(0, len(tail) - length + 1, length)
+    ]
+    return sum(owner not in _TS_TABLES for owner in owners) > _TS_STRAYS
 
 
 def _ts_length(path: str, first: int) -> int:
