@@ -98,8 +98,11 @@ def _clock(
 
 
 def _nothing(packets: Packets, shown: str) -> VideoError:
-    reason = f"nothing can be decoded (0 of {len(packets)} frames came); copy or convert it again"
-    return VideoError(reason, shown)
+    return VideoError(
+        f"nothing can be decoded (0 of {len(packets)} frames came): damaged, or pictures of over "
+        f"{limits.MAX_PIXELS:,} pixels; copy or convert it again",
+        shown,
+    )
 
 
 def _frames(

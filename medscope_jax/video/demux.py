@@ -14,7 +14,7 @@ import av
 import numpy as np
 from av.container.core import Flags
 
-from medscope_jax.video import formats
+from medscope_jax.video import formats, limits
 from medscope_jax.video.fields import FieldProbe
 from medscope_jax.video.frames import VideoError
 
@@ -76,6 +76,8 @@ def opened(source: Source) -> Iterator[av.container.InputContainer]:
         # Clocks that run over or start again are clock.py's.
         "correct_ts_overflow": "0",
         "max_streams": "64",
+        # FFmpeg decodes the first pictures while it opens a file.
+        "max_pixels": str(limits.MAX_PIXELS),
     }
     try:
         container = av.open(
