@@ -114,8 +114,14 @@ def test_killed_preparation_is_continued_to_the_same_bytes(tmp_path, workdir):
     deadline = time.monotonic() + 60
     while not list(videos.glob("*-0??.mp4")) and time.monotonic() < deadline:
         time.sleep(0.02)
+    workers = pathlib.Path(f"/proc/{job.pid}/task/{job.pid}/children")
+    workers = workers.read_text().split() if workers.exists() else []
     job.send_signal(signal.SIGKILL)
     job.wait()
+    # Its workers end with it, but not in the same moment.
+    while any(pathlib.Path("/proc", pid, "exe").exists() for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     assert not (tmp_path / "suite" / "done.json").exists()
     with pytest.raises(UserError, match="no finished suite"):
         load_part(tmp_path, "cap", "train")
