@@ -28,7 +28,7 @@ from medscope_jax.video.frames import (
 from medscope_jax.video.missing import Account, judge
 from medscope_jax.video.pictures import iter_pictures
 from medscope_jax.video.rgb import display_matrix, to_rgb, upright
-from medscope_jax.video.stream import Ending, Frames, FrameStream
+from medscope_jax.video.stream import Ending, Frames, FrameStream, ahead
 from medscope_jax.video.streams import Stream, list_packets
 
 UNUSED_RATE = "the given frame rate is not used: the recording has times of its own"
@@ -135,7 +135,7 @@ def _frames(
                 following = bisect.bisect_right(ticks, time + _SAME_TIME)
             yield number, picture, keep
 
-    for number, picture, woven in deinterlace.deinterlaced(picked(), stream.woven):
+    for number, picture, woven in ahead(deinterlace.deinterlaced(picked(), stream.woven)):
         interlaced |= woven
         if turn is None or turn[0] != picture.rotation:
             # PyAV ties a picture to its side data in a cycle: asked of each, all would pile up.

@@ -5,7 +5,7 @@ with that one's time: the lines of its first field stay, the others are made fro
 pictures before and after it. Pictures that are marked progressive pass unchanged.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from fractions import Fraction
 
 import av
@@ -18,7 +18,7 @@ _UNIT = Fraction(1, 25)  # of the stamps within the filter, which are numbers of
 
 def deinterlaced(
     pictures: Iterable[tuple[int, av.VideoFrame, bool]], every: bool = False
-) -> Iterator[tuple[int, av.VideoFrame, bool]]:
+) -> Generator[tuple[int, av.VideoFrame, bool], None, None]:
     """The pictures that are wanted, progressive.
 
     The filter sees no more than the wanted pictures and their neighbours.
@@ -34,7 +34,7 @@ def deinterlaced(
     pushed = 0  # how many pictures went into the filter
     owed: dict[int, tuple[int, bool]] = {}  # place in the filter -> number, interlaced
 
-    def drained(graph: Graph) -> Iterator[tuple[int, av.VideoFrame, bool]]:
+    def drained(graph: Graph) -> Generator[tuple[int, av.VideoFrame, bool], None, None]:
         while True:
             try:
                 frame = graph.vpull()

@@ -2,7 +2,10 @@
 
 import contextlib
 import dataclasses
+import queue
+import threading
 from collections.abc import Callable, Generator, Iterator
+from typing import TypeVar
 
 import numpy as np
 
@@ -54,6 +57,53 @@ class FrameStream:
         end = self.ending
         times = np.array(times, np.float64)
         return Video(frames[: len(times)], times, end.duration, end.native_frames, end.notes)
+
+
+_Item = TypeVar("_Item")
+
+
+def ahead(items: Generator[_Item, None, None], depth: int = 2) -> Iterator[_Item]:
+    """The same items, made in a thread of their own: the next ones while the consumer is at work.
+
+    What they raise is raised here. A consumer that leaves early stops the thread.
+
+    Args:
+      items: a generator that nobody else reads; it is closed in that thread.
+      depth: how many may be ready and not taken.
+    """
+    ready: queue.Queue = queue.Queue(depth)
+    left, end = threading.Event(), object()
+
+    def put(item: object, error: BaseException | None = None) -> None:
+        while not left.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put((item, error), timeout=0.1)
+                return
+
+    def work() -> None:
+        try:
+            with contextlib.closing(items):
+                for item in items:
+                    put(item)
+                    if left.is_set():
+                        return
+            put(end)
+        except BaseException as error:  # to be raised where the items are taken
+            put(end, error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            yield item
+    finally:
+        left.set()
+        thread.join()
 
 
 def in_steps(frames: Frames, context: Callable[[], contextlib.AbstractContextManager]) -> Frames:

@@ -1,11 +1,15 @@
 """Frames one at a time: the same ones as at once, nothing left changed between two of them."""
 
+import itertools
+import threading
+
 import cv2
 import numpy as np
 import pytest
 
 from medscope_jax.video import VideoError, read_video
 from medscope_jax.video.decode import iter_frames
+from medscope_jax.video.stream import ahead
 
 SIZE = (32, 72)
 
@@ -76,3 +80,36 @@ def test_bad_files_are_refused_before_the_first_frame(tmp_path):
         iter_frames(tmp_path / "none.mp4", 1.0, SIZE)
     with pytest.raises(ValueError, match="frame_rate"):
         iter_frames(tmp_path, 1.0, SIZE, frame_rate=0.0)
+
+
+def test_items_made_ahead_are_the_same():
+    for depth in (1, 2, 5):
+        assert list(ahead((n * n for n in range(50)), depth)) == [n * n for n in range(50)]
+    assert list(ahead(n for n in ())) == []
+
+
+def test_what_goes_wrong_ahead_is_raised_where_items_are_taken():
+    def broken():
+        yield 1
+        raise VideoError("broken", "x.mp4")
+
+    taken = []
+    with pytest.raises(VideoError, match=r"x\.mp4: broken"):
+        taken.extend(ahead(broken()))
+    assert taken == [1]
+
+
+def test_who_leaves_early_stops_the_thread():
+    closed = threading.Event()
+
+    def endless():
+        try:
+            yield from itertools.count()
+        finally:
+            closed.set()
+
+    before = threading.active_count()
+    items = ahead(endless())
+    assert [next(items) for _ in range(5)] == [0, 1, 2, 3, 4]
+    items.close()
+    assert closed.is_set() and threading.active_count() == before
