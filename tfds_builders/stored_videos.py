@@ -10,6 +10,7 @@ Records are made from these two; nothing reads the frames for it.
 
 import dataclasses
 import json
+import multiprocessing
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -99,7 +100,9 @@ def _decode(video: PlannedVideo, settings: VideoSettings) -> dict[str, Any] | st
             partial=video.partial,
             frame_rate=video.frame_rate,
             resample=settings.resample,
-            threads=1,  # builds run several processes; and a damaged picture is the same in all
+            # A worker has a core of its own. With either number one thread decodes: what comes of
+            # a damaged recording is the same, too.
+            threads=2 if multiprocessing.parent_process() is None else 1,
         )
         for time, frame in stream:
             times.append(time)

@@ -135,7 +135,8 @@ def _frames(
                 following = bisect.bisect_right(ticks, time + _SAME_TIME)
             yield number, picture, keep
 
-    for number, picture, woven in ahead(deinterlace.deinterlaced(picked(), stream.woven)):
+    pictures = deinterlace.deinterlaced(picked(), stream.woven)
+    for number, picture, woven in pictures if reading.threads == 1 else ahead(pictures):
         interlaced |= woven
         if turn is None or turn[0] != picture.rotation:
             # PyAV ties a picture to its side data in a cycle: asked of each, all would pile up.

@@ -44,7 +44,8 @@ def read_video(
         "bicubic" ones.
       min_frames: fewest frames to return of a recording that has as many: the bank rate rises until
         it makes them, and Video.notes says so.
-      threads: that decode one recording; 0 for one a core. Whatever is intact comes out the same.
+      threads: that work on one recording: one that converts pictures, the others decode them; 1 for
+        one that does both, 0 for one a core. Whatever is intact comes out the same.
 
     Returns:
       Video.

@@ -30,7 +30,7 @@ def iter_pictures(
     Args:
       source, stream, packets: as streams.list_packets gave them.
       parts: bool [N], the packets at which another recording begins.
-      threads: that decode; 0 for one a core.
+      threads: as frames.Reading.
 
     Yields:
       (number of its packet, picture).
@@ -94,7 +94,9 @@ def _threads(threads: int, pictures: int) -> int:
     A threaded decoder tells of a damaged picture while it gives others, which are then lost with it
     (PyAV drops what came with an error): at a long recording's end, less than what is overlooked.
     """
-    return (threads or min(os.cpu_count() or 1, _MOST_THREADS)) if pictures >= _MANY else 1
+    if pictures < _MANY:
+        return 1
+    return max(1, threads - 1) if threads else min(os.cpu_count() or 1, _MOST_THREADS)
 
 
 def _made(decoder: av.VideoCodecContext, packet: av.Packet | None) -> list[av.VideoFrame]:
