@@ -141,14 +141,14 @@ def _from_vector(vector: np.ndarray, count: int) -> tuple[np.ndarray | None, lis
         return None, [f"{standing} of {len(steps)} steps are zero"]
     if not standing:
         return times, []
-    # Frames at one time: they lie between this time and the next.
+    # Frames at one time: the smallest step stands for none, where there is room before the next time.
     moments, first, alike = np.unique(times, return_index=True, return_counts=True)
     following = np.append(moments[1:], moments[-1] + np.median(np.diff(moments)))
-    share = (np.arange(count) - np.repeat(first, alike)) / np.repeat(alike, alike)
-    spread = times + share * np.repeat(following - moments, alike)
+    step = np.minimum((following - moments) / alike, np.diff(moments).min())
+    spread = times + (np.arange(count) - np.repeat(first, alike)) * np.repeat(step, alike)
     note = (
-        f"FrameTimeVector does not fit ({standing} of {len(steps)} steps are zero): such frames "
-        "lie evenly between those before and behind"
+        f"FrameTimeVector does not fit ({standing} of {len(steps)} steps are zero): the smallest "
+        "other step stands for them, or less where there is no room"
     )
     return spread, [note]
 

@@ -37,9 +37,9 @@ def test_increments_between_frames_with_and_without_a_first(timed, tags, before)
 
 
 @pytest.mark.parametrize("rate", [None, "30"])
-def test_frames_at_one_time_lie_before_the_next(timed, rate):
+def test_frames_at_one_time_follow_by_the_smallest_step(timed, rate):
     video = timed({VECTOR: [0.0, 100, 0.0, 500, 100, 300], "RecommendedDisplayFrameRate": rate})
-    np.testing.assert_allclose(video.times, [0.0, 0.1, 0.35, 0.6, 0.7, 1.0])
+    np.testing.assert_allclose(video.times, [0.0, 0.1, 0.2, 0.6, 0.7, 1.0])
     assert "FrameTimeVector does not fit (1 of 5 steps are zero)" in video.notes[0]
     video = timed({VECTOR: [0.0, 100, 100, 100, 0.0, 0.0]})
     np.testing.assert_allclose(video.times, [0.0, 0.1, 0.2, 0.3, 0.3 + 1 / 30, 0.3 + 2 / 30])
