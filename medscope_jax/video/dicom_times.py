@@ -141,7 +141,7 @@ def _from_vector(vector: np.ndarray, count: int) -> tuple[np.ndarray | None, lis
         return None, [f"{standing} of {len(steps)} steps are zero"]
     if not standing:
         return times, []
-    # Frames at one time: the smallest step stands for none, where there is room before the next time.
+    # Frames at one time: the smallest step stands for none, where there is room for it.
     moments, first, alike = np.unique(times, return_index=True, return_counts=True)
     following = np.append(moments[1:], moments[-1] + np.median(np.diff(moments)))
     step = np.minimum((following - moments) / alike, np.diff(moments).min())
