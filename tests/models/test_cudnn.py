@@ -52,7 +52,7 @@ def test_a_row_of_padding_alone_is_finite():
     assert np.isfinite(out).all() and not np.asarray(out[1]).any()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(st.data(), st.integers(1, 7), st.integers(1, 4), st.integers(1, 5))
 def test_conversations_hold_their_real_slots_in_order(data, shared, group, own):
     def flags(count):

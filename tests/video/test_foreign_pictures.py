@@ -78,6 +78,7 @@ def good(goods):
     return read
 
 
+@pytest.mark.invariant
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_damaged_ones_show_only_their_own(good, container, tmp_path):
     whole = good_recordings(container, tmp_path / "whole")
@@ -99,6 +100,7 @@ _INTERLACED = [
 ]
 
 
+@pytest.mark.invariant
 @pytest.mark.parametrize("case", _INTERLACED, ids=lambda case: case.name)
 def test_interlaced_ones_show_only_their_own(good, case, tmp_path):
     """Also cut: the last picture is then half there."""
