@@ -1,10 +1,10 @@
 """Recordings in containers, through FFmpeg's own libraries (PyAV).
 
-Two passes. The first demuxes the whole file and decodes nothing: it gives the packets of the one
-picture stream that is read (streams.py) and so all pictures that there must be, with their times
-(clock.py). Ticks are assigned to pictures from that list; the second pass decodes, converts the
-chosen pictures alone, and in the end holds the pictures that came against the packets. Memory holds
-the list of packets and a few pictures.
+Two passes. The first demuxes the whole file and decodes next to nothing: it gives the packets of
+the one picture stream that is read (streams.py) and so all pictures that there must be, with their
+times (clock.py). Ticks are assigned to pictures from that list; the second pass decodes, converts
+the chosen pictures alone, and in the end holds the pictures that came against the packets. Memory
+holds the list of packets and a few pictures.
 """
 
 import bisect
@@ -125,8 +125,10 @@ def _frames(
         highest = -np.inf
         pictures = iter_pictures(source, stream, account.packets, made.parts, reading.threads)
         for number, picture in pictures:
-            came[number] = 1
             time = times[number]
+            if time != time:  # it came now and not when the order was asked for: none is its place
+                continue
+            came[number] = 1
             late += time < highest
             highest = max(time, highest)
             keep = time >= ticks[following] - _SAME_TIME and time > last + _SAME_TIME

@@ -98,7 +98,7 @@ def opened(source: Source) -> Iterator[av.container.InputContainer]:
 
 def _unreadable(error: Exception, source: Source) -> VideoError:
     if isinstance(error, av.ExitError):
-        return VideoError(STALL, source.shown)
+        return VideoError(_STALL, source.shown)
     if isinstance(error, MemoryError):
         return VideoError("no memory to open it: a damaged header; copy it again", source.shown)
     with open(source.path, "rb") as file:
@@ -113,7 +113,7 @@ def _unreadable(error: Exception, source: Source) -> VideoError:
     return VideoError(reason, source.shown)
 
 
-STALL = f"reading stalled for {_STALLED} s: damaged, or on a slow disk; copy it to this machine"
+_STALL = f"reading stalled for {_STALLED} s: damaged, or on a slow disk; copy it to this machine"
 
 
 class Faults(NamedTuple):
@@ -129,12 +129,12 @@ class Faults(NamedTuple):
 
 
 def read_packets(
-    container: av.container.InputContainer, streams: list
+    container: av.container.InputContainer, streams: list, source: Source
 ) -> Iterator[av.Packet | Faults]:
     """The packets of streams in the file's order, then what went wrong.
 
     Raises:
-      av.ExitError: a read took too long.
+      VideoError: a read took too long.
     """
     failed = in_a_row = 0
     late_stream = False
@@ -147,7 +147,7 @@ def read_packets(
                     yield packet
             break
         except av.ExitError:
-            raise
+            raise VideoError(_STALL, source.shown) from None
         except IndexError:  # PyAV trips over it, once all else is read
             late_stream = True
             break

@@ -16,7 +16,8 @@ from medscope_jax.video.demux import Packets, Source
 from medscope_jax.video.frames import VideoError
 from medscope_jax.video.streams import Stream
 
-_MANY, _MOST_THREADS = 1500, 8
+_MANY = 1500  # pictures of a recording that several threads decode
+_MOST_THREADS = 8  # each holds pictures of its own
 
 
 def iter_pictures(
@@ -74,7 +75,7 @@ def _decoded(
         decoder.options = {"max_pixels": str(limits.MAX_PIXELS)}
         decoder.thread_count, decoder.thread_type = _threads(threads, len(packets)), "AUTO"
         starts = set(np.flatnonzero(parts).tolist())
-        for number, packet in enumerate(demux.read_packets(container, [chosen])):
+        for number, packet in enumerate(demux.read_packets(container, [chosen], source)):
             if isinstance(packet, demux.Faults):
                 break
             if number >= len(packets):

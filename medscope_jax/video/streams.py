@@ -77,22 +77,19 @@ def list_packets(source: Source) -> tuple[Stream, Packets]:
         columns = {stream.index: Columns(stream) for stream in streams if stream.codec_context}
         sound: dict[int, float] = {}  # seconds of the first stamp of each sound stream
         extent, faults = Extent(), demux.Faults()
-        try:
-            for packet in demux.read_packets(container, list(container.streams)):
-                if isinstance(packet, demux.Faults):
-                    faults = packet
-                    break
-                extent.add(packet)
-                if packet.stream_index in columns:
-                    columns[packet.stream_index].add(packet)
-                    limits.check_count(len(columns[packet.stream_index]), source.shown)
-                elif packet.stream_index not in sound and packet.pts is not None:
-                    # What lies before 0 is never heard: a codec's run-up.
-                    heard = packet.stream.type == "audio"
-                    begins = max(0.0, float(packet.pts * packet.time_base))
-                    sound[packet.stream_index] = begins if heard else np.inf
-        except av.ExitError:
-            raise VideoError(demux.STALL, source.shown) from None
+        for packet in demux.read_packets(container, list(container.streams), source):
+            if isinstance(packet, demux.Faults):
+                faults = packet
+                break
+            extent.add(packet)
+            if packet.stream_index in columns:
+                columns[packet.stream_index].add(packet)
+                limits.check_count(len(columns[packet.stream_index]), source.shown)
+            elif packet.stream_index not in sound and packet.pts is not None:
+                # What lies before 0 is never heard: a codec's run-up.
+                heard = packet.stream.type == "audio"
+                begins = max(0.0, float(packet.pts * packet.time_base))
+                sound[packet.stream_index] = begins if heard else np.inf
         chosen = _choose(streams, columns, source)
         packets = columns[chosen.index].packets()
         begins = float((chosen.start_time or 0) * chosen.time_base)

@@ -1,15 +1,17 @@
+import contextlib
 import os
 import re
 import struct
 import wave
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
 
 from medscope_jax.errors import UserError
-from medscope_jax.video import VideoError, read_video
+from medscope_jax.video import VideoError, demux, read_video
 
 SIZE = (64, 144)
 
@@ -191,3 +193,30 @@ def test_damage_in_the_middle_never_shifts_times(write_video, index_of):
     shown = index_of(video.frames)
     np.testing.assert_allclose(video.times, shown / 5.0, atol=1e-6)
     np.testing.assert_array_equal(shown, [0, 5, 10, 15, 20, 25, 31, 35, 40, 45, 50, 55])
+
+
+@pytest.mark.parametrize("reads", [1, 2])
+def test_a_read_that_stalls_is_one_line_in_either_pass(write_video, refused, monkeypatch, reads):
+    """FFmpeg is told to give up; a disk that hangs can't be had here, so its answer is played."""
+    path, opened = write_video(count=20), []
+
+    @contextlib.contextmanager
+    def stalling(source, wrapped=demux.opened):
+        with wrapped(source) as container:
+            opened.append(source)
+            yield Stalling(container) if len(opened) == reads else container
+
+    class Stalling:
+        def __init__(self, container):
+            self._container = container
+
+        def __getattr__(self, name):
+            return getattr(self._container, name)
+
+        def demux(self, streams):
+            yield next(self._container.demux(streams))
+            raise av.ExitError(1, "Immediate exit requested")
+
+    monkeypatch.setattr(demux, "opened", stalling)
+    refused(path, "reading stalled for 8 s")
+    assert len(opened) == reads
