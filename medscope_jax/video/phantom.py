@@ -252,11 +252,12 @@ def _starts(source: str, preview: np.ndarray, phase: Phase) -> dict[int, list[in
     step = 2 if source == "endoscopic" else 1
     starts = {}
     for length in (n for n in _LENGTHS if n % step == 0):
-        fits = [
-            start
-            for start in range(phase.start + 1, phase.end - length - 1)
-            if not np.any((preview >= start) & (preview <= start + length))
-        ]
-        if fits:
+        begins = np.arange(phase.start + 1, phase.end - length - 1)
+        # No preview instant lies within: as many are before its start as up to its end.
+        before, until = (
+            np.searchsorted(preview, begins),
+            np.searchsorted(preview, begins + length, "right"),
+        )
+        if fits := begins[before == until].tolist():
             starts[length] = fits
     return {n: fits for n, fits in starts.items() if n >= shortest} or starts
