@@ -2,18 +2,17 @@
 
 import math
 import numbers
-import re
 from collections.abc import Iterable, Sequence
 
 from medscope_jax.rl import extract_answer, parse_intervals, window_iou
 from medscope_jax.rl.intervals import Span, interval_iou
 from medscope_jax.rl.rewards import Evidence
+from medscope_jax.rl.transcript import elements
 from medscope_jax.tools import CallStatus, Tool
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 # An IoU that equals a threshold but for rounding counts as reaching it.
 _EPSILON = 1e-9
-_THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 
 # Evidence that a trajectory points to: windows, one instant, or nothing.
 Prediction = Sequence[Span] | float | None
@@ -26,7 +25,7 @@ def answer_spans(text: str) -> list[Span] | None:
 
 def stated_window(text: str) -> list[Span] | None:
     """The last "[start, end]" inside <think>, as models that cannot look state it; else None."""
-    found = [span for think in _THINK.findall(text) for span in parse_intervals(think)]
+    found = [span for think in elements(text, "think") for span in parse_intervals(think)]
     return found[-1:] or None
 
 

@@ -23,7 +23,6 @@ from medscope_jax.rl.rewards import (
     RewardConfig,
     as_evidence,
     crop_reward,
-    extract_answer,
     fidelity,
     format_reward,
     frame_reward,
@@ -32,6 +31,7 @@ from medscope_jax.rl.rewards import (
     score_transcript,
     window_iou,
 )
+from medscope_jax.rl.transcript import extract_answer
 
 __all__ = [
     "AdvantageConfig",

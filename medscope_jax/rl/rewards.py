@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 
 from medscope_jax.errors import UserError
 from medscope_jax.rl.intervals import Span, interval_iou, merge_spans
+from medscope_jax.rl.transcript import TOOL_RESPONSE, elements, extract_answer
 from medscope_jax.tools import CallStatus, Tool, parse_call
 
 # Guards exact marks such as IoU 0.6 with h0 = 0.5 and delta = 0.05 against rounding.
@@ -26,9 +27,6 @@ _TAG = re.compile(r"<(/?)(think|tool_call|answer)>")
 _LETTER = {"think": "t", "tool_call": "c", "answer": "a"}
 # Lower case opens, upper case closes: think, then any number of (call, think), then the answer.
 _WELL_FORMED = re.compile(r"tT(?:cCtT)*aA")
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_TOOL_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
-_TOOL_RESPONSE = "<tool_response>"
 
 # Evidence of a question: spans in seconds, or one frame time in seconds.
 Evidence = Sequence[Sequence[float]] | float
@@ -113,12 +111,6 @@ def as_evidence(spans: Iterable[Sequence[float]], frame_time: float = -1.0) -> E
     return [(float(start), float(end)) for start, end in spans]
 
 
-def extract_answer(text: str) -> str | None:
-    """Text of the first complete <answer>...</answer>, stripped; None if there is none."""
-    match = _ANSWER.search(text)
-    return match[1].strip() if match else None
-
-
 def format_reward(text: str) -> float:
     """1.0 if the transcript is think, (tool_call, think)*, answer with balanced tags, else 0.0.
 
@@ -153,16 +145,16 @@ def last_executed_calls(calls: Iterable[tuple]) -> tuple[Span | None, float | No
 
 def written_calls(text: str, duration: float | None = None) -> list[tuple]:
     """Valid calls (tool, start, end, status) of a transcript, in order; see `last_valid_calls`."""
-    if _TOOL_RESPONSE not in text:
+    if TOOL_RESPONSE not in text:
         return []
     limit = math.inf if duration is None else float(duration)
     calls = []
-    for match in _TOOL_CALL.finditer(text):
-        call = parse_call(match[1], limit)
+    for written in elements(text, "tool_call"):
+        call = parse_call(written, limit)
         if call.status != CallStatus.OK:
             continue
         # parse_call rounds times to float32 as the device does; the reward is float64.
-        arguments = json.loads(match[1], parse_int=float)["arguments"]
+        arguments = json.loads(written, parse_int=float)["arguments"]
         if call.tool == Tool.CROP_VIDEO:
             times = float(arguments["start_time"]), min(float(arguments["end_time"]), limit)
         else:
@@ -248,7 +240,7 @@ def score_transcript(
         calls = written_calls(text, duration)
     else:
         calls = [call for call in calls if int(call[3]) >= 0]
-        if text.count(_TOOL_RESPONSE) > len(calls):
+        if text.count(TOOL_RESPONSE) > len(calls):
             formatted = 0.0
     if config.looks == "last":
         calls = [call for call in calls if int(call[3]) == CallStatus.OK][-1:]

@@ -14,7 +14,6 @@ from medscope_jax.rl import (
     RewardConfig,
     as_evidence,
     crop_reward,
-    extract_answer,
     fidelity,
     format_reward,
     frame_reward,
@@ -189,20 +188,6 @@ def test_arrays_of_executed_calls():
 
 
 # ---- answers
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("<answer> two clips </answer>", "two clips"),
-        ("<answer>a</answer><answer>b</answer>", "a"),
-        ("<answer>a\nb</answer>", "a\nb"),
-        ("<answer>never closed", None),
-        ("", None),
-    ],
-)
-def test_extract_answer(text, expected):
-    assert extract_answer(text) == expected
 
 
 def test_empty_and_endless_answers_earn_nothing():

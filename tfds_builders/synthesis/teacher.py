@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from medscope_jax.dialogue.foreign import check_turns
 from medscope_jax.dialogue.protocol import TOOL_CALL, TOOL_CALL_END
 from medscope_jax.errors import UserError
-from medscope_jax.rl.rewards import MAX_ANSWER_CHARACTERS, extract_answer, window_iou
+from medscope_jax.rl.rewards import MAX_ANSWER_CHARACTERS, window_iou
+from medscope_jax.rl.transcript import extract_answer
 from medscope_jax.tools.grammar import CallStatus, parse_call
 from tfds_builders.phantom_suite.questions import span_text
 from tfds_builders.synthesis.config import SynthesisConfig
