@@ -35,13 +35,21 @@ class AdvantageConfig:
 
 
 def group_advantages(rewards: jax.Array, config: AdvantageConfig) -> jax.Array:
-    """Reward minus its group's mean, [P, G] -> [P, G] (P questions, G rollouts each)."""
-    advantages = rewards - jnp.mean(rewards, axis=1, keepdims=True)
+    """Reward minus its group's mean, [P, G] -> [P, G] (P questions, G rollouts each).
+
+    A group rewarded alike gets exact zeros: the float32 mean of equal numbers may miss them by a
+    rounding error, which a division by a deviation of that size would blow up.
+    """
+    lowest, highest = (find(rewards, axis=1, keepdims=True) for find in (jnp.min, jnp.max))
+    mean = jnp.mean(rewards, axis=1, keepdims=True)
+    advantages = jnp.where(lowest == highest, 0.0, rewards - mean)
     if not config.normalize_by_std:
         return advantages
     # A group of one has no spread: its advantage is 0 either way.
     degrees = max(rewards.shape[1] - 1, 1)
-    deviation = jnp.sqrt(jnp.sum(advantages**2, axis=1, keepdims=True) / degrees)
+    variance = jnp.sum(advantages**2, axis=1, keepdims=True) / degrees
+    # Where nothing is spread the advantages are 0; a root of 0 would have no gradient.
+    deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1.0))
     return advantages / (deviation + config.std_epsilon)
 
 
