@@ -1,7 +1,7 @@
 """MPEG-2, H.264 and HEVC inside DICOM: one video stream for all frames.
 
-The stream alone is copied into a temporary file, which has a random name, nobody else may read and
-which is removed at the end; containers' own reader decodes it.
+The stream alone is copied into a temporary file, and containers' own reader decodes it. On Linux
+the file has no name: it is gone with the process, however that ends, and nothing of a patient stays.
 """
 
 import contextlib
@@ -10,7 +10,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import BinaryIO
 
+from medscope_jax.errors import is_disk_full
 from medscope_jax.video.container import UNUSED_RATE, iter_container
 from medscope_jax.video.dicom_frames import find_fragments
 from medscope_jax.video.dicom_header import Header
@@ -21,6 +23,9 @@ from medscope_jax.video.stream import Ending, Frames, FrameStream
 # PS3.6 table A-1: 1.2.840.10008.1.2.4.100 to 108; ".1" behind one: in fragments.
 _SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{n}" for n in range(100, 110))
 _CHUNK = 1 << 20
+# Linux: a path for each open file of this process, a nameless one's too. macOS has named ones only.
+_OPEN_FILES = "/proc/self/fd"
+_NO_ROOM = "no room to unpack its video; free some temporary space"
 
 
 def holds_stream(header: Header) -> bool:
@@ -84,13 +89,28 @@ def _unpacked(header: Header, reading: Reading, path: str) -> Iterator[tuple[str
     size = sum(length for _, length in pieces)
     if not size:
         raise VideoError("DICOM, but there is no video stream in it; export it again", path)
-    with tempfile.TemporaryDirectory() as folder:
-        if shutil.disk_usage(folder).free < size:
-            raise VideoError("no room to unpack its video; free some temporary space", path)
-        inner = os.path.join(folder, "stream")
-        with open(inner, "wb") as target:
+    with _temporary() as target:
+        try:
+            if shutil.disk_usage(target.fileno()).free < size:
+                raise VideoError(_NO_ROOM, path)
             for offset, length in pieces:
                 header.file.seek(offset)
                 for done in range(0, length, _CHUNK):
                     target.write(header.file.read(min(_CHUNK, length - done)))
-        yield inner, damage
+            target.flush()
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            raise VideoError(_NO_ROOM, path) from error
+        yield _opened_by(target), damage
+
+
+def _temporary() -> BinaryIO:
+    """A temporary file; without a name where the system gives an open file a path all the same."""
+    return tempfile.TemporaryFile() if os.path.isdir(_OPEN_FILES) else tempfile.NamedTemporaryFile()
+
+
+def _opened_by(file: BinaryIO) -> str:
+    """A path that opens a temporary file anew, from its start."""
+    place = os.path.join(_OPEN_FILES, str(file.fileno()))
+    return place if os.path.isdir(_OPEN_FILES) else file.name
