@@ -50,9 +50,10 @@ def train(run: Run, workdir: Workdir, stop: StopSignals) -> dict[str, dict]:
     """Runs the stages; returns the parameters of each model: passive (if there is one), sft, rl."""
     split = load_split(run, "train")
     with Checkpoints(workdir.checkpoints) as checkpoints:
-        metas = checkpoints.metas()
-        kept = max((meta["lines"] for meta in metas), default=0)
-        writer = MetricsWriter(workdir.metrics if is_first() else None, keep=kept)
+        # As much of its log as the newest checkpoint knows; a stage cuts it to where it goes on.
+        logged = max(checkpoints.metas(), key=lambda meta: meta["lines"], default={"lines": 0})
+        log = workdir.metrics if is_first() else None
+        writer = MetricsWriter(log, logged["lines"], logged.get("bytes"))
         stage = functools.partial(run_stage, run, checkpoints=checkpoints, writer=writer, stop=stop)
 
         # Stage 1: the vision tower and the language model learn to see and to tell the time.

@@ -6,52 +6,66 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TextIO
 
 import numpy as np
 from tqdm import tqdm
 
-from medscope_jax.errors import UserError, is_disk_full
+from medscope_jax.errors import UserError, is_disk_full, one_line
+from medscope_jax.files import open_regular
+from medscope_jax.stored import at_least, parse
 
 _LOG = logging.getLogger(__name__)
 _NOT_FINITE = ("nan", "inf", "-inf")
 # Fields that hold wall-clock figures start so; everything else is equal in a resumed run.
 _TIMING = ("seconds", "time")
+_LINE = {"stage": str, "step": at_least(0), "time": float, ...: object}
 
 
 class MetricsWriter:
     """Appends to metrics.jsonl, `{"stage": ..., "step": ..., "time": ..., ...}` a line.
 
-    Every line is on the disk when `write` returns. `lines` counts them: note it in each checkpoint
-    and give it as `keep` on resume. What was logged after that checkpoint is cut off and logged
-    again, so a resumed run's file equals that of one never killed, timing fields aside.
+    Every line is on the disk when `write` returns. `lines` and `bytes` count them: note both in
+    each checkpoint and give them as `keep` and `size` on resume. What was logged after that
+    checkpoint is cut off and logged again, so a resumed run's file equals that of one never killed,
+    timing fields aside.
     """
 
-    def __init__(self, path: str | Path | None, keep: int = 0):
-        """Opens or makes the file, with its first `keep` lines; None writes nothing."""
-        self.lines = keep
+    def __init__(self, path: str | Path | None, keep: int = 0, size: int | None = None):
+        """Opens or makes the file, with its first `keep` lines (see cut); None writes nothing."""
+        self.lines, self.bytes = keep, size or 0
         self._path = None if path is None else Path(path)
         self._file = None
         if self._path is None:
             return
         self._file = open(self._path, "a+b")  # noqa: SIM115 - closed by close()
-        self.cut(keep)
+        self.cut(keep, size)
 
-    def cut(self, keep: int) -> None:
-        """Cuts the file to its first `keep` lines, as an older checkpoint asks for."""
-        self.lines = keep
+    def cut(self, keep: int, size: int | None = None) -> None:
+        """Cuts the file to its first `keep` lines, as an older checkpoint asks for.
+
+        A last line that was cut off goes, too. A damaged line before it stays as it is.
+
+        Args:
+          keep: how many lines.
+          size: how many bytes they had; None if that was not noted. Where a line ends there, it
+            decides: a damaged byte may have made two lines of one, or one of two.
+        """
+        self.lines, self.bytes = keep, size or 0
         if self._file is None:
             return
         self._file.seek(0)
-        lines = [
-            line for line in self._file.read().splitlines(keepends=True)[:keep] if _whole(line)
-        ]
-        if len(lines) < keep:
-            _LOG.warning("%s has %d whole lines, not %d", self._path, len(lines), keep)
-        self.lines = len(lines)
-        self._file.truncate(sum(map(len, lines)))
+        data = self._file.read()
+        if not (keep and size and data[size - 1 : size] == b"\n"):
+            kept = data.split(b"\n")[:-1][:keep]
+            if len(kept) < keep:
+                _LOG.warning("%s has %d whole lines, not %d", self._path, len(kept), keep)
+            self.lines, size = len(kept), sum(len(line) + 1 for line in kept)
+        self.bytes = size
+        self._file.truncate(size)
+        _tell_damaged(self._path, [_read(line) for line in data[:size].split(b"\n")[:-1]])
 
     def write(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
         """Appends one line.
@@ -67,10 +81,11 @@ class MetricsWriter:
         """
         record = {"stage": stage, "step": int(step), "time": round(time.time(), 3)}
         line = json.dumps(record | _jsonable(dict(metrics)), allow_nan=False) + "\n"
+        data = line.encode()
         if self._file is not None:
             end = self._file.seek(0, os.SEEK_END)
             try:
-                self._file.write(line.encode())
+                self._file.write(data)
                 self._file.flush()
                 os.fsync(self._file.fileno())
             except OSError as error:
@@ -82,6 +97,7 @@ class MetricsWriter:
                     "free some space and run again"
                 ) from error
         self.lines += 1
+        self.bytes += len(data)
 
     def close(self) -> None:
         """Closes the file."""
@@ -96,9 +112,36 @@ class MetricsWriter:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics file, in order; a half-written last line is left out."""
-    with open(path, "rb") as file:
-        return [_restored(json.loads(line)) for line in file if _whole(line)]
+    """The lines of a metrics file, in order.
+
+    A half-written last line is left out, and so are damaged ones, which a warning names.
+
+    Raises:
+      UserError: it can't be read.
+    """
+    try:
+        with open_regular(path) as file:
+            records = [_read(line) for line in file if line.endswith(b"\n")]
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {one_line(error)}") from error
+    _tell_damaged(path, records)
+    return [record for record in records if record is not None]
+
+
+def _read(line: bytes) -> dict[str, Any] | None:
+    """A line's record; None if it is damaged."""
+    try:
+        return _restored(parse(line, _LINE))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _tell_damaged(path: str | Path | None, records: Sequence[dict | None]) -> None:
+    damaged = [number for number, record in enumerate(records, 1) if record is None]
+    if damaged:
+        shown = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
+        many = f"{len(damaged)} damaged lines ({shown})" if len(damaged) > 1 else f"line {shown}"
+        _LOG.warning("%s: %s can't be read: kept in the file, left out of curves", path, many)
 
 
 def without_timing(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -107,14 +150,6 @@ def without_timing(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]
         {key: value for key, value in record.items() if not key.startswith(_TIMING)}
         for record in records
     ]
-
-
-def _whole(line: bytes) -> bool:
-    """Whether a line was written to its end."""
-    try:
-        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
 
 
 def _jsonable(value: Any) -> Any:

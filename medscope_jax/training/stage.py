@@ -210,7 +210,8 @@ def run_stage(
             stop_if_not_finite(state, name, run.folder, again)
             place, placed = batches.get_state(), step + 1
         if saving:
-            meta = {"stage": name, "step": step + 1, "lines": writer.lines}
+            logged = {"lines": writer.lines, "bytes": writer.bytes}
+            meta = {"stage": name, "step": step + 1} | logged
             checkpoints.save(state, batches.get_state(), meta, stage_finished=last)
         if leaving:
             raise Stopped(f"{name} is saved after step {step + 1} of {steps}")
@@ -250,7 +251,8 @@ def _resume(
     """(state, steps done) of the stage's last checkpoint, batches moved there; or (None, 0)."""
     restored = checkpoints.restore(lambda meta: state_of(run, meta["stage"]))
     # What was logged after the checkpoint is logged again.
-    writer.cut(restored.meta["lines"] if restored else 0)
+    logged = restored.meta if restored else {"lines": 0}
+    writer.cut(logged["lines"], logged.get("bytes"))
     if restored is None or restored.meta["stage"] != name:
         return None, 0
     batches.set_state(restored.data)

@@ -1,7 +1,8 @@
 """MPEG-2, H.264 and HEVC inside DICOM: one video stream for all frames.
 
 The stream alone is copied into a temporary file, and containers' own reader decodes it. On Linux
-the file has no name: it is gone with the process, however that ends, and nothing of a patient stays.
+the file has no name: it is gone with the process, however that ends, and nothing of a patient
+stays.
 """
 
 import contextlib

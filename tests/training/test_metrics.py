@@ -55,6 +55,60 @@ def test_cut_goes_back_to_an_older_checkpoint(tmp_path):
     assert [r["step"] for r in metrics.read_metrics(path)] == [0, 1, 9]
 
 
+@pytest.mark.parametrize("bad", [b"\xff", b"\n", b"{", b"\0", b"\r"])
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_damaged_byte_anywhere_costs_its_line_alone(tmp_path, caplog, bad, noted):
+    """On resume the file keeps all that was logged; only a newline's own damage needs the size."""
+    path, whole = tmp_path / "m.jsonl", tmp_path / "whole.jsonl"
+    run(whole, 0, 5)
+    data = whole.read_bytes()
+    size = len(b"".join(data.splitlines(keepends=True)[:4]))
+    ends = [at for at in range(size - 1) if data[at : at + 1] == b"\n"]
+    for at in sorted({*range(0, size - 1, 41), *ends, *(end - 1 for end in ends)}):
+        if data[at : at + 1] == bad or (not noted and b"\n" in (bad, data[at : at + 1])):
+            continue
+        damaged = data[:at] + bad + data[at + 1 :]
+        path.write_bytes(damaged)
+        caplog.clear()
+        with metrics.MetricsWriter(path, 4, size if noted else None) as writer:
+            assert (writer.lines, writer.bytes) == (4, size)
+            assert path.read_bytes() == damaged[:size]
+            writer.write("warm_up", 4, {"loss": 1.0 / 5, "seconds_step": 4})
+            assert path.stat().st_size == writer.bytes
+        hurt = {data.count(b"\n", 0, at)} | ({data.count(b"\n", 0, at + 1)} & {1, 2, 3})
+        kept = [record["step"] for record in metrics.read_metrics(path)]
+        lost = set(range(5)) - set(kept)
+        assert lost <= hurt and kept == sorted(kept)
+        assert bool(lost) == ("can't be read: kept in the file" in caplog.text)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[]",
+        b"7",
+        b"",
+        b'{"step": 1, "time": 0}',
+        b'{"stage": 3, "step": 1, "time": 0}',
+        b'{"stage": "a", "step": "1", "time": 0}',
+        b'{"stage": "a", "step": 1, "time": null}',
+        b'{"stage": "a", "step": 1, "time": 0, "loss": NaN}',
+        b'{"stage": "a", "step": 1, "time": 0, "loss": 1e999}',
+        b'{"stage": "a", "step": 1, "time": 0, "loss": 1' + b"0" * 400 + b"}",
+        b'{"stage": "a", "step": 1, "time": 0, "loss": ' + b"[" * 950 + b"]" * 950 + b"}",
+        b'{"stage": "a", "step": 1, "time": 0, "loss": ' + b"[" * 10**5,
+        b"\xff\xfe{}",
+    ],
+)
+def test_a_line_that_was_never_written_is_named_and_left_out(tmp_path, caplog, line):
+    path = tmp_path / "m.jsonl"
+    run(path, 0, 2)
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + line + b"\n" + second)
+    assert [record["step"] for record in metrics.read_metrics(path)] == [0, 1]
+    assert "line 2 can't be read" in caplog.text and len(caplog.records) == 1
+
+
 def test_all_kinds_of_numbers(tmp_path):
     path = tmp_path / "m.jsonl"
     with metrics.MetricsWriter(path) as writer:
