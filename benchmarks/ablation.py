@@ -14,7 +14,6 @@ be evaluated and asked like any other. A killed ablation goes on where it stoppe
 --json FILE keeps all rows.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,7 +33,7 @@ from medscope_jax.config import (
 from medscope_jax.distributed import use_huge_pages
 from medscope_jax.errors import UserError, closest
 from medscope_jax.evaluate import evaluate_model, make_programs
-from medscope_jax.evaluation import print_results, result_rows, write_results
+from medscope_jax.evaluation import print_results, read_results, result_rows, write_results
 from medscope_jax.rl import make_judge
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.ga_grpo import prepare_ga_grpo
@@ -87,7 +86,7 @@ def run_variant(base: Run, folder: Path, variant: str, sft: dict, evaluate) -> l
     path = folder / variant
     with open_workdir(path, config) as workdir:
         if workdir.is_done():
-            return json.loads(workdir.results.read_text())
+            return read_results(workdir.results)
         for shared in (base.folder / name for name in _SHARED):
             if shared.exists():
                 _link(path / shared.name, shared)
@@ -203,7 +202,7 @@ def _rows_of_start(path: Path, evaluate) -> list[dict]:
         rows = evaluate()
         path.parent.mkdir(exist_ok=True)
         write_results(path, rows)
-    return json.loads(path.read_text())
+    return read_results(path)
 
 
 if __name__ == "__main__":

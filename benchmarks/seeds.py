@@ -6,12 +6,11 @@ measured by. A difference is taken seed by seed. --json FILE keeps all numbers.
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from medscope_jax.errors import UserError, run_main
-from medscope_jax.evaluation import columns_of, over_seeds, write_results
+from medscope_jax.evaluation import columns_of, over_seeds, read_results, write_results
 from medscope_jax.evaluation.table import Column, model_rows
 from medscope_jax.training.workdir import differences, read_workdir
 
@@ -60,7 +59,7 @@ def read_runs(folders: Sequence[str]) -> list[list[dict]]:
         if config.seed in seeds:
             raise UserError(f"{folder} and {seeds[config.seed]} have the same seed, {config.seed}")
         seeds[config.seed] = folder
-        runs.append(json.loads(workdir.results.read_text()))
+        runs.append(read_results(workdir.results))
     return runs
 
 
@@ -69,11 +68,11 @@ def value_of(
 ) -> float | None:
     """One run's metric over all splits in or out of domain, each question counted once; or None."""
     found = [
-        (row[metric], row["count"])
+        (row.get(metric), row["count"])
         for row in rows
         if (row["model"], row["decoding"], row["task"]) == (model, decoding, task)
         and (row["split"] not in OUT_OF_DOMAIN) == in_domain
-        and row[metric] is not None
+        and row.get(metric) is not None
     ]
     total = sum(count for _, count in found)
     return sum(value * count for value, count in found) / total if total else None

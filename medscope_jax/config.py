@@ -23,6 +23,7 @@ from medscope_jax.files import check_local
 
 __all__ = [
     "ConfigError",
+    "check_keys",
     "fingerprint",
     "from_json",
     "load_config",
@@ -81,6 +82,17 @@ def to_json(config: ConfigDict) -> str:
 def from_json(text: str) -> ConfigDict:
     """The locked config that `to_json` wrote."""
     return _plain(ConfigDict(json.loads(text)))
+
+
+def check_keys(config: ConfigDict) -> None:
+    """Raises ConfigError where keys or kinds of values are not those of every config."""
+    reference = _call_get_config(_REFERENCE, "")
+    model = config.get("model")
+    if isinstance(model, ConfigDict) and model.get("checkpoint"):
+        # Shapes of imported weights: models.model_config knows their keys.
+        shapes = {key: model[key] for key in ("text", "vision") if key in model}
+        reference.model.update(ConfigDict(shapes))
+    _check_keys(config, reference, "config", "")
 
 
 def fingerprint(config: ConfigDict) -> str:
@@ -197,7 +209,7 @@ def _where(error: Exception, path: Path) -> str:
     return f"{type(error).__name__}: {one_line(error)}{place}"
 
 
-def _check_keys(config: ConfigDict, reference: ConfigDict, path: Path, prefix: str) -> None:
+def _check_keys(config: ConfigDict, reference: ConfigDict, path: Path | str, prefix: str) -> None:
     """Raises where the keys or kinds of values of `config` are not those of `reference`."""
     for key in sorted(config):
         if key not in reference:
@@ -206,7 +218,8 @@ def _check_keys(config: ConfigDict, reference: ConfigDict, path: Path, prefix: s
     for key in sorted(reference):
         name, expected = prefix + key, reference[key]
         if key not in config:
-            raise ConfigError(f"{path}: key {name} is missing; {_REFERENCE.name} has {expected!r}")
+            has = "a section" if isinstance(expected, ConfigDict) else repr(expected)
+            raise ConfigError(f"{path}: key {name} is missing; {_REFERENCE.name} has {has}")
         value = config[key]
         if isinstance(value, ConfigDict) != isinstance(expected, ConfigDict):
             kinds = ("a section", "a value")
@@ -221,8 +234,8 @@ def _check_keys(config: ConfigDict, reference: ConfigDict, path: Path, prefix: s
 
 
 def _same_kind(value: Any, expected: Any) -> bool:
-    """Whether `value` may stand for `expected`; None may for anything, an int for a float."""
-    if value is None or expected is None:
+    """Whether `value` may stand for `expected`; anything may for None, an int for a float."""
+    if expected is None:
         return True
     if isinstance(value, (tuple, list)) and isinstance(expected, (tuple, list)):
         return True

@@ -14,7 +14,6 @@ devices of all.
 import argparse
 import contextlib
 import functools
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -30,7 +29,13 @@ from medscope_jax.distributed.processes import (
 )
 from medscope_jax.errors import EXIT_STOPPED
 from medscope_jax.evaluate import evaluate_model, make_programs, telling_traces
-from medscope_jax.evaluation import print_results, render_report, result_rows, write_results
+from medscope_jax.evaluation import (
+    print_results,
+    read_results,
+    render_report,
+    result_rows,
+    write_results,
+)
 from medscope_jax.files import write_text
 from medscope_jax.rl import make_judge
 from medscope_jax.training.check import check_config
@@ -136,7 +141,7 @@ def run_all(flags: argparse.Namespace, stop: StopSignals) -> None:
             workdir = stack.enter_context(open_workdir(flags.workdir, config, is_first()))
         if workdir.is_done():
             if is_first():
-                print_results(json.loads(workdir.results.read_text()))
+                print_results(read_results(workdir.results))
                 print(f"{workdir.path} is done; see {workdir.report}")
             return
         with first_process_first("suite"):

@@ -11,7 +11,7 @@ from medscope_jax.evaluation.grounding import (
 )
 from medscope_jax.evaluation.report import render_report
 from medscope_jax.evaluation.scoring import Scored, metrics, over_seeds, result_rows, score
-from medscope_jax.evaluation.table import columns_of, print_results, write_results
+from medscope_jax.evaluation.table import columns_of, print_results, read_results, write_results
 from medscope_jax.evaluation.text import accuracy, bleu, mean_token_f1
 from medscope_jax.evaluation.trace import Trace, TurnView, render_trace, trace_json
 
@@ -31,6 +31,7 @@ __all__ = [
     "over_seeds",
     "predicted_evidence",
     "print_results",
+    "read_results",
     "recall_at",
     "render_report",
     "render_trace",

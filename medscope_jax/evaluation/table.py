@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from medscope_jax.evaluation.scoring import METRICS
 from medscope_jax.files import write_text
+from medscope_jax.stored import Either, at_least, read_json
 
 # Metrics that the paper shows for a task; other tasks show their accuracy.
 _SHOWN = {
@@ -28,6 +30,18 @@ METRIC_LABELS = {
     "token_f1": "F1",
 }
 _OTHER = {"description": ("token_f1", "bleu")}
+
+# A list of scoring.result_rows' rows.
+_ROWS = [
+    {
+        **dict.fromkeys(("model", "split", "task", "decoding"), str),
+        "seed?": int,
+        "count": at_least(0),
+        "unparsed?": at_least(0),
+        **{f"{name}?": Either(None, float) for name in METRICS},
+        ...: object,
+    }
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,3 +179,12 @@ def write_results(path: str | os.PathLike, rows: Sequence[Mapping] | Mapping) ->
     Raises UserError if the disk is full; a file from before then stays as it was.
     """
     write_text(path, json.dumps(_jsonable(rows), indent=2, allow_nan=False) + "\n")
+
+
+def read_results(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The rows of results.json, as scoring.result_rows made them.
+
+    Raises:
+      UserError: it can't be read, or was damaged or edited.
+    """
+    return read_json(path, _ROWS, "delete it; the same training command makes it again")

@@ -90,6 +90,23 @@ def check_config(config: ConfigDict, mesh: Mesh, data: bool = True) -> None:
     Raises:
       UserError: one line that names the key.
     """
+    whole, clip = check_values(config)
+    _check_batches(config, mesh)
+    if not data:
+        return
+    if config.suite.data_dir:
+        check_data_dir(config)
+    else:
+        _check_suite(config)
+    _check_lengths(config, whole, clip)
+
+
+def check_values(config: ConfigDict) -> tuple[Layout, Layout]:
+    """Checks all that the config alone tells; the layouts of whole videos and of clips.
+
+    Raises:
+      UserError: one line that names the key.
+    """
     _check_numbers(config)
     _check_model(config.model)
     for key, value, known in (
@@ -123,14 +140,7 @@ def check_config(config: ConfigDict, mesh: Mesh, data: bool = True) -> None:
         make_judge(config.judge)
         if config.judge.url and not config.judge.model:
             raise UserError("url needs model, the name of the endpoint's model")
-    _check_batches(config, mesh)
-    if not data:
-        return
-    if config.suite.data_dir:
-        check_data_dir(config)
-    else:
-        _check_suite(config)
-    _check_lengths(config, whole, clip)
+    return whole, clip
 
 
 @contextlib.contextmanager

@@ -21,12 +21,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from medscope_jax.config import fingerprint, from_json, to_json
+from medscope_jax.config import check_keys, fingerprint, from_json, to_json
 from medscope_jax.errors import UserError, one_line
+from medscope_jax.evaluation import read_results
 from medscope_jax.files import write_text
+from medscope_jax.stored import read_json
 
 _LOG = logging.getLogger(__name__)
 _MISSING = "nothing"
+_CONFIG_AGAIN = "put back a copy of it, or choose another --workdir"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +72,12 @@ class Workdir:
 
     def is_done(self) -> bool:
         """Whether the run has ended: results.json is there, whole and not empty."""
+        if not os.path.lexists(self.results):
+            return False
         try:
-            return bool(json.loads(self.results.read_text()))
-        except (OSError, ValueError):
+            return bool(read_results(self.results))
+        except UserError as error:
+            _LOG.warning("%s", error)
             return False
 
 
@@ -112,15 +118,30 @@ def read_workdir(path: str | Path) -> tuple[Workdir, ConfigDict]:
     Raises:
       UserError: one line, if there is no run in it.
     """
+    # Late: what a config may be is known to those that use it, which know the workdir.
+    from medscope_jax.training.check import check_values
+
     workdir = Workdir(Path(path))
+    config = _read_config(workdir)
     try:
-        return workdir, from_json(workdir.config.read_text())
-    except FileNotFoundError as error:
+        check_keys(config)
+        check_values(config)
+    except UserError as error:
+        raise UserError(f"{workdir.config}: {error}; {_CONFIG_AGAIN}") from error
+    return workdir, config
+
+
+def _read_config(workdir: Workdir) -> ConfigDict:
+    if not os.path.lexists(workdir.config):
         raise UserError(
-            f"{path} holds no run (no config.json): train with --workdir {path} first"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{workdir.config} can't be read: {one_line(error)}") from error
+            f"{workdir.path} holds no run (no config.json): train with --workdir {workdir.path} "
+            "first"
+        )
+    values = read_json(workdir.config, {...: object}, _CONFIG_AGAIN)
+    try:
+        return from_json(json.dumps(values))
+    except (ValueError, TypeError) as error:  # ConfigDict's own, such as a key with a dot in it
+        raise UserError(f"{workdir.config} is damaged or edited: {_CONFIG_AGAIN}") from error
 
 
 def _lock(lock: Any, workdir: Workdir) -> None:
@@ -155,7 +176,7 @@ def _check_config(workdir: Workdir, config: ConfigDict) -> None:
             )
         write_text(workdir.config, text)
         return
-    _, old = read_workdir(workdir.path)
+    old = _read_config(workdir)
     if fingerprint(old) != fingerprint(config):
         different = differences(old, from_json(text))
         shown = "; ".join(f"{key} was {a}, now {b}" for key, a, b in different[:3])

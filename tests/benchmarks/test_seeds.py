@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from ml_collections import ConfigDict
 
 from benchmarks.seeds import COMPARISONS, compare, main, value_of
+from medscope_jax.config import load_config
 from medscope_jax.errors import UserError
 from medscope_jax.training.workdir import open_workdir
 
@@ -45,7 +45,7 @@ def folders(tmp_path):
     """Two finished runs of different seeds."""
     made = []
     for seed, gain in ((0, 0.1), (1, 0.3)):
-        config = ConfigDict({"seed": seed, "rl": {"group_size": 8}}).lock()
+        config = load_config("tpu_configs/cpu.py:smoke", [f"seed={seed}"])
         with open_workdir(tmp_path / str(seed), config) as workdir:
             workdir.results.write_text(json.dumps(results(seed, gain)))
         made.append(str(workdir.path))
@@ -85,10 +85,11 @@ def test_markdown(folders, tmp_path, capsys):
 def test_runs_that_are_no_seeds_of_one_config(folders, tmp_path):
     with pytest.raises(UserError, match="have the same seed, 0"):
         main([folders[0], folders[0]])
-    with open_workdir(tmp_path / "2", ConfigDict({"seed": 2, "rl": {"group_size": 4}})) as other:
+    changed = load_config("tpu_configs/cpu.py:smoke", ["seed=2", "rl.group_size=2"])
+    with open_workdir(tmp_path / "2", changed) as other:
         pass
     with pytest.raises(UserError, match="no results.json yet"):
         main([folders[0], str(other.path)])
     other.results.write_text(json.dumps(results(2, 0.1)))
-    with pytest.raises(UserError, match="rl.group_size is 4, not 8"):
+    with pytest.raises(UserError, match="rl.group_size is 2, not 4"):
         main([folders[0], str(other.path)])

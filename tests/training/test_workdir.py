@@ -1,5 +1,7 @@
 """A run's folder: another config, a second run, being done."""
 
+import functools
+import json
 import os
 import subprocess
 import sys
@@ -7,16 +9,21 @@ import sys
 import pytest
 from ml_collections import ConfigDict
 
+from medscope_jax.config import from_json, load_config
 from medscope_jax.errors import UserError
-from medscope_jax.evaluation import write_results
+from medscope_jax.evaluation import Scored, read_results, result_rows, write_results
 from medscope_jax.training import workdir as workdir_lib
 
 
 @pytest.fixture
 def config():
-    return ConfigDict(
-        {"seed": 0, "rl": {"group_size": 8, "rate": 1e-4}, "shape": (1, 2), "log": {"every": 5}}
-    ).lock()
+    return load_config("tpu_configs/cpu.py:smoke")
+
+
+def scored():
+    given = {"answer": "a", "reference": "a", "judge_score": 1.0, "localization": None}
+    kind = {"model": "rl", "split": "ophthalmic", "task": "vqa"}
+    return Scored(**kind, **given, parsed=True, window=1.0, tool_calls=1)
 
 
 def reopen(path, config):
@@ -34,7 +41,10 @@ def test_layout_and_reopening(tmp_path, config):
     assert workdir_lib.read_workdir(workdir.path)[1].log.every == 7
 
 
-def test_another_config_names_the_first_keys_with_both_values(tmp_path, config):
+def test_another_config_names_the_first_keys_with_both_values(tmp_path):
+    config = ConfigDict(
+        {"seed": 0, "rl": {"group_size": 8, "rate": 1e-4}, "shape": (1, 2), "log": {"every": 5}}
+    ).lock()
     reopen(tmp_path, config)
     config.rl.group_size = 16
     with pytest.raises(UserError, match=r"another config: rl.group_size was 8, now 16\. Choose"):
@@ -55,15 +65,53 @@ def test_a_folder_without_config_is_not_taken_over(tmp_path, config):
         reopen(tmp_path, config)
     with pytest.raises(UserError, match="holds no run"):
         workdir_lib.read_workdir(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match="config.json can't be read"):
-        workdir_lib.read_workdir(tmp_path)
 
 
 def test_a_path_that_is_no_folder(tmp_path, config):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="can't use .*file/x as the workdir"):
         reopen(tmp_path / "file" / "x", config)
+
+
+def places(value, path=()):
+    """The path of every value within a config."""
+    yield path
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        yield from places(inner, (*path, key))
+
+
+def test_a_config_that_was_edited_or_damaged_is_one_line(tmp_path, config):
+    """Read where it is one that a run could have; json.loads says what it is then."""
+    reopen(tmp_path, config)
+    path = tmp_path / "config.json"
+    text = path.read_text()
+    read = refused = 0
+    every = list(places(json.loads(text)))
+    for number, place in enumerate(every[::4]):
+        odd = (None, "x", [], {}, {"a.b": 1}, -1, 10**30, True, 0.5)[number % 9]
+        values = json.loads(text)
+        inner = functools.reduce(lambda inner, key: inner[key], place[:-1], values)
+        if place:
+            inner[place[-1]] = odd
+        path.write_text(json.dumps(values if place else odd))
+        try:
+            found = workdir_lib.read_workdir(tmp_path)[1]
+            assert found == from_json(path.read_text())
+            read += 1
+        except UserError as error:
+            assert "config.json" in str(error) and "another --workdir" in str(error)
+            refused += 1
+    assert read and refused > read
+    for damaged in (text[:-9], "", "\0" + text, text.replace("seed", "s\xffed"), text + text):
+        path.write_bytes(damaged.encode("latin-1"))
+        with pytest.raises(UserError, match="config.json.*: put back a copy of it"):
+            workdir_lib.read_workdir(tmp_path)
+        with pytest.raises(UserError, match="config.json.*: put back a copy of it"):
+            reopen(tmp_path, config)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match="config.json can't be read"):
+        workdir_lib.read_workdir(tmp_path)
 
 
 HOLD = """
@@ -99,5 +147,13 @@ def test_done_only_with_whole_results(tmp_path, config):
     assert not workdir.is_done()
     workdir.results.write_text('{"rows": [')
     assert not workdir.is_done()
-    write_results(workdir.results, {"rows": [1]})
-    assert workdir.is_done()
+    write_results(workdir.results, [])
+    assert not workdir.is_done()
+    rows = result_rows([scored()])
+    write_results(workdir.results, rows)
+    assert workdir.is_done() and read_results(workdir.results) == rows
+    for name, value in (*((key, {}) for key in rows[0]), ("model", 3), ("count", -1)):
+        write_results(workdir.results, [rows[0] | {name: value}])
+        assert not workdir.is_done()  # the run makes it again
+        with pytest.raises(UserError, match=rf"results.json .*\[0\].{name} must be .*delete it"):
+            read_results(workdir.results)
