@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from medscope_jax.rl.intervals import interval_iou
-from medscope_jax.rl.judge import normalize_answer
+from medscope_jax.rl.words import normalize_answer
 from tfds_builders.card_hash import Look, compare, last_alike
 from tfds_builders.card_stats import Row
 

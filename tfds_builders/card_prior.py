@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from medscope_jax.evaluation.text import accuracy
-from medscope_jax.rl.judge import normalize_answer
+from medscope_jax.rl.words import normalize_answer
 from tfds_builders.card_stats import Row
 
 # Tasks whose answers are sentences or times: there is no most frequent one to speak of.

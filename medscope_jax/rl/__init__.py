@@ -8,7 +8,7 @@ from medscope_jax.rl.intervals import (
     parse_intervals,
     total_length,
 )
-from medscope_jax.rl.judge import judge_answer, normalize_answer, token_f1
+from medscope_jax.rl.judge import judge_answer, token_f1
 from medscope_jax.rl.judging import Judge, make_judge
 from medscope_jax.rl.loss import (
     LossConfig,
@@ -32,6 +32,7 @@ from medscope_jax.rl.rewards import (
     window_iou,
 )
 from medscope_jax.rl.transcript import extract_answer
+from medscope_jax.rl.words import normalize_answer
 
 __all__ = [
     "AdvantageConfig",

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from medscope_jax.rl.endpoint import parse_score
-from medscope_jax.rl.judge import judge_answer, normalize_answer
+from medscope_jax.rl.judge import judge_answer
+from medscope_jax.rl.words import normalize_answer
 from tfds_builders.synthesis.config import SynthesisConfig
 from tfds_builders.synthesis.footage import frames_inside, frames_outside, local_window
 from tfds_builders.synthesis.items import Ask, Dropped, Frame, Outcome, Question, Request
