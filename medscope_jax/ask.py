@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,11 +29,11 @@ from medscope_jax.config import ConfigError, parse_arguments, run_main
 from medscope_jax.dialogue import Layout, stamp_ids
 from medscope_jax.dialogue.foreign import clean_question
 from medscope_jax.distributed import batch_shardings, make_mesh
-from medscope_jax.errors import UserError, is_disk_full, one_line
+from medscope_jax.errors import UserError
 from medscope_jax.evaluation import Trace, render_trace, trace_json
-from medscope_jax.evaluation.trace import DISCLAIMER, clean
+from medscope_jax.evaluation.trace import DISCLAIMER
 from medscope_jax.evaluation.traces import make_trace
-from medscope_jax.files import check_target, write_text
+from medscope_jax.files import check_outputs, make_folder, write_text
 from medscope_jax.models import read_model
 from medscope_jax.rollout import (
     Trajectory,
@@ -55,7 +54,7 @@ from medscope_jax.training.run import (
     run_mesh,
 )
 from medscope_jax.training.stage import MODELS, newest_model
-from medscope_jax.training.workdir import read_workdir
+from medscope_jax.training.workdir import Workdir, read_workdir
 from medscope_jax.video import (
     FrameSize,
     Video,
@@ -64,6 +63,7 @@ from medscope_jax.video import (
     read_video,
     take_videos,
 )
+from medscope_jax.visible import shown, visible
 
 # How the command offers what read_video does about a fault.
 _REMEDIES = {"frame_rate": "--fps RATE", "partial": "--partial"}
@@ -179,7 +179,7 @@ def main(argv: Sequence[str]) -> None:
     if flags.fps is not None and not (math.isfinite(flags.fps) and flags.fps > 0):
         raise ConfigError(f"--fps must be a number above 0, got {flags.fps:g}")
     question = clean_question(flags.question, "--question")
-    _check_targets([flags.html, flags.json], flags.video)
+    check_outputs({"--html": flags.html, "--json": flags.json}, _inputs(flags))
     console = Console(stderr=True)
     read = functools.partial(_read, console, flags)
     opened = (_of_workdir if flags.workdir else _of_checkpoint)(
@@ -196,12 +196,12 @@ def main(argv: Sequence[str]) -> None:
         ("question", question),
     ]
     for label, text in heading + describe(trace):
-        print(f"{label:<9} {clean(text)}")
+        print(f"{label:<9} {_indented(text)}")
+    print(DISCLAIMER)
     if flags.html:
         _write(flags.html, render_trace(trace))
     if flags.json:
         _write(flags.json, json.dumps(trace_json(trace), indent=2) + "\n")
-    print(DISCLAIMER)
 
 
 def _read(
@@ -259,28 +259,23 @@ def _frames(times: Sequence[float]) -> str:
     return f"{len(times)} frame" + "s" * (len(times) != 1)
 
 
-def _check_targets(targets: Sequence[str | None], video: str) -> None:
-    """Refuses to write over the recording, over a folder, or two things into one file."""
-    seen = {os.path.realpath(video): "the video"}
-    for target in filter(None, targets):
-        path = os.path.realpath(target)
-        if os.path.isdir(path):
-            raise UserError(f"{target} is a folder; name a file in it")
-        check_target(target)
-        if path in seen:
-            raise UserError(f"{target} is {seen[path]} already; name another file")
-        seen[path] = "another output"
+def _inputs(flags: argparse.Namespace) -> dict[str, Path]:
+    """What is read, by what a message calls it: no output may be put in its place."""
+    inputs = {"the video": Path(flags.video)}
+    if flags.checkpoint:
+        return inputs | {"the checkpoint": Path(flags.checkpoint)}
+    return inputs | {f"the run's {path.name}": path for path in Workdir(Path(flags.workdir)).own}
+
+
+def _indented(text: str) -> str:
+    """Text of others below its label: no line of it passes for a line of ours."""
+    return visible(text, keep="\n").replace("\n", "\n" + " " * 10)
 
 
 def _write(target: str, text: str) -> None:
-    try:
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
-        write_text(target, text)
-    except OSError as error:
-        if is_disk_full(error):
-            raise
-        raise UserError(f"{target} can't be written: {one_line(error)}") from error
-    print(f"{'written':<9} {target}")
+    make_folder(Path(target).parent, private=True)
+    write_text(target, text, private=True)
+    print(f"{'written':<9} {shown(target)}")
 
 
 if __name__ == "__main__":

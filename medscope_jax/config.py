@@ -24,6 +24,7 @@ from medscope_jax.files import check_local
 __all__ = [
     "ConfigError",
     "check_keys",
+    "config_file",
     "fingerprint",
     "from_json",
     "load_config",
@@ -72,6 +73,11 @@ def load_config(
         if isinstance(value, str) and not name.endswith(".url"):
             check_local(value, name)
     return _plain(config)
+
+
+def config_file(spec: str) -> Path:
+    """The file of `FILE[:ARG]`."""
+    return _split(spec)[0]
 
 
 def to_json(config: ConfigDict) -> str:

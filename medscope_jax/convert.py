@@ -35,6 +35,7 @@ from medscope_jax.models.lora_hf import adapter_config, peft_state_dict
 from medscope_jax.models.new_folder import check_new, new_folder
 from medscope_jax.models.qwen import count_params, param_shapes
 from medscope_jax.training.export import save_run
+from medscope_jax.visible import shown
 
 _BLOCK_BYTES = 128 * 2**20  # of one tensor in memory
 Advance = Callable[[int], None]  # is told how many bytes more are done
@@ -233,18 +234,18 @@ def main(argv: Sequence[str]) -> None:
     if not source.is_dir():
         raise UserError(f"--source {source} is no folder")
     if command == "export" and flags.adapter:
-        print(f"{export_adapter(source, target):,} parameters of adapters: {target}")
+        print(f"{export_adapter(source, target):,} parameters of adapters: {shown(target)}")
         return
     if command == "save":
         name, count = save_run(source, target)
-        print(f"{name}, {count:,} parameters: {target}")
+        print(f"{name}, {count:,} parameters: {shown(target)}")
         return
     convert = import_folder if command == "import" else export_folder
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"{command}ing", total=_size(source))
         config = convert(source, target, lambda size: progress.advance(task, size))
-    print(f"{count_params(config):,} parameters in {config.param_dtype}: {target}")
+    print(f"{count_params(config):,} parameters in {config.param_dtype}: {shown(target)}")
 
 
 def _size(folder: Path) -> int | None:

@@ -43,6 +43,7 @@ from medscope_jax.training.run import (
 )
 from medscope_jax.training.stage import MODELS, finished_params
 from medscope_jax.training.workdir import Workdir, read_workdir
+from medscope_jax.visible import shown
 
 SPLITS = ("validation", "test")
 
@@ -211,7 +212,7 @@ def evaluate_all(workdir: Workdir, config: ConfigDict, name: str) -> None:
         target = workdir.path / f"evaluation_{name}.json"
         print_results(rows)  # first: minutes of work that a full disk must not take along
         write_results(target, rows)
-        print(f"written to {target}")
+        print(shown(f"written to {target}"))
 
 
 if __name__ == "__main__":

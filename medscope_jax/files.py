@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import secrets
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,16 +33,94 @@ def check_local(path: str | os.PathLike, name: str) -> None:
 
 
 def check_target(path: str | os.PathLike) -> None:
-    """Refuses a pipe, a socket or a device as a file to write: it would be replaced by a file.
+    """Refuses to put a file where something else lies.
+
+    That is a pipe, a socket or a device, one of the system's own paths, a folder, or a symbolic
+    link: a file put in its place would cut it off, and one written through it lies who knows where.
 
     Raises:
-      UserError: there is such a thing at the path, or the path is one of the system's own.
+      UserError: there is such a thing at the path.
+      OSError: the path can't be looked at.
     """
     folder = os.path.dirname(os.path.abspath(path))
     # /dev/stdout may lead to a file, and would itself be replaced; /dev/shm is a folder of files.
     system = folder in ("/dev", "/dev/fd") or f"{folder}/".startswith(("/proc/", "/sys/"))
-    if system or (os.path.exists(path) and not os.path.isdir(path) and not _is_regular(path)):
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = None
+    if not system and mode is not None:
+        if stat.S_ISLNK(mode) and (not os.path.exists(path) or _is_regular(path)):
+            target = os.path.realpath(path)
+            raise UserError(f"{path} is a symbolic link; name what it leads to, {target}")
+        if stat.S_ISDIR(mode):
+            raise UserError(f"{path} is a folder; name a file in it")
+    if system or (mode is not None and not stat.S_ISREG(mode)):
         raise UserError(f"{path} is {NOT_REGULAR}; name a file to write")
+
+
+def _check_writable(path: str | os.PathLike) -> None:
+    """Refuses a file that could not be made: the folder is no folder, or nothing can be put there.
+
+    A look before long work; the folder need not be there yet.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        raise UserError(f"{path} can't be written: {folder} is no folder; name another file")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{path} can't be written: nothing can be made in {folder}; check its permissions, "
+            "or name a file elsewhere"
+        )
+
+
+def check_outputs(
+    targets: Mapping[str, str | os.PathLike | None], inputs: Mapping[str, str | os.PathLike]
+) -> None:
+    """Before any work: every output can be written, and is neither an input nor another output.
+
+    Args:
+      targets: flag -> path; None or "" where it was not given.
+      inputs: what it is -> file that is read, or folder of which any file may be read.
+
+    Raises:
+      UserError: one of them is refused; nothing has been written then.
+    """
+    seen: dict[str, str] = {}
+    for flag, target in targets.items():
+        if not target:
+            continue
+        check_local(target, flag)
+        check_target(target)
+        _check_writable(target)
+        path = os.path.realpath(target)
+        for name, source in inputs.items():
+            real = os.path.realpath(source)
+            same = os.path.exists(path) and os.path.exists(real) and os.path.samefile(path, real)
+            if same or path == real:
+                raise UserError(f"{flag} {target} is {name} already; name another file")
+            if path.startswith(real.rstrip(os.sep) + os.sep):
+                raise UserError(f"{flag} {target} lies in {name}; name a file elsewhere")
+        if path in seen:
+            raise UserError(f"{flag} {target} is {seen[path]}'s already; name another file")
+        seen[path] = flag
+
+
+def make_folder(path: str | os.PathLike, private: bool = False) -> None:
+    """Makes a folder and those above it, if they are not there.
+
+    private: what is made here is its owner's alone; a folder that is there keeps its mode.
+
+    Raises:
+      UserError: there is something else at the path.
+      OSError: it can't be made.
+    """
+    try:
+        Path(path).mkdir(mode=0o700 if private else 0o777, parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise UserError(f"{path} is no folder; name another") from error
 
 
 def _is_regular(path: str | os.PathLike) -> bool:
@@ -66,26 +146,38 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
     return file
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
+def write_text(path: str | os.PathLike, text: str, private: bool = False) -> None:
     """write_bytes of a text as UTF-8."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(), private)
 
 
-def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+def write_bytes(path: str | os.PathLike, data: bytes, private: bool = False) -> None:
     """Writes a file so that, whatever happens, either the old or the whole new one is there.
 
     The data goes into a file beside it, onto the disk, and then takes the name: a kill or a power
-    loss at any moment leaves no half of it.
+    loss at any moment leaves no half of it. A file that is there keeps its mode, owner and group.
+
+    Args:
+      path: in a folder that is there.
+      data: all of the file.
+      private: a new file is its owner's alone: it holds a patient's pictures or answers.
 
     Raises:
-      UserError: the disk is full, and the old file is kept; or the path is a pipe or a device.
+      UserError: the disk is full, and the old file is kept; or as check_target.
+      OSError: it can't be written, and the old file is kept.
     """
     check_target(path)
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A name of its own, short enough beside any name: two writers do not meet in one file.
+    temporary = path.with_name(f".{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    old = path.stat() if path.exists() else None
     try:
-        with open(temporary, "wb") as file:
+        mode = 0o666 if old is None and not private else 0o600
+        new = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with open(temporary, "wb", opener=lambda path, _: os.open(path, new, mode)) as file:
             file.write(data)
+            if old is not None:
+                _give_to(file.fileno(), old)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -94,9 +186,21 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if is_disk_full(error):
-            kept = "the old one is kept" if path.exists() else "nothing was written"
+            kept = "nothing was written" if old is None else "the old one is kept"
             raise UserError(f"disk full while writing {path}; {kept}; free some space") from error
+        if isinstance(error, OSError) and error.filename:  # the file that was asked for
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def _give_to(descriptor: int, old: os.stat_result) -> None:
+    """Gives a new file the owner, group and mode of the one that it replaces."""
+    mode = stat.S_IMODE(old.st_mode)
+    try:
+        os.fchown(descriptor, old.st_uid, old.st_gid)
+    except OSError:
+        mode &= ~0o070  # what its group might do is not for ours
+    os.fchmod(descriptor, mode)
 
 
 def _sync_folder(path: Path) -> None:

@@ -20,10 +20,10 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import Progress
 
-from medscope_jax.config import load_config, parse_arguments
+from medscope_jax.config import config_file, load_config, parse_arguments
 from medscope_jax.distributed import check_device, compile_for, make_mesh, topology_devices
 from medscope_jax.errors import UserError, run_main
-from medscope_jax.files import check_target, write_text
+from medscope_jax.files import check_outputs, make_folder, write_text
 from medscope_jax.planning import Cost, assume, cost_of, print_plan, to_dict, units_of
 from medscope_jax.published import published_size
 from medscope_jax.training.check import check_config
@@ -39,8 +39,7 @@ def main(argv: list[str]) -> int:
         "--programs": {"metavar": "NAMES", "help": "only these, such as rollout,ga_grpo"},
     }
     args = parse_arguments("Compile a config's programs for its TPU slice.", argv, flags)
-    if args.json:
-        check_target(args.json)
+    check_outputs({"--json": args.json}, {"the config": config_file(args.config)})
     config = with_checkpoint_shapes(load_config(args.config, args.overrides))
     mesh = plan_mesh(config)
     check(config, mesh)
@@ -48,9 +47,8 @@ def main(argv: list[str]) -> int:
     result = to_dict(args.config, config, mesh, costs)
     print_plan(result, Console())
     if args.json:
-        path = Path(args.json)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(result, indent=2) + "\n")
+        make_folder(Path(args.json).parent)
+        write_text(args.json, json.dumps(result, indent=2) + "\n")
     for name, cost in costs.items():
         if not cost.report.fits:
             print(f"{name} does not fit: {cost.report.message}", file=sys.stderr)

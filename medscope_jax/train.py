@@ -49,6 +49,7 @@ from medscope_jax.training.stage import initial_params, run_stage
 from medscope_jax.training.stopping import Stopped, StopSignals
 from medscope_jax.training.suite import has_part
 from medscope_jax.training.workdir import Workdir, open_workdir
+from medscope_jax.visible import shown
 
 
 def train(run: Run, workdir: Workdir, stop: StopSignals) -> dict[str, dict]:
@@ -102,7 +103,7 @@ def evaluate(run: Run, workdir: Workdir, models: dict[str, dict], seconds: float
         minutes = f"this session took {seconds / 60:.1f} min up to evaluation"
         notes = [f"seed {run.config.seed}; {minutes}"]
         report = render_report(read_metrics(workdir.metrics), rows, traces, notes=notes)
-        write_text(workdir.report, report)
+        write_text(workdir.report, report, private=True)  # it shows a recording's frames
         write_results(workdir.results, rows)  # last: its presence says that the run is done
 
 
@@ -142,14 +143,15 @@ def run_all(flags: argparse.Namespace, stop: StopSignals) -> None:
         if workdir.is_done():
             if is_first():
                 print_results(read_results(workdir.results))
-                print(f"{workdir.path} is done; see {workdir.report}")
+                print(shown(f"{workdir.path} is done; see {workdir.report}"))
             return
         with first_process_first("suite"):
             run = open_run(config, workdir, mesh)
         models = train(run, workdir, stop)
         evaluate(run, workdir, models, time.monotonic() - begin)
         if is_first():
-            print(f"done in {(time.monotonic() - begin) / 60:.1f} min; see {workdir.report}")
+            minutes = (time.monotonic() - begin) / 60
+            print(shown(f"done in {minutes:.1f} min; see {workdir.report}"))
 
 
 if __name__ == "__main__":

@@ -298,7 +298,7 @@ def test_outputs_that_are_refused(micro_run, recording, refusal, tmp_path):
     assert "is a folder" in refusal(ask.main, arguments(micro_run, recording, json=tmp_path))
     same = tmp_path / "trace"
     line = refusal(ask.main, arguments(micro_run, recording, html=same, json=same))
-    assert "is another output already" in line
+    assert "is --html's already" in line
     assert "required: --question" in refusal(ask.main, ["--workdir", micro_run, "--video", "a"])
 
 

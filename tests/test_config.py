@@ -191,7 +191,7 @@ def test_run_main_turns_errors_into_statuses(capsys):
 
     assert status() == (0, "")
     assert status(result=1) == (1, "")
-    assert status(UserError("no\nsuch file")) == (2, "error: no such file\n")
+    assert status(UserError("no file a\nb")) == (2, "error: no file a<U+000A>b\n")
     code, text = status(OSError(28, "No space left on device", "out.json"))
     assert code == 2 and text.startswith("error: disk full while writing out.json")
     assert status(KeyboardInterrupt())[0] == 130

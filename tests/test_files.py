@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def test_the_text_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypatch)
 
 WRITE = """
 import sys
+import tempfile
 from medscope_jax.files import write_text
 while True:
     for letter in "ab":
@@ -101,7 +103,7 @@ def test_what_is_no_file_is_not_replaced(tmp_path):
             with pytest.raises(UserError, match="no regular file but a pipe"):
                 write(path, "new")
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
-    for path in ("/dev/shm/trace.html", tmp_path / "new", tmp_path, "/device/x"):
+    for path in ("/dev/shm/trace.html", tmp_path / "new", "/device/x"):
         files.check_target(path)
 
 
@@ -113,3 +115,132 @@ def test_pipes_and_devices_are_not_opened(tmp_path):
     for path in (tmp_path / "pipe", "/dev/zero", tmp_path, tmp_path / "none"):
         with pytest.raises(OSError):
             files.open_regular(path)
+
+
+def test_a_link_is_neither_replaced_nor_written_through(tmp_path):
+    (tmp_path / "file").write_text("old")
+    for name, target in (("link", "file"), ("nowhere", "none"), ("chain", "link")):
+        (tmp_path / name).symlink_to(target)
+        with pytest.raises(UserError, match=f"{name} is a symbolic link; name what it leads to, /"):
+            files.write_text(tmp_path / name, "new")
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(UserError, match="symbolic link"):
+        files.write_text(tmp_path / "circle", "new")
+    assert (tmp_path / "file").read_text() == "old" and not (tmp_path / "none").exists()
+    (tmp_path / "folder").symlink_to(tmp_path)  # a link among the folders above it is followed
+    files.write_text(tmp_path / "folder" / "file", "new")
+    assert (tmp_path / "file").read_text() == "new"
+
+
+@pytest.fixture
+def usual_mask():
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def test_modes(tmp_path, usual_mask):
+    """What is there keeps its mode; a new file is as usual, or its owner's alone."""
+
+    def mode(path):
+        return stat.S_IMODE(path.stat().st_mode)
+
+    files.write_text(tmp_path / "plan.json", "{}")
+    files.write_text(tmp_path / "page.html", "answer", private=True)
+    files.make_folder(tmp_path / "a" / "b", private=True)
+    files.make_folder(tmp_path / "c")
+    made = [mode(tmp_path / name) for name in ("plan.json", "page.html", "a/b", "c")]
+    assert made == [0o644, 0o600, 0o700, 0o755]
+    for name in ("plan.json", "page.html"):
+        for before in (0o600, 0o640, 0o444, 0o664):
+            (tmp_path / name).chmod(before)
+            files.write_text(tmp_path / name, "again", private=True)
+            assert mode(tmp_path / name) == before
+    files.make_folder(tmp_path / "c", private=True)
+    assert mode(tmp_path / "c") == 0o755
+    with pytest.raises(UserError, match="plan.json is no folder"):
+        files.make_folder(tmp_path / "plan.json")
+
+
+def test_another_group_is_not_let_in(tmp_path, monkeypatch):
+    """Where the old file's group can't be given to the new one, no group may read it."""
+
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    path = tmp_path / "page.html"
+    path.write_text("old")
+    path.chmod(0o664)
+    monkeypatch.setattr(os, "fchown", refuse)
+    files.write_text(path, "new")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o604
+
+
+def test_names_as_long_as_a_file_system_takes(tmp_path):
+    for name in ("a" * 255, os.fsdecode(b"caf\xe9\x1b[2J\n.json")):
+        files.write_text(tmp_path / name, "text")
+        assert (tmp_path / name).read_text() == "text"
+    with pytest.raises(OSError) as error:
+        files.write_text(tmp_path / ("a" * 256), "text")
+    assert error.value.errno == errno.ENAMETOOLONG
+
+
+def test_outputs_are_refused_before_any_work(tmp_path):
+    video, folder = tmp_path / "video.mp4", tmp_path / "pictures"
+    video.write_text("pixels")
+    folder.mkdir()
+    os.link(video, tmp_path / "same.mp4")
+    inputs = {"the video": video, "the pictures": folder}
+    new = tmp_path / "new" / "page.html"
+
+    def refused(**targets):
+        with pytest.raises(UserError) as error:
+            files.check_outputs({f"--{name}": path for name, path in targets.items()}, inputs)
+        return str(error.value)
+
+    assert "is the video already" in refused(html=video)
+    assert "is the video already" in refused(html=tmp_path / "new" / ".." / "video.mp4")
+    assert "is the video already" in refused(html=tmp_path / "same.mp4")
+    assert "lies in the pictures" in refused(html=folder / "1.png")
+    assert "is --html's already" in refused(html=new, json=new)
+    assert "is a folder" in refused(json=folder)
+    assert "is an address" in refused(json="gs://bucket/page.html")
+    assert "can't be written" in refused(json=video / "below" / "page.html")
+    assert "no regular file" in refused(html="/dev/null")
+    files.check_outputs({"--html": new, "--json": None}, inputs)
+    assert not new.parent.exists() and video.read_text() == "pixels"
+
+
+AS_NOBODY = """
+import os, sys
+from medscope_jax import files
+from medscope_jax.errors import run_main
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+run_main(lambda arguments: getattr(files, arguments[0])(*map(eval, arguments[1:])))
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become nobody")
+def test_a_folder_of_somebody_else():
+    """The system's own refusal, in a process without rights: one line and status 2."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        os.chmod(name, 0o755)
+        page = Path(name, "page.html")
+        page.write_text("old")
+        page.chmod(0o600)
+        for call in (
+            ["write_text", repr(f"{page}"), "'new'"],
+            ["write_text", repr(f"{name}/new"), "'new'"],
+            ["make_folder", repr(f"{name}/new/folder")],
+            ["check_outputs", repr({"--html": f"{name}/new"}), "{}"],
+        ):
+            ran = subprocess.run(
+                [sys.executable, "-c", AS_NOBODY, *call],
+                capture_output=True,
+                text=True,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+            assert ran.returncode == 2 and ran.stderr.count("\n") == 1, ran.stderr
+            assert ran.stderr.startswith("error: ") and name in ran.stderr
+            assert "permissions" in ran.stderr
+        assert page.read_text() == "old" and os.listdir(name) == ["page.html"]

@@ -40,6 +40,7 @@ from medscope_jax.video.bank_build import Built
 from medscope_jax.video.bank_codec import DTYPES, check_dtype
 from medscope_jax.video.bank_key import Preprocessing
 from medscope_jax.video.bank_store import FrameSource, paired
+from medscope_jax.visible import shown
 from tfds_builders import clinvideo
 from tfds_builders.read import load_frames, suite_dir
 
@@ -140,8 +141,8 @@ def main(argv: Sequence[str]) -> None:
     folder, build, sources = opened(flags)
     built = build(tqdm(sources, "storing tokens", unit="video"))
     for line in report(built, flags.dtype):
-        print(line)
-    print(f"written to {folder}")
+        print(shown(line))
+    print(shown(f"written to {folder}"))
 
 
 Opened = tuple[Path, Callable[[Iterable[FrameSource]], Built], Sequence[FrameSource]]

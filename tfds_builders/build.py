@@ -33,6 +33,7 @@ import tensorflow_datasets as tfds
 
 from medscope_jax.errors import UserError, run_main
 from medscope_jax.files import check_local
+from medscope_jax.visible import shown
 from tfds_builders.clinvideo_frames.clinvideo_frames import ClinvideoFrames
 from tfds_builders.clinvideo_suite.clinvideo_suite import ClinvideoSuite
 from tfds_builders.manual import Manual, read_manual
@@ -100,12 +101,13 @@ def build(
                 if config is not None:
                     raise
                 counts |= error.counts
-                say(error)
+                say(shown(error))
     counts |= {"annotations": plan.bad_rows}
     total = sum(sum(found.values()) for found in counts.values())
     if not quiet:
         print_counts(counts)
-    say(f"{total} rows and videos quarantined" + (f": see {reports / NAME}" if total else ""))
+    where = f": see {reports / NAME}" if total else ""
+    say(shown(f"{total} rows and videos quarantined{where}"))
     return counts
 
 

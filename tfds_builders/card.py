@@ -22,7 +22,8 @@ from typing import Any
 from tqdm import tqdm
 
 from medscope_jax.errors import UserError, run_main
-from medscope_jax.files import check_local, check_target, write_text
+from medscope_jax.files import check_local, check_outputs, write_text
+from medscope_jax.visible import shown
 from tfds_builders import clinvideo, read
 from tfds_builders.card_hash import look_at
 from tfds_builders.card_leaks import find_leaks
@@ -43,6 +44,7 @@ from tfds_builders.phantom_suite.records import SPLITS_OF_PART
 from tfds_builders.suite import PARTS
 
 SPLITS = ("train", "validation", "test")
+_DATA_SETS = ("clinvideo_frames", "clinvideo_suite")
 
 # Records or videos with the split that they are stored in.
 Stored = Iterable[tuple[str, Mapping[str, Any]]]
@@ -130,15 +132,17 @@ def main(arguments: list[str]) -> int:
         check_local(getattr(flags, name) or "", f"--{name}")
     folder = flags.workdir or flags.data_dir
     page = pathlib.Path(flags.output or pathlib.Path(folder) / "card.html")
-    check_target(page)
+    inputs = [pathlib.Path(folder, name) for name in (*_DATA_SETS, "suite", "checkpoints")]
+    check_outputs({"--output": page}, {f"the data in {path}": path for path in inputs})
     if not page.parent.is_dir():
         raise UserError(f"{page.parent} is no folder; create it or choose another --output")
     records, videos = read_workdir(folder) if flags.workdir else read_data_dir(folder)
     card = make_card(records, tqdm(videos, "looking at videos", unit="video"))
-    write_text(page, render_card(card, "ClinVideoSuite" if flags.data_dir else "Phantom suite"))
-    print(page)
+    title = "ClinVideoSuite" if flags.data_dir else "Phantom suite"
+    write_text(page, render_card(card, title), private=True)  # it quotes questions and answers
+    print(shown(page))
     for leak in card.leaks:
-        print(leak, file=sys.stderr)
+        print(shown(leak), file=sys.stderr)
     return int(bool(card.leaks))
 
 

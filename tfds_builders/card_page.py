@@ -11,7 +11,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from medscope_jax.evaluation.trace import clean, environment
+from medscope_jax.evaluation.trace import environment
+from medscope_jax.visible import visible
 from tfds_builders.card_hash import MOST_BITS
 from tfds_builders.card_leaks import Leak
 from tfds_builders.card_prior import Prior
@@ -99,7 +100,7 @@ def _draw(spread: Summaries, colors: dict[str, str]) -> str:
         panel.bar(edges[:-1], counts, edges[1] - edges[0], align="edge", color=colors["bar"])
         panel.axvline(summary.median, color=colors["text"], linewidth=1, linestyle=":")
         panel.set_title(
-            clean(source), color=colors["text"], fontsize=9, loc="left", parse_math=False
+            visible(source), color=colors["text"], fontsize=9, loc="left", parse_math=False
         )
         panel.tick_params(colors=colors["text"], labelsize=7.5, length=0)
         panel.xaxis.set_major_locator(MaxNLocator(4))

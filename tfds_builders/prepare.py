@@ -27,6 +27,7 @@ from medscope_jax.files import check_local
 from medscope_jax.video.frames import VideoError
 from medscope_jax.video.phantom import Procedure, from_json, to_json
 from medscope_jax.video.phantom_render import write_video
+from medscope_jax.visible import shown
 from tfds_builders.phantom_frames.phantom_frames import PhantomFrames
 from tfds_builders.phantom_suite.phantom_suite import PhantomSuite
 from tfds_builders.read import suite_dir
@@ -157,7 +158,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--smoke", action="store_true", help="the tiny suite")
     flags = parser.parse_args(arguments)
     check_local(flags.workdir, "--workdir")
-    print(prepare_suite(flags.workdir, smoke_suite() if flags.smoke else SuiteConfig()))
+    print(shown(prepare_suite(flags.workdir, smoke_suite() if flags.smoke else SuiteConfig())))
 
 
 if __name__ == "__main__":

@@ -21,10 +21,11 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from medscope_jax.errors import UserError
+from medscope_jax.visible import shown
 
 try:
     import fcntl
@@ -110,7 +111,8 @@ def print_counts(counts: dict[str, Counts], console: Console | None = None) -> N
     table = Table("stage", "source", "reason", "count")
     for stage, reasons in counts.items():
         for (source, reason), count in sorted(reasons.items()):
-            table.add_row(stage, source, escape(reason), str(count))
+            # No markup: names and values of others are quoted.
+            table.add_row(stage, Text(shown(source)), Text(shown(reason)), str(count))
     if table.row_count:
         (console or Console()).print(table)
 

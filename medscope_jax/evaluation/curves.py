@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from medscope_jax.evaluation.trace import clean
+from medscope_jax.visible import visible
 
 # Shown first, in this order; the rest follows as logged. First whether it learns what it should,
 # then what goes wrong before the reward shows it: a policy that stiffens, leaves its samples or has
@@ -70,7 +70,7 @@ def _draw(names: Mapping[str, list[tuple]], colors: Mapping[str, str]) -> str:
         steps, values = zip(*points[:: math.ceil(len(points) / _MOST_POINTS)], strict=True)
         panel.plot(steps, values, color=colors["line"], alpha=0.35, linewidth=0.8)
         panel.plot(steps, smooth(values, len(values) // 20), color=colors["line"], linewidth=1.8)
-        title = clean(name).replace("_", " ")
+        title = visible(name).replace("_", " ")
         panel.set_title(title, color=colors["text"], fontsize=9, loc="left", parse_math=False)
         panel.tick_params(colors=colors["text"], labelsize=7.5, length=0)
         panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))

@@ -10,10 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from medscope_jax.evaluation.scoring import METRICS
 from medscope_jax.files import write_text
 from medscope_jax.stored import Either, at_least, read_json
+from medscope_jax.visible import shown
 
 # Metrics that the paper shows for a task; other tasks show their accuracy.
 _SHOWN = {
@@ -121,9 +123,10 @@ def _table(rows: Sequence[Mapping], columns: Sequence[Column], title: str) -> Ta
     table.add_column("model", no_wrap=True)
     for column in columns:
         label = column.labels.replace(" ", "")
-        table.add_column(f"{column.title}\n{label}", justify="right", no_wrap=True)
+        title = Text(f"{shown(column.title)}\n{label}")  # no markup: a source's name may hold some
+        table.add_column(title, justify="right", no_wrap=True)
     for name, cells in grid(rows, columns):
-        table.add_row(name, *(text.replace(" ", "") for text in cells))
+        table.add_row(Text(shown(name)), *(text.replace(" ", "") for text in cells))
     return table
 
 

@@ -16,14 +16,11 @@ import numpy as np
 
 from medscope_jax.evaluation.grounding import localization
 from medscope_jax.evaluation.timeline import clock, timeline
+from medscope_jax.visible import visible
 
 DISCLAIMER = "Research software, not a medical device."
 _JPEG_QUALITY = 85
 _ELEMENT = re.compile(r"<(think|tool_call|answer)>(.*?)(?:</\1>|\Z)", re.DOTALL)
-# Control characters (but not line feed and tab) and the ones that reorder text on screen.
-_UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +103,6 @@ def trace_json(trace: Trace) -> dict[str, Any]:
     return plain(trace) | {"notice": DISCLAIMER}
 
 
-def clean(text: str) -> str:
-    """Text that is safe to show and to write as UTF-8: unprintable characters become U+FFFD."""
-    return _UNPRINTABLE.sub("\ufffd", str(text))
-
-
 def elements(text: str) -> list[tuple[str, str]]:
     """A turn's text as (kind, words) pieces; kind is think, tool_call, answer or other.
 
@@ -185,8 +177,8 @@ def environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        # Model text reaches the page through this only.
-        finalize=lambda value: clean(value) if type(value) is str else value,
+        # Text of others reaches the page through this only.
+        finalize=lambda value: visible(value, keep="\n\t") if type(value) is str else value,
     )
     env.filters["clock"] = clock
     env.globals["disclaimer"] = DISCLAIMER

@@ -22,6 +22,7 @@ from jax.experimental import multihost_utils
 
 from medscope_jax.errors import UserError, is_disk_full, one_line
 from medscope_jax.training import leaves as leaves_lib
+from medscope_jax.visible import shown
 
 _LOG = logging.getLogger(__name__)
 _ORBAX_LOG = logging.getLogger("absl")
@@ -236,7 +237,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         self._bad.add(number)
         reason = one_line(error)
         reason = reason if len(reason) <= 160 else reason[:157] + "..."
-        _LOG.warning("checkpoint %s is damaged and not used: %s", self._path(number), reason)
+        path = shown(self._path(number))
+        _LOG.warning("checkpoint %s is damaged and not used: %s", path, shown(reason))
 
     def _prune(self) -> None:
         """Deletes what is neither among the newest nor a stage's last; never what is damaged.

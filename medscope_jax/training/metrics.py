@@ -16,6 +16,7 @@ from tqdm import tqdm
 from medscope_jax.errors import UserError, is_disk_full, one_line
 from medscope_jax.files import open_regular
 from medscope_jax.stored import at_least, parse
+from medscope_jax.visible import shown
 
 _LOG = logging.getLogger(__name__)
 _NOT_FINITE = ("nan", "inf", "-inf")
@@ -61,7 +62,7 @@ class MetricsWriter:
         if not (keep and size and data[size - 1 : size] == b"\n"):
             kept = data.split(b"\n")[:-1][:keep]
             if len(kept) < keep:
-                _LOG.warning("%s has %d whole lines, not %d", self._path, len(kept), keep)
+                _LOG.warning("%s has %d whole lines, not %d", shown(self._path), len(kept), keep)
             self.lines, size = len(kept), sum(len(line) + 1 for line in kept)
         self.bytes = size
         self._file.truncate(size)

@@ -31,6 +31,7 @@ from medscope_jax.training.stage import Batches, Update, shardings_of
 from medscope_jax.training.state import optimizer_of
 from medscope_jax.training.steps import sft_step
 from medscope_jax.training.suite import has_part
+from medscope_jax.visible import shown
 
 # What each stage reads: parts of the suite, mixed in the proportion of their sizes.
 PARTS = {
@@ -107,7 +108,8 @@ def _that_fit(run: Run, name: str, lay_out: Callable[[dict], Any]) -> tuple[list
         path = run.folder / f"left_out_{name}.json"
         write_text(path, json.dumps(left_out, indent=1) + "\n")
         total = len(left_out) + len(records)
-        print(f"{name} leaves out {len(left_out)} of {total} records, with reasons in {path}")
+        counts = f"{len(left_out)} of {total} records"
+        print(shown(f"{name} leaves out {counts}, with reasons in {path}"))
     return records, laid_out
 
 

@@ -26,6 +26,7 @@ from medscope_jax.errors import UserError, one_line
 from medscope_jax.evaluation import read_results
 from medscope_jax.files import write_text
 from medscope_jax.stored import read_json
+from medscope_jax.visible import shown
 
 _LOG = logging.getLogger(__name__)
 _MISSING = "nothing"
@@ -69,6 +70,12 @@ class Workdir:
     @property
     def report(self) -> Path:
         return self.path / "report.html"
+
+    @property
+    def own(self) -> tuple[Path, ...]:
+        """All that a run makes or reads here: no other output may be put in its place."""
+        files = self.config, self.tokenizer, self.metrics, self.results, self.report
+        return (*files, self.suite, self.pretrained, self.checkpoints, self.path / "banks")
 
     def is_done(self) -> bool:
         """Whether the run has ended: results.json is there, whole and not empty."""
@@ -156,7 +163,8 @@ def _lock(lock: Any, workdir: Workdir) -> None:
             f"{workdir.path} is in use by another run{by}: wait for it, or choose another --workdir"
         ) from error
     except OSError as error:  # some network file systems have no locks
-        _LOG.warning("%s can't be locked (%s): start no second run in it", workdir.path, error)
+        name = shown(workdir.path)
+        _LOG.warning("%s can't be locked (%s): start no second run in it", name, error)
         return
     with contextlib.suppress(OSError):  # the number is a courtesy; a full disk is reported later
         lock.seek(0)

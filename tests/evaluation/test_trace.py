@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from medscope_jax.evaluation import Trace, TurnView, render_report, render_trace, trace_json
 from medscope_jax.evaluation.curves import learning_curves, series, smooth
 from medscope_jax.evaluation.timeline import LEFT, RIGHT, WIDTH, clock, tick_times, timeline
-from medscope_jax.evaluation.trace import clean, data_uri, elements
+from medscope_jax.evaluation.trace import data_uri, elements
+from medscope_jax.visible import visible
 
 VOID = {"meta", "img", "source"}
 ALLOWED = {
@@ -33,6 +34,7 @@ HOSTILE = [
     "javascript:alert(1)",
     "\ud800 \x00 \x1b[31m \u202egnp",
     "&lt;b&gt; &amp;",
+    "left\u200b\u202e thgir \U000e0041\u3164\u2800\xad",
 ]
 
 
@@ -78,7 +80,16 @@ def check_page(text):
     assert "url(" not in style and "@import" not in style
     assert "Research software, not a medical device." in page.text
     policy = [a["content"] for t, a in page.elements if t == "meta" and "http-equiv" in a]
-    assert policy and "default-src 'none'" in policy[0]
+    assert len(policy) == 1
+    rules = dict(rule.strip().split(" ", 1) for rule in policy[0].split(";"))
+    nothing = ("default-src", "base-uri", "form-action")
+    assert rules == dict.fromkeys(nothing, "'none'") | {
+        "img-src": "data:",
+        "style-src": "'unsafe-inline'",
+    }
+    # The policy governs what comes after it: only the declaration of UTF-8 stands before.
+    heads = [list(attributes) for tag, attributes in page.elements if tag == "meta"]
+    assert heads[0] == ["charset"] and "http-equiv" in heads[2]
     return page
 
 
@@ -124,6 +135,14 @@ def sample(**changes):
 # ---- the page
 
 
+def test_what_is_unseen_is_seen_on_the_page_and_kept_in_json():
+    words = "no\u202e polyp\u3164 \U000e0068 مي\u200cخ"
+    trace = sample(question=words, answer=words, notes=[words], video=words)
+    page = check_page(render_trace(trace)).text
+    assert page.count("no<U+202E> polyp<U+3164> <U+E0068> مي\u200cخ") == 5  # and the title
+    assert trace_json(trace)["answer"] == words
+
+
 def test_a_trace_shows_everything():
     page = check_page(render_trace(sample()))
     for words in (
@@ -164,11 +183,12 @@ def test_hostile_text_is_text(text):
         reward={text: 1.0},
     )
     page = check_page(render_trace(trace))
-    assert page.text.count(clean(text)) >= 8
+    words = visible(text, keep="\n\t")
+    assert page.text.count(words) >= 8
     row = {"model": text, "split": text, "task": text, "accuracy": 0.5}
     metrics = [{"stage": text, "step": step, text: 1.0} for step in range(3)]
     page = check_page(render_report(metrics, [row], [trace], text, [text]))
-    assert clean(text) in page.text
+    assert words in page.text
 
 
 @settings(deadline=None, max_examples=60)

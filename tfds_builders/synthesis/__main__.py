@@ -31,9 +31,10 @@ from tqdm import tqdm
 
 from medscope_jax.config import parse_arguments
 from medscope_jax.errors import UserError, run_main
-from medscope_jax.files import check_target, write_text
+from medscope_jax.files import check_outputs, make_folder, write_text
 from medscope_jax.rl.endpoint import EndpointConfig
 from medscope_jax.video.phantom import SOURCES, SPLITS, make_procedure
+from medscope_jax.visible import shown
 from tfds_builders.synthesis.client import Client, Patience
 from tfds_builders.synthesis.config import SynthesisConfig
 from tfds_builders.synthesis.footage import find_videos, read_footage
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
     out = pathlib.Path(flags.out)
     if out.is_dir() or out.name in ("stages.json", "journal.jsonl"):
         raise UserError(f"--out {out} must name the file of rows to write, such as rows.jsonl")
-    check_target(out)
+    check_outputs({"--out": out}, {})
     real = (flags.manual_dir, flags.url, flags.model)
     if flags.phantom is not None:
         if any(real):
@@ -90,19 +91,19 @@ def main(arguments: Sequence[str]) -> None:
         work = model_rows
     else:
         raise UserError("give --manual_dir, --url and --model, or --phantom")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent, private=True)
 
     tallies = {name: Tally() for name in STAGES}
     about = {"finished": False, "model": flags.model, "rows": 0}
     about["config"] = dataclasses.asdict(config)
     try:
         rows = work(flags, config, tallies)
-        write_text(out, "".join(map(row_line, rows)))
+        write_text(out, "".join(map(row_line, rows)), private=True)
         about |= {"finished": True, "rows": len(rows)}
     finally:
         write_text(out.parent / "stages.json", stages_json(tallies, about))
     print_stages(tallies, Console())
-    print(f"{len(rows)} rows in {out}")
+    print(shown(f"{len(rows)} rows in {out}"))
     if failed := sum(tally.failed for tally in tallies.values()):
         print(f"{failed} requests failed: run the same command again to ask for these alone")
 
@@ -155,7 +156,7 @@ def phantom_rows(
         from medscope_jax.video.phantom_render import write_video
 
         folder = pathlib.Path(flags.videos)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for procedure in tqdm(procedures, "drawing", unit="video", disable=None):
             write_video(procedure, folder / f"{procedure.id}.mp4")
     sources = [

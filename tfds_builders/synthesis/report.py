@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from medscope_jax.visible import shown
 from tfds_builders.synthesis.pipeline import Tally
 
 _COLUMNS = {
@@ -50,7 +51,7 @@ def print_stages(tallies: Mapping[str, Tally], console: Console) -> None:
     for name, tally in tallies.items():
         costs.add_row(name, *(_number(getattr(tally, field)) for field in _COLUMNS))
         for reason, count in sorted(tally.drops.items()):
-            drops.add_row(name, _number(count), Text(reason.removeprefix(f"{name}: ")))
+            drops.add_row(name, _number(count), Text(shown(reason.removeprefix(f"{name}: "))))
     console.print(costs)
     if drops.row_count:
         console.print()
