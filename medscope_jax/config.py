@@ -19,10 +19,11 @@ from typing import Any, NoReturn
 from ml_collections import ConfigDict
 
 from medscope_jax.errors import UserError, closest, one_line, run_main
-from medscope_jax.files import check_local
+from medscope_jax.files import check_folder, check_local
 
 __all__ = [
     "ConfigError",
+    "Parser",
     "check_keys",
     "config_file",
     "fingerprint",
@@ -35,7 +36,10 @@ __all__ = [
 
 _REFERENCE = Path(__file__).resolve().parent.parent / "tpu_configs" / "cpu.py"
 # What a flag's metavar says of a value that is a path.
-_PATHS = ("CKPT", "DATA", "DIR", "FILE", "FILE[:ARG]", "FOLDER", "RUN")
+_FILES = ("FILE", "FILE[:ARG]")
+_FOLDERS = ("CKPT", "DATA", "DIR", "FOLDER", "RUN")
+# The config's keys that name a folder.
+_FOLDER_KEYS = ("config.model.checkpoint", "config.suite.data_dir")
 _VALUES = (bool, int, float, str, type(None), tuple, list)
 
 
@@ -71,7 +75,7 @@ def load_config(
             _override(config, override)
     for name, value in _values(config, "config."):
         if isinstance(value, str) and not name.endswith(".url"):
-            check_local(value, name)
+            (check_folder if value and name in _FOLDER_KEYS else check_local)(value, name)
     return _plain(config)
 
 
@@ -118,16 +122,16 @@ def parse_arguments(
       argv: the arguments, without the program's name.
       flags: name -> keyword arguments of `argparse.ArgumentParser.add_argument`, for example
         {"--config": {"required": True, "metavar": "FILE[:ARG]", "help": "..."}}. A metavar of
-        _PATHS says that the value is a path.
+        _FILES or _FOLDERS says that the value is a path.
 
     Returns:
       A namespace with a field for each flag and `overrides`, a list for `load_config`.
 
     Raises:
       ConfigError: one line, naming the closest flag if there is one.
-      UserError: an address (gs://...) in the place of a path.
+      UserError: an address (gs://...) in the place of a path, or a folder whose name is no UTF-8.
     """
-    parser = _Parser(description=description, allow_abbrev=False)
+    parser = Parser(description=description, allow_abbrev=False)
     for name, options in flags.items():
         parser.add_argument(name, **options)
     overrides, rest = [], []
@@ -152,15 +156,16 @@ def parse_arguments(
     namespace.overrides = overrides
     for name, options in flags.items():
         value = getattr(namespace, name.removeprefix("--"))
-        if isinstance(value, str) and options.get("metavar") in _PATHS:
-            check_local(value, name)
+        if isinstance(value, str) and options.get("metavar") in (*_FILES, *_FOLDERS):
+            (check_folder if options["metavar"] in _FOLDERS else check_local)(value, name)
     return namespace
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Reports a bad command line as the one line that every other user error is."""
 
     def error(self, message: str) -> NoReturn:
+        """Raises ConfigError."""
         raise ConfigError(f"{message} (--help shows all arguments)")
 
 

@@ -32,6 +32,22 @@ def check_local(path: str | os.PathLike, name: str) -> None:
         )
 
 
+def check_folder(path: str | os.PathLike, name: str) -> None:
+    """check_local, of a folder that storage libraries work in: they take names in UTF-8 alone.
+
+    Raises:
+      UserError: it is an address, or a name on the way to it is in another encoding.
+    """
+    check_local(path, name)
+    try:
+        os.path.realpath(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{name} {os.fspath(path)} has bytes in its whole path that are no UTF-8, and so "
+            "nothing can be stored there: rename that folder, or name another"
+        ) from error
+
+
 def check_target(path: str | os.PathLike) -> None:
     """Refuses to put a file where something else lies.
 

@@ -95,8 +95,9 @@ def test_an_mp4_is_answered_with_every_window(run, recording, script, tmp_path, 
     seen = "3.0 to 6.0 s: 4 frames at 3.0, 4.0, 5.0, 6.0 s"
     assert re.search(rf"^look 2 +crop_video {seen}$", output, re.M)
     assert re.search(r"^look 3 +get_frame at 5.0 s: 3 frames at 4.0, 5.0, 6.0 s$", output, re.M)
-    assert re.search(r"^answer +\[3.0, 6.0\]$", output, re.M)
-    assert output.strip().endswith(DISCLAIMER)
+    assert re.search(rf"^answer +\[3.0, 6.0\]\n{re.escape(DISCLAIMER)}$", output, re.M)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (page, data)] == [0o600] * 2
+    assert stat.S_IMODE(page.parent.stat().st_mode) == 0o700
 
     trace = json.loads(data.read_text())
     assert trace["answer"] == "[3.0, 6.0]" and trace["notice"] == DISCLAIMER

@@ -21,7 +21,6 @@ TFDS's own `tfds build` does the same builder by builder, with all of its flags:
 tfds_builders/tfds.py starts it, without TensorFlow.
 """
 
-import argparse
 import contextlib
 import functools
 import os
@@ -31,8 +30,9 @@ from collections.abc import Callable
 
 import tensorflow_datasets as tfds
 
+from medscope_jax.config import Parser
 from medscope_jax.errors import UserError, run_main
-from medscope_jax.files import check_local
+from medscope_jax.files import check_folder
 from medscope_jax.visible import shown
 from tfds_builders.clinvideo_frames.clinvideo_frames import ClinvideoFrames
 from tfds_builders.clinvideo_suite.clinvideo_suite import ClinvideoSuite
@@ -149,7 +149,7 @@ def _is_there(builder: ShardedBuilder) -> bool:
 
 def main(arguments: list[str]) -> None:
     """Builds what the command line asks for."""
-    parser = argparse.ArgumentParser("tfds_builders.build", description=__doc__.split("\n")[0])
+    parser = Parser("tfds_builders.build", description=__doc__.split("\n")[0])
     parser.add_argument("builder", choices=BUILDERS)
     parser.add_argument("--config", choices=PARTS, help="part of clinvideo_suite; default: all")
     parser.add_argument("--manual_dir", required=True, help="folder with suite.json")
@@ -158,8 +158,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--beam_pipeline_options", help="comma-separated, without leading --")
     parser.add_argument("--overwrite", action="store_true", help="build again what is there")
     flags = parser.parse_args(arguments)
-    check_local(flags.manual_dir, "--manual_dir")
-    check_local(flags.data_dir, "--data_dir")
+    check_folder(flags.manual_dir, "--manual_dir")
+    check_folder(flags.data_dir, "--data_dir")
     with _spread(flags.num_processes, flags.beam_pipeline_options) as spread:
         build(
             flags.builder, flags.manual_dir, flags.data_dir, flags.config, spread, flags.overwrite

@@ -13,7 +13,6 @@ splits, a near-duplicate of one (card_hash.py says what that is), or a question 
 about the same evidence.
 """
 
-import argparse
 import pathlib
 import sys
 from collections.abc import Iterable, Mapping
@@ -21,8 +20,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from medscope_jax.config import Parser
 from medscope_jax.errors import UserError, run_main
-from medscope_jax.files import check_local, check_outputs, write_text
+from medscope_jax.files import check_folder, check_outputs, write_text
+from medscope_jax.training.workdir import Workdir
 from medscope_jax.visible import shown
 from tfds_builders import clinvideo, read
 from tfds_builders.card_hash import look_at
@@ -122,18 +123,19 @@ def _all_videos(reader: Any, folder: str) -> Stored:
 
 def main(arguments: list[str]) -> int:
     """Writes a suite's card; 1 if its splits leak."""
-    parser = argparse.ArgumentParser("tfds_builders.card", description=__doc__.split("\n")[0])
+    parser = Parser("tfds_builders.card", description=__doc__.split("\n")[0])
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--workdir", help="of a run, with its phantom suite")
     source.add_argument("--data_dir", help="of a built ClinVideoSuite")
     parser.add_argument("--output", help="where the page goes; by default card.html in the folder")
     flags = parser.parse_args(arguments)
-    for name in ("workdir", "data_dir", "output"):
-        check_local(getattr(flags, name) or "", f"--{name}")
+    for name in ("workdir", "data_dir"):
+        check_folder(getattr(flags, name) or "", f"--{name}")
     folder = flags.workdir or flags.data_dir
     page = pathlib.Path(flags.output or pathlib.Path(folder) / "card.html")
-    inputs = [pathlib.Path(folder, name) for name in (*_DATA_SETS, "suite", "checkpoints")]
-    check_outputs({"--output": page}, {f"the data in {path}": path for path in inputs})
+    data_sets = [pathlib.Path(folder, name) for name in _DATA_SETS]
+    inputs = Workdir(pathlib.Path(folder)).own if flags.workdir else data_sets
+    check_outputs({"--output": page}, {f"the data in {path.name}": path for path in inputs})
     if not page.parent.is_dir():
         raise UserError(f"{page.parent} is no folder; create it or choose another --output")
     records, videos = read_workdir(folder) if flags.workdir else read_data_dir(folder)

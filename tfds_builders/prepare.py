@@ -10,7 +10,6 @@ DIR/suite/done.json   written last; without it the suite is not used
 A killed run is continued: whole recordings and whole datasets are kept, the rest is made again.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -22,8 +21,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from medscope_jax.config import Parser
 from medscope_jax.errors import UserError, run_main
-from medscope_jax.files import check_local
+from medscope_jax.files import check_folder
 from medscope_jax.video.frames import VideoError
 from medscope_jax.video.phantom import Procedure, from_json, to_json
 from medscope_jax.video.phantom_render import write_video
@@ -153,11 +153,11 @@ def _write_json(path: pathlib.Path, value: Any) -> None:
 
 def main(arguments: list[str]) -> None:
     """Prepares the default suite, or the smoke one."""
-    parser = argparse.ArgumentParser("tfds_builders.prepare", description=__doc__.split("\n")[0])
+    parser = Parser("tfds_builders.prepare", description=__doc__.split("\n")[0])
     parser.add_argument("--workdir", required=True, help="where to put the suite")
     parser.add_argument("--smoke", action="store_true", help="the tiny suite")
     flags = parser.parse_args(arguments)
-    check_local(flags.workdir, "--workdir")
+    check_folder(flags.workdir, "--workdir")
     print(shown(prepare_suite(flags.workdir, smoke_suite() if flags.smoke else SuiteConfig())))
 
 

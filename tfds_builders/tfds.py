@@ -15,13 +15,15 @@ It takes builders one by one; `python -m tfds_builders.build` builds the frames 
 says what could not be used.
 """
 
+import contextlib
 import dataclasses
+import io
 
 import simple_parsing
 from tensorflow_datasets.scripts.cli import build, cli_utils
 
-from medscope_jax.errors import run_main
-from medscope_jax.files import check_local
+from medscope_jax.errors import UserError, run_main
+from medscope_jax.files import check_folder
 
 _PATHS = ("--data_dir", "--download_dir", "--extract_dir", "--manual_dir")
 
@@ -43,9 +45,18 @@ def main(arguments: list[str]) -> None:
     pairs = [argument.partition("=")[::2] for argument in arguments]
     for (name, value), (following, _) in zip(pairs, [*pairs[1:], ("", "")], strict=True):
         if name.replace("-", "_").replace("__", "--", 1) in _PATHS:
-            check_local(value or following, name)
+            check_folder(value or following, name)
     parse = cli_utils.make_flags_parser(Args, description="TFDS's build, without TensorFlow")
-    parse(["tfds", *arguments]).execute()
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed = parse(["tfds", *arguments])
+    except SystemExit as stop:
+        if stop.code:
+            what = said.getvalue().rpartition("error: ")[2].strip()
+            raise UserError(f"{what} (build --help shows all arguments)") from None
+        raise
+    parsed.execute()
 
 
 if __name__ == "__main__":

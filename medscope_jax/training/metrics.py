@@ -142,7 +142,9 @@ def _tell_damaged(path: str | Path | None, records: Sequence[dict | None]) -> No
     if damaged:
         shown = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
         many = f"{len(damaged)} damaged lines ({shown})" if len(damaged) > 1 else f"line {shown}"
-        _LOG.warning("%s: %s can't be read: kept in the file, left out of curves", path, many)
+        _LOG.warning(
+            "%s: %s can't be read: kept in the file, left out of curves", shown(path), many
+        )
 
 
 def without_timing(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
+from medscope_jax.files import check_folder
 from medscope_jax.video.demux import Source
 from medscope_jax.video.frames import VideoError
 from medscope_jax.video.phantom import COUNTS, EVENTS, Event, Procedure
@@ -75,8 +76,10 @@ def write_video(procedure: Procedure, path: str | pathlib.Path) -> None:
 
     Raises:
       VideoError: OpenCV can't write there, or the disk is full.
+      UserError: the folder's name is no UTF-8.
     """
     path = pathlib.Path(path)
+    check_folder(path.parent, "the folder")  # OpenCV does not survive other names
     partial = path.with_suffix(".partial.mp4")
     writer = cv2.VideoWriter(
         str(partial), cv2.VideoWriter_fourcc(*"mp4v"), float(FPS), (WIDTH, HEIGHT)
