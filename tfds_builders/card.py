@@ -13,6 +13,7 @@ splits, a near-duplicate of one (card_hash.py says what that is), or a question 
 about the same evidence.
 """
 
+import os
 import pathlib
 import sys
 from collections.abc import Iterable, Mapping
@@ -132,10 +133,11 @@ def main(arguments: list[str]) -> int:
     for name in ("workdir", "data_dir"):
         check_folder(getattr(flags, name) or "", f"--{name}")
     folder = flags.workdir or flags.data_dir
-    page = pathlib.Path(flags.output or pathlib.Path(folder) / "card.html")
+    output = flags.output or os.path.join(folder, "card.html")
     data_sets = [pathlib.Path(folder, name) for name in _DATA_SETS]
     inputs = Workdir(pathlib.Path(folder)).own if flags.workdir else data_sets
-    check_outputs({"--output": page}, {f"the data in {path.name}": path for path in inputs})
+    check_outputs({"--output": output}, {f"the data in {path.name}": path for path in inputs})
+    page = pathlib.Path(output)
     if not page.parent.is_dir():
         raise UserError(f"{page.parent} is no folder; create it or choose another --output")
     records, videos = read_workdir(folder) if flags.workdir else read_data_dir(folder)
