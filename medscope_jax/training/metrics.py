@@ -140,8 +140,8 @@ def _read(line: bytes) -> dict[str, Any] | None:
 def _tell_damaged(path: str | Path | None, records: Sequence[dict | None]) -> None:
     damaged = [number for number, record in enumerate(records, 1) if record is None]
     if damaged:
-        shown = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
-        many = f"{len(damaged)} damaged lines ({shown})" if len(damaged) > 1 else f"line {shown}"
+        first = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
+        many = f"{len(damaged)} damaged lines ({first})" if len(damaged) > 1 else f"line {first}"
         _LOG.warning(
             "%s: %s can't be read: kept in the file, left out of curves", shown(path), many
         )
