@@ -12,6 +12,7 @@ no row group is read that says it takes more than MAX_GROUP.
 """
 
 import contextlib
+import datetime
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -42,7 +43,8 @@ def rows(source: BinaryIO, columns: Sequence[str]) -> Iterator[Row]:
     """The rows of an open file; only `columns` are read, those that it lacks are missing."""
     try:
         with parquet.ParquetFile(source) as file:
-            present = [name for name in columns if name in file.schema_arrow.names]
+            names = file.schema_arrow.names
+            present = [name for name in names if name.strip().casefold() in columns]
             fault = _file_fault(file, columns, present)
             if fault:
                 yield None, fault
@@ -71,6 +73,12 @@ def rows(source: BinaryIO, columns: Sequence[str]) -> Iterator[Row]:
 def _file_fault(file: parquet.ParquetFile, columns: Sequence[str], present: Sequence[str]) -> str:
     if not present:
         return f"the file has none of the columns {', '.join(columns)}"
+    if len({name.strip().casefold() for name in present}) < len(present):
+        return "the file has two columns of one name"
+    # As tables do that know no objects: nothing of it would be read.
+    heads = [name.partition(".")[0] for name in file.schema_arrow.names if name not in present]
+    if flat := [head for head in heads if head in columns]:
+        return f"the file has a column of its own for a field of {flat[0]}: write objects, or JSON"
     if file.metadata.num_rows > MAX_ROWS:
         return f"the file has more than {MAX_ROWS:,} rows: split it"
     return ""
@@ -101,7 +109,7 @@ def _group_fault(group: parquet.RowGroupMetaData, leaves: dict[int, Any]) -> str
 def _made(batch: pa.RecordBatch) -> Iterator[Row]:
     """The rows of a batch, one after the other where together they are too long or no text."""
     if not _is_long(batch):
-        with contextlib.suppress(pa.ArrowException, ValueError):
+        with contextlib.suppress(pa.ArrowException, ValueError, OverflowError):
             yield from [(row, "") for row in batch.to_pylist()]
             return
     for index in range(batch.num_rows):
@@ -112,8 +120,10 @@ def _made(batch: pa.RecordBatch) -> Iterator[Row]:
             continue
         try:
             (made,) = row.to_pylist()
-        except (pa.ArrowException, ValueError):
+        except (pa.ArrowException, UnicodeDecodeError):
             yield None, "the row holds text that is not UTF-8"
+        except (ValueError, OverflowError):
+            yield None, "the row holds a date that there is not"
         else:
             yield made, ""
 
@@ -137,16 +147,51 @@ def _size(array: pa.Array) -> tuple[int, int]:
         words = array.dictionary
         if places.min() < 0 or places.max() >= len(words):
             raise IndexError("no such word in the dictionary")
+        if not _is_text(words.type):
+            bytes_each, values_each = (-(-most // len(words)) for most in _size(words))
+            return len(places) * bytes_each, len(array) * values_each
         wide = pa.types.is_large_string(words.type) or pa.types.is_large_binary(words.type)
         offsets = np.frombuffer(words.buffers()[1], np.int64 if wide else np.int32)[words.offset :]
         return int((offsets[places + 1] - offsets[places]).sum(dtype=np.int64)), len(array)
     if pa.types.is_struct(kind):
         parts = [_size(part) for part in array.flatten()]
+    elif pa.types.is_map(kind):  # which Arrow does not flatten
+        first, last = array.offsets[0].as_py(), array.offsets[-1].as_py()
+        parts = [_size(part.slice(first, last - first)) for part in (array.keys, array.items)]
     elif pa.types.is_nested(kind):
         parts = [_size(array.flatten())]
     else:
         return array.nbytes, len(array)
     return sum(size for size, _ in parts), len(array) + sum(count for _, count in parts)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(
+        is_kind(kind)
+        for is_kind in (
+            pa.types.is_string,
+            pa.types.is_large_string,
+            pa.types.is_binary,
+            pa.types.is_large_binary,
+        )
+    )
+
+
+def _plain(value: Any) -> Any:
+    """What stands in JSON for a value that JSON has no form of: never null, which means absent."""
+    if isinstance(value, bytes):  # also texts of the types ENUM and JSON
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return "\udcff"  # no text: whoever reads the field refuses it
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    return str(value)  # decimals, dates, times
+
+
+def lines(source: BinaryIO, columns: Sequence[str]) -> Iterator[str]:
+    """`rows` as lines of JSON."""
+    return (json.dumps(row, default=_plain) + "\n" for row in rows(source, columns))
 
 
 def main(columns: Sequence[str]) -> None:
@@ -157,9 +202,7 @@ def main(columns: Sequence[str]) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (MAX_MEMORY, MAX_MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with open(0, "rb") as source, open(1, "w", encoding="utf-8") as target:
-        for row in rows(source, columns):
-            # What JSON can't say (pictures, dates) no reader looks at.
-            target.write(json.dumps(row, default=lambda value: None) + "\n")
+        target.writelines(lines(source, columns))
         target.write('"end"\n')
 
 

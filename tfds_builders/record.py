@@ -47,6 +47,10 @@ class Annotation:
     window: tuple[float, float] | None = None
 
 
+class Unusable(ValueError):
+    """Why a row, or a field of it, can't be used: a sentence that quotes none of its content."""
+
+
 @dataclasses.dataclass(frozen=True)
 class BadRow:
     """A row that can't be used: where it stands and why, in words that quote no content.

@@ -6,10 +6,14 @@ from collections.abc import Iterable, Sequence
 
 Span = tuple[float, float]
 
-# At most 12 digits before and after the point: long enough for any video, short enough to stay
-# finite and to keep the search linear on hostile text.
-_NUMBER = r"([-+]?\d{1,12}(?:\.\d{0,12})?)\s{0,4}s?\s{0,4}"
-_INTERVAL = re.compile(r"\[\s{0,4}" + _NUMBER + r"(?:,|-|to)\s{0,4}" + _NUMBER + r"\]")
+# Digits and spaces are bounded: long enough for any video, short enough to stay finite and to keep
+# the search linear on hostile text.
+CLOCK = r"(?:\d{1,3}:[0-5]\d|\d{1,4}):[0-5]\d(?:\.\d{0,12})?"  # mm:ss or hh:mm:ss
+_TIME = rf"({CLOCK}|[-+]?\d{{1,12}}(?:\.\d{{0,12}})?)\s{{0,4}}s?\s{{0,4}}"
+_INTERVAL = re.compile(
+    rf"\[\s{{0,4}}{_TIME}(?:,|[-\u2013\u2014]|to)\s{{0,4}}{_TIME}\]"
+    rf"|(?<![\d:.])({CLOCK})\s{{0,4}}(?:[-\u2013\u2014]|to)\s{{0,4}}({CLOCK})(?![\d:])"
+)
 
 
 def merge_spans(spans: Iterable[Sequence[float]]) -> list[Span]:
@@ -58,10 +62,22 @@ def interval_iou(spans_a: Iterable[Sequence[float]], spans_b: Iterable[Sequence[
     return min(1.0, intersection / union)
 
 
+def clock_seconds(text: str) -> float:
+    """Seconds of "75.5", "01:15.5" or "00:01:15.5"; ValueError where a part is no number."""
+    seconds = 0.0
+    for part in text.split(":"):
+        seconds = 60 * seconds + float(part)
+    return seconds
+
+
 def parse_intervals(text: str) -> list[Span]:
     """Every "[start, end]" in the text with end > start, in order of appearance.
 
-    Accepted spellings: "[30.0, 42.0]", "[30 - 42]", "[30s to 42s]". Anything else gives [].
+    Accepted spellings: "[30.0, 42.0]", "[30 - 42]", "[30s to 42s]", "[01:05, 01:10]", and of
+    clock times (mm:ss, hh:mm:ss) also "01:05 - 01:10". Anything else gives [].
     """
-    found = ((float(match[1]), float(match[2])) for match in _INTERVAL.finditer(text))
+    ends = (
+        match.group(1, 2) if match[1] else match.group(3, 4) for match in _INTERVAL.finditer(text)
+    )
+    found = ((clock_seconds(start), clock_seconds(end)) for start, end in ends)
     return [(start, end) for start, end in found if end > start]

@@ -15,18 +15,25 @@ What holds for every reader:
   16 MiB; another JSON file of 16 MiB; a Parquet file of four million rows, a row group of it of
   256 MiB, and a row of 16 MiB and a million values. What is longer is a BadRow. Numbers have at
   most 4,300 digits.
-- Text is UTF-8, with or without a byte order mark, with any line ends. A JSON file is JSON Lines,
-  or, where it is named .json and starts with "[", one list.
-- Times are seconds of the source's own video file: finite, not negative, spans that end after they
-  start, below ten million seconds.
+- Text is UTF-8, with or without a byte order mark, or UTF-16 with one; a line feed, a carriage
+  return or both end a line. A JSON file is JSON Lines, or, where it is named .json and starts with
+  "[", one list.
+- A field is absent where it is missing, null or blank. One of another type than expected is read
+  where that is clear (a number as text, an object or a list as a text of JSON, an object as a map
+  of Parquet's, a category, a decimal, a length of time), and else its row is a bad one; it is never
+  taken for absent. So is a row that has a field twice. Names of fields are read in any case.
+- Times are seconds of the source's own video file: numbers, or texts like "12.5", "12.5 s", "01:05"
+  (mm:ss) and "00:01:05.5"; finite, not negative, below ten million seconds; spans end after they
+  start. What lies past the end of its recording is cut or refused once that is known (cut.py).
 - Words from outside that hold one of the protocol's tags are refused (dialogue.foreign). A question
   or answer comes on one line, at most 20,000 characters long.
-- An answer that is one interval or several, "[12.0, 20.5]", makes the question a grounding
-  question; its answer is then written from the evidence, with one decimal. All others are vqa.
+- An answer that is one interval or several, "[12.0, 20.5]" or "01:05 - 01:10", makes the question
+  a grounding question; its answer is then written from the evidence, with one decimal. Brackets
+  with nothing but numbers that are no interval make a bad row. All other answers are vqa.
 - Questions are of the rl part, or, where the source puts them into its validation or test split, of
   the eval part, unless the option `part` says otherwise. Records of qa and cap show a clip and are
   answered in one turn, which states the clip's times as its thought.
-- A video is named by a path below the source's video folder. An absolute path loses the option
+- Names of videos may be whole numbers. A video is named by a path below the source's video folder. An absolute path loses the option
   `video_root` where it starts with it, else all its folders; two folders with a file of the same
   name are then told apart by refusing the second.
 """

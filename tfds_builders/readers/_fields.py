@@ -1,32 +1,28 @@
-"""Fields of foreign rows, checked: times, spans, words, video names; and questions made of them.
+"""Questions made of a row's fields; the names of its videos.
 
 Everything raises Unusable, in words that quote none of the field's content.
 """
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from medscope_jax.dialogue.foreign import clean_question
 from medscope_jax.errors import UserError, closest
-from tfds_builders.readers._files import Unusable
-from tfds_builders.record import Annotation
+from medscope_jax.rl.intervals import Span
+from tfds_builders.readers._values import (
+    absent,
+    anything,
+    has,
+    identifier,
+    optional,
+    required,
+    words,
+)
+from tfds_builders.record import Annotation, Unusable
+from tfds_builders.times import answer_turn, interval_text, seconds, span, spans, stated_spans
 
-Span = tuple[float, float]
-
-MAX_SECONDS = 1e7  # 115 days: whatever is later is no time of a video
-MAX_WORDS = 20_000  # characters of a question or an answer
 CAPTION_QUESTION = "Describe what the clip shows."
 QUESTION_PARTS = ("rl", "eval", "qa")
-_SPLITS = {
-    "": "",
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4})?", re.ASCII)
-_INTERVALS = re.compile(r"\[[^\[\]]*\](?: ?[,;]? ?\[[^\[\]]*\])*")
 _EQUAL_SECONDS = 0.1  # an answer written with one decimal may differ from the evidence by this
 
 
@@ -43,145 +39,23 @@ def part_option(part: str, allowed: Sequence[str] = QUESTION_PARTS) -> str:
     return part
 
 
-def mapping(value: Any, name: str = "the row") -> dict:
-    """A JSON object."""
-    if not isinstance(value, dict):
-        raise Unusable(f"{name} is no JSON object")
-    return value
-
-
-def first_of(row: dict, *keys: str) -> Any:
-    """The value of the first key that has one; null and "" are none."""
-    for key in keys:
-        if row.get(key) not in (None, ""):
-            return row[key]
-    raise Unusable(f"{keys[0]} is missing" if len(keys) == 1 else f"{', '.join(keys)} are missing")
-
-
-def has(row: dict, *keys: str) -> bool:
-    """Whether every key has a value."""
-    return all(row.get(key) not in (None, "") for key in keys)
-
-
-def seconds(value: Any, name: str) -> float:
-    """A time: a number, or a text that is nothing but one."""
-    if isinstance(value, str) and len(value) <= 64 and _NUMBER.fullmatch(value.strip()):
-        value = float(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise Unusable(f"{name} is no number")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise Unusable(f"{name} is not finite")
-    if number < 0:
-        raise Unusable(f"{name} is negative")
-    if number > MAX_SECONDS:
-        raise Unusable(f"{name} is later than any video lasts")
-    return abs(number)  # -0.0 is 0.0
-
-
-def span(start: Any, end: Any, name: str) -> Span:
-    """A span of time that has a length."""
-    first, last = seconds(start, f"the start of {name}"), seconds(end, f"the end of {name}")
-    if last <= first:
-        raise Unusable(f"{name} ends {'before' if last < first else 'where'} it starts")
-    return first, last
-
-
-def spans(value: Any, name: str) -> tuple[Span, ...]:
-    """[[start, end], ...], or one [start, end]."""
-    if not isinstance(value, (list, tuple)):
-        raise Unusable(f"{name} is no list of spans")
-    pairs = value
-    if len(value) == 2 and not any(isinstance(item, (list, tuple)) for item in value):
-        pairs = [value]
-    if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
-        raise Unusable(f"{name} holds a span that is not two numbers")
-    return tuple(span(*pair, name) for pair in pairs)
+def ends_of(row: dict, start_key: str, end_key: str, name: str) -> Span | None:
+    """The span between two fields; None where both are absent."""
+    if not has(row, start_key, end_key):
+        return None
+    return span(*(required(row, anything, key) for key in (start_key, end_key)), name)
 
 
 def evidence_of(row: dict) -> tuple[tuple[Span, ...], float | None]:
     """(spans, frame time) of a row or its metadata; a frame time wins: it is the finer one."""
     for key in ("frame_time", "anchor_frame_time"):
         if has(row, key):
-            return (), seconds(row[key], key)
-    if has(row, "video_segment"):
-        return spans(row["video_segment"], "video_segment"), None
-    if has(row, "qa_start_time") or has(row, "qa_end_time"):
-        ends = row.get("qa_start_time"), row.get("qa_end_time")
-        return (span(*ends, "the evidence"),), None
-    return (), None
-
-
-def words(value: Any, name: str) -> str:
-    """A question or an answer on one line."""
-    if value is None:
-        raise Unusable(f"{name} is missing")
-    if not isinstance(value, str):
-        raise Unusable(f"{name} is no text")
-    if not any(map(str.isalnum, value)):
-        raise Unusable(f"{name} is empty")
-    if len(value) > MAX_WORDS:
-        raise Unusable(f"{name} is longer than {MAX_WORDS} characters")
-    try:
-        return clean_question(value, name)
-    except UserError as error:
-        raise Unusable(str(error)) from None
-
-
-def split_name(value: Any) -> str:
-    """train, validation or test by any of their usual names; "" for none."""
-    if value is None:
-        return ""
-    if not isinstance(value, str) or value.strip().lower() not in _SPLITS:
-        raise Unusable("the split is none of train, validation and test")
-    return _SPLITS[value.strip().lower()]
-
-
-def split_of_file(stem: str) -> str:
-    """The split that a file's name ends in ("charades_sta_test", "val"), else ""."""
-    return _SPLITS.get(re.split(r"[^a-z]+", stem.lower())[-1], "")
-
-
-def interval_text(intervals: Sequence[Span]) -> str:
-    """Spans, at least one, as answers write them: "[12.0, 20.5], [40.0, 55.0]".
-
-    One decimal, as the protocol's times have; three where one would leave nothing of a span.
-    """
-    texts = []
-    if not intervals:
-        raise Unusable("an answer of intervals has none")
-    for start, end in intervals:
-        for decimals in (1, 3):
-            first, last = f"{start:.{decimals}f}", f"{end:.{decimals}f}"
-            if first != last:
-                break
-        else:
-            raise Unusable("a span is shorter than a millisecond")
-        texts.append(f"[{first}, {last}]")
-    return ", ".join(texts)
-
-
-def stated_spans(answer: str) -> tuple[Span, ...]:
-    """The spans of an answer that is nothing but intervals "[start, end]"; else none."""
-    if not _INTERVALS.fullmatch(answer):
-        return ()
-    pairs = [pair.split(",") for pair in re.findall(r"\[([^\[\]]*)\]", answer)]
-    if not all(
-        len(pair) == 2 and all(_NUMBER.fullmatch(end.strip()) for end in pair) for pair in pairs
-    ):
-        return ()
-    return tuple(span(start, end, "the answer's interval") for start, end in pairs)
-
-
-def answer_turn(answer: str, window: Span | None) -> str:
-    """The one turn of a record that shows a clip; what it thinks is true whatever is asked."""
-    clip = "The clip is the whole video."
-    if window is not None:
-        clip = f"The clip is from {window[0]:.1f} to {window[1]:.1f}."
-    return f"<think>{clip}</think><answer>{answer}</answer>"
+            return (), required(row, seconds, key)
+    given = optional(row, spans, "video_segment", ())
+    if given:
+        return given, None
+    evidence = ends_of(row, "qa_start_time", "qa_end_time", "the evidence")
+    return ((evidence,) if evidence else ()), None
 
 
 def asked(
@@ -203,22 +77,22 @@ def asked(
 
     Args:
       part: "" for rl or, in a split that is evaluated, eval.
-      answer: a text, or for grounding also [start, end] or None where the evidence says it.
+      answer: a text, or for grounding also [start, end], or absent where the evidence says it.
       task: "" for grounding where the answer is intervals, vqa where it is not.
       evidence: for grounding also () where the answer says it.
     """
     question = words(question, "the question")
     stated = ()
-    if isinstance(answer, (list, tuple)):
+    if isinstance(answer, (list, tuple, dict)):
         stated = spans(answer, "the answer's interval")
         answer = interval_text(stated)
-    elif answer not in (None, "") or task != "grounding":
+    elif not absent(answer) or task != "grounding":
         answer = words(answer, "the answer")
-        stated = stated_spans(answer)
+        stated = stated_spans(answer, bare=task == "grounding")
     if task == "grounding" or (stated and not task):
         if frame_time is not None:
             raise Unusable("a grounding answer needs a span of evidence, not a frame time")
-        if answer not in (None, "") and not stated:
+        if not absent(answer) and not stated:
             raise Unusable("the answer of a grounding question is no interval")
         if evidence and stated and not _same(evidence, stated):
             raise Unusable("the answer's interval is not the evidence")
@@ -254,8 +128,8 @@ def _same(evidence: Sequence[Span], stated: Sequence[Span]) -> bool:
     )
 
 
-def video_names(root: str = "") -> Callable[[Any], str]:
-    """A function from a source's video paths to paths below its video folder.
+def video_names(root: str = "") -> Callable[[Any, str], str]:
+    """The type of a source's video paths: as paths below its video folder. A number is a name, too.
 
     It remembers the folders of absolute paths that are not under `root`: those lose them, and two
     videos must not become one.
@@ -263,10 +137,8 @@ def video_names(root: str = "") -> Callable[[Any], str]:
     prefix = root.replace("\\", "/").rstrip("/") + "/"
     folders: dict[str, str] = {}
 
-    def name_of(value: Any) -> str:
-        if not isinstance(value, str) or not value.strip():
-            raise Unusable("the video's path is no text")
-        path = value.strip().removeprefix("file://").replace("\\", "/")
+    def name_of(value: Any, name: str = "the video's path") -> str:
+        path = identifier(value, "the video's path").removeprefix("file://").replace("\\", "/")
         if "://" in path:
             raise Unusable("the video is an address on the web, not a file")
         if root and path.startswith(prefix):

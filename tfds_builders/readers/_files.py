@@ -6,27 +6,27 @@ the row has none.
 """
 
 import codecs
+import collections
 import contextlib
-import csv
 import dataclasses
 import hashlib
+import io
+import itertools
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from medscope_jax.errors import UserError, closest
+from medscope_jax.errors import UserError
 from medscope_jax.files import open_regular
-from tfds_builders.record import Annotation, BadRow
+from tfds_builders.record import Annotation, BadRow, Unusable
 
 MAX_ROW = 16 * 2**20  # bytes of a line; characters of an element of a JSON list
 MAX_DOCUMENT = 16 * 2**20  # bytes of a JSON file that is read as a whole
 _BLANK = re.compile(r"[ \t\r\n]*")
-
-
-class Unusable(ValueError):
-    """Why a row, or a field of it, can't be used: a sentence that quotes none of its content."""
+_ESCAPED = re.compile("[\ud800-\udfff]")  # bytes that are no text
+_NO_MORE = "nothing more is read"
 
 
 Row = tuple[int | str, Any]
@@ -84,20 +84,41 @@ def refuse_twice() -> Callable[[Any, str], None]:
 
 
 def text_rows(path: Path) -> Iterator[Row]:
-    """The lines that are not blank, without their ends; Unusable where not UTF-8 or too long."""
+    """The lines that are not blank, without their ends; Unusable where no text or too long."""
     with _opened(path) as file:
-        number = 0
-        while line := file.readline(MAX_ROW + 1):
-            number += 1
-            if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)
-            if len(line) > MAX_ROW and not line.endswith(b"\n"):
+        # A line feed, a carriage return, or both together end a line.
+        lines = io.TextIOWrapper(file, _encoding_of(file), errors="surrogateescape", newline=None)
+        for number in itertools.count(1):
+            try:
+                line = lines.readline(MAX_ROW + 1)
+                is_long = len(line) > MAX_ROW and not line.endswith("\n")
                 # The rest of it is read past in pieces: memory stays bounded.
-                while (rest := file.readline(MAX_ROW)) and not rest.endswith(b"\n"):
+                while is_long and (rest := lines.readline(MAX_ROW)) and not rest.endswith("\n"):
                     pass
+            except UnicodeDecodeError:
+                yield number, Unusable(f"the file is no text from here on; {_NO_MORE}")
+                return
+            if not line:
+                return
+            if is_long:
                 yield number, Unusable(f"the row is longer than {MAX_ROW >> 20} MiB")
-            elif line.strip():
-                yield number, _decoded(line.rstrip(b"\r\n"), "row")
+            elif line.strip(" \t\n\v\f"):
+                yield number, _checked(line.removesuffix("\n"))
+
+
+def _encoding_of(file: BinaryIO) -> str:
+    """The encoding of a text by its byte order mark, if it has one; goes back to its begin."""
+    mark = file.read(2)
+    file.seek(0)
+    return "utf-16" if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def _checked(line: str) -> str | Unusable:
+    if _ESCAPED.search(line):
+        return Unusable("the row is not UTF-8 text")
+    if "\0" in line:
+        return Unusable("the row holds NUL characters; if the file is UTF-16, write it as UTF-8")
+    return line
 
 
 def json_rows(path: Path) -> Iterator[Row]:
@@ -106,36 +127,40 @@ def json_rows(path: Path) -> Iterator[Row]:
         yield from _elements(path)
         return
     for number, line in text_rows(path):
-        yield number, line if isinstance(line, Unusable) else _parsed(line, "row")
+        yield number, line if isinstance(line, Unusable) else parsed(line, "row")
 
 
 def json_document(path: Path) -> Any:
     """The one value of a JSON file, or Unusable."""
-    text = _whole(path)
-    return text if isinstance(text, Unusable) else _parsed(text, "file")
+    with _opened(path) as file:
+        encoding = _encoding_of(file)
+        data = file.read(MAX_DOCUMENT + 1)
+    if len(data) > MAX_DOCUMENT:
+        return Unusable(f"the file is larger than {MAX_DOCUMENT >> 20} MiB")
+    try:
+        return parsed(data.decode(encoding), "file")
+    except UnicodeDecodeError:
+        return Unusable("the file is not UTF-8 text")
 
 
-def csv_rows(
-    path: Path, required: Collection[str], known: Collection[str] | None = None
-) -> Iterator[Row]:
-    """The rows of a CSV file with a header, as dicts of text; a row is one line.
+def parsed(text: str, what: str) -> Any:
+    """The value of a text of JSON, or Unusable."""
+    try:
+        return _DECODER.decode(text)
+    except (ValueError, RecursionError):
+        return Unusable(f"the {what} is no valid JSON")
 
-    A quote that is never closed therefore spoils its own line only. A header that lacks a required
-    column, or that has one which is not `known` (where given), makes every row Unusable.
-    """
-    header = None
-    for number, line in text_rows(path):
-        cells = line if isinstance(line, Unusable) else _cells(line)
-        if header is None:
-            header = cells if isinstance(cells, Unusable) else _header(cells, required, known)
-        elif isinstance(header, Unusable):
-            yield number, Unusable(f"no row can be read under this header: {header}")
-        elif isinstance(cells, Unusable):
-            yield number, cells
-        elif len(cells) != len(header):
-            yield number, Unusable(f"the row has {len(cells)} columns, the header {len(header)}")
-        else:
-            yield number, dict(zip(header, cells, strict=True))
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a field that is there twice is Unusable, since either may be meant."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        counts = collections.Counter(key for key, _ in pairs)
+        made |= {key: Unusable("is there twice") for key, count in counts.items() if count > 1}
+    return made
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 @contextlib.contextmanager
@@ -153,31 +178,10 @@ def _digest(annotation: Annotation) -> bytes:
     return hashlib.blake2b(said.encode("utf-8", "backslashreplace"), digest_size=16).digest()
 
 
-def _decoded(data: bytes, what: str) -> str | Unusable:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return Unusable(f"the {what} is not UTF-8 text")
-
-
-def _parsed(text: str, what: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return Unusable(f"the {what} is no valid JSON")
-
-
-def _whole(path: Path) -> str | Unusable:
-    with _opened(path) as file:
-        data = file.read(MAX_DOCUMENT + 1)
-    if len(data) > MAX_DOCUMENT:
-        return Unusable(f"the file is larger than {MAX_DOCUMENT >> 20} MiB")
-    return _decoded(data.removeprefix(codecs.BOM_UTF8), "file")
-
-
 def _starts_with_bracket(path: Path) -> bool:
     with _opened(path) as file:
-        return file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
+        encoding = _encoding_of(file)
+        return file.read(4096).decode(encoding, "ignore").lstrip()[:1] == "["
 
 
 class _Window:
@@ -188,7 +192,8 @@ class _Window:
     """
 
     def __init__(self, file: BinaryIO):
-        self._file, self._decoder = file, codecs.getincrementaldecoder("utf-8-sig")()
+        decoder = codecs.getincrementaldecoder(_encoding_of(file))()
+        self._file, self._decoder = file, io.IncrementalNewlineDecoder(decoder, translate=True)
         self.text, self.at, self.line, self.whole, self.is_text = "", 0, 1, False, True
         self.fill()
 
@@ -203,7 +208,7 @@ class _Window:
             try:
                 pieces.append(self._decoder.decode(data, final=not data))
             except UnicodeDecodeError as error:
-                pieces.append(error.object[: error.start].decode())
+                pieces.append(error.object[: error.start].decode(error.encoding))
                 self.is_text = False
             self.whole = not data or not self.is_text
             left -= len(pieces[-1])
@@ -225,14 +230,13 @@ class _Window:
 
 def _elements(path: Path) -> Iterator[Row]:
     """The elements of a JSON list with their lines, up to where the list is broken."""
-    decoder = json.JSONDecoder()
     with _opened(path) as file:
         window, element = _Window(file), 0
         next_one = window.move(window.text.index("[") + 1)
         closed = next_one == "]"
         while not closed:
             try:
-                value, end = decoder.raw_decode(window.text, window.at)
+                value, end = _DECODER.raw_decode(window.text, window.at)
                 if end == len(window.text) and not window.whole:
                     raise ValueError
             except (ValueError, RecursionError):
@@ -252,32 +256,10 @@ def _elements(path: Path) -> Iterator[Row]:
 
 def _list_fault(window: _Window) -> Unusable:
     if not window.is_text:
-        return Unusable("the file is not UTF-8 text from here on, so that nothing more is read")
+        return Unusable(f"the file is not UTF-8 text from here on; {_NO_MORE}")
     if window.whole:
         return Unusable("the JSON list is broken here; what follows can't be read")
     return Unusable(
         f"the JSON list is broken here, or an element is longer than {MAX_ROW >> 20} MiB; what "
         "follows can't be read"
     )
-
-
-def _cells(line: str) -> list[str] | Unusable:
-    try:
-        (cells,) = csv.reader([line], strict=True)
-    except (csv.Error, ValueError):
-        return Unusable("the row is no CSV line: a quote is open, or a cell is too long")
-    return cells
-
-
-def _header(
-    cells: list[str], required: Collection[str], known: Collection[str] | None
-) -> list[str] | Unusable:
-    names = [cell.strip() for cell in cells]
-    if len(set(names)) != len(names):
-        return Unusable("it names a column twice")
-    if missing := [name for name in required if name not in names]:
-        return Unusable(f"it lacks the column {missing[0]}")
-    strange = [name for name in names if known is not None and name not in known]
-    if strange:
-        return Unusable(f"it has a column that nobody knows{closest(strange[0][:40], known)}")
-    return names

@@ -13,19 +13,21 @@ Everything is a function of the labels alone; the same labels give the same ques
 order.
 """
 
+import collections
 import dataclasses
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from medscope_jax.errors import UserError
-from tfds_builders.readers._fields import Span, asked, video_names
-from tfds_builders.readers._files import Unusable
-from tfds_builders.record import Annotation, BadRow
+from medscope_jax.rl.intervals import Span
+from tfds_builders.readers._fields import asked, video_names
+from tfds_builders.record import Annotation, BadRow, Unusable
 
 MIN_RATE, MAX_RATE = 0.001, 250.0  # labels a second: times are rounded to milliseconds
 _EPSILON = 1e-6
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,13 +122,15 @@ def instrument_questions(
     """
     questions = []
     times = sorted(seen)
+    when = _times_of(seen)
     for name in order:
-        evidence = spans_of((t for t in times if name in seen[t]), step, grouping.max_gap)
+        evidence = spans_of(when.get(name, ()), step, grouping.max_gap)
         if 0 < len(evidence) <= grouping.max_spans:
             words = plain_name(name)
             text = f"When {_be(words)} the {words} in view?"
             questions.append(Question("grounding", text, None, evidence))
-    sets = {time: tuple(name for name in order if name in seen[time]) for time in times}
+    rank = {name: place for place, name in enumerate(order)}
+    sets = {time: tuple(sorted(seen[time], key=rank.__getitem__)) for time in times}
     for (start, end), names in longest_stretches(sets, step, grouping):
         text = f"Which instruments are in view from {start:.1f} to {end:.1f} seconds?"
         answer = ", ".join(map(plain_name, names))
@@ -167,32 +171,46 @@ def triplet_questions(
     in which an instrument does one and the same thing: what it does then (vqa).
     """
     questions = []
-    times = sorted(done)
-    triplets = sorted(set().union(*done.values()))
-    for triplet in triplets:
-        evidence = spans_of((t for t in times if triplet in done[t]), step, grouping.max_gap)
+    when = _times_of(done)
+    doers = collections.Counter(triplet[1:] for triplet in when)
+    targets = collections.Counter(triplet[:2] for triplet in when)
+    for triplet in sorted(when):
+        evidence = spans_of(when[triplet], step, grouping.max_gap)
         if len(evidence) > grouping.max_spans:
             continue
         tool, verb, target = map(plain_name, triplet)
         text = f"When {_do(tool)} the {tool} {verb} the {target}?"
         questions.append(Question("grounding", text, None, evidence))
-        if sum(other[1:] == triplet[1:] for other in triplets) == 1:
+        if doers[triplet[1:]] == 1:
             text = f"Which instrument is used to {verb} the {target}?"
             questions.append(Question("vqa", text, tool, evidence))
-        if sum(other[:2] == triplet[:2] for other in triplets) == 1:
+        if targets[triplet[:2]] == 1:
             text = f"What {_do(tool)} the {tool} {verb}?"
             questions.append(Question("vqa", text, target, evidence))
+    acts: dict[str, dict[float, tuple[str, ...]]] = {}
+    for triplet, times in when.items():
+        for time in times:
+            # Of two things at once it is not said which it does.
+            others = acts.setdefault(triplet[0], {})
+            others[time] = () if time in others else triplet
     stretches = []
-    for tool in sorted({triplet[0] for triplet in triplets}):
-        acts = {t: [act for act in sorted(done[t]) if act[0] == tool] for t in times}
-        single = {t: act[0] if len(act) == 1 else () for t, act in acts.items()}
-        stretches += longest_stretches(single, step, grouping)
+    for tool in sorted(acts):
+        stretches += longest_stretches(acts[tool], step, grouping)
     stretches.sort(key=lambda one: (one[0][0] - one[0][1], one[0][0], one[1]))
     for (start, end), triplet in sorted(stretches[: grouping.stretches]):
         tool, verb, target = map(plain_name, triplet)
         text = f"What {_do(tool)} the {tool} do from {start:.1f} to {end:.1f} seconds?"
         questions.append(Question("vqa", text, f"{verb} the {target}", ((start, end),)))
     return questions
+
+
+def _times_of(labels: Mapping[float, Set[T]]) -> dict[T, list[float]]:
+    """The ascending times at which each label stands."""
+    when: dict[T, list[float]] = {}
+    for time in sorted(labels):
+        for label in labels[time]:
+            when.setdefault(label, []).append(time)
+    return when
 
 
 def _be(name: str) -> str:

@@ -13,7 +13,8 @@ from typing import BinaryIO
 
 from medscope_jax.files import open_regular
 from tfds_builders.parquet_rows import BROKEN
-from tfds_builders.readers._files import Row, Unusable, json_rows, require_file
+from tfds_builders.readers._files import Row, json_rows, require_file
+from tfds_builders.record import Unusable
 
 
 def table_rows(path: Path, columns: Collection[str]) -> Iterator[Row]:

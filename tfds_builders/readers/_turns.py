@@ -13,8 +13,8 @@ from medscope_jax.dialogue.foreign import check_turns
 from medscope_jax.dialogue.protocol import crop_call, frame_call
 from medscope_jax.errors import UserError
 from medscope_jax.tools import CallStatus, Tool, parse_call
-from tfds_builders.readers._fields import MAX_SECONDS
-from tfds_builders.readers._files import Unusable
+from tfds_builders.record import Unusable
+from tfds_builders.times import MAX_SECONDS
 
 MAX_TURN = 20_000  # characters of a turn
 _TURN = re.compile(

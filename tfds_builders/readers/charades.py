@@ -16,16 +16,11 @@ Institute for AI; the licence of Charades comes with its download.
 from collections.abc import Iterator
 from pathlib import Path
 
-from tfds_builders.readers._fields import (
-    asked,
-    part_option,
-    span,
-    split_of_file,
-    video_names,
-    words,
-)
-from tfds_builders.readers._files import Unusable, annotate, require_file, text_rows
-from tfds_builders.record import Annotation, BadRow
+from tfds_builders.readers._fields import asked, part_option, video_names
+from tfds_builders.readers._files import annotate, require_file, text_rows
+from tfds_builders.readers._values import split_of_file, words
+from tfds_builders.record import Annotation, BadRow, Unusable
+from tfds_builders.times import span
 
 
 def read(path: Path, *, part: str = "", extension: str = ".mp4") -> Iterator[Annotation | BadRow]:

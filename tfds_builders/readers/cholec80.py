@@ -34,8 +34,8 @@ from pathlib import Path
 from typing import Any
 
 from medscope_jax.errors import UserError
-from tfds_builders.readers._fields import part_option, seconds
-from tfds_builders.readers._files import Unusable, require_file, text_rows
+from tfds_builders.readers._fields import part_option
+from tfds_builders.readers._files import require_file, text_rows
 from tfds_builders.readers._labels import (
     MAX_RATE,
     MIN_RATE,
@@ -45,7 +45,11 @@ from tfds_builders.readers._labels import (
     instrument_questions,
     phase_questions,
 )
-from tfds_builders.record import Annotation, BadRow
+from tfds_builders.record import Annotation, BadRow, Unusable
+from tfds_builders.times import seconds
+
+_MAX_COLUMNS = 256
+_MAX_LABELS = 2**21  # of a file: 23 hours at 25 a second
 
 
 def read(
@@ -111,6 +115,7 @@ def _read(
     for path in files:
         stem, _, kind = path.stem.rpartition("-")
         labels: dict[float, tuple[str, ...]] = {}
+        known: dict[tuple[str, ...], tuple[str, ...]] = {}  # the same labels take memory once
         names = ["Phase"] if kind == "phase" else []
         empty = True
         for number, line in text_rows(path):
@@ -125,7 +130,9 @@ def _read(
                     time = seconds(frame / fps, "the frame's time")
                     if time in labels:
                         raise Unusable("the frame is labelled twice")
-                    labels[time] = values
+                    if len(labels) == _MAX_LABELS:
+                        raise Unusable(f"a file has more than {_MAX_LABELS:,} labelled frames")
+                    labels[time] = known.setdefault(values, values)
             except Unusable as error:
                 yield BadRow(f"{path.name}:{number}", str(error))
             empty = False
@@ -139,6 +146,8 @@ def _header(fields: list[str]) -> list[str]:
     """The columns' names after the first."""
     if len(fields) < 2 or "" in fields or len(set(fields)) != len(fields):
         raise Unusable("the header does not name each column once")
+    if len(fields) > _MAX_COLUMNS:
+        raise Unusable(f"the header names more than {_MAX_COLUMNS} columns")
     return fields[1:]
 
 

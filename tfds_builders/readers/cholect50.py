@@ -43,8 +43,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medscope_jax.errors import UserError
-from tfds_builders.readers._fields import part_option, seconds
-from tfds_builders.readers._files import Unusable, json_document, require_file
+from tfds_builders.readers._fields import part_option
+from tfds_builders.readers._files import json_document, require_file
 from tfds_builders.readers._labels import (
     MAX_RATE,
     MIN_RATE,
@@ -55,7 +55,8 @@ from tfds_builders.readers._labels import (
     phase_questions,
     triplet_questions,
 )
-from tfds_builders.record import Annotation, BadRow
+from tfds_builders.record import Annotation, BadRow, Unusable
+from tfds_builders.times import seconds
 
 _KINDS = {"instrument": 1, "verb": 7, "target": 8, "phase": 14}  # and where an instance has them
 

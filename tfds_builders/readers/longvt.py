@@ -44,11 +44,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tfds_builders.readers._fields import Span, asked, evidence_of, has, mapping, span, video_names
-from tfds_builders.readers._files import Unusable, annotate
+from medscope_jax.rl.intervals import Span
+from tfds_builders.readers._fields import asked, ends_of, evidence_of, video_names
+from tfds_builders.readers._files import annotate
 from tfds_builders.readers._parquet import table_rows
 from tfds_builders.readers._turns import calls_in, cut_instruction, final_answer, own_turns
-from tfds_builders.record import Annotation, BadRow
+from tfds_builders.readers._values import (
+    anything,
+    from_json,
+    is_list,
+    listing,
+    mapping,
+    optional,
+    plain_text,
+    required,
+)
+from tfds_builders.record import Annotation, BadRow, Unusable
 
 
 class _Conversation(NamedTuple):
@@ -80,20 +91,23 @@ def read(
 
 def _make(place: str, value: Any, name_of: Callable[[Any], str], instruction: str) -> Annotation:
     row = mapping(value)
-    about = row["metadata"] if isinstance(row.get("metadata"), dict) else {}
-    prompt, video, window, texts = _conversation(row.get("messages"))
+    about = optional(row, mapping, "metadata", {})
+    prompt, video, window, texts = _conversation(required(row, listing, "messages"))
     turns = own_turns(texts)
     calls = calls_in(turns)
     if calls and window is not None:
         raise Unusable("calls about a clip: their times could count from either start")
-    question = about["question"] if has(about, "question") else cut_instruction(prompt, instruction)
+    question = optional(about, anything, "question")
+    if question is None:
+        question = cut_instruction(prompt, instruction)
+    answer = optional(about, anything, "answer_gt")
     evidence, frame_time = evidence_of(about)
     return asked(
         place,
         name_of(video),
         "qa" if window else "vcot" if calls else "cot",
         question,
-        about["answer_gt"] if has(about, "answer_gt") else final_answer(turns),
+        final_answer(turns) if answer is None else answer,
         evidence=evidence,
         frame_time=frame_time,
         turns=turns,
@@ -101,17 +115,18 @@ def _make(place: str, value: Any, name_of: Callable[[Any], str], instruction: st
     )
 
 
-def _conversation(messages: Any) -> _Conversation:
-    if not isinstance(messages, list) or not messages:
-        raise Unusable("messages is no list of messages")
+def _conversation(messages: list) -> _Conversation:
+    if not messages:
+        raise Unusable("messages is a list of none")
     user, texts = None, []
     for message in messages:
-        role = mapping(message, "a message").get("role")
+        message = mapping(message, "a message")
+        role = required(message, plain_text, "role")
         if role in ("system", "tool"):
             continue
         if role not in ("user", "assistant"):
             raise Unusable("a message has an unknown role")
-        parts = _parts(message.get("content"))
+        parts = _parts(required(message, anything, "content"))
         text = "".join(part["text"] for part in parts if part["type"] == "text")
         if role == "assistant":
             texts.append(text)
@@ -125,25 +140,22 @@ def _conversation(messages: Any) -> _Conversation:
     if len(media) != 1 or media[0]["type"] not in ("video_url", "video"):
         raise Unusable("the question is not about one video")
     shown = media[0]
-    video = shown.get(shown["type"])
-    window = None
-    if has(shown, "video_start") or has(shown, "video_end"):
-        window = span(shown.get("video_start"), shown.get("video_end"), "the clip")
-    if isinstance(video, dict):
-        video = video.get("url")
+    video = from_json(required(shown, anything, shown["type"]))
+    window = ends_of(shown, "video_start", "video_end", "the clip")
+    if not isinstance(video, str):
+        video = required(mapping(video, "the video"), anything, "url")
     return _Conversation(prompt, video, window, texts)
 
 
 def _parts(content: Any) -> list[dict]:
     """A message's content as parts, each with a type, text parts with a text."""
-    if isinstance(content, str):
+    if isinstance(content, str) and not is_list(content):
         return [{"type": "text", "text": content}]
-    if not isinstance(content, list):
-        raise Unusable("a message's content is neither text nor a list of parts")
-    for part in content:
-        kind = mapping(part, "a part of a message").get("type")
+    parts = [mapping(part, "a part of a message") for part in listing(content, "content")]
+    for part in parts:
+        kind = required(part, plain_text, "type")
         if kind not in ("text", "video_url", "video", "image_url", "image"):
             raise Unusable("a part of a message is neither text nor video nor image")
         if kind == "text" and not isinstance(part.get("text"), str):
             raise Unusable("a text part of a message has no text")
-    return content
+    return parts

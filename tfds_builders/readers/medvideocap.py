@@ -21,18 +21,11 @@ Face); read its terms, and those of the clips' own sources. The questions are Me
 from collections.abc import Iterator
 from pathlib import Path
 
-from tfds_builders.readers._fields import (
-    CAPTION_QUESTION,
-    asked,
-    first_of,
-    has,
-    mapping,
-    part_option,
-    seconds,
-    video_names,
-)
+from tfds_builders.readers._fields import CAPTION_QUESTION, asked, part_option, video_names
 from tfds_builders.readers._files import annotate, json_rows, require_file
+from tfds_builders.readers._values import anything, has, mapping, required
 from tfds_builders.record import Annotation, BadRow
+from tfds_builders.times import seconds
 
 
 def read(path: Path, *, part: str = "", video_root: str = "") -> Iterator[Annotation | BadRow]:
@@ -46,11 +39,12 @@ def read(path: Path, *, part: str = "", video_root: str = "") -> Iterator[Annota
 
     def make(place: str, value: object) -> Annotation:
         row = mapping(value)
-        video = name_of(first_of(row, "video_path", "video", "video_name"))
+        video = required(row, name_of, "video_path", "video", "video_name")
         if has(row, "caption") and not has(row, "question"):
-            return asked(place, video, "cap", CAPTION_QUESTION, row["caption"], task="caption")
-        question, answer = first_of(row, "question"), first_of(row, "answer")
-        moment = seconds(first_of(row, "anchor_frame_time"), "anchor_frame_time")
+            caption = required(row, anything, "caption")
+            return asked(place, video, "cap", CAPTION_QUESTION, caption, task="caption")
+        question, answer = (required(row, anything, key) for key in ("question", "answer"))
+        moment = required(row, seconds, "anchor_frame_time")
         return asked(place, video, part, question, answer, frame_time=moment)
 
     return annotate(path, json_rows(require_file(path)), make)

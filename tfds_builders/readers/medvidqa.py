@@ -18,20 +18,19 @@ the US National Library of Medicine; the videos are YouTube's and under their ma
 from collections.abc import Iterator
 from pathlib import Path
 
-from tfds_builders.readers._fields import (
-    asked,
-    first_of,
-    has,
+from tfds_builders.readers._fields import asked, ends_of, part_option, video_names
+from tfds_builders.readers._files import annotate, json_rows, refuse_twice, require_file
+from tfds_builders.readers._values import (
+    anything,
+    identifier,
     mapping,
-    part_option,
-    seconds,
-    span,
+    optional,
+    required,
     split_of_file,
-    video_names,
     words,
 )
-from tfds_builders.readers._files import Unusable, annotate, json_rows, refuse_twice, require_file
-from tfds_builders.record import Annotation, BadRow
+from tfds_builders.record import Annotation, BadRow, Unusable
+from tfds_builders.times import seconds
 
 
 def read(path: Path, *, part: str = "", extension: str = ".mp4") -> Iterator[Annotation | BadRow]:
@@ -52,16 +51,15 @@ def read(path: Path, *, part: str = "", extension: str = ".mp4") -> Iterator[Ann
 
     def make(place: str, value: object) -> Annotation:
         row = mapping(value)
-        text = words(first_of(row, "question"), "the question")
-        ends = first_of(row, "answer_start_second"), first_of(row, "answer_end_second")
-        evidence = span(*ends, "the answer")
-        if has(row, "video_length"):
-            length = seconds(row["video_length"], "video_length")
-            if evidence[1] > length + 1:
-                raise Unusable("the answer ends after the video")
-        video = first_of(row, "video_id")
-        if not isinstance(video, str):
-            raise Unusable("video_id is no text")
+        text = words(required(row, anything, "question"), "the question")
+        evidence = ends_of(row, "answer_start_second", "answer_end_second", "the answer")
+        if evidence is None:
+            raise Unusable("answer_start_second and answer_end_second are missing")
+        length = optional(row, seconds, "video_length")
+        if length is not None and evidence[1] > length + 1:
+            raise Unusable("the answer ends after the video")
+        video = required(row, identifier, "video_id")
+        sample = optional(row, identifier, "sample_id")
         made = asked(
             place,
             name_of(video + extension),
@@ -72,8 +70,8 @@ def read(path: Path, *, part: str = "", extension: str = ".mp4") -> Iterator[Ann
             task="grounding",
             split=split,
         )
-        if has(row, "sample_id"):
-            once(str(row["sample_id"]), "sample_id")
+        if sample is not None:
+            once(sample, "sample_id")
         return made
 
     return annotate(path, json_rows(require_file(path)), make)

@@ -22,24 +22,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tfds_builders.readers._fields import (
-    asked,
-    first_of,
-    part_option,
-    spans,
+from medscope_jax.errors import UserError
+from tfds_builders.readers._csv import csv_rows
+from tfds_builders.readers._fields import asked, part_option, video_names
+from tfds_builders.readers._files import annotate, json_document, refuse_twice, require_file
+from tfds_builders.readers._values import (
+    anything,
+    identifier,
+    required,
     split_of_file,
-    video_names,
     words,
 )
-from tfds_builders.readers._files import (
-    Unusable,
-    annotate,
-    csv_rows,
-    json_document,
-    refuse_twice,
-    require_file,
-)
-from tfds_builders.record import Annotation, BadRow
+from tfds_builders.record import Annotation, BadRow, Unusable
+from tfds_builders.times import spans
 
 _OPTIONS = ("a0", "a1", "a2", "a3", "a4")
 _COLUMNS = ("video_id", "question", "answer", "qid", *_OPTIONS)
@@ -65,10 +60,13 @@ def read(
       extension: of the video files.
 
     Raises:
-      UserError: a file that is not there, or another part.
+      UserError: a file that is not there, or not below the CSV file's folder, or another part.
     """
     part = part_option(part, ("rl", "eval"))
     options = {"spans_file": spans_file, "video_map": video_map}
+    for key, name in options.items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(f"option {key} must be a path below the folder of the CSV file")
     _, spans_path, *map_path = map(require_file, files(path, options))
     return _read(path, part, spans_path, map_path[0] if map_path else None, extension)
 
@@ -92,8 +90,8 @@ def _read(
 
     def make(place: str, row: dict[str, str]) -> Annotation:
         options = tuple(words(row[name], f"option {name}") for name in _OPTIONS)
-        answer = _answer(words(first_of(row, "answer"), "the answer"), options)
-        video, question = first_of(row, "video_id"), first_of(row, "qid")
+        answer = _answer(required(row, words, "answer"), options)
+        video, question = (required(row, identifier, key) for key in ("video_id", "qid"))
         evidence = _evidence(located, video, question)
         name = video if map_path is None else paths.get(video)
         if not isinstance(name, str):
@@ -102,7 +100,7 @@ def _read(
             place,
             name_of(name + extension),
             part,
-            first_of(row, "question"),
+            required(row, anything, "question"),
             answer,
             evidence=evidence,
             task="vqa",

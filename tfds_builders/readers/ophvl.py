@@ -29,15 +29,13 @@ from pathlib import Path
 from tfds_builders.readers._fields import (
     CAPTION_QUESTION,
     asked,
-    first_of,
-    has,
-    mapping,
+    ends_of,
     part_option,
-    span,
     video_names,
 )
-from tfds_builders.readers._files import Unusable, annotate, json_rows, require_file
-from tfds_builders.record import Annotation, BadRow
+from tfds_builders.readers._files import annotate, json_rows, require_file
+from tfds_builders.readers._values import anything, has, mapping, required
+from tfds_builders.record import Annotation, BadRow, Unusable
 
 
 def read(
@@ -65,26 +63,25 @@ def read(
 
     def make(place: str, value: object) -> Annotation:
         row = mapping(value)
-        video = name_of(first_of(row, video_key))
-        clip = span(first_of(row, start_key), first_of(row, end_key), "the clip")
+        video = required(row, name_of, video_key)
+        clip = ends_of(row, start_key, end_key, "the clip")
+        if clip is None:
+            raise Unusable("the clip's start and end are missing")
         if has(row, text_key) and not has(row, "question"):
             return asked(
                 place,
                 video,
                 "cap",
                 CAPTION_QUESTION,
-                row[text_key],
+                required(row, anything, text_key),
                 task="caption",
                 evidence=(clip,),
                 window=clip,
             )
-        evidence = clip
-        if has(row, "qa_start_time") or has(row, "qa_end_time"):
-            ends = first_of(row, "qa_start_time"), first_of(row, "qa_end_time")
-            evidence = span(*ends, "the evidence")
+        evidence = ends_of(row, "qa_start_time", "qa_end_time", "the evidence") or clip
         if part == "qa" and not clip[0] <= evidence[0] < evidence[1] <= clip[1]:
             raise Unusable("the clip does not hold the evidence")
-        question, answer = first_of(row, "question"), first_of(row, "answer")
+        question, answer = (required(row, anything, key) for key in ("question", "answer"))
         return asked(place, video, part, question, answer, evidence=(evidence,), window=clip)
 
     return annotate(path, json_rows(require_file(path)), make)

@@ -21,17 +21,10 @@ their terms. This module ships and downloads nothing.
 from collections.abc import Iterator
 from pathlib import Path
 
-from tfds_builders.readers._fields import (
-    asked,
-    first_of,
-    has,
-    mapping,
-    part_option,
-    span,
-    video_names,
-)
-from tfds_builders.readers._files import Unusable, annotate, json_rows, require_file
-from tfds_builders.record import Annotation, BadRow
+from tfds_builders.readers._fields import asked, ends_of, part_option, video_names
+from tfds_builders.readers._files import annotate, json_rows, require_file
+from tfds_builders.readers._values import anything, mapping, required
+from tfds_builders.record import Annotation, BadRow, Unusable
 
 
 def read(path: Path, *, part: str = "", video_root: str = "") -> Iterator[Annotation | BadRow]:
@@ -45,17 +38,10 @@ def read(path: Path, *, part: str = "", video_root: str = "") -> Iterator[Annota
 
     def make(place: str, value: object) -> Annotation:
         row = mapping(value)
-        question = first_of(row, "question")
-        answer = first_of(row, "answer")
-        video = name_of(first_of(row, "video_path", "video_name"))
-        clip = None
-        if has(row, "clip_start_time") or has(row, "clip_end_time"):
-            ends = first_of(row, "clip_start_time"), first_of(row, "clip_end_time")
-            clip = span(*ends, "the clip")
-        evidence = clip
-        if has(row, "qa_start_time") or has(row, "qa_end_time"):
-            ends = first_of(row, "qa_start_time"), first_of(row, "qa_end_time")
-            evidence = span(*ends, "the evidence")
+        question, answer = (required(row, anything, key) for key in ("question", "answer"))
+        video = required(row, name_of, "video_path", "video_name")
+        clip = ends_of(row, "clip_start_time", "clip_end_time", "the clip")
+        evidence = ends_of(row, "qa_start_time", "qa_end_time", "the evidence") or clip
         if evidence is None:
             raise Unusable("qa_start_time and clip_start_time are missing")
         if part == "qa" and (clip is None or not clip[0] <= evidence[0] < evidence[1] <= clip[1]):

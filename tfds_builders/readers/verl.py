@@ -28,19 +28,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tfds_builders.readers._fields import (
-    asked,
-    evidence_of,
-    has,
-    mapping,
-    part_option,
-    split_name,
-    video_names,
-)
-from tfds_builders.readers._files import Unusable, annotate
+from tfds_builders.readers._fields import asked, evidence_of, part_option, video_names
+from tfds_builders.readers._files import annotate
 from tfds_builders.readers._parquet import table_rows
 from tfds_builders.readers._turns import cut_instruction
-from tfds_builders.record import Annotation, BadRow
+from tfds_builders.readers._values import (
+    anything,
+    from_json,
+    is_list,
+    listing,
+    mapping,
+    optional,
+    plain_text,
+    required,
+    split_name,
+)
+from tfds_builders.record import Annotation, BadRow, Unusable
 
 
 def read(
@@ -66,31 +69,47 @@ def _make(
     place: str, value: Any, part: str, name_of: Callable[[Any], str], instruction: str
 ) -> Annotation:
     row = mapping(value)
-    info = row["extra_info"] if isinstance(row.get("extra_info"), dict) else {}
-    judged = row["reward_model"] if isinstance(row.get("reward_model"), dict) else {}
-    videos = row.get("videos")
-    if not isinstance(videos, list) or len(videos) != 1:
-        raise Unusable("the question is not about one video")
-    video = videos[0].get("video") if isinstance(videos[0], dict) else videos[0]
+    info, judged = (optional(row, mapping, key, {}) for key in ("extra_info", "reward_model"))
     evidence, frame_time = evidence_of(info)
+    question, answer = (optional(info, anything, key) for key in ("question", "answer"))
+    if question is None:
+        question = _question(required(row, anything, "prompt"), instruction)
+    if answer is None:
+        answer = optional(judged, anything, "ground_truth")
     return asked(
         place,
-        name_of(video),
+        name_of(_video(required(row, anything, "videos"))),
         part,
-        info["question"] if has(info, "question") else _question(row.get("prompt"), instruction),
-        info["answer"] if has(info, "answer") else judged.get("ground_truth"),
+        question,
+        answer,
         evidence=evidence,
         frame_time=frame_time,
-        split=split_name(info.get("split")),
+        split=optional(info, split_name, "split", ""),
     )
+
+
+def _video(videos: Any) -> Any:
+    """The path of the one video."""
+    videos = from_json(videos)
+    if not isinstance(videos, str):
+        if len(found := listing(videos, "videos")) != 1:
+            raise Unusable("the question is not about one video")
+        videos = from_json(found[0])
+    if isinstance(videos, str):
+        return videos
+    return required(mapping(videos, "the video"), anything, "video")
 
 
 def _question(prompt: Any, instruction: str) -> str:
     """The question in the last message of the user."""
-    if isinstance(prompt, list):
-        said = [m for m in prompt if isinstance(m, dict) and m.get("role") == "user"]
-        prompt = said[-1].get("content") if said else None
-    if isinstance(prompt, list):
-        parts = [p.get("text") for p in prompt if isinstance(p, dict) and p.get("type") == "text"]
-        prompt = " ".join(part for part in parts if isinstance(part, str))
+    if is_list(prompt):
+        messages = [mapping(message, "a message") for message in listing(prompt, "prompt")]
+        said = [m for m in messages if required(m, plain_text, "role") == "user"]
+        if not said:
+            raise Unusable("the prompt holds no message of the user")
+        prompt = required(said[-1], anything, "content")
+    if is_list(prompt):
+        parts = [mapping(part, "a part of a message") for part in listing(prompt, "content")]
+        texts = [part for part in parts if required(part, plain_text, "type") == "text"]
+        prompt = " ".join(required(part, plain_text, "text") for part in texts)
     return cut_instruction(prompt, instruction)

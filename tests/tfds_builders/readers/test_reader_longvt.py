@@ -171,9 +171,9 @@ IMAGE = {"type": "image_url", "image_url": {"url": "Doe.png"}}
 @pytest.mark.parametrize(
     ("messages", "reason"),
     [
-        (None, "no list of messages"),
-        ([], "no list of messages"),
-        ("Doe", "no list of messages"),
+        (None, "messages is missing"),
+        ([], "messages is a list of none"),
+        ("Doe", "messages is no list"),
         (["Doe"], "a message is no JSON object"),
         ([{"role": "Doe", "content": ""}], "unknown role"),
         ([said("assistant", ANSWER)], "the user says nothing"),
@@ -183,14 +183,14 @@ IMAGE = {"type": "image_url", "image_url": {"url": "Doe.png"}}
         ([said("user", VIDEO, VIDEO, "Why?"), said("assistant", ANSWER)], "not about one video"),
         ([said("user", {"type": "Doe"}), said("assistant", ANSWER)], "neither text nor video"),
         ([said("user", {"type": "text"}), said("assistant", ANSWER)], "has no text"),
-        ([{"role": "user", "content": 7}], "neither text nor a list"),
+        ([{"role": "user", "content": 7}], "content is no list"),
         (
             [said("user", VIDEO, "Why?"), said("assistant", ANSWER), said("user", "And Doe?")],
             "a later user turn is no tool response",
         ),
         (
             [said("user", {"type": "video_url"}, "Why?"), said("assistant", ANSWER)],
-            "the video's path is no text",
+            "video_url is missing",
         ),
         ([said("user", VIDEO, "?"), said("assistant", ANSWER)], "the question is empty"),
     ],

@@ -114,7 +114,7 @@ GOOD = {"video": "v.mp4", "question": "What is Doe?", "answer": "A vein."}
         ({"task": "Doe"}, "task is none of grounding"),
         ({"split": "Doe"}, "the split is none of"),
         ({"spans": [[5, 1]]}, "ends before it starts"),
-        ({"spans": "Doe"}, "spans is no list"),
+        ({"spans": "Doe"}, "spans does not read start-end"),
         ({"spans": [1, 2, 3]}, "not two numbers"),
         ({"spans": [[1, 2]], "frame_time": 3}, "both there"),
         ({"frame_time": "Doe"}, "frame_time is no number"),
@@ -157,8 +157,9 @@ def test_bad_rows(tmp_path, collect, change, reason):
         ("v.mp4,What is Doe?,A vein.,1-2-3,", "spans does not read start-end; start-end"),
         ("v.mp4,What is Doe?,A vein.,-1-2,", "spans does not read start-end; start-end"),
         ("v.mp4,What is Doe?,A vein.,1e400-2,", "is not finite"),
-        ("v.mp4,What is Doe?,A vein.,..-2,", "is no number"),
-        ("v.mp4,What is Doe?,A vein.,,[", "no JSON list of texts"),
+        ("v.mp4,What is Doe?,A vein.,..-2,", "spans does not read start-end; start-end"),
+        ('v.mp4,What is Doe?,A vein.,"1,5-2,5",', "spans does not read start-end; start-end"),
+        ("v.mp4,What is Doe?,A vein.,,[", "no list of texts"),
         ("v.mp4,What is Doe?,A vein.,,7", "no list of texts"),
     ],
 )
@@ -204,7 +205,7 @@ def test_ids_come_once(tmp_path, collect):
 def test_other_endings(tmp_path, collect):
     path = tmp_path / "rows.txt"
     path.write_text("x")
-    with pytest.raises(UserError, match="neither .csv nor .jsonl nor .json"):
+    with pytest.raises(UserError, match="neither .csv nor .tsv nor .jsonl nor .json"):
         collect("plain", path)
 
 

@@ -234,18 +234,18 @@ def test_verl(tmp_path, collect, form):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"videos": None}, "not about one video"),
+        ({"videos": None}, "videos is missing"),
         ({"videos": [{"video": "a.mp4"}, {"video": "b.mp4"}]}, "not about one video"),
-        ({"videos": [{"type": "video"}]}, "the video's path is no text"),
-        ({"prompt": None}, "the prompt is no text"),
-        ({"prompt": [{"role": "system", "content": "Doe"}]}, "the prompt is no text"),
+        ({"videos": [{"type": "video"}]}, "video is missing"),
+        ({"prompt": None}, "prompt is missing"),
+        ({"prompt": [{"role": "system", "content": "Doe"}]}, "no message of the user"),
         ({"prompt": "Think first, call Doe"}, "the question is empty"),
         ({"reward_model": {"ground_truth": 7}}, "the answer is no text"),
         ({"reward_model": None}, "the answer is missing"),
         ({"extra_info": {"split": "Doe"}}, "none of train, validation and test"),
         ({"extra_info": {"video_segment": [5, 1]}}, "ends before it starts"),
         ({"extra_info": {"video_segment": [[5, 6, 7]]}}, "not two numbers"),
-        ({"extra_info": {"video_segment": "Doe"}}, "no list of spans"),
+        ({"extra_info": {"video_segment": "Doe"}}, "does not read start-end"),
         ({"extra_info": {"frame_time": "Doe"}}, "no number"),
     ],
 )
