@@ -33,9 +33,9 @@ What holds for every reader:
 - Questions are of the rl part, or, where the source puts them into its validation or test split, of
   the eval part, unless the option `part` says otherwise. Records of qa and cap show a clip and are
   answered in one turn, which states the clip's times as its thought.
-- Names of videos may be whole numbers. A video is named by a path below the source's video folder. An absolute path loses the option
-  `video_root` where it starts with it, else all its folders; two folders with a file of the same
-  name are then told apart by refusing the second.
+- A video is named by a path below the source's video folder, or by a whole number. An absolute
+  path loses the option `video_root` where it starts with it, else all its folders; two folders with
+  a file of the same name are then told apart by refusing the second.
 """
 
 import importlib

@@ -181,7 +181,7 @@ def _digest(annotation: Annotation) -> bytes:
 def _starts_with_bracket(path: Path) -> bool:
     with _opened(path) as file:
         encoding = _encoding_of(file)
-        return file.read(4096).decode(encoding, "ignore").lstrip()[:1] == "["
+        return file.read(4096).decode(encoding, "replace").lstrip()[:1] == "["
 
 
 class _Window:

@@ -26,8 +26,8 @@ The file's ending decides: .csv or .tsv; .jsonl; or .json, one list of the same 
 Times are seconds. Parts are those of tfds_builders.suite.PARTS, tasks grounding, vqa, perception,
 order, description and caption. A field that is empty or null is absent; one that is not in this
 table makes its row (in a header: every row) a bad one, since it is most likely a slip of the pen
-that would lose something. A CSV file has a header and double quotes, its cells are parted by commas,
-semicolons (then times may have decimal commas) or tabs; a row is one line.
+that would lose something. A CSV file has a header and double quotes; commas, semicolons (then
+times may have decimal commas) or tabs part its cells; a row is one line.
 
 Turns are the assistant's: each reads <think>...</think>, then <tool_call>{...}</tool_call> or, the
 last one, <answer>...</answer>. Calls are crop_video with start_time and end_time or get_frame with

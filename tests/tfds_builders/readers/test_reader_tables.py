@@ -136,7 +136,7 @@ def test_columns_with_blanks_in_their_names(tmp_path, collect):
         ("vidoe,question,answer", "lacks the column video, but has 'vidoe'"),
         (
             "Mustermann.mp4,What is cut?,It.",
-            "lacks the column video; the first line names the columns",
+            "lacks the column video; the first line names",
         ),
         (",video,question,answer", "a column without a name"),
         ("video;question;answer;Mustermann 12:30:00 left", "a field that nobody knows; known are"),
