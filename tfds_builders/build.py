@@ -42,6 +42,7 @@ from tfds_builders.quarantine import NAME, Counts, print_counts
 from tfds_builders.sharded import (
     EmptyDatasetError,
     ShardedBuilder,
+    changed,
     quarantined,
     read_source,
     reports_folder,
@@ -92,6 +93,7 @@ def build(
     options = {"data_dir": data_dir, "spread": spread, "read": read, "plan": plan}
     again = overwrite and builder == ClinvideoFrames.name
     counts = _prepare(functools.partial(ClinvideoFrames, **options), manual, plan, again, say)
+    empty = []
     if builder == ClinvideoSuite.name:
         for part in PARTS if config is None else (config,):
             make = functools.partial(ClinvideoSuite, config=part, **options)
@@ -101,11 +103,15 @@ def build(
                 if config is not None:
                     raise
                 counts |= error.counts
-                say(shown(error))
+                empty.append(part)
+        if empty:
+            say(f"without one example: {', '.join(empty)}")
     counts |= {"annotations": plan.bad_rows}
     total = sum(sum(found.values()) for found in counts.values())
     if not quiet:
         print_counts(counts)
+    if len(empty) == len(PARTS) and any(source.reader for source in manual.sources):
+        raise EmptyDatasetError(builder, counts)
     where = f": see {reports / NAME}" if total else ""
     say(shown(f"{total} rows and videos quarantined{where}"))
     return counts
@@ -139,6 +145,8 @@ def _prepare(
             builder.download_and_prepare(download_config=download)
     sizes = ", ".join(f"{name} {split.num_examples}" for name, split in builder.info.splits.items())
     say(f"{builder.info.full_name}: {sizes}" + (" (was there already)" if there else ""))
+    if rows := changed(builder).total():
+        say(f"  {rows} of them with times cut at the end of their video")
     return quarantined(builder)
 
 

@@ -6,7 +6,8 @@
 
 The page is one file of HTML without outside resources: records a part, split, task and source;
 samples a video, seconds of evidence and of clips, words of captions, how much of the videos the
-evidence covers; answer priors of train, scored on the other splits. It is written in any case.
+evidence covers; what the build could not use, and what it cut; answer priors of train, scored on
+the other splits. It is written in any case.
 
 Exit status 0: no leak. 1: leaks between splits, each named in one line on stderr: a video in two
 splits, a near-duplicate of one (card_hash.py says what that is), or a question with the same answer
@@ -16,9 +17,10 @@ about the same evidence.
 import os
 import pathlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from medscope_jax.config import Parser
@@ -29,7 +31,7 @@ from medscope_jax.visible import shown
 from tfds_builders import clinvideo, read
 from tfds_builders.card_hash import look_at
 from tfds_builders.card_leaks import find_leaks
-from tfds_builders.card_page import Card, render_card
+from tfds_builders.card_page import Card, LeftOut, render_card
 from tfds_builders.card_prior import priors
 from tfds_builders.card_stats import (
     caption_words,
@@ -43,6 +45,7 @@ from tfds_builders.card_stats import (
     window_seconds,
 )
 from tfds_builders.phantom_suite.records import SPLITS_OF_PART
+from tfds_builders.sharded import changed, quarantined
 from tfds_builders.suite import PARTS
 
 SPLITS = ("train", "validation", "test")
@@ -52,13 +55,14 @@ _DATA_SETS = ("clinvideo_frames", "clinvideo_suite")
 Stored = Iterable[tuple[str, Mapping[str, Any]]]
 
 
-def make_card(records: Stored, videos: Stored) -> Card:
+def make_card(records: Stored, videos: Stored, left_out: Sequence[LeftOut] = ()) -> Card:
     """Draws up the card of a suite.
 
     Args:
       records: (split, record), fields as tfds_builders.record.make_record has them.
       videos: (split, video): id, source, frames uint8 [T, H, W, 3] RGB, times [T] and duration in
         seconds. One is in memory at a time.
+      left_out: what the build could not use, or cut.
     """
     rows = [make_row(record, split) for split, record in records]
     looks, counts, durations = {}, {}, []
@@ -83,6 +87,7 @@ def make_card(records: Stored, videos: Stored) -> Card:
         shares={source: share.mean for source, share in evidence_share(rows).items()},
         priors=priors(rows),
         leaks=find_leaks(rows, looks),
+        left_out=left_out,
     )
 
 
@@ -116,6 +121,19 @@ def read_data_dir(data_dir: str) -> tuple[Stored, Stored]:
     return records, _all_videos(clinvideo, data_dir)
 
 
+def read_left_out(data_dir: str) -> list[LeftOut]:
+    """What the builds of a ClinVideoSuite could not use, and what they cut, of the parts there."""
+    parts = [f"clinvideo_suite/{part}" for part in PARTS if clinvideo.splits_of(data_dir, part)]
+    found: dict[LeftOut, None] = {}  # each part says again what the readers could not use
+    for name in ("clinvideo_frames", *parts):
+        builder = tfds.builder_from_directory(clinvideo.built_folder(data_dir, name))
+        stages = {**quarantined(builder), f"{name.rpartition('/')[2]}, kept": changed(builder)}
+        for stage, counts in stages.items():
+            for (source, reason), count in sorted(counts.items()):
+                found[stage, source, reason, count] = None
+    return list(found)
+
+
 def _all_videos(reader: Any, folder: str) -> Stored:
     """Every video that a reader (read or clinvideo) finds in a folder."""
     splits = [split for split in SPLITS if reader.video_rows(folder, split)]
@@ -141,7 +159,8 @@ def main(arguments: list[str]) -> int:
     if not page.parent.is_dir():
         raise UserError(f"{page.parent} is no folder; create it or choose another --output")
     records, videos = read_workdir(folder) if flags.workdir else read_data_dir(folder)
-    card = make_card(records, tqdm(videos, "looking at videos", unit="video"))
+    left_out = read_left_out(folder) if flags.data_dir else ()
+    card = make_card(records, tqdm(videos, "looking at videos", unit="video"), left_out)
     title = "ClinVideoSuite" if flags.data_dir else "Phantom suite"
     write_text(page, render_card(card, title), private=True)  # it quotes questions and answers
     print(shown(page))

@@ -18,6 +18,9 @@ from tfds_builders.card_leaks import Leak
 from tfds_builders.card_prior import Prior
 from tfds_builders.card_stats import Summaries, histogram
 
+# Stage of the build, source, reason, and how many rows or videos.
+LeftOut = tuple[str, str, str, int]
+
 _MOST_LEAKS = 200
 _MOST_SOURCES = 8
 _LIGHT = {"text": "#59636e", "bar": "#1f55b5", "grid": "#d8dde3"}
@@ -35,6 +38,7 @@ class Card:
       shares: source -> share of its questions that come with evidence.
       priors: what blind guesses score.
       leaks: what splits share.
+      left_out: what a build could not use or cut.
     """
 
     counts: dict[tuple[str, str, str, str], int]
@@ -43,6 +47,7 @@ class Card:
     shares: dict[str, float]
     priors: Sequence[Prior]
     leaks: Sequence[Leak]
+    left_out: Sequence[LeftOut] = ()
 
 
 def render_card(card: Card, title: str) -> str:

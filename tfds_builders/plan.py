@@ -10,7 +10,6 @@ never trains it. A line a video is kept in memory, nothing a row.
 
 import contextlib
 import dataclasses
-import glob
 import hashlib
 import json
 import os
@@ -21,7 +20,8 @@ from typing import Any
 
 from medscope_jax.errors import UserError
 from medscope_jax.files import open_regular, write_text
-from tfds_builders.inside import fault_of, recording_fault, recordings_below
+from tfds_builders.inside import fault_of, recordings_below
+from tfds_builders.locate import locator
 from tfds_builders.manual import SPLITS, Manual, Source
 from tfds_builders.quarantine import Counts, Quarantine, open_quarantine
 from tfds_builders.record import Annotation, BadRow
@@ -129,8 +129,9 @@ def make_plan(manual: Manual, read: Read, spread: Spread, reports: pathlib.Path)
         claims = _claims(manual, read, quarantine)
     sources = {source.name: source for source in manual.sources}
     found, missing = {}, {}
+    locate = locator(manual.folder)
     for key in claims:
-        path = _locate(sources[key[0]].videos, key[1], manual.folder)
+        path = locate(sources[key[0]].videos, key[1])
         if isinstance(path, str):
             missing[key] = path
         else:
@@ -174,26 +175,6 @@ def _claims(manual: Manual, read: Read, quarantine: Quarantine) -> dict[tuple[st
             named = claims.setdefault((source.name, row.video), set())
             named |= {row.split or source.split} - {""}
     return claims
-
-
-def _locate(folder: pathlib.Path, name: str, root: pathlib.Path) -> pathlib.Path | str:
-    """The file or folder that a row names, or why it is not read. An ending may be left out.
-
-    root: the manual folder, out of which no link may lead.
-    """
-    relative = pathlib.PurePosixPath(name)
-    if not relative.name or relative.is_absolute() or ".." in relative.parts or "\0" in name:
-        return "names a video outside its source's folder"
-    path = folder / relative
-    if not os.path.lexists(path):
-        others = sorted(glob.glob(f"{glob.escape(str(path))}.*"))
-        if len(others) > 1:
-            return "names a video without its ending, and several files begin so"
-        if not others:
-            return "names a video that is not there"
-        path = pathlib.Path(others[0])
-    fault = recording_fault(path, root)
-    return f"names a video that is not read: {fault}" if fault else path
 
 
 def _split(digits: str, shares: tuple[float, ...]) -> str:

@@ -8,6 +8,7 @@ line for each row or video:
      "reason": "evidence [90.0, 95.0] starts after the video's end at 61.040 s"}
 
 stage is "annotations" (rows that their reader can't use), "videos", or the part that a row is of.
+A line with "kept": true is about a row that was used, and says what was changed of it.
 A stage's lines are replaced whenever its build finishes.
 """
 
@@ -42,9 +43,12 @@ class Quarantine:
 
     def __init__(self, stage: str, file):
         self.counts: Counts = collections.Counter()
+        self.changed: Counts = collections.Counter()
         self._stage, self._file = stage, file
 
-    def add(self, source: str, place: str, reason: str, video: str = "") -> None:
+    def add(
+        self, source: str, place: str, reason: str, video: str = "", kept: bool = False
+    ) -> None:
         """Takes one row or video.
 
         Args:
@@ -52,11 +56,14 @@ class Quarantine:
           place: "file.jsonl:17", or a video's path relative to the manual folder.
           reason: in words that quote no content.
           video: the video's path, where a row is about one.
+          kept: whether it is an example all the same, and the reason says what was changed of it.
         """
         line = {"stage": self._stage, "source": source, "place": place}
         line |= {"video": video} if video else {}
+        line |= {"kept": True} if kept else {}
         self._file.write(json.dumps(line | {"reason": reason}) + "\n")
-        self.counts[source, re.sub(r"\b\d+(\.\d+)?(e[+-]?\d+)?\b", "#", reason)] += 1
+        counts = self.changed if kept else self.counts
+        counts[source, re.sub(r"\b\d+(\.\d+)?(e[+-]?\d+)?\b", "#", reason)] += 1
 
 
 @contextlib.contextmanager

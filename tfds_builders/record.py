@@ -6,13 +6,10 @@ is and which bank frames the evidence covers.
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-
-from medscope_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,21 +93,14 @@ def make_record(
     or qa record without a window shows the whole video as its clip.
 
     Args:
-      annotation: from a reader.
+      annotation: from a reader, its times within the video (cut.cut_to).
       name: the record's id.
       source, split: where it comes from, and the split that it is in.
       video: the video's id in the frames dataset.
       times: float64 [T] seconds of the bank frames.
       duration: seconds of the video.
-
-    Raises:
-      UserError: evidence or window that is not a time of this video; says which.
     """
-    spans = [_within(span, duration, "evidence") for span in annotation.spans]
-    frame_time = annotation.frame_time
-    if frame_time is not None:
-        frame_time = _within((frame_time, frame_time), duration, "evidence")[0]
-    window = annotation.window and _within(annotation.window, duration, "window")
+    spans, frame_time, window = annotation.spans, annotation.frame_time, annotation.window
     if window is None and annotation.part in ("cap", "qa"):
         window = (0.0, duration)
     frames = [_frames(span, times) for span in spans]
@@ -137,16 +127,6 @@ def make_record(
         "duration": np.float32(duration),
         "window": np.asarray(window or (-1.0, -1.0), np.float32),
     }
-
-
-def _within(span: tuple[float, float], duration: float, what: str) -> tuple[float, float]:
-    """The span, its end cut to the video's; UserError where none of it is in the video."""
-    start, end = map(float, span)
-    if not (math.isfinite(start) and math.isfinite(end) and 0 <= start <= end):
-        raise UserError(f"{what} [{start}, {end}] is no span of time")
-    if start >= duration:
-        raise UserError(f"{what} [{start}, {end}] starts after the video's end at {duration:.3f} s")
-    return start, min(end, duration)
 
 
 def _frames(span: tuple[float, float], times: np.ndarray) -> tuple[int, int]:

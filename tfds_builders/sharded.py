@@ -6,6 +6,7 @@ into it is decided before, so the bytes are the same whatever the number of work
 writes it example by example. A shard that comes out empty is dropped, and so is an empty split.
 """
 
+import collections
 import contextlib
 import dataclasses
 import os
@@ -20,6 +21,7 @@ from medscope_jax.errors import UserError
 from tfds_builders.manual import SPLITS, Manual, read_manual
 from tfds_builders.plan import Plan, Read, make_plan
 from tfds_builders.quarantine import (
+    NAME,
     Counts,
     Quarantine,
     counts_from_json,
@@ -31,26 +33,37 @@ from tfds_builders.spread import Spread, available_processes, beam_workers, work
 
 
 class EmptyDatasetError(UserError):
-    """Not one example came out.
+    """Not one example came out: says why, and where to look.
 
     Attributes:
       counts: what could not be used, stage -> counts.
     """
 
     def __init__(self, name: str, counts: dict[str, Counts]):
-        total = sum(sum(found.values()) for found in counts.values())
-        super().__init__(f"{name}: not one example ({total} rows or videos were quarantined)")
+        reasons: collections.Counter[str] = collections.Counter()
+        for found in counts.values():
+            for (_, reason), count in found.items():
+                reasons[reason] += count
+        why = "no source of suite.json has anything for it"
+        if reasons:
+            ((reason, most),) = reasons.most_common(1)
+            why = (
+                f"{reasons.total()} rows or videos were quarantined, {most} of them because: "
+                f"{reason}. {NAME} says where each stands"
+            )
+        super().__init__(f"{name}: not one example; {why}")
         self.counts = counts
 
 
 @dataclasses.dataclass(frozen=True)
 class Rejected:
-    """What can't become an example; see Quarantine.add."""
+    """What can't become an example, or (kept) became one with a change; see Quarantine.add."""
 
     source: str
     place: str
     reason: str
     video: str = ""
+    kept: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +177,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
             plan=plan.digest,
             video=dataclasses.asdict(manual.video),
             quarantined={stage: counts_to_json(found) for stage, found in counts.items()},
+            changed=counts_to_json(quarantine.changed),
         )
 
     def _name_files(self, written: list[Written], counts: dict[str, Counts]) -> None:
@@ -209,6 +223,11 @@ def quarantined(builder: tfds.core.DatasetBuilder) -> dict[str, Counts]:
     """What the build of a prepared dataset could not use: counts of each stage."""
     stages = (builder.info.metadata or {}).get("quarantined", {})
     return {stage: counts_from_json(found) for stage, found in stages.items()}
+
+
+def changed(builder: tfds.core.DatasetBuilder) -> Counts:
+    """What a prepared dataset holds with a change: counts of rows."""
+    return counts_from_json((builder.info.metadata or {}).get("changed", []))
 
 
 def reports_folder(manual: pathlib.Path, data_dir: str | os.PathLike) -> pathlib.Path:

@@ -12,7 +12,8 @@ import tensorflow_datasets as tfds
 from medscope_jax.dialogue.foreign import check_turns, clean_question
 from medscope_jax.errors import UserError
 from tfds_builders.conversation import conversation
-from tfds_builders.record import Annotation, make_record, record_fields
+from tfds_builders.cut import cut_to
+from tfds_builders.record import Annotation, Unusable, make_record, record_fields
 from tfds_builders.sharded import Rejected
 from tfds_builders.stored_videos import ListedVideo, read_times
 
@@ -47,7 +48,7 @@ def record_features() -> tfds.features.FeaturesDict:
 def make_records(
     rows: tuple[PlacedRow, ...], frames: pathlib.Path
 ) -> Iterator[dict[str, Any] | Rejected]:
-    """The records of rows.
+    """The records of rows, each after what was changed of it.
 
     Args:
       rows: of one split, in order.
@@ -58,9 +59,14 @@ def make_records(
         if row.video != video:  # rows about a video mostly follow one another
             video, times = row.video, read_times(frames, row.listed)
         try:
-            yield _record(row, times)
-        except UserError as error:
+            annotation, note = cut_to(row.annotation, row.listed.duration)
+            record = _record(dataclasses.replace(row, annotation=annotation), times)
+        except (UserError, Unusable) as error:
             yield Rejected(row.source, row.annotation.place, str(error), row.path)
+            continue
+        if note:
+            yield Rejected(row.source, row.annotation.place, note, row.path, kept=True)
+        yield record
 
 
 def _record(row: PlacedRow, times: np.ndarray) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def scope_rows() -> list[dict]:
     erika = "Mustermann_Erika.mp4"
     return [
         row(erika, "cap", 0, split="train", task="caption", window=[1.0, 4.0], turns=[ANSWER]),
-        row(erika, "vcot", 1, split="train", spans=[[1.2, 2.4], [4.0, 99.0]], turns=list(TURNS)),
+        row(erika, "vcot", 1, split="train", spans=[[1.2, 2.4], [4.0, 7.5]], turns=list(TURNS)),
         row(erika, "rl", 2, split="train", spans=[[2.05, 2.1]]),
         row(erika, "rl", 3, frame_time=3.3),
         row("b", "eval", 4, split="test", spans=[[0.0, 5.0]], options=["left", "right"]),

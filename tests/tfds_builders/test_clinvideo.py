@@ -163,6 +163,7 @@ def test_nothing_is_hidden(folders):
         ("rl", "scope", "10"): "names a video outside its source's folder",
         ("rl", "scope", "11"): "evidence [61.5, 62.0] starts after the video's end at 6.000 s",
         ("rl", "scope", "12"): "holds </answer>",
+        ("vcot", "scope", "1"): "its evidence cut at the video's end at 6.000 s",
         ("vcot", "scope", "13"): "a call names another file",
         ("eval", "echo", "2"): "names another split than test",
         ("cot", "echo", "4"): "cot has no test split",
@@ -170,7 +171,8 @@ def test_nothing_is_hidden(folders):
     assert found.keys() == reasons.keys() and len(lines) == len(reasons)
     for key, reason in reasons.items():
         assert reason in found[key]["reason"], key
-    tally = collections.Counter(line["stage"] for line in lines)
+    assert [key for key in found if found[key].get("kept")] == [("vcot", "scope", "1")]
+    tally = collections.Counter(line["stage"] for line in lines if "kept" not in line)
     assert tally == {stage: sum(found.values()) for stage, found in counts.items() if found}
     assert counts["rl"]["scope", "evidence [#, #] starts after the video's end at # s"] == 1
 
