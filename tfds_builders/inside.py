@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from medscope_jax.files import NOT_REGULAR
 
-_LEADS_OUT = "a link that leads out of the folder; copy what it leads to into the folder"
+_LEADS_OUT = "a path or link that leads out of the folder; copy what it leads to into the folder"
 PICTURES = {".jpg", ".jpeg", ".png"}
 # Files that stand beside recordings or pictures and are none.
 NO_VIDEO = {".json", ".jsonl", ".csv", ".tsv", ".txt", ".md", ".parquet", ".html", ".pdf"}

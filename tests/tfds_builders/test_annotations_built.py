@@ -1,0 +1,90 @@
+"""Annotations as users have them, through a whole build: what is read, cut, refused, and said."""
+
+import json
+import unicodedata
+
+import pytest
+
+from medscope_jax.errors import UserError
+from tests.tfds_builders import clinvideo_cases as cases
+from tfds_builders.build import build
+from tfds_builders.card import main as card
+from tfds_builders.clinvideo import load_part, video_rows
+
+TABLE = """Video;Question;Answer;Spans
+Op\u00e9ration.mp4;When is the clip closed?;;2,0-9,0
+Op\u00e9ration.mp4;When is the clip opened?;;5,9-5000
+1;What is cut?;A vein.;00:01-00:02,500
+"""
+
+
+def write(manual, sources, videos=("v/a.mp4",)):
+    for number, name in enumerate(videos):
+        (manual / name).parent.mkdir(parents=True, exist_ok=True)
+        cases.write_video(manual / name, 6, seed=number)
+    suite = {"video": cases.VIDEO, "splits": {"train": 1}, "sources": sources}
+    (manual / "suite.json").write_text(json.dumps(suite))
+
+
+def listed(manual):
+    lines = (manual / "quarantine.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_a_table_from_a_spreadsheet(tmp_path, capsys):
+    manual, data = tmp_path / "manual", tmp_path / "data"
+    name = unicodedata.normalize("NFD", "Op\u00e9ration.mp4")
+    source = {"name": "rows", "reader": "plain", "annotations": "rows.csv", "videos": "v"}
+    write(manual, [source], (f"v/{name}", "v/001.mp4"))
+    (manual / "rows.csv").write_bytes(TABLE.replace("\n", "\r").encode("utf-16"))
+    build("clinvideo_suite", manual, data)
+    said = capsys.readouterr().out
+    cut, plain = load_part(data, "rl", "train")
+    assert cut["answer"] == "[2.0, 6.0]" and cut["evidence"].tolist() == [[2.0, 6.0]]
+    assert plain["evidence"].tolist() == [[1.0, 2.5]]
+    assert len(video_rows(data, "train")) == 2
+    kept, bad = sorted(listed(manual), key=lambda line: line["place"])
+    assert (kept["place"], kept["kept"]) == ("rows.csv:2", True)
+    assert bad["place"] == "rows.csv:3" and "lies mostly after the video's end" in bad["reason"]
+    assert "1 of them with times cut at the end of their video" in said
+    assert "1 rows and videos quarantined" in said
+    assert "without one example: cap, qa, cot, vcot, passive, eval" in said
+    assert card(["--data_dir", str(data)]) == 0
+    page = (data / "card.html").read_text()
+    assert "lies mostly after the video&#39;s end at # s" in page
+    assert "its evidence cut at the video&#39;s end at # s" in page
+
+
+def test_not_one_example_says_why_and_where(tmp_path):
+    manual, data = tmp_path / "manual", tmp_path / "data"
+    source = {"name": "rows", "reader": "plain", "annotations": "rows.csv", "videos": "v"}
+    write(manual, [source])
+    (manual / "rows.csv").write_text("video,question,awnser\na.mp4,What?,It.\na.mp4,Why?,It.\n")
+    for name in ("clinvideo_frames", "clinvideo_suite"):
+        with pytest.raises(UserError) as caught:
+            build(name, manual, data, quiet=True)
+        assert "not one example; 2 rows or videos were quarantined, 2 of them" in str(caught.value)
+        assert "nobody knows, 'awnser' (did you mean 'answer'?)" in str(caught.value)
+        assert "quarantine.jsonl says where each stands" in str(caught.value)
+    # The videos are there, but no row about them can be used.
+    (manual / "rows.csv").write_text("video,question,answer,spans\na.mp4,When?,,7-8\n")
+    with pytest.raises(UserError, match="starts after the video's end at # s. quarantine.jsonl"):
+        build("clinvideo_suite", manual, data, quiet=True)
+
+
+def test_files_that_annotations_name_stay_inside(tmp_path):
+    manual = tmp_path / "manual"
+    source = {"name": "gqa", "reader": "nextgqa", "annotations": "val.csv", "videos": "v"}
+    header = "video_id,question,answer,qid,a0,a1,a2,a3,a4"
+    outside = tmp_path / "spans.json"
+    outside.write_text('{"a": {"location": {"1": [[1, 2]]}}}')
+    for options in ({"spans_file": "../spans.json"}, {"video_map": str(outside)}):
+        write(manual, [source | {"options": options}])
+        (manual / "val.csv").write_text(f"{header}\na,why,b,1,a,b,c,d,e\n")
+        with pytest.raises(UserError, match="not one example|must be a path below"):
+            build("clinvideo_suite", manual, tmp_path / "data", quiet=True)
+    (manual / "gsub_val.json").symlink_to(outside)
+    write(manual, [source])
+    with pytest.raises(UserError, match="leads out of the folder"):
+        build("clinvideo_suite", manual, tmp_path / "data", quiet=True)
+    assert [line["place"] for line in listed(manual)] == ["gsub_val.json"]
