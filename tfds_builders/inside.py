@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from medscope_jax.files import NOT_REGULAR
 
-_LEADS_OUT = "a path or link that leads out of the folder; copy what it leads to into the folder"
+_LEADS_OUT = "that leads out of the folder; copy what it leads to into the folder"
 PICTURES = {".jpg", ".jpeg", ".png"}
 # Files that stand beside recordings or pictures and are none.
 NO_VIDEO = {".json", ".jsonl", ".csv", ".tsv", ".txt", ".md", ".parquet", ".html", ".pdf"}
@@ -24,8 +24,9 @@ _BESIDE = NO_VIDEO | {".db", ".ini", ".bmp", ".tif", ".tiff", ".webp", ".gif", "
 def fault_of(path: str | os.PathLike, root: str | os.PathLike) -> str:
     """Why what lies at a path below root is not read; "" if it is a file or folder inside it."""
     real, inside = os.path.realpath(path), os.path.realpath(root)
-    if real != inside and not real.startswith(inside.rstrip(os.sep) + os.sep):
-        return _LEADS_OUT
+    if not _is_below(real, inside):
+        is_link = _is_below(os.path.abspath(path), os.path.abspath(root))
+        return f"a {'link' if is_link else 'path'} {_LEADS_OUT}"
     try:
         mode = os.stat(real).st_mode
     except FileNotFoundError:
@@ -33,6 +34,10 @@ def fault_of(path: str | os.PathLike, root: str | os.PathLike) -> str:
     except (OSError, ValueError) as error:
         return f"can't be read ({getattr(error, 'strerror', None) or type(error).__name__})"
     return "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else NOT_REGULAR
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def recording_fault(path: str | os.PathLike, root: str | os.PathLike) -> str:
