@@ -87,7 +87,6 @@ def opencv_alone(paths: Sequence[Path]) -> int:
 
 def build_frames(manual: Path, spread: Spread) -> None:
     """Builds the frames of all recordings from nothing."""
-    (manual / "video_hashes.json").unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as data:
         build("clinvideo_frames", manual, data, spread=spread, quiet=True)
 

@@ -42,7 +42,7 @@ from medscope_jax.video.bank_key import Preprocessing
 from medscope_jax.video.bank_store import FrameSource, paired
 from medscope_jax.visible import shown
 from tfds_builders import clinvideo
-from tfds_builders.read import load_frames, suite_dir
+from tfds_builders.read import built_folder, load_frames, suite_dir
 
 _FEATURES = {"id", "times", "duration", "frames"}
 
@@ -154,7 +154,7 @@ def _of_workdir(flags) -> Opened:
         frames = clinvideo.built_folder(config.suite.data_dir, "clinvideo_frames")
     else:
         load_frames(workdir.path, flags.split)  # says what is wrong with the suite or the split
-        frames = sorted((suite_dir(workdir.path) / "tfds" / "phantom_frames").iterdir())[-1]
+        frames = built_folder(suite_dir(workdir.path), "phantom_frames")
     run = make_run(config, workdir, run_mesh(config))
     vision = newest_model(run, workdir)[1]["vision"]
     made_of = preprocessing(config.video)

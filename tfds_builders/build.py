@@ -5,9 +5,11 @@
         [--config vcot] [--num-processes N] [--beam_pipeline_options OPTIONS] [--overwrite]
 
 clinvideo_suite builds clinvideo_frames first where DATA has none. Without --config it builds every
-part that has a row. What is there already is kept; what a killed build left half is removed. At
-the end it says how many rows and videos could not be used, by source and reason; where each of
-them stands is in MANUAL/quarantine.jsonl. One build at a time to a DATA.
+part that has a row. What is there already is kept if it was built from the same videos and
+annotations; otherwise --overwrite builds it again, and the frames, too, where they must be. A data
+set takes its name when it is whole, so a killed build leaves the one before. At the end it says how
+many rows and videos could not be used, by source and reason; where each of them stands is in
+MANUAL/quarantine.jsonl. One build at a time to a DATA; let no run read what is built again.
 
 --num-processes spreads one build over processes of this machine (tfds build's flag of that name
 builds several datasets side by side). --beam_pipeline_options spreads it over a runner of Apache
@@ -15,14 +17,13 @@ Beam (python -m pip install apache-beam), with OPTIONS like
 
     runner=DirectRunner,direct_num_workers=4,direct_running_mode=multi_processing
 
-whose machines see MANUAL, DATA and this one's temporary folder under the same paths.
+whose machines see MANUAL and DATA under the same paths.
 
 TFDS's own `tfds build` does the same builder by builder, with all of its flags:
 tfds_builders/tfds.py starts it, without TensorFlow.
 """
 
 import contextlib
-import functools
 import os
 import pathlib
 import shutil
@@ -34,20 +35,22 @@ from medscope_jax.config import Parser
 from medscope_jax.errors import UserError, run_main
 from medscope_jax.files import check_folder
 from medscope_jax.visible import shown
+from tfds_builders.built import recover
 from tfds_builders.clinvideo_frames.clinvideo_frames import ClinvideoFrames
 from tfds_builders.clinvideo_suite.clinvideo_suite import ClinvideoSuite
 from tfds_builders.manual import Manual, read_manual
-from tfds_builders.plan import Plan, Read, make_plan
+from tfds_builders.plan import Read, make_plan
 from tfds_builders.quarantine import NAME, Counts, print_counts
 from tfds_builders.sharded import (
     EmptyDatasetError,
     ShardedBuilder,
     changed,
+    data_lock,
     quarantined,
     read_source,
     reports_folder,
 )
-from tfds_builders.spread import Spread, available_processes, beam_workers, workers
+from tfds_builders.spread import SHARED, Spread, available_processes, beam_workers, workers
 from tfds_builders.suite import PARTS
 
 BUILDERS = (ClinvideoFrames.name, ClinvideoSuite.name)
@@ -87,18 +90,26 @@ def build(
         )
     manual, read = read_manual(manual_dir), read or read_source()
     reports = reports_folder(manual.folder, data_dir)
-    remove_halves(data_dir)
     say = (lambda *_: None) if quiet else print
-    plan = make_plan(manual, read, spread, reports)
-    options = {"data_dir": data_dir, "spread": spread, "read": read, "plan": plan}
-    again = overwrite and builder == ClinvideoFrames.name
-    counts = _prepare(functools.partial(ClinvideoFrames, **options), manual, plan, again, say)
-    empty = []
-    if builder == ClinvideoSuite.name:
-        for part in PARTS if config is None else (config,):
-            make = functools.partial(ClinvideoSuite, config=part, **options)
+    with data_lock(data_dir):
+        for left in pathlib.Path(data_dir).glob(f"*{SHARED}"):
+            shutil.rmtree(left)
+        plan = make_plan(manual, read, spread, reports)
+        options = {"data_dir": data_dir, "spread": spread, "read": read, "plan": plan}
+        options |= {"locked": True}
+        parts = () if builder == ClinvideoFrames.name else PARTS if config is None else (config,)
+        frames = ClinvideoFrames(**options)
+        suites = {part: ClinvideoSuite(config=part, **options) for part in parts}
+        for made in (frames, *suites.values()):  # before any work
+            recover(pathlib.Path(made.data_dir))
+            fault = "" if overwrite else made.fault(plan)
+            if fault and pathlib.Path(made.data_dir).exists():
+                raise UserError(fault)
+        again = overwrite and (not suites or bool(frames.fault(plan)))
+        counts, empty = _prepare(frames, manual, again, say), []
+        for part, made in suites.items():
             try:
-                counts |= _prepare(make, manual, plan, overwrite, say)
+                counts |= _prepare(made, manual, overwrite, say)
             except EmptyDatasetError as error:
                 if config is not None:
                     raise
@@ -117,42 +128,25 @@ def build(
     return counts
 
 
-def remove_halves(data_dir: str | os.PathLike) -> None:
-    """Removes what killed builds of these datasets left; TFDS would never look at it again."""
-    for name in BUILDERS:
-        for left in list(pathlib.Path(data_dir, name).rglob("*incomplete*")):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-
-
 def _prepare(
-    make: Callable[[], ShardedBuilder], manual: Manual, plan: Plan, overwrite: bool, say: Callable
+    builder: ShardedBuilder, manual: Manual, overwrite: bool, say: Callable
 ) -> dict[str, Counts]:
     """Builds a dataset unless it is there; says how large it is. Returns what it left out."""
-    builder = make()
-    if overwrite and _is_there(builder):
-        shutil.rmtree(builder.data_dir)
-        builder = make()
-    there = _is_there(builder)
-    if there and builder.info.metadata.get("plan") != plan.digest:
-        raise UserError(
-            f"{builder.data_dir} was built from other videos, splits or settings than the manual "
-            "folder now has: build it again with --overwrite"
-        )
-    if not there:
-        # TFDS's notice of downloads is hidden: nothing is downloaded.
-        download = tfds.download.DownloadConfig(manual_dir=manual.folder, try_download_gcs=False)
-        with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
-            builder.download_and_prepare(download_config=download)
+    there = pathlib.Path(builder.data_dir).exists() and not overwrite
+    modes = tfds.GenerateMode
+    # TFDS's notice of downloads is hidden: nothing is downloaded.
+    download = tfds.download.DownloadConfig(
+        manual_dir=manual.folder,
+        try_download_gcs=False,
+        download_mode=modes.REUSE_CACHE_IF_EXISTS if overwrite else modes.REUSE_DATASET_IF_EXISTS,
+    )
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+        builder.download_and_prepare(download_config=download)
     sizes = ", ".join(f"{name} {split.num_examples}" for name, split in builder.info.splits.items())
     say(f"{builder.info.full_name}: {sizes}" + (" (was there already)" if there else ""))
     if rows := changed(builder).total():
         say(f"  {rows} of them with times cut at the end of their video")
     return quarantined(builder)
-
-
-def _is_there(builder: ShardedBuilder) -> bool:
-    """is_prepared, which warns of every dataset that is still to be built."""
-    return pathlib.Path(builder.data_dir, "dataset_info.json").exists()
 
 
 def main(arguments: list[str]) -> None:
@@ -168,14 +162,14 @@ def main(arguments: list[str]) -> None:
     flags = parser.parse_args(arguments)
     check_folder(flags.manual_dir, "--manual_dir")
     check_folder(flags.data_dir, "--data_dir")
-    with _spread(flags.num_processes, flags.beam_pipeline_options) as spread:
+    with _spread(flags.num_processes, flags.beam_pipeline_options, flags.data_dir) as spread:
         build(
             flags.builder, flags.manual_dir, flags.data_dir, flags.config, spread, flags.overwrite
         )
 
 
 def _spread(
-    processes: int | None, beam_options: str | None
+    processes: int | None, beam_options: str | None, data_dir: str
 ) -> contextlib.AbstractContextManager[Spread]:
     if beam_options is None:
         return workers(available_processes() if processes is None else processes)
@@ -184,7 +178,7 @@ def _spread(
     except ImportError:
         raise UserError("Beam is asked for: python -m pip install apache-beam") from None
     flags = [f"--{option}" for option in beam_options.split(",")]
-    return contextlib.nullcontext(beam_workers(PipelineOptions(flags=flags)))
+    return contextlib.nullcontext(beam_workers(PipelineOptions(flags=flags), folder=data_dir))
 
 
 if __name__ == "__main__":

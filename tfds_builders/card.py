@@ -20,7 +20,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from medscope_jax.config import Parser
@@ -29,6 +28,7 @@ from medscope_jax.files import check_folder, check_outputs, write_text
 from medscope_jax.training.workdir import Workdir
 from medscope_jax.visible import shown
 from tfds_builders import clinvideo, read
+from tfds_builders.built import open_dataset
 from tfds_builders.card_hash import look_at
 from tfds_builders.card_leaks import find_leaks
 from tfds_builders.card_page import Card, LeftOut, render_card
@@ -126,7 +126,7 @@ def read_left_out(data_dir: str) -> list[LeftOut]:
     parts = [f"clinvideo_suite/{part}" for part in PARTS if clinvideo.splits_of(data_dir, part)]
     found: dict[LeftOut, None] = {}  # each part says again what the readers could not use
     for name in ("clinvideo_frames", *parts):
-        builder = tfds.builder_from_directory(clinvideo.built_folder(data_dir, name))
+        builder = open_dataset(clinvideo.built_folder(data_dir, name), clinvideo.AGAIN)
         stages = {**quarantined(builder), f"{name.rpartition('/')[2]}, kept": changed(builder)}
         for stage, counts in stages.items():
             for (source, reason), count in sorted(counts.items()):

@@ -11,13 +11,15 @@ from typing import Any
 
 import cv2
 import numpy as np
-import tensorflow_datasets as tfds
 
 from medscope_jax.errors import UserError
+from tfds_builders.built import newest, open_dataset, stored_row
 from tfds_builders.manual import SPLITS, VideoSettings
 from tfds_builders.read import record_of, text_of
 from tfds_builders.stored_videos import read_listing
 from tfds_builders.suite import PARTS
+
+AGAIN = "build it again with --overwrite (python -m tfds_builders.build)"
 
 
 class Rows(Sequence):
@@ -25,7 +27,7 @@ class Rows(Sequence):
 
     def __init__(self, folder: pathlib.Path, split: str, decode: Callable[[dict], dict]):
         self._arguments = (folder, split, decode)
-        self._source = tfds.builder_from_directory(folder).as_data_source(split=split)
+        self._source = open_dataset(folder, AGAIN).as_data_source(split=split)
         self._decode = decode
 
     def __len__(self) -> int:
@@ -34,7 +36,7 @@ class Rows(Sequence):
     def __getitem__(self, row: int) -> dict[str, Any]:
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
-        return self._decode(self._source[int(row) % len(self)])
+        return self._decode(stored_row(self._source, int(row) % len(self), AGAIN))
 
     def __reduce__(self):
         return Rows, self._arguments
@@ -48,7 +50,14 @@ def load_part(data_dir: str | os.PathLike, part: str, split: str) -> Rows:
     """
     if part not in PARTS:
         raise UserError(f"there is no part {part!r}; there are {', '.join(PARTS)}")
-    return _rows(data_dir, f"clinvideo_suite/{part}", split, record_of)
+    dataset = f"clinvideo_suite/{part}"
+    records, frames = built_folder(data_dir, dataset), built_folder(data_dir, "clinvideo_frames")
+    if (
+        len({open_dataset(folder, AGAIN).info.metadata.get("plan") for folder in (records, frames)})
+        > 1
+    ):
+        raise UserError(f"{records} was built from other videos than {frames}: {AGAIN}")
+    return _rows(data_dir, dataset, split, record_of)
 
 
 class JpegFrames:
@@ -102,9 +111,7 @@ def video_settings(data_dir: str | os.PathLike) -> VideoSettings:
       UserError: no frames have been built.
     """
     folder = built_folder(data_dir, "clinvideo_frames")
-    stored = tfds.builder_from_directory(folder).info.metadata["video"]
-    # Before there was min_frames, a short recording gave what its length and the rate made.
-    return VideoSettings(**{"min_frames": 1, **stored})
+    return VideoSettings(**open_dataset(folder, AGAIN).info.metadata["video"])
 
 
 def video_rows(data_dir: str | os.PathLike, split: str) -> dict[str, int]:
@@ -119,7 +126,7 @@ def splits_of(data_dir: str | os.PathLike, part: str) -> tuple[str, ...]:
         folder = built_folder(data_dir, f"clinvideo_suite/{part}")
     except UserError:
         return ()
-    there = tfds.builder_from_directory(folder).info.splits
+    there = open_dataset(folder, AGAIN).info.splits
     return tuple(split for split in SPLITS if split in there)
 
 
@@ -138,20 +145,19 @@ def built_folder(data_dir: str | os.PathLike, dataset: str) -> pathlib.Path:
     Raises:
       UserError: it has not been built.
     """
-    found = (p.parent for p in pathlib.Path(data_dir, dataset).glob("*/dataset_info.json"))
-    versions = sorted(folder for folder in found if "incomplete" not in folder.name)
-    if not versions:
+    folder = newest(pathlib.Path(data_dir, dataset))
+    if folder is None:
         name = dataset.split("/")[0]
         raise UserError(
             f"{data_dir} has no {dataset}; run python -m tfds_builders.build {name} "
             f"--manual_dir MANUAL --data_dir {data_dir}"
         )
-    return versions[-1]
+    return folder
 
 
 def _rows(data_dir: str | os.PathLike, dataset: str, split: str, decode: Callable) -> Rows:
     folder = built_folder(data_dir, dataset)
-    there = tuple(tfds.builder_from_directory(folder).info.splits)
+    there = tuple(open_dataset(folder, AGAIN).info.splits)
     if split not in there:
         raise UserError(f"{dataset} has no split {split!r}; it has {', '.join(there)}")
     return Rows(folder, split, decode)

@@ -25,8 +25,8 @@ A source without reader and annotations is a folder of videos: all of them are s
 is made of them. A folder of pictures alone is one video; beside videos, a picture is none.
 
 Links are followed inside the manual folder. What leads out of it, and pipes, sockets and devices,
-are never opened: quarantine.jsonl names them. Beside suite.json a build writes quarantine.jsonl
-(see quarantine.py) and video_hashes.json, so that no file is hashed twice.
+are never opened: quarantine.jsonl, which a build writes beside suite.json, names them (see
+quarantine.py).
 """
 
 import dataclasses

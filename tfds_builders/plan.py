@@ -14,12 +14,11 @@ import hashlib
 import json
 import os
 import pathlib
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from medscope_jax.errors import UserError
-from medscope_jax.files import open_regular, write_text
+from tfds_builders.built import FORMAT, file_hash
 from tfds_builders.inside import fault_of, recordings_below
 from tfds_builders.locate import locator
 from tfds_builders.manual import SPLITS, Manual, Source
@@ -31,8 +30,9 @@ from tfds_builders.suite import PARTS
 # readers.read_source: (reader, path of the annotations, options) -> rows.
 Read = Callable[[str, pathlib.Path, Mapping[str, Any]], Iterable[Annotation | BadRow]]
 
-_HASH = re.compile(r"[0-9a-f]{128}")
 _SPLIT_DIGITS = 12  # of the hash: they decide its split
+# What earlier versions remembered hashes in. Whoever made a folder could put any hash there, so
+# every build hashes every video: at 0.5 GB/s or more, which decoding takes many times as long as.
 _HASHES = "video_hashes.json"
 
 
@@ -61,6 +61,7 @@ class Plan:
       ids: (source, video as its rows name it) -> id.
       missing: (source, video as its rows name it) -> why there is none.
       digest: a hash of the videos' ids, splits and how they are stored.
+      rows: part -> a hash of the rows that its records are made of.
     """
 
     bad_rows: Counts
@@ -68,6 +69,7 @@ class Plan:
     ids: Mapping[tuple[str, str], str]
     missing: Mapping[tuple[str, str], str]
     digest: str
+    rows: Mapping[str, str]
 
 
 def source_rows(source: Source, read: Read, root: pathlib.Path) -> Iterator[Annotation | BadRow]:
@@ -126,7 +128,7 @@ def make_plan(manual: Manual, read: Read, spread: Spread, reports: pathlib.Path)
       reports: the folder whose quarantine.jsonl takes the readers' bad rows.
     """
     with open_quarantine(reports, "annotations") as quarantine:
-        claims = _claims(manual, read, quarantine)
+        claims, rows = _claims(manual, read, quarantine)
     sources = {source.name: source for source in manual.sources}
     found, missing = {}, {}
     locate = locator(manual.folder)
@@ -136,7 +138,12 @@ def make_plan(manual: Manual, read: Read, spread: Spread, reports: pathlib.Path)
             missing[key] = path
         else:
             found[key] = path
-    hashes = _hash_all(manual.folder, list(dict.fromkeys(found.values())), spread)
+    paths = list(dict.fromkeys(found.values()))
+    hashes = dict(zip(paths, spread(content_hash, paths), strict=True))
+    left = manual.folder / _HASHES
+    if left.is_file() and not left.is_symlink():  # it may name recordings that are gone
+        with contextlib.suppress(OSError):
+            left.unlink()
 
     by_hash: dict[str, list[tuple[str, str]]] = {}
     for key, path in found.items():
@@ -153,16 +160,25 @@ def make_plan(manual: Manual, read: Read, spread: Spread, reports: pathlib.Path)
         videos.append(PlannedVideo(name, source.name, split, found[keys[0]], *how))
         ids |= dict.fromkeys(keys, name)
     listing = [
+        FORMAT,
         dataclasses.asdict(manual.video),
         [(video.id, video.split, video.frame_rate, video.partial) for video in videos],
     ]
     digest = hashlib.blake2b(json.dumps(listing).encode()).hexdigest()
-    return Plan(quarantine.counts, tuple(videos), ids, missing, digest)
+    return Plan(quarantine.counts, tuple(videos), ids, missing, digest, rows)
 
 
-def _claims(manual: Manual, read: Read, quarantine: Quarantine) -> dict[tuple[str, str], set[str]]:
-    """(source, video as its rows name it) -> the splits that they name, in order of appearance."""
+def _claims(
+    manual: Manual, read: Read, quarantine: Quarantine
+) -> tuple[dict[tuple[str, str], set[str]], dict[str, str]]:
+    """What the rows claim.
+
+    Returns:
+      (source, video as its rows name it) -> the splits that they name, in order of appearance; and
+      part -> a hash of the rows that its records are made of.
+    """
     claims: dict[tuple[str, str], set[str]] = {}
+    hashes = {part: hashlib.blake2b(str(FORMAT).encode()) for part in PARTS}
     for source in manual.sources:
         if not source.reader:
             for path in recordings_below(source.videos, manual.folder):
@@ -174,7 +190,11 @@ def _claims(manual: Manual, read: Read, quarantine: Quarantine) -> dict[tuple[st
                 continue
             named = claims.setdefault((source.name, row.video), set())
             named |= {row.split or source.split} - {""}
-    return claims
+            text = repr((source.name, source.split, row)).encode()
+            # A question for rl about a video that is tested on is one of eval.
+            for part in {row.part, "eval"} if row.part == "rl" else {row.part}:
+                hashes[part].update(text)
+    return claims, {part: found.hexdigest() for part, found in hashes.items()}
 
 
 def _split(digits: str, shares: tuple[float, ...]) -> str:
@@ -187,81 +207,15 @@ def _split(digits: str, shares: tuple[float, ...]) -> str:
     return SPLITS[-1]
 
 
-def _hash_all(
-    folder: pathlib.Path, paths: list[pathlib.Path], spread: Spread
-) -> dict[pathlib.Path, str]:
-    """Hashes of files; those unchanged since an earlier build are remembered in the folder."""
-    cache = folder / _HASHES
-    known = _remembered(cache)
-    states = {path: _state(folder, path) for path in paths}
-    hashes, todo = {}, []
-    for path, (name, state) in states.items():
-        if state and known.get(name, [])[:-1] == state:
-            hashes[path] = known[name][-1]
-        else:
-            todo.append(path)
-    hashes.update(zip(todo, spread(content_hash, todo), strict=True))
-    # Two files of one hash are one video: that is never believed of what is only remembered.
-    alike = sorted(_sharing(hashes) - set(todo))
-    if alike:
-        hashes.update(zip(alike, spread(content_hash, alike), strict=True))
-    kept = {
-        name: [*state, hashes[path]]
-        for path, (name, state) in states.items()
-        if state and hashes[path]
-    }
-    if (todo or alike) and (cache.is_file() or not cache.exists()):
-        with contextlib.suppress(OSError):  # a read-only folder: hashed again next time
-            write_text(cache, json.dumps(known | kept))
-    return hashes
-
-
-def _remembered(cache: pathlib.Path) -> dict[str, list]:
-    """[size, times of change, hash] by a file's name; nothing that is not of that form."""
-    known = {}
-    if not cache.is_symlink():
-        with contextlib.suppress(OSError, ValueError, RecursionError), open_regular(cache) as file:
-            known = json.load(file)
-    if not isinstance(known, dict):
-        return {}
-    return {
-        name: entry
-        for name, entry in known.items()
-        if isinstance(entry, list) and entry and _HASH.fullmatch(str(entry[-1]))
-    }
-
-
-def _sharing(hashes: dict[pathlib.Path, str]) -> set[pathlib.Path]:
-    """The paths of different files that share a hash."""
-    by_hash: dict[str, list[pathlib.Path]] = {}
-    for path, digits in hashes.items():
-        by_hash.setdefault(digits, []).append(path)
-    several = (paths for paths in by_hash.values() if len(paths) > 1)
-    return {
-        path for paths in several if len(set(map(os.path.realpath, paths))) > 1 for path in paths
-    }
-
-
-def _state(folder: pathlib.Path, path: pathlib.Path) -> tuple[str, list[int]]:
-    """What tells whether a file has changed; nothing for a folder of frames."""
-    name = path.relative_to(folder).as_posix()
-    with contextlib.suppress(OSError):
-        status = path.stat()
-        if path.is_file():
-            # The last of them can't be set by whoever puts another file in its place.
-            return name, [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-    return name, []
-
-
 def content_hash(path: pathlib.Path) -> str:
     """The hash of a file's bytes, or of a folder's: 128 hexadecimal digits; "" if unreadable."""
     try:
         if path.is_dir():
             files = sorted(p for p in path.iterdir() if p.is_file())
-            parts = [f"{_quoted(p.name)} {_file_hash(p)}" for p in files]  # names give the order
+            parts = [f"{_quoted(p.name)} {file_hash(p)}" for p in files]  # names give the order
             # surrogateescape: a name need not be UTF-8.
             return hashlib.blake2b("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
-        return _file_hash(path)
+        return file_hash(path)
     except OSError:
         return ""
 
@@ -269,8 +223,3 @@ def content_hash(path: pathlib.Path) -> str:
 def _quoted(name: str) -> str:
     """The name; quoted where it could pass for several files of other names."""
     return json.dumps(name) if set(name) & set('\n"') else name
-
-
-def _file_hash(path: pathlib.Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()

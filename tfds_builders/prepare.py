@@ -7,7 +7,8 @@ DIR/suite/tfds        phantom_frames and phantom_suite, ArrayRecord
 DIR/suite/suite.json  the configuration that all of it belongs to
 DIR/suite/done.json   written last; without it the suite is not used
 
-A killed run is continued: whole recordings and whole datasets are kept, the rest is made again.
+A killed run is continued: whole recordings and whole datasets are kept, the rest is made again. One
+process at a time prepares a workdir.
 """
 
 import contextlib
@@ -16,21 +17,22 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from medscope_jax.config import Parser
 from medscope_jax.errors import UserError, run_main
-from medscope_jax.files import check_folder
+from medscope_jax.files import check_folder, write_text
+from medscope_jax.locks import alone
 from medscope_jax.video.frames import VideoError
 from medscope_jax.video.phantom import Procedure, from_json, to_json
 from medscope_jax.video.phantom_render import write_video
 from medscope_jax.visible import shown
+from tfds_builders.built import file_hash, seal
 from tfds_builders.phantom_frames.phantom_frames import PhantomFrames
 from tfds_builders.phantom_suite.phantom_suite import PhantomSuite
-from tfds_builders.read import suite_dir
+from tfds_builders.read import PROCEDURES, is_done, suite_dir
 from tfds_builders.spread import Spread, workers
 from tfds_builders.suite import (
     PARTS,
@@ -57,43 +59,37 @@ def prepare_suite(
       workdir/suite.
 
     Raises:
-      UserError: the folder holds another configuration's suite, or the disk is full.
+      UserError: the folder holds another configuration's suite, another process prepares it, or
+        the disk is full.
     """
     folder = suite_dir(workdir)
+    if not is_done(folder, config):
+        folder.mkdir(parents=True, exist_ok=True)
+        busy = f"{folder} is being prepared by another process{{by}}: wait for it"
+        with alone(folder / ".lock", busy):
+            _prepare(folder, config, progress, processes)
+    return folder
+
+
+def _prepare(folder: pathlib.Path, config: SuiteConfig, progress: bool, processes: int) -> None:
+    if is_done(folder, config):  # by whoever had the lock before
+        return
     stamp = {"fingerprint": fingerprint(config), "config": config_to_json(config)}
-    _claim(folder, stamp)
-    done = folder / "done.json"
-    if done.exists():
-        return folder
+    write_text(folder / "suite.json", json.dumps(stamp))
     scripts = procedures(config)
     videos, data = folder / "videos", folder / "tfds"
     videos.mkdir(exist_ok=True)
-    _write_json(
-        videos / "procedures.json",
-        {"config": config_to_json(config), "procedures": [to_json(p) for p in scripts]},
-    )
+    listing = {"config": config_to_json(config), "procedures": [to_json(p) for p in scripts]}
+    write_text(videos / PROCEDURES, json.dumps(listing))
     # What a killed build left is under a name of its own; TFDS would never look at it again.
-    for left in [*data.glob("**/*incomplete*"), *videos.glob("*.partial.mp4")]:
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    for left in [*data.rglob("*incomplete*"), *videos.glob("*.partial.mp4")]:
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     with workers(processes) as spread:
         _draw(spread, scripts, videos, progress)
         with _quiet_tfds():
             _build(spread, videos, data, len(scripts), progress)
-    _write_json(done, {"fingerprint": stamp["fingerprint"]})
-    return folder
-
-
-def _claim(folder: pathlib.Path, stamp: dict) -> None:
-    """Makes the folder this configuration's own, or says whose it is."""
-    path = folder / "suite.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        _write_json(path, stamp)
-    elif json.loads(path.read_text())["fingerprint"] != stamp["fingerprint"]:
-        raise UserError(
-            f"{folder} holds the suite of another configuration or version; "
-            "choose another workdir or delete that folder"
-        )
+    sealed = {"fingerprint": stamp["fingerprint"], "procedures": file_hash(videos / PROCEDURES)}
+    write_text(folder / "done.json", json.dumps(sealed))
 
 
 def _draw(spread: Spread, scripts: list[Procedure], videos: pathlib.Path, progress: bool) -> None:
@@ -129,11 +125,11 @@ def _build(
             bar.update()
 
     with bar:
-        PhantomFrames(map_videos=counted, **options).download_and_prepare(download_config=download)
-        for part in PARTS:
-            builder = PhantomSuite(config=part, **options)
+        frames = PhantomFrames(map_videos=counted, **options)
+        for builder in (frames, *(PhantomSuite(config=part, **options) for part in PARTS)):
             builder.download_and_prepare(download_config=download)
-            bar.update()
+            seal(pathlib.Path(builder.data_dir))
+            bar.update(builder is not frames)
 
 
 @contextlib.contextmanager
@@ -142,13 +138,6 @@ def _quiet_tfds() -> Iterator[None]:
     tfds.disable_progress_bar()
     with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
         yield
-
-
-def _write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a file that is either whole or not there."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value))
-    partial.replace(path)
 
 
 def main(arguments: list[str]) -> None:

@@ -19,21 +19,22 @@ import os
 import pathlib
 import re
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from medscope_jax.errors import UserError
+from medscope_jax.locks import alone
+from medscope_jax.stored import read_lines
 from medscope_jax.visible import shown
 
-try:
-    import fcntl
-except ImportError:  # Windows has none: there, build one dataset at a time
-    fcntl = None
-
 NAME = "quarantine.jsonl"
+# A name of a file need not be UTF-8, so these texts may hold what no other text may.
+_LINE = {
+    **{"stage": str, "source": str, "place": object, "video?": object, "reason": object},
+    "kept?": bool,
+}
 # (source, reason with every number as #) -> how many rows or videos.
 Counts = collections.Counter[tuple[str, str]]
 
@@ -72,7 +73,13 @@ def open_quarantine(folder: pathlib.Path, stage: str) -> Iterator[Quarantine]:
 
     They pass through a file, so that a thousand bad rows take no memory. Where the block fails,
     quarantine.jsonl stays as it was.
+
+    Raises:
+      UserError: the quarantine.jsonl that is there was damaged or edited, found before anything is
+        done; or the folder can't be written.
     """
+    for _ in _lines(folder / NAME):
+        pass
     partial = folder / f".{NAME}.{stage}.partial"
     try:
         with _new(partial) as file:
@@ -86,31 +93,26 @@ def open_quarantine(folder: pathlib.Path, stage: str) -> Iterator[Quarantine]:
 def _merge(path: pathlib.Path, partial: pathlib.Path, stage: str) -> None:
     """Puts the partial file's lines in the place of the stage's in path; whole or not at all."""
     merged = path.with_name(f".{path.name}.merged")
-    with _lock(path.with_name(f".{path.name}.lock")) as lock:
-        if fcntl:  # several builds may finish at once; a killed one's lock is gone with it
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(path.with_name(f".{path.name}.lock")):  # several builds may finish at once
         with _new(merged) as target:
-            if path.is_file() and not path.is_symlink():
-                with open(path, encoding="utf-8") as old:
-                    target.writelines(x for x in old if json.loads(x)["stage"] != stage)
+            for line in _lines(path):
+                if line["stage"] != stage:
+                    target.write(json.dumps(line) + "\n")
             with open(partial, encoding="utf-8") as new:
                 target.writelines(new)
         os.replace(merged, path)
+
+
+def _lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """The lines of quarantine.jsonl, if there is one; a link is none."""
+    if os.path.lexists(path) and not path.is_symlink():
+        yield from read_lines(path, _LINE, "delete it, builds write it again")
 
 
 def _new(path: pathlib.Path) -> TextIO:
     """A new file to write, whatever lay there: a link is replaced and not followed."""
     path.unlink(missing_ok=True)
     return open(path, "x", encoding="utf-8")
-
-
-def _lock(path: pathlib.Path) -> TextIO:
-    """The lock's file; UserError where a link lies in its place, which would be written through."""
-    no_link = getattr(os, "O_NOFOLLOW", 0)
-    try:
-        return open(path, "a", opener=lambda path, flags: os.open(path, flags | no_link, 0o644))
-    except OSError as error:
-        raise UserError(f"{path} can't be used ({error.strerror}): remove it") from error
 
 
 def print_counts(counts: dict[str, Counts], console: Console | None = None) -> None:

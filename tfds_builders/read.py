@@ -1,6 +1,5 @@
 """Reads a prepared suite: records and frames by row, texts for a tokenizer."""
 
-import json
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -8,13 +7,25 @@ from typing import Any
 
 import cv2
 import numpy as np
-import tensorflow_datasets as tfds
 
 from medscope_jax.errors import UserError
+from medscope_jax.stored import read_json
 from medscope_jax.video.frames import preview_indices
 from medscope_jax.video.phantom import SPLITS
+from tfds_builders.built import file_hash, newest, open_dataset, stored_row
 from tfds_builders.phantom_suite.records import SPLITS_OF_PART, records
-from tfds_builders.suite import PARTS, SuiteConfig, procedures, suite_config
+from tfds_builders.suite import PARTS, SuiteConfig, fingerprint, procedures, suite_config
+
+PROCEDURES = "procedures.json"
+# phantom.to_json's of a script.
+_PHASE = {"kind": str, **dict.fromkeys(("start", "end", "first_seen", "last_seen"), int)}
+_EVENT = {"start": int, "end": int, **dict.fromkeys(("kind", "side", "colour", "count"), str)}
+_SCRIPT = {
+    **{"id": str, "split": set(SPLITS), "source": str, "duration": int},
+    **{"preview": [int], "phases": [_PHASE], "events": [_EVENT], "entropy": [int]},
+}
+_PROCEDURES = {"config": {...: object}, "procedures": [_SCRIPT]}
+_DONE = {"fingerprint": str, "procedures": str}
 
 
 def suite_dir(workdir: str | os.PathLike) -> pathlib.Path:
@@ -27,8 +38,9 @@ class Rows(Sequence):
 
     def __init__(self, folder: pathlib.Path, dataset: str, split: str):
         self._folder, self._dataset, self._split = folder, dataset, split
-        versions = sorted((folder / "tfds" / dataset).iterdir())
-        self._source = tfds.builder_from_directory(versions[-1]).as_data_source(split=split)
+        self._again = _again(folder)
+        built = open_dataset(built_folder(folder, dataset), self._again)
+        self._source = built.as_data_source(split=split)
         self._decode = _frames_of if dataset == "phantom_frames" else record_of
 
     def __len__(self) -> int:
@@ -37,7 +49,7 @@ class Rows(Sequence):
     def __getitem__(self, row: int) -> dict[str, Any]:
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
-        return self._decode(self._source[int(row) % len(self)])
+        return self._decode(stored_row(self._source, int(row) % len(self), self._again))
 
     def __reduce__(self):
         return Rows, (self._folder, self._dataset, self._split)
@@ -71,14 +83,14 @@ def load_frames(workdir: str | os.PathLike, split: str) -> Rows:
 
 def video_rows(workdir: str | os.PathLike, split: str) -> dict[str, int]:
     """The row of each video id in load_frames(workdir, split)."""
-    listing = json.loads((_prepared(workdir) / "videos" / "procedures.json").read_text())
+    listing = read_procedures(_prepared(workdir) / "videos")
     ids = [script["id"] for script in listing["procedures"] if script["split"] == split]
     return {name: row for row, name in enumerate(ids)}
 
 
 def prepared_config(workdir: str | os.PathLike) -> SuiteConfig:
     """The configuration of a prepared suite."""
-    return suite_config(json.loads((_prepared(workdir) / "suite.json").read_text())["config"])
+    return suite_config(_stamp(_prepared(workdir))["config"])
 
 
 def suite_corpus(
@@ -100,14 +112,75 @@ def suite_corpus(
                 yield from record["turns"]
 
 
+def read_procedures(videos: pathlib.Path) -> dict[str, Any]:
+    """What lies in the folder of recordings: {"config": the suite's, "procedures": scripts}.
+
+    Raises:
+      UserError: the listing was damaged or edited.
+    """
+    return read_json(videos / PROCEDURES, _PROCEDURES, _again(videos.parent))
+
+
+def is_done(folder: pathlib.Path, config: SuiteConfig | None = None) -> bool:
+    """Whether a suite's folder holds a finished suite.
+
+    Raises:
+      UserError: it is of another configuration than the given one, or of another version; or
+        its listings were damaged or edited.
+    """
+    if not (folder / "suite.json").exists():
+        return False
+    stamp = _stamp(folder)
+    if config is not None and stamp["fingerprint"] != fingerprint(config):
+        raise UserError(
+            f"{folder} holds the suite of another configuration or version; "
+            "choose another workdir or delete that folder"
+        )
+    if not (folder / "done.json").exists():
+        return False
+    done = read_json(folder / "done.json", _DONE, _again(folder))
+    listing = folder / "videos" / PROCEDURES
+    if done["fingerprint"] != stamp["fingerprint"]:
+        raise UserError(f"{folder / 'done.json'} is of another suite: {_again(folder)}")
+    if not listing.is_file() or file_hash(listing) != done["procedures"]:
+        raise UserError(f"{listing} is not what was written: {_again(folder)}")
+    return True
+
+
+def _stamp(folder: pathlib.Path) -> dict[str, Any]:
+    """suite.json: the configuration and its fingerprint, which must be its own."""
+    path = folder / "suite.json"
+    stamp = read_json(path, {"fingerprint": str, "config": {...: object}}, _again(folder))
+    if stamp["fingerprint"] != fingerprint(stamp["config"]):
+        raise UserError(f"{path} is of another version, damaged or edited: {_again(folder)}")
+    return stamp
+
+
 def _prepared(workdir: str | os.PathLike) -> pathlib.Path:
     folder = suite_dir(workdir)
-    if not (folder / "done.json").exists():
+    if not is_done(folder):
         raise UserError(
             f"{folder} holds no finished suite; "
             f"run python -m tfds_builders.prepare --workdir {workdir}"
         )
     return folder
+
+
+def built_folder(folder: pathlib.Path, dataset: str) -> pathlib.Path:
+    """The folder of a built dataset of a suite's folder.
+
+    Raises:
+      UserError: it is not there.
+    """
+    found = newest(folder / "tfds" / dataset)
+    if found is None:
+        raise UserError(f"{folder} lacks {dataset}: {_again(folder)}")
+    return found
+
+
+def _again(folder: pathlib.Path) -> str:
+    """How to make a suite again, as an error ends."""
+    return f"delete {folder} and prepare the suite again"
 
 
 def record_of(example: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -18,6 +19,16 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_builder
 
 from medscope_jax.errors import UserError
+from medscope_jax.locks import alone
+from tfds_builders.built import (
+    new_of,
+    old_of,
+    open_dataset,
+    put_away,
+    put_in_place,
+    recover,
+    seal,
+)
 from tfds_builders.manual import SPLITS, Manual, read_manual
 from tfds_builders.plan import Plan, Read, make_plan
 from tfds_builders.quarantine import (
@@ -30,6 +41,13 @@ from tfds_builders.quarantine import (
     print_counts,
 )
 from tfds_builders.spread import Spread, available_processes, beam_workers, workers
+
+AGAIN = "build it again with --overwrite"
+# What differs where a data set was made of something else, by the key of its metadata.
+_CHANGED = {
+    "plan": "other videos, splits or settings than the manual folder now has",
+    "rows": "other annotations than the manual folder now has",
+}
 
 
 class EmptyDatasetError(UserError):
@@ -128,6 +146,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         config names one, else for one process a processor. The bytes do not depend on it.
       read: gives the rows of a source, as readers.read_source, which is the default.
       plan: of the same manual folder, where it has been made already.
+      locked: whether whoever makes it holds the data folder's lock (data_lock).
       kwargs: as of every TFDS builder (data_dir, config, ...).
     """
 
@@ -137,10 +156,11 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         spread: Spread | None = None,
         read: Read | None = None,
         plan: Plan | None = None,
+        locked: bool = False,
         file_format: Any = "array_record",
         **kwargs: Any,
     ):
-        self._spread, self._read, self._plan = spread, read, plan
+        self._spread, self._read, self._plan, self._locked = spread, read, plan, locked
         super().__init__(file_format=file_format, **kwargs)
 
     def _stage(self) -> str:
@@ -154,30 +174,83 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     def _finish(self, written: list[Written]) -> None:
         """What is left to do once a split's files, in their order, are there."""
 
+    def _made_of(self, plan: Plan) -> dict[str, str]:
+        """What the data set is made of, as its metadata say it."""
+        return {"plan": plan.digest}
+
+    def fault(self, plan: Plan) -> str:
+        """Why the data set that is there is not the one of this plan; "" if it is."""
+        try:
+            made_of = open_dataset(pathlib.Path(self.data_dir), AGAIN).info.metadata or {}
+        except UserError as error:
+            return str(error)
+        for key, digest in self._made_of(plan).items():
+            if made_of.get(key) != digest:
+                return f"{self.data_dir} was built from {_CHANGED[key]}: {AGAIN}"
+        return ""
+
+    def download_and_prepare(
+        self, *, download_config: tfds.download.DownloadConfig | None = None, **kwargs: Any
+    ) -> None:
+        """Builds the data set beside its place and puts it there when it is whole.
+
+        One that is there is kept, unless the download config says to overwrite it.
+
+        Raises:
+          UserError: the one that is there is of something else, another build is running, or not
+            one example came out.
+        """
+        config = download_config or tfds.download.DownloadConfig()
+        if config.download_mode == tfds.GenerateMode.UPDATE_DATASET_INFO:
+            raise UserError("metadata are never updated alone: build again with --overwrite")
+        if config.manual_dir is None:
+            raise UserError("name the manual folder: --manual_dir MANUAL")
+        folder = pathlib.Path(self.data_dir)
+        with contextlib.ExitStack() as stack:
+            if not self._locked:
+                stack.enter_context(data_lock(self.data_dir_root))
+            recover(folder)
+            manual, self._read = read_manual(config.manual_dir), self._read or read_source()
+            self._spread = self._spread or _spread(stack, config, self.data_dir_root)
+            reports = reports_folder(manual.folder, self.data_dir_root)
+            self._plan = self._plan or make_plan(manual, self._read, self._spread, reports)
+            if folder.exists() and not config.download_mode.overwrite_dataset:
+                if fault := self.fault(self._plan):
+                    raise UserError(fault)
+                return
+            self._data_dir = os.fspath(new_of(folder))
+            try:
+                super().download_and_prepare(download_config=config, **kwargs)
+                seal(new_of(folder))
+                put_in_place(folder)
+            except EmptyDatasetError:
+                put_away(folder)  # what it would be made of now is nothing
+                shutil.rmtree(old_of(folder), ignore_errors=True)
+                raise
+            finally:
+                self._data_dir = os.fspath(folder)
+        self.info.update_data_dir(self._data_dir)
+
     def _download_and_prepare(
         self,
         dl_manager: tfds.download.DownloadManager,
         download_config: tfds.download.DownloadConfig,
     ) -> None:
         manual = read_manual(dl_manager.manual_dir)
-        reports = reports_folder(manual.folder, self.data_dir_root)
-        self._read = self._read or read_source()
-        with contextlib.ExitStack() as stack:
-            spread = self._spread or _spread(stack, download_config)
-            plan = self._plan or make_plan(manual, self._read, spread, reports)
-            quarantine = stack.enter_context(open_quarantine(reports, self._stage()))
+        reports, plan = reports_folder(manual.folder, self.data_dir_root), self._plan
+        with open_quarantine(reports, self._stage()) as quarantine:
             written = []
-            for one in spread(write_shard, self._shards(manual, plan, quarantine)):
+            for one in self._spread(write_shard, self._shards(manual, plan, quarantine)):
                 for rejected in one.rejected:
                     quarantine.add(*dataclasses.astuple(rejected))
                 written.append(dataclasses.replace(one, rejected=()))
         counts = {"annotations": plan.bad_rows, self._stage(): quarantine.counts}
         self._name_files(sorted(written, key=lambda w: (SPLITS.index(w.split), w.number)), counts)
         self.info.metadata.update(
-            plan=plan.digest,
             video=dataclasses.asdict(manual.video),
             quarantined={stage: counts_to_json(found) for stage, found in counts.items()},
             changed=counts_to_json(quarantine.changed),
+            **self._made_of(plan),
         )
 
     def _name_files(self, written: list[Written], counts: dict[str, Counts]) -> None:
@@ -245,7 +318,16 @@ def read_source() -> Read:
     return read_source
 
 
-def _spread(stack: contextlib.ExitStack, config: tfds.download.DownloadConfig) -> Spread:
+def data_lock(data_dir: str | os.PathLike) -> contextlib.AbstractContextManager[None]:
+    """Holds the data folder for one build alone; UserError while another process does."""
+    pathlib.Path(data_dir).mkdir(parents=True, exist_ok=True)
+    busy = f"{data_dir} is in use by another build{{by}}: wait for it, or choose another --data_dir"
+    return alone(pathlib.Path(data_dir, ".lock"), busy)
+
+
+def _spread(
+    stack: contextlib.ExitStack, config: tfds.download.DownloadConfig, data_dir: str
+) -> Spread:
     if config.beam_runner or config.beam_options:
-        return beam_workers(config.beam_options, config.beam_runner)
+        return beam_workers(config.beam_options, config.beam_runner, data_dir)
     return stack.enter_context(workers(available_processes()))

@@ -23,6 +23,7 @@ Spread = Callable[[Callable, Iterable], Iterator]
 
 # Jobs in flight a process: enough that none waits for the one that gives out jobs.
 _QUEUE = 2
+SHARED = ".results"  # what the name of a folder of results ends in
 
 
 def available_processes() -> int:
@@ -85,16 +86,20 @@ def _start_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def beam_workers(options: Any = None, runner: Any = None) -> Spread:
+def beam_workers(
+    options: Any = None, runner: Any = None, folder: str | os.PathLike | None = None
+) -> Spread:
     """An ordered map over a runner of Apache Beam.
 
-    A worker hands its result over in a file, so the runner's machines must share this one's
-    temporary folder; results are then read one at a time. All jobs are made before the first one
-    starts.
+    A worker hands its result over in a file; results are then read one at a time. All jobs are made
+    before the first one starts.
 
     Args:
       options: PipelineOptions; None for Beam's defaults (DirectRunner in this process).
       runner: a runner or its name; None for that of the options.
+      folder: one that the runner's machines share, in which these files lie meanwhile, in a folder
+        that ends in SHARED: results name recordings, and a killed process leaves them behind. None
+        for this machine's temporary folder.
 
     Raises:
       UserError: apache-beam is not installed.
@@ -105,7 +110,7 @@ def beam_workers(options: Any = None, runner: Any = None) -> Spread:
         raise UserError("Beam is asked for: python -m pip install apache-beam") from None
 
     def spread(function: Callable, jobs: Iterable) -> Iterator:
-        with tempfile.TemporaryDirectory(prefix="medscope") as folder:
+        with tempfile.TemporaryDirectory(SHARED, dir=folder) as shared:
             numbered = list(enumerate(jobs))
             if numbered:
                 with beam.Pipeline(runner=runner, options=options) as pipeline:
@@ -113,10 +118,10 @@ def beam_workers(options: Any = None, runner: Any = None) -> Spread:
                         pipeline
                         | beam.Create(numbered)
                         | beam.Reshuffle()  # else one worker would run them all
-                        | beam.Map(_run_into_file, function, folder)
+                        | beam.Map(_run_into_file, function, shared)
                     )
             for number, _ in numbered:
-                yield pickle.loads(_result_file(folder, number).read_bytes())
+                yield pickle.loads(_result_file(shared, number).read_bytes())
 
     return spread
 

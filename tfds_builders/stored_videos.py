@@ -21,6 +21,7 @@ import tensorflow_datasets as tfds
 
 from medscope_jax.video.decode import iter_frames
 from medscope_jax.video.frames import VideoError
+from tfds_builders.built import check_seal
 from tfds_builders.inside import recording_fault
 from tfds_builders.manual import VideoSettings
 from tfds_builders.plan import PlannedVideo
@@ -144,7 +145,12 @@ def join_listing(folder: pathlib.Path, parts: list[str]) -> None:
 
 
 def read_listing(folder: pathlib.Path) -> dict[str, ListedVideo]:
-    """The videos of a built clinvideo_frames by id, in the order of its examples."""
+    """The videos of a built clinvideo_frames by id, in the order of its examples.
+
+    Raises:
+      UserError: its listing or its times are not what was built.
+    """
+    check_seal(folder, "build clinvideo_frames again with --overwrite", (_LISTING, _TIMES))
     videos, rows, first = {}, {}, 0
     with open(folder / _LISTING, encoding="utf-8") as lines:
         for line in map(json.loads, lines):

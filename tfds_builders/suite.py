@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from medscope_jax.video.phantom import SOURCES, SPLITS, Procedure, make_procedur
 
 PARTS = ("cap", "qa", "cot", "vcot", "passive", "rl", "eval")
 # Raised whenever the same configuration gives other bytes; a suite of another format is not reused.
-FORMAT = 5
+FORMAT = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,9 +113,10 @@ def smoke_suite(**changes: Any) -> SuiteConfig:
     return SuiteConfig(**{**sizes, **changes})
 
 
-def fingerprint(config: SuiteConfig) -> str:
-    """A short hash of everything that decides the suite's bytes."""
-    text = json.dumps([FORMAT, dataclasses.asdict(config)], sort_keys=True)
+def fingerprint(config: SuiteConfig | Mapping[str, Any]) -> str:
+    """A short hash of everything that decides the suite's bytes; config may be config_to_json's."""
+    values = config if isinstance(config, Mapping) else config_to_json(config)
+    text = json.dumps([FORMAT, values], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -142,9 +144,11 @@ def _replace(config: Any, section: Mapping[str, Any], name: str) -> Any:
             raise UserError(f"unknown key {name}.{key}{closest(key, fields)}")
         old = getattr(config, key)
         if dataclasses.is_dataclass(old):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{name}.{key} must be a section, got {value!r}")
             changes[key] = _replace(old, value, f"{name}.{key}")
         else:
-            if not isinstance(value, (int, float)) or value < 0:
+            if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
                 raise UserError(f"{name}.{key} must be a number of 0 or more, got {value!r}")
             changes[key] = type(old)(value)
     return dataclasses.replace(config, **changes)

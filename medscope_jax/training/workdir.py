@@ -11,7 +11,6 @@ report.html    learning curves, the table, evidence traces
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import logging
 import os
@@ -25,11 +24,13 @@ from medscope_jax.config import check_keys, fingerprint, from_json, to_json
 from medscope_jax.errors import UserError, one_line
 from medscope_jax.evaluation import read_results
 from medscope_jax.files import write_text
+from medscope_jax.locks import alone
 from medscope_jax.stored import read_json
 from medscope_jax.visible import shown
 
 _LOG = logging.getLogger(__name__)
 _MISSING = "nothing"
+_BUSY = "{} is in use by another run{}: wait for it, or choose another --workdir"
 _CONFIG_AGAIN = "put back a copy of it, or choose another --workdir"
 
 
@@ -84,7 +85,7 @@ class Workdir:
         try:
             return bool(read_results(self.results))
         except UserError as error:
-            _LOG.warning("%s", error)
+            _LOG.warning("%s", shown(error))
             return False
 
 
@@ -108,13 +109,12 @@ def open_workdir(path: str | Path, config: ConfigDict, primary: bool = True) -> 
         _check_config(workdir, config)
         yield workdir
         return
-    try:
-        workdir.path.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir.path / ".lock", "a+")  # noqa: SIM115 - held until the context ends
-    except OSError as error:
-        raise UserError(f"can't use {path} as the workdir: {one_line(error)}") from error
-    with lock:
-        _lock(lock, workdir)
+    with contextlib.ExitStack() as held:
+        try:
+            workdir.path.mkdir(parents=True, exist_ok=True)
+            held.enter_context(alone(workdir.path / ".lock", _BUSY.format(workdir.path, "{by}")))
+        except OSError as error:
+            raise UserError(f"can't use {path} as the workdir: {one_line(error)}") from error
         _check_config(workdir, config)
         yield workdir
 
@@ -151,28 +151,6 @@ def _read_config(workdir: Workdir) -> ConfigDict:
         raise UserError(f"{workdir.config} is damaged or edited: {_CONFIG_AGAIN}") from error
 
 
-def _lock(lock: Any, workdir: Workdir) -> None:
-    """Takes the folder's lock; the system lets go of it when the process ends, however it ends."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.seek(0)
-        holder = lock.read().strip()
-        by = f" (process {holder})" if holder else ""
-        raise UserError(
-            f"{workdir.path} is in use by another run{by}: wait for it, or choose another --workdir"
-        ) from error
-    except OSError as error:  # some network file systems have no locks
-        name = shown(workdir.path)
-        _LOG.warning("%s can't be locked (%s): start no second run in it", name, error)
-        return
-    with contextlib.suppress(OSError):  # the number is a courtesy; a full disk is reported later
-        lock.seek(0)
-        lock.truncate()
-        lock.write(str(os.getpid()))
-        lock.flush()
-
-
 def _check_config(workdir: Workdir, config: ConfigDict) -> None:
     text = to_json(config) + "\n"
     if not workdir.config.exists():
@@ -187,10 +165,10 @@ def _check_config(workdir: Workdir, config: ConfigDict) -> None:
     old = _read_config(workdir)
     if fingerprint(old) != fingerprint(config):
         different = differences(old, from_json(text))
-        shown = "; ".join(f"{key} was {a}, now {b}" for key, a, b in different[:3])
+        few = "; ".join(f"{key} was {a}, now {b}" for key, a, b in different[:3])
         more = f"; and {len(different) - 3} more" if len(different) > 3 else ""
         raise UserError(
-            f"{workdir.path} was made with another config: {shown}{more}. "
+            f"{workdir.path} was made with another config: {few}{more}. "
             "Choose another --workdir or the same config"
         )
     if workdir.config.read_text() != text:  # only how it logs has changed

@@ -5,9 +5,7 @@ where only some of the batch's videos are still to be stored: on no back end is 
 promised to be the same to the bit at another place.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import jax
 import numpy as np
 
 from medscope_jax.errors import UserError, is_disk_full
+from medscope_jax.locks import alone
 from medscope_jax.video.bank import make_bank
 from medscope_jax.video.bank_codec import RoundingError, check_dtype
 from medscope_jax.video.bank_file import PARTIAL, DamagedBank, TokenWriter, opened
@@ -114,7 +113,7 @@ def build_bank(
     folder.mkdir(parents=True, exist_ok=True)
     settings = BankKey(preprocessing, weights, {})
     jobs: dict[str, _Job] = {}
-    with _alone(folder):
+    with alone(folder / ".lock"):
         for left in folder.glob(f"*{PARTIAL}"):
             left.unlink()
         try:
@@ -268,12 +267,3 @@ def _store(
             f"disk full while storing the bank of video {job.name}; finished videos are kept; "
             "free some space and run again"
         ) from error
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Waits until no other process builds in the folder; a killed one lets go of it."""
-    with open(folder / ".lock", "a") as lock:
-        with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import tensorflow_datasets as tfds
 
 from medscope_jax.errors import UserError
+from tfds_builders.built import open_dataset
 from tfds_builders.clinvideo import built_folder
 from tfds_builders.manual import Manual, Source
 from tfds_builders.phantom_suite.records import SPLITS_OF_PART
@@ -22,6 +23,7 @@ from tfds_builders.suite import PARTS
 
 # Rows of a shard: what a worker is handed, and what several of which wait in memory.
 _ROWS = 4096
+_FRAMES_AGAIN = "build clinvideo_frames again with --overwrite, then the suite"
 
 
 class ClinvideoSuite(ShardedBuilder):
@@ -77,6 +79,9 @@ class ClinvideoSuite(ShardedBuilder):
 
     def _stage(self) -> str:
         return self.builder_config.name
+
+    def _made_of(self, plan: Plan) -> dict[str, str]:
+        return super()._made_of(plan) | {"rows": plan.rows[self.builder_config.name]}
 
     def _shards(self, manual: Manual, plan: Plan, quarantine: Quarantine) -> Iterator[Shard]:
         frames = built_folder(self.data_dir_root, "clinvideo_frames")
@@ -140,9 +145,9 @@ def _split_fault(row: Annotation, source: Source, part: str, listed: ListedVideo
 
 def _check_frames(frames: pathlib.Path, plan: Plan) -> None:
     """Refuses frames that were built from other videos, splits or settings than planned."""
-    metadata = tfds.builder_from_directory(frames).info.metadata or {}
+    metadata = open_dataset(frames, _FRAMES_AGAIN).info.metadata or {}
     if metadata.get("plan") != plan.digest:
         raise UserError(
             f"{frames} was built from other videos, splits or settings than the manual folder now "
-            "has: build clinvideo_frames again with --overwrite, then the suite"
+            f"has: {_FRAMES_AGAIN}"
         )

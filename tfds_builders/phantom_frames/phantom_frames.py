@@ -1,6 +1,5 @@
 """Frames of every phantom procedure at the bank rate, stored once per video."""
 
-import json
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from medscope_jax.video.decode import read_video
+from tfds_builders.read import read_procedures
 
 _JPEG_QUALITY = 95
 
@@ -65,7 +65,7 @@ class PhantomFrames(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
         folder = pathlib.Path(dl_manager.manual_dir)
-        listing = json.loads((folder / "procedures.json").read_text())
+        listing = read_procedures(folder)
         splits: dict[str, list[dict]] = {}
         for script in listing["procedures"]:
             splits.setdefault(script["split"], []).append(script)

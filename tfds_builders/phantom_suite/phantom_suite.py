@@ -1,12 +1,12 @@
 """Evidence-bound records of the phantom suite, one builder config a part."""
 
-import json
 import pathlib
 
 import tensorflow_datasets as tfds
 
 from medscope_jax.video.phantom import from_json
 from tfds_builders.phantom_suite.records import SPLITS_OF_PART, records
+from tfds_builders.read import read_procedures
 from tfds_builders.record import record_fields
 from tfds_builders.suite import PARTS, suite_config
 
@@ -50,7 +50,7 @@ class PhantomSuite(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        listing = json.loads((pathlib.Path(dl_manager.manual_dir) / "procedures.json").read_text())
+        listing = read_procedures(pathlib.Path(dl_manager.manual_dir))
         config = suite_config(listing["config"])
         part = self.builder_config.name
         return {
