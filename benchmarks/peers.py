@@ -2,7 +2,7 @@
 
     until every row is done, for all rows that go on, in one batch:
         tokenize the whole conversation's text again and prefill it into a fresh cache
-        generate until </tool_call> or <|im_end|>, one compiled step a token, driven from the host
+        generate until </tool_call> or a turn ends, one compiled step a token, driven from the host
         turn the tokens into text; parse the call on the host
         open the recording again, decode the window, encode its frames, show them in the text
 
@@ -152,7 +152,7 @@ def _generate(peers: Peers, rows: Sequence[Conversation], clock: Clock) -> int:
         while True:
             now = np.asarray(token)
             sampled.append(np.where(going, now, -1))
-            ended = (now == tag(protocol.IM_END)) | (now == tag(protocol.TOOL_CALL_END))
+            ended = np.isin(now, (*peers.tokenizer.ends, tag(protocol.TOOL_CALL_END)))
             full = length + len(sampled) >= peers.layout.length
             going &= ~ended & ~full & (len(sampled) < most)
             if not going.any():

@@ -59,7 +59,7 @@ def generate_turn(
     peers.device is the model.
     """
     net, tag, length = peers.device, peers.tokenizer.tag, peers.layout.length
-    ends = [tag(protocol.IM_END), tag(protocol.TOOL_CALL_END)]
+    ends = [*peers.tokenizer.ends, tag(protocol.TOOL_CALL_END)]
     width = max(len(row.ids) for row in rows)
     ids = torch.full((len(rows), width), tag(protocol.PAD))
     valid = torch.zeros_like(ids)

@@ -8,7 +8,7 @@ import pytest
 
 from medscope_jax import ask
 from medscope_jax.convert import import_folder
-from medscope_jax.dialogue import build_episode, protocol
+from medscope_jax.dialogue import build_episode, load_qwen_tokenizer, protocol
 from medscope_jax.evaluation.trace import DISCLAIMER
 from medscope_jax.models import ModelConfig, TextConfig, VisionConfig, read_model
 from medscope_jax.rollout import make_rollout
@@ -40,12 +40,19 @@ def checkpoint(tmp_path_factory):
     model = ModelConfig(vision, text)
     source = synthetic.write_folder(folder / "hf", model, synthetic.plain_weights(model, "float32"))
     (source / "tokenizer.json").write_bytes(serialized)
+    tag = load_qwen_tokenizer(source).tag
+    ends = {"eos_token_id": [tag(protocol.IM_END), tag(protocol.PAD)]}
+    (source / "generation_config.json").write_text(json.dumps(ends))
     import_folder(source, folder / "checkpoint")
     return folder / "checkpoint"
 
 
 def test_what_it_looks_at_and_answers(checkpoint, recording, tmp_path, monkeypatch, capsys):
-    """The model's words are scripted; its tokenizer, frames, tools and trace are the real ones."""
+    """The model's words are scripted; its tokenizer, frames, tools and trace are the real ones.
+
+    It ends with <|endoftext|>, as its generation_config.json says; what it would write after that
+    is never asked for.
+    """
     model = read_model(checkpoint)
     size = pretrained.frame_size(model, 120, 160)
     assert size == (168, 252)  # as the reference: 4:3, at most 224 x 224 pixels, multiples of 28
@@ -58,7 +65,9 @@ def test_what_it_looks_at_and_answers(checkpoint, recording, tmp_path, monkeypat
     row = build_episode(
         QUESTION, TURNS, shown, video.times, video.duration, run.tokenizer, run.layout, True
     )
-    tokens = jnp.asarray(row.tokens, jnp.int32)
+    further = run.tokenizer.encode("<think>c</think><answer>[0.0, 1.0]</answer>")
+    ended = [*row.tokens[:-1], run.tokenizer.tag(protocol.PAD), *further]
+    tokens = jnp.asarray(ended, jnp.int32)
 
     def sample(scores, keys, position, temperature, top_p):
         assert scores.shape == (1, model.text.vocab_size)
@@ -75,6 +84,7 @@ def test_what_it_looks_at_and_answers(checkpoint, recording, tmp_path, monkeypat
     assert DISCLAIMER in printed and "Jane" not in printed
     trace = json.loads((tmp_path / "trace.json").read_text())
     assert trace["answer"] == "[2.0, 4.0]"
+    assert [turn["text"] for turn in trace["turns"]] == TURNS
     assert len(trace["preview_times"]) == 8
 
 

@@ -206,21 +206,21 @@ def pad_row(row: Row, length: int) -> dict[str, np.ndarray]:
 def generated_text(tokens: np.ndarray, role: np.ndarray, tokenizer: Tokenizer) -> str:
     """The assistant's and the tools' words of one row [L], without prompt and padding.
 
-    Visual tokens read as nothing, and so does the <|im_end|> that ends the last turn; this is the
-    transcript that rewards and traces parse.
+    Visual tokens read as nothing, and so does the token that ends the last turn (tokenizer.ends);
+    this is the transcript that rewards and traces parse.
     """
-    image, im_end = tokenizer.tag(protocol.IMAGE), tokenizer.tag(protocol.IM_END)
+    image = tokenizer.tag(protocol.IMAGE)
     spoken = (role == int(Role.GENERATED)) | (role == int(Role.OBSERVATION))
     ids = tokens[spoken & (tokens != image)].tolist()
-    if ids and ids[-1] == im_end:
+    if ids and ids[-1] in tokenizer.ends:
         ids.pop()
     return tokenizer.decode(ids)
 
 
 def turn_texts(tokens: np.ndarray, role: np.ndarray, tokenizer: Tokenizer) -> list[str]:
     """The assistant's turns of one row [L], as text, in order."""
-    im_end = tokenizer.tag(protocol.IM_END)
-    slots = np.flatnonzero((role == int(Role.GENERATED)) & (tokens != im_end))
+    words = ~np.isin(tokens, tokenizer.ends)
+    slots = np.flatnonzero((role == int(Role.GENERATED)) & words)
     if not len(slots):
         return []
     # A turn's tokens stand in a row; anything between two of them starts another turn.

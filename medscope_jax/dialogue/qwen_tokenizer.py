@@ -1,4 +1,4 @@
-"""Qwen's byte-level BPE from a Hugging Face folder's tokenizer.json, by the `tokenizers` library.
+"""Qwen's byte-level BPE of a Hugging Face folder, by the `tokenizers` library.
 
 The ids are those of transformers' tokenizer of the same folder. What differs is what this project
 needs: the bytes of every id, for the on-device interpreter, and a way to encode a user's text in
@@ -10,15 +10,25 @@ Text is brought into Unicode's composed form (NFC) first, as Qwen's file asks: "
 back as "\\u00e9".
 """
 
-import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import tokenizers
-from tokenizers import decoders, models
+from tokenizers import models, normalizers
 
 from medscope_jax.dialogue import protocol
-from medscope_jax.dialogue.tokenizer import Tokenizer, split_tags
+from medscope_jax.dialogue.added_tokens import Added, added_tokens
+from medscope_jax.dialogue.bpe_files import (
+    Bpe,
+    build,
+    byte_letters,
+    check_spelling,
+    parse_bpe,
+    read_bpe,
+)
+from medscope_jax.dialogue.tokenizer import Tokenizer
+from medscope_jax.dialogue.turn_ends import turn_ends
 from medscope_jax.errors import UserError
 
 # What the rollout loop and the frames need to find by one id.
@@ -32,89 +42,109 @@ SINGLE_TAGS = (
     protocol.TOOL_CALL,
     protocol.TOOL_CALL_END,
 )
+_HALF = re.compile("[\ud800-\udfff]")  # of a character, as JSON can hold them
 
 
 def load_qwen_tokenizer(path: Path | str, vocab_size: int | None = None) -> Tokenizer:
     """The tokenizer of a Hugging Face folder, or of a tokenizer.json itself.
 
     Args:
-        path: a folder with a tokenizer.json, or that file.
+        path: a folder with a tokenizer.json, or with vocab.json and merges.txt; what lies beside
+            them (added tokens, generation_config.json) counts as in transformers. Or a
+            tokenizer.json, which then counts alone.
         vocab_size: rows of the model's embedding (config.json's vocab_size), of which the
             checkpoints have more than there are tokens. Ids beyond the last token stand for no
             bytes. None: no ids beyond it.
 
     Raises:
-        UserError: no such file, not a byte-level BPE, a tag that is not one token, or more tokens
-            than vocab_size.
+        UserError: no such file, a damaged one, not Qwen's byte-level BPE, a tag that is not one
+            token, more tokens than vocab_size, or ends of turns that are none.
     """
     path = Path(path)
-    path = path / "tokenizer.json" if path.is_dir() else path
-    try:
-        serialized = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: no tokenizer there ({error.strerror})") from error
-    return qwen_tokenizer(serialized, vocab_size, str(path))
+    return _tokenizer(read_bpe(path), path if path.is_dir() else None, vocab_size)
 
 
 def qwen_tokenizer(
     serialized: bytes, vocab_size: int | None = None, name: str = "tokenizer.json"
 ) -> Tokenizer:
-    """As load_qwen_tokenizer, from the file's content; name: what errors call it."""
-    plain, added = _read(serialized, name)
-    trimmed = [t["content"] for t in added if t["lstrip"] or t["rstrip"] or t["single_word"]]
-    if trimmed:
-        raise UserError(f"{name}: {trimmed[0]!r} swallows its neighbours, which is not supported")
-    tags = {token["content"]: token["id"] for token in added}
-    missing = [tag for tag in SINGLE_TAGS if tag not in tags]
+    """As load_qwen_tokenizer, from the content of a tokenizer.json; name: what errors call it."""
+    return _tokenizer(parse_bpe(serialized, name), None, vocab_size)
+
+
+def _tokenizer(bpe: Bpe, folder: Path | None, vocab_size: int | None) -> Tokenizer:
+    added = added_tokens(bpe, folder)
+    tags = {tag: token.index for tag, token in added.items()}
+    # A new id would be one that the model has never seen.
+    missing = [tag for tag in SINGLE_TAGS if tag not in added or not added[tag].listed]
     if missing:
-        raise UserError(f"{name}: {missing[0]} is not a token of its own, as the protocol needs")
+        raise UserError(
+            f"{bpe.name}: {missing[0]} is not a token of its own, as the protocol needs"
+        )
+    check_spelling(bpe, tags)
+    pieces = _pieces(bpe.vocab, tags, vocab_size, bpe.name)
+    mixed = _mixed(build(bpe), added)
+    return Tokenizer(
+        encode=lambda text: mixed([(text, True)]),
+        pieces=pieces,
+        serialized=bpe.serialized,
+        ends=turn_ends(folder, pieces, tags) if folder else (tags[protocol.IM_END],),
+        mixed=mixed,
+    )
+
+
+def _mixed(
+    plain: tokenizers.Tokenizer, added: Mapping[str, Added]
+) -> Callable[[Sequence[tuple[str, bool]]], list[int]]:
+    """What encode_parts calls; plain: the library's tokenizer without the added tokens."""
+    compose = normalizers.NFC().normalize_str
+    late_tags = {compose(tag): token.index for tag, token in added.items() if token.late}
+    early = _finder({tag: token.index for tag, token in added.items() if not token.late})
+    late = _finder(late_tags)
+
+    def cut(part: str) -> Iterator[str | int]:
+        """A trusted text as ids of added tokens and the words between them."""
+        for piece in early(part):
+            between = late_tags and isinstance(piece, str)
+            yield from late(compose(_joined(piece))) if between else [piece]
 
     def mixed(parts: Sequence[tuple[str, bool]]) -> list[int]:
         ids, text = [], ""
         for part, trusted in parts:
-            for piece in split_tags(part, tags) if trusted else [part]:
-                if trusted and piece in tags:
-                    ids += [*_ids(plain, text), tags[piece]]
+            for piece in cut(part) if trusted else [part]:
+                if isinstance(piece, int):
+                    ids += [*_ids(plain, text), piece]
                     text = ""
                 else:
                     text += piece
         return ids + _ids(plain, text)
 
-    return Tokenizer(
-        encode=lambda text: mixed([(text, True)]),
-        pieces=_pieces(plain.get_vocab(), tags, vocab_size, name),
-        serialized=serialized,
-        mixed=mixed,
-    )
+    return mixed
 
 
-def _read(serialized: bytes, name: str) -> tuple[tokenizers.Tokenizer, list[dict]]:
-    """The library's tokenizer without the added tokens, so that it finds no tag; and those."""
-    try:
-        description = json.loads(serialized)
-        added = description["added_tokens"]
-        plain = tokenizers.Tokenizer.from_str(json.dumps({**description, "added_tokens": []}))
-    except Exception as error:  # the library raises bare Exception where it can't read a file
-        raise UserError(f"{name}: not a tokenizer.json ({error})") from error
-    byte_level = isinstance(plain.decoder, decoders.ByteLevel)
-    if not (byte_level and isinstance(plain.model, models.BPE)):
-        raise UserError(f"{name}: not a byte-level BPE tokenizer such as Qwen's")
-    return plain, added
+def _finder(tags: Mapping[str, int]) -> Callable[[str], list[str | int]]:
+    """A function that cuts a text into ids of tags and the words between.
 
-
-def byte_letters() -> dict[str, int]:
-    """The letter that stands for each byte in a byte-level vocabulary: letter -> byte.
-
-    Bytes that print as Latin-1 stand for themselves, the others for U+0100, U+0101, ... in order
-    (the convention of GPT-2's published tokenizer).
+    It is the library's tokenizer with the tags for its only tokens, so that it finds what
+    transformers' finds: of tags that start alike the longest.
     """
-    printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in printing]
-    letters = {chr(byte): byte for byte in printing}
-    return letters | {chr(0x100 + place): byte for place, byte in enumerate(hidden)}
+    finder = tokenizers.Tokenizer(models.BPE())
+    finder.add_tokens([tokenizers.AddedToken(tag, normalized=False) for tag in tags])
+    ids = {finder.token_to_id(tag): index for tag, index in tags.items()}
+
+    def find(text: str) -> list[str | int]:
+        found = finder.encode(_HALF.sub("\ufffd", text), add_special_tokens=False)
+        pieces, start = [], 0
+        for index, (begin, end) in zip(found.ids, found.offsets, strict=True):
+            pieces += [text[start:begin], ids[index]]
+            start = end
+        return [piece for piece in [*pieces, text[start:]] if piece != ""]
+
+    return find
 
 
-def _pieces(vocab: dict[str, int], tags: dict[str, int], size: int | None, name: str):
+def _pieces(
+    vocab: Mapping[str, int], tags: Mapping[str, int], size: int | None, name: str
+) -> tuple[bytes, ...]:
     """The bytes of each id, b"" where no token has it."""
     used = max([*vocab.values(), *tags.values()]) + 1
     if size is not None and size < used:
@@ -122,15 +152,19 @@ def _pieces(vocab: dict[str, int], tags: dict[str, int], size: int | None, name:
     pieces = [b""] * (size or used)
     letters = byte_letters()
     for token, index in vocab.items():
-        pieces[index] = bytes(letters[letter] for letter in token)
+        if token not in tags:
+            pieces[index] = bytes(letters[letter] for letter in token)
     for tag, index in tags.items():
         pieces[index] = tag.encode()
     return tuple(pieces)
 
 
 def _ids(plain: tokenizers.Tokenizer, text: str) -> list[int]:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # JSON can hold surrogates: pairs join, lone ones become U+FFFD
-        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return plain.encode(text, add_special_tokens=False).ids
+    return plain.encode(_joined(text), add_special_tokens=False).ids
+
+
+def _joined(text: str) -> str:
+    """The text with pairs of surrogates as characters, and lone ones as U+FFFD."""
+    if not _HALF.search(text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

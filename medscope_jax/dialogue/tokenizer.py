@@ -28,12 +28,14 @@ class Tokenizer:
     """What the project asks of a tokenizer.
 
     encode: text -> ids, tags becoming their single ids. pieces: the bytes of each id. serialized:
-    the file's content, for saving. mixed: what encode_parts calls (None: no text holds tags).
+    the file's content, for saving. ends: the ids that end an assistant's turn. mixed: what
+    encode_parts calls (None: no text holds tags).
     """
 
     encode: Callable[[str], list[int]]
     pieces: tuple[bytes, ...] = dataclasses.field(repr=False)
     serialized: bytes = dataclasses.field(repr=False)
+    ends: tuple[int, ...]
     mixed: Callable[[Sequence[tuple[str, bool]]], list[int]] | None = None
 
     @property
@@ -74,12 +76,15 @@ def pad_vocabulary(tokenizer: Tokenizer, size: int) -> Tokenizer:
     return dataclasses.replace(tokenizer, pieces=tokenizer.pieces + missing)
 
 
-def split_tags(text: str, tags: Iterable[str]) -> list[str]:
-    """The text cut before and after each tag; of tags that start alike the longest counts."""
+def split_tags(tags: Iterable[str]) -> Callable[[str], list[str]]:
+    """A function that cuts a text before and after each tag; of those that start alike the longest
+    counts.
+    """
     longest_first = sorted(tags, key=len, reverse=True)
     if not longest_first:
-        return [text]
-    return [p for p in re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if p]
+        return lambda text: [text] if text else []
+    pattern = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+    return lambda text: [piece for piece in pattern.split(text) if piece]
 
 
 def train_tokenizer(corpus: Iterable[str], vocab_size: int, ticks: int) -> Tokenizer:
@@ -130,11 +135,15 @@ def sentencepiece_tokenizer(serialized: bytes) -> Tokenizer:
         return ids
 
     tags = [tag for tag in protocol.TAGS if tag.startswith("<")]
+    cut = split_tags(tags)
+
+    def count(text: str) -> int:
+        return sum(piece in tags for piece in cut(text))
 
     def untagged(text: str) -> list[int]:
         """Cuts each tag after its "<", so that no piece for the whole of it applies."""
         ids = []
-        for piece in split_tags(text, tags):
+        for piece in cut(text):
             ids += encode("<") + encode(piece[1:]) if piece in tags else encode(piece)
         return ids
 
@@ -142,7 +151,7 @@ def sentencepiece_tokenizer(serialized: bytes) -> Tokenizer:
         whole = "".join(text for text, _ in parts)
         trusted = [text for text, is_trusted in parts if is_trusted]
         # Counted in the whole: two pieces of a user's text could make a tag between them.
-        if _count(whole, tags) == sum(_count(text, tags) for text in trusted):
+        if count(whole) == sum(map(count, trusted)):
             return encode(whole)
         encoded = (encode(text) if is_trusted else untagged(text) for text, is_trusted in parts)
         return [index for ids in encoded for index in ids]
@@ -151,12 +160,9 @@ def sentencepiece_tokenizer(serialized: bytes) -> Tokenizer:
         encode=encode,
         pieces=tuple(_piece_bytes(processor, i) for i in range(size)),
         serialized=serialized,
+        ends=(processor.piece_to_id(protocol.IM_END),),
         mixed=mixed,
     )
-
-
-def _count(text: str, tags: Sequence[str]) -> int:
-    return sum(piece in tags for piece in split_tags(text, tags))
 
 
 def _piece_bytes(processor: sentencepiece.SentencePieceProcessor, index: int) -> bytes:

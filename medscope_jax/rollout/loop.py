@@ -7,7 +7,7 @@
             interpret their calls, gather the windows from the bank, prefill them
         else
             sample one token for every slot that is writing
-    a row that writes </tool_call> waits; a row that writes <|im_end|> is done
+    a row that writes </tool_call> waits; a row that writes <|im_end|>, or what else ends, is done
 
 Every row goes at its own pace: one may be reading its third window while another is still thinking,
 and with fewer slots than items a row that is done makes room for the next one. Prefilling takes

@@ -16,12 +16,12 @@ class Vocabulary(NamedTuple):
 
     table: object  # tools.byte_table: the bytes of every id
     image: jax.Array  # [] id at visual positions
-    im_end: jax.Array  # [] ends an assistant turn
+    ends: jax.Array  # [E] ids that end an assistant turn
     call_open: jax.Array  # [] <tool_call>
     call_close: jax.Array  # [] </tool_call>
     opening: jax.Array  # [O] ids before an observation's content
     closing: jax.Array  # [C] ids after it
-    frame_text: jax.Array  # [E] ids on the side of a frame's visual tokens that has no time
+    frame_text: jax.Array  # [F] ids on the side of a frame's visual tokens that has no time
     errors: jax.Array  # [statuses, M] ids of each CallStatus's error text
 
 
@@ -39,7 +39,7 @@ def vocabulary(tokenizer: Tokenizer, layout: Layout) -> Vocabulary:
     return Vocabulary(
         table=byte_table(tokenizer.pieces),
         image=jnp.int32(tokenizer.tag(protocol.IMAGE)),
-        im_end=jnp.int32(tokenizer.tag(protocol.IM_END)),
+        ends=jnp.asarray(tokenizer.ends, jnp.int32),
         call_open=jnp.int32(tokenizer.tag(protocol.TOOL_CALL)),
         call_close=jnp.int32(tokenizer.tag(protocol.TOOL_CALL_END)),
         opening=ids(opening),

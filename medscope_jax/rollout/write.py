@@ -10,8 +10,8 @@ from medscope_jax.rollout.state import DONE, WAITING, WRITING, Scene, State
 def write(scene: Scene, state: State) -> State:
     """One token for every writing slot; the others stand still.
 
-    </tool_call> makes a row wait, <|im_end|> ends it; so do a full row, too long a turn, and a call
-    beyond the layout's last tool turn.
+    </tool_call> makes a row wait, <|im_end|> or another of words.ends ends it; so do a full row,
+    too long a turn, and a call beyond the layout's last tool turn.
     """
     config, layout, words = scene.config, scene.layout, scene.words
     writing = state.phase == WRITING
@@ -43,9 +43,10 @@ def write(scene: Scene, state: State) -> State:
     length = state.length + writing
     full = (length >= layout.length) | (length - state.turn_start >= config.turn_tokens)
     called = token == words.call_close
+    ended = jnp.any(token[:, None] == words.ends, axis=1)
     tired = called & (state.turn >= layout.max_tool_turns)
     phase = jnp.where(called, WAITING, WRITING)
-    phase = jnp.where((token == words.im_end) | full | tired, DONE, phase)
+    phase = jnp.where(ended | full | tired, DONE, phase)
     return state.replace(
         episode=episode,
         cache=cache,

@@ -217,10 +217,12 @@ def _tokenizer(config: ConfigDict, vocab_size: int) -> Tokenizer:
         return pad_vocabulary(tokenizer, vocab_size)
     if published_size(config.model):
         longest, count = _LONGEST_QWEN_PIECE, lambda text: len(_QWEN_WORDS.findall(text))
+        ends = (0, 0)  # <|im_end|> and <|endoftext|>
     else:
         longest, count = _LONGEST_PIECE, lambda text: -(-len(text) // 16)
+        ends = (0,)
     pieces = (b"x" * longest,) + (b"x" * 8,) * (vocab_size - 1)
-    return Tokenizer(lambda text: [0] * count(text), pieces, b"")
+    return Tokenizer(lambda text: [0] * count(text), pieces, b"", ends)
 
 
 def _times(config: ConfigDict) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Four videos with two rollouts each, a tiny model, and the episodes that the host makes."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,9 +45,15 @@ SCRIPTS = (
 )
 
 
-def make_world(layers=2, kv_heads=1):
-    """Tokenizer, tiny model, a bank of 4 videos, and the host's episodes of SCRIPTS."""
+def make_world(layers=2, kv_heads=1, other_end=False):
+    """Tokenizer, tiny model, a bank of 4 videos, and the host's episodes of SCRIPTS.
+
+    other_end: every other row ends with <|endoftext|>, which then ends turns too.
+    """
     tokenizer = train_tokenizer([END, "where is it? {broken nothing no opening tag"] * 5, 1024, 64)
+    if other_end:
+        ends = (tokenizer.tag(protocol.IM_END), tokenizer.tag(protocol.PAD))
+        tokenizer = dataclasses.replace(tokenizer, ends=ends)
     text = {"vocab_size": tokenizer.vocab_size, "hidden_size": 32, "num_hidden_layers": layers}
     text |= {"num_attention_heads": 2, "num_key_value_heads": kv_heads, "intermediate_size": 48}
     model = model_config({"text": text | {"mrope_section": (4, 2, 2)}})
@@ -67,6 +75,8 @@ def make_world(layers=2, kv_heads=1):
                 "where is it?", turns, shown, times[video], lengths[video], tokenizer, LAYOUT, True
             )
         )
+        if other_end and i % 2:
+            rows[-1].tokens[-1] = tokenizer.tag(protocol.PAD)
     stride = bank.tokens.shape[1] * 2
     expected = {}
     for name in ("tokens", "frame", "role"):

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from medscope_jax import rollout as rollout_room
-from medscope_jax.dialogue import Role
+from medscope_jax.dialogue import Role, generated_text, turn_texts
 from medscope_jax.rollout import RolloutConfig, make_rollout, vocabulary
 from medscope_jax.rollout import sample as real_sample
 from medscope_jax.tools import CallStatus
 from tests.rollout.rollout_cases import (
     CONFIG,
     LAYOUT,
+    SCRIPTS,
     full_logprobs,
     make_prompts,
     make_world,
@@ -24,7 +25,7 @@ from tests.rollout.rollout_cases import (
 
 @pytest.fixture(scope="module")
 def world():
-    return make_world()
+    return make_world(other_end=True)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,17 @@ def test_device_episodes_equal_the_hosts(world, played):
     statuses = {call[3] for row in rows for call in row.calls}
     assert {CallStatus.OK, CallStatus.NOT_JSON, CallStatus.BEYOND_DURATION} <= statuses
     assert int(metrics["decoded"]) == (expected["role"] == Role.GENERATED).sum()
+
+
+def test_a_row_ends_with_any_of_the_ends(world, played):
+    """And is read back without it: the transcript ends with the answer."""
+    episode, tokenizer = played[0], world[0]
+    last = (episode.role != Role.PADDING).sum(axis=1) - 1
+    found = [row[place] for row, place in zip(episode.tokens, last, strict=True)]
+    assert found == list(tokenizer.ends) * 4
+    for tokens, role, script in zip(episode.tokens, episode.role, SCRIPTS, strict=True):
+        assert generated_text(tokens, role, tokenizer).endswith("</answer>")
+        assert turn_texts(tokens, role, tokenizer) == script
 
 
 def test_rollout_equals_forward(world, played):
