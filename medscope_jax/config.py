@@ -41,6 +41,8 @@ _FOLDERS = ("CKPT", "DATA", "DIR", "FOLDER", "RUN")
 # The config's keys that name a folder.
 _FOLDER_KEYS = ("config.model.checkpoint", "config.suite.data_dir")
 _VALUES = (bool, int, float, str, type(None), tuple, list)
+# Keys that may be None where the reference has a number.
+_MAY_BE_NONE = ("judge.temperature",)
 
 
 class ConfigError(UserError):
@@ -240,7 +242,7 @@ def _check_keys(config: ConfigDict, reference: ConfigDict, path: Path | str, pre
             _check_keys(value, expected, path, f"{name}.")
         elif not isinstance(value, _VALUES):
             raise ConfigError(f"{path}: {name} is {type(value).__name__}, which JSON can't hold")
-        elif not _same_kind(value, expected):
+        elif not _same_kind(value, expected) and (value is not None or name not in _MAY_BE_NONE):
             raise ConfigError(f"{path}: {name} is {value!r}; expected something like {expected!r}")
 
 
@@ -294,7 +296,7 @@ def _parse(key: str, text: str, old: Any, kind: type) -> Any:
     """Reads `text` as a value of `kind`, the type of the value it replaces."""
     if kind is str:
         return text
-    if text == "None" and old is None:
+    if text == "None" and (old is None or key in _MAY_BE_NONE):
         return None
     try:
         if kind is bool:

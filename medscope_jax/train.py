@@ -37,7 +37,7 @@ from medscope_jax.evaluation import (
     write_results,
 )
 from medscope_jax.files import write_text
-from medscope_jax.rl import make_judge
+from medscope_jax.rl import judge_note, make_judge
 from medscope_jax.training.check import check_config
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.ga_grpo import prepare_ga_grpo
@@ -81,6 +81,7 @@ def train(run: Run, workdir: Workdir, stop: StopSignals) -> dict[str, dict]:
         # Stage 3: the model's own trajectories, rewarded for answers and for evidence.
         questions = functools.partial(prepare_ga_grpo, run, split, make_judge(run.config.judge))
         rl = stage("ga_grpo", lambda: sft, questions)
+        note_judge(run, workdir, writer)
         writer.close()
     return {**models, "sft": sft, "rl": rl}
 
@@ -105,6 +106,13 @@ def evaluate(run: Run, workdir: Workdir, models: dict[str, dict], seconds: float
         report = render_report(read_metrics(workdir.metrics), rows, traces, notes=notes)
         write_text(workdir.report, report, private=True)  # it shows a recording's frames
         write_results(workdir.results, rows)  # last: its presence says that the run is done
+
+
+def note_judge(run: Run, workdir: Workdir, writer: MetricsWriter) -> None:
+    """Says in metrics.jsonl which judge the evaluation asks, if stage 3 has asked another one."""
+    note = judge_note(run.config.judge)
+    if is_first() and read_metrics(workdir.metrics)[-1].get("judge") != note:
+        writer.write("evaluation", 0, {"judge": note})
 
 
 def main(argv: Sequence[str]) -> int:

@@ -173,8 +173,17 @@ def get_config(arg: str = "") -> ConfigDict:
     config.loss = ConfigDict(
         {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0, "aggregation": "token-mean"}
     )
+    # All of this section may change when a run goes on. docs/judges.md explains it.
     config.judge = ConfigDict(
-        {"url": "", "model": "", "timeout": 30.0, "concurrency": 8}  # no url: the built-in judge
+        {
+            "url": "",  # of an OpenAI-compatible endpoint; "": the built-in judge
+            "model": "",
+            "timeout": 30.0,  # seconds, of an attempt from its first byte to its last
+            "concurrency": 8,
+            "temperature": 0.0,  # None: left out, for models that take only their own
+            "max_failed": 0.25,  # share of a batch's answers without a score that ends the run
+            "unscored": "left_out",  # of its group; or "zero": a rollout without a score has 0
+        }
     )
     # rollouts: rows of one batch; samples: of each grounding question, beside the greedy answer.
     config.evaluation = ConfigDict({"samples": 8, "rollouts": 128, "traces": 6})

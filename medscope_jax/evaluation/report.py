@@ -88,6 +88,7 @@ def render_report(
             notes=list(notes),
             tables=tables,
             unparsed=sum(row.get("unparsed") or 0 for row in results),
+            unscored=sum(row.get("unscored") or 0 for row in results),
             count=sum(row.get("count") or 0 for row in results),
             curves=learning_curves(metrics),
             views=[trace_view(trace) for trace in traces],

@@ -88,7 +88,10 @@ def score_questions(
     seed: int,
     frame_window: float,
 ) -> list[Scored]:
-    """Scores each question's trajectories; a record's source is the table's split."""
+    """Scores each question's trajectories; a record's source is the table's split.
+
+    An answer that the judge gives no score has NaN in its place, and counts as unscored.
+    """
     asked = [record for record, found in zip(records, trajectories, strict=True) for _ in found]
     found = [trajectory for group in trajectories for trajectory in group]
     judged = judge(asked, [extract_answer(t.text) or "" for t in found])

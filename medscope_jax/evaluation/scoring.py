@@ -34,7 +34,7 @@ class Scored:
     Fields:
       model, split, task: where it counts; split is the record's source, such as "ophthalmic".
       answer, reference: texts; the answer is "" where there is none.
-      judge_score: 0, 0.5 or 1.
+      judge_score: 0, 0.5 or 1; NaN where the judge gave none.
       localization: fit of its evidence in [0, 1]; None where the question has no evidence.
       parsed: it pointed to some evidence that could be read.
       window: seconds that it pointed to (0 for an instant); None if not parsed.
@@ -110,13 +110,14 @@ def metrics(samples: Sequence[Scored]) -> dict[str, float | int | None]:
     recall_0.3, recall_0.5, recall_0.7, miou: over questions with evidence. accuracy: judged fully
     right; judge_score: mean; token_f1; bleu (descriptions only). tool_rate: share that looked at
     least once; tool_calls: mean; window: mean seconds pointed to. count: samples; unparsed:
-    questions with evidence for which nothing readable was pointed to (they do score, 0).
+    questions with evidence for which nothing readable was pointed to (they do score, 0); unscored:
+    answers that the judge gave no score (accuracy and judge_score are of the others).
     """
     answers = [sample.answer for sample in samples]
     references = [sample.reference for sample in samples]
     scores = [sample.localization for sample in samples if sample.localization is not None]
     windows = [sample.window for sample in samples if sample.window is not None]
-    judged = [sample.judge_score for sample in samples]
+    judged = [s.judge_score for s in samples if not math.isnan(s.judge_score)]
     long = all(sample.task in _LONG_ANSWERS for sample in samples)
     values = {f"recall_{threshold}": recall_at(scores, threshold) for threshold in THRESHOLDS}
     values |= {
@@ -131,7 +132,8 @@ def metrics(samples: Sequence[Scored]) -> dict[str, float | int | None]:
     }
     finite = {key: None if math.isnan(value) else value for key, value in values.items()}
     missing = sum(s.localization is not None and not s.parsed for s in samples)
-    return finite | {"count": len(samples), "unparsed": missing}
+    unscored = len(samples) - len(judged)
+    return finite | {"count": len(samples), "unparsed": missing, "unscored": unscored}
 
 
 def result_rows(samples: Iterable[Scored]) -> list[dict]:
@@ -146,7 +148,7 @@ def over_seeds(rows: Iterable[Mapping]) -> list[dict]:
     """Rows of several seeds as their mean, with the range beside it.
 
     Every metric m of a result becomes its mean, with m_range = [lowest, highest]; "seeds" lists the
-    seeds; count and unparsed are sums. A metric that some seed lacks is None.
+    seeds; count, unparsed and unscored are sums. A metric that some seed lacks is None.
     """
     groups = collections.defaultdict(list)
     for row in rows:
@@ -162,7 +164,7 @@ def over_seeds(rows: Iterable[Mapping]) -> list[dict]:
                 continue
             row[name] = statistics.fmean(values)
             row[f"{name}_range"] = [min(values), max(values)]
-        for name in ("count", "unparsed"):
+        for name in ("count", "unparsed", "unscored"):
             row[name] = sum(member.get(name, 0) for member in group)
         merged.append(row)
     return merged

@@ -40,6 +40,7 @@ _ROWS = [
         "seed?": int,
         "count": at_least(0),
         "unparsed?": at_least(0),
+        "unscored?": at_least(0),
         **{f"{name}?": Either(None, float) for name in METRICS},
         ...: object,
     }
@@ -161,6 +162,8 @@ def print_results(rows: Sequence[Mapping], console: Console | None = None) -> No
         console.print(
             f"{unparsed} of {total} trajectories pointed to no readable evidence (score 0)."
         )
+    if unscored := sum(row.get("unscored", 0) for row in rows):
+        console.print(f"The judge gave {unscored} answers no score: accuracy is of the others.")
 
 
 def _jsonable(value: Any) -> Any:

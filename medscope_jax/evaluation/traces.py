@@ -1,5 +1,6 @@
 """Turning a trajectory and its video into a Trace that can be shown."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -39,7 +40,9 @@ def make_trace(
         {}
         if reward is None
         else {
-            name: getattr(reward, name) for name in ("accuracy", "format", "crop", "frame", "total")
+            name: getattr(reward, name)
+            for name in ("accuracy", "format", "crop", "frame", "total")
+            if not math.isnan(getattr(reward, name))  # the judge gave no score
         }
     )
     stated = stated_window(trajectory.text) if not trajectory.calls else None

@@ -1,7 +1,8 @@
 """Rewards, judges, grounding-aware advantages and the policy loss."""
 
 from medscope_jax.rl.advantages import AdvantageConfig, grounding_aware_advantages
-from medscope_jax.rl.endpoint import EndpointConfig, JudgeError, endpoint_judge, judge_many
+from medscope_jax.rl.chat_config import EndpointConfig
+from medscope_jax.rl.endpoint import JudgeError, endpoint_judge, judge_many
 from medscope_jax.rl.intervals import (
     interval_iou,
     merge_spans,
@@ -9,7 +10,7 @@ from medscope_jax.rl.intervals import (
     total_length,
 )
 from medscope_jax.rl.judge import judge_answer, token_f1
-from medscope_jax.rl.judging import Judge, make_judge
+from medscope_jax.rl.judging import UNSCORED, Judge, judge_note, make_judge
 from medscope_jax.rl.loss import (
     LossConfig,
     aggregate,
@@ -43,6 +44,7 @@ __all__ = [
     "LossConfig",
     "Reward",
     "RewardConfig",
+    "UNSCORED",
     "aggregate",
     "as_evidence",
     "crop_reward",
@@ -55,6 +57,7 @@ __all__ = [
     "interval_iou",
     "judge_answer",
     "judge_many",
+    "judge_note",
     "last_executed_calls",
     "last_valid_calls",
     "loss_normalizer",

@@ -1,19 +1,25 @@
 """Choosing the judge that a config names: the built-in rules, or a model behind an endpoint."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from medscope_jax.rl.endpoint import EndpointConfig, judge_many
+from medscope_jax.rl.chat_config import EndpointConfig
+from medscope_jax.rl.endpoint import judge_many
 from medscope_jax.rl.judge import judge_answer
 
-# (questions, answers) -> scores in {0, 0.5, 1}, one for each pair.
+# (questions, answers) -> scores in {0, 0.5, 1}, one for each pair; NaN where the judge gives none.
 Judge = Callable[[Sequence[Mapping], Sequence[str]], list[float]]
+
+# What a rollout without a score becomes in training, see the configs' judge section.
+UNSCORED = ("left_out", "zero")
 
 
 def make_judge(section: Mapping) -> Judge:
     """The judge of a config's judge section: an endpoint where a url is given.
 
     Questions are records: question, answer (the reference), task, evidence. Grounding answers are
-    intervals and are measured, never sent to a model.
+    intervals and are measured, never sent to a model. An endpoint's judge raises JudgeError where
+    more than max_failed of a call's questions stay without a score, see judge_many.
     """
 
     def rules(question: Mapping, answer: str) -> float:
@@ -27,11 +33,18 @@ def make_judge(section: Mapping) -> Judge:
         timeout_s=section["timeout"],
         workers=section["concurrency"],
     )
+    # Runs of before these keys were there have none in their config.json.
+    options = {key: section[key] for key in ("temperature", "max_failed") if key in section}
 
     def ask(questions: Sequence[Mapping], answers: Sequence[str]) -> list[float]:
         pairs = list(zip(questions, answers, strict=True))
         open_ended = [(q["question"], a, q["answer"]) for q, a in pairs if q["task"] != "grounding"]
-        replies = iter(judge_many(config, open_ended))
+        replies = iter(judge_many(config, open_ended, **options))
         return [rules(q, a) if q["task"] == "grounding" else next(replies) for q, a in pairs]
 
     return ask
+
+
+def judge_note(section: Mapping) -> str | dict[str, Any]:
+    """What metrics.jsonl says of a judge: "built-in", or the config's section."""
+    return dict(section) if section["url"] else "built-in"

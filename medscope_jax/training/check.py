@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from medscope_jax.dialogue import Layout, Tokenizer, protocol
 from medscope_jax.errors import UserError
-from medscope_jax.rl import AdvantageConfig, LossConfig, RewardConfig, make_judge
+from medscope_jax.rl import UNSCORED, AdvantageConfig, LossConfig, RewardConfig, make_judge
 from medscope_jax.rollout import prompt_width
 from medscope_jax.training.examples import clip_row, dialogue_row
 from medscope_jax.training.rolling import check_parts
@@ -48,6 +48,7 @@ _AT_LEAST = {
         rollout.prefill_tokens reward.h0 reward.eta reward.alpha reward.answer_weight
         reward.format_weight reward.evidence_weight advantage.good_scale advantage.bad_scale
         advantage.alpha advantage.clip advantage.min_scale loss.clip_low loss.clip_high
+        judge.max_failed
         {stage}.learning_rate {stage}.warmup {stage}.weight_decay {stage}.final_scale""",
     1: """
         video.height video.width video.max_frames video.min_frames dialogue.vocab_size
@@ -68,7 +69,7 @@ _ABOVE_ZERO = """
     {stage}.clip_norm rollout.temperature rollout.top_p reward.delta reward.frame_window
     advantage.std_epsilon loss.dual_clip judge.timeout"""
 _AT_MOST = {
-    1: "{stage}.warmup rollout.top_p reward.h0 loss.clip_low",
+    1: "{stage}.warmup rollout.top_p reward.h0 loss.clip_low judge.max_failed",
     2**32 - 1: "seed",  # random keys take 32 bits: a larger seed would be another one's double
 }
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -108,10 +109,13 @@ def check_values(config: ConfigDict) -> tuple[Layout, Layout]:
       UserError: one line that names the key.
     """
     _check_numbers(config)
+    if config.judge.temperature is not None:  # which leaves it out
+        _check_least(config, 0, "judge.temperature")
     _check_model(config.model)
     for key, value, known in (
         ("video.resample", config.video.resample, RESAMPLES),
         ("rollout.kv_dtype", config.rollout.kv_dtype, ("", "int8")),
+        ("judge.unscored", config.judge.unscored, UNSCORED),
     ):
         if value not in known:
             raise UserError(f"config.{key} is {value!r}; use {' or '.join(map(repr, known))}")
@@ -155,9 +159,7 @@ def _section(name: str) -> Iterator[None]:
 def _check_numbers(config: ConfigDict) -> None:
     """Every number that has a range lies in it."""
     for least, keys in _AT_LEAST.items():
-        for key, value in _numbers(config, keys):
-            if value < least:
-                raise UserError(f"config.{key} is {value}; it must be at least {least}")
+        _check_least(config, least, keys)
     for key, value in _numbers(config, _ABOVE_ZERO):
         if value <= 0:
             raise UserError(f"config.{key} is {value}; it must be above 0")
@@ -165,6 +167,12 @@ def _check_numbers(config: ConfigDict) -> None:
         for key, value in _numbers(config, keys):
             if value > most:
                 raise UserError(f"config.{key} is {value}; it must be at most {most}")
+
+
+def _check_least(config: ConfigDict, least: float, keys: str) -> None:
+    for key, value in _numbers(config, keys):
+        if value < least:
+            raise UserError(f"config.{key} is {value}; it must be at least {least}")
 
 
 def _numbers(config: ConfigDict, keys: str) -> Iterator[tuple[str, float]]:

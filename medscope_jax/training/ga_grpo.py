@@ -17,6 +17,7 @@ from medscope_jax.rl import (
     RewardConfig,
     fidelity,
     grounding_aware_advantages,
+    judge_note,
 )
 from medscope_jax.rollout import row_keys
 from medscope_jax.training.bank import put_videos, split_bank
@@ -98,7 +99,8 @@ def prepare_ga_grpo(run: Run, split: Split, judge: Judge, params: dict) -> tuple
             state, "ga_grpo", run.folder, lambda: rollout_arrays(groups, np.asarray(advantages))
         )
         seconds = {"seconds_update": time.monotonic() - begin}
-        return state, {**metrics, **gap, **summary_of(drawn), **seconds}
+        note = {"judge": judge_note(config.judge)}
+        return state, {**metrics, **gap, **summary_of(drawn), **note, **seconds}
 
     return batches, update
 
@@ -125,6 +127,7 @@ def summary_of(drawn: Drawn) -> dict[str, float]:
         "groups_without_signal": float(np.mean(~drawn.groups.signal)),
         "groups_replaced": drawn.replaced,
         "batches_drawn": len(batches),
+        "unscored": sum(rolled.unscored for rolled in batches),
         **{name: sum(r.work[name] for r in batches) for name in batches[0].work},
         **{name: sum(r.seconds[name] for r in batches) for name in batches[0].seconds},
     }

@@ -1,6 +1,7 @@
 """Groups of rollouts on the host: read, judged, rewarded; picked, put together and summed up."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import jax
@@ -33,9 +34,18 @@ class Groups:
 
     @property
     def totals(self) -> np.ndarray:
-        """Rewards [P, G] float32."""
+        """Rewards [P, G] float32.
+
+        A rollout that the judge gave no score stands at the mean of its group's others (0 where
+        there is none): they keep their mean, and it has no advantage.
+        """
         totals = np.array([reward.total for reward in self.scored], np.float32)
-        return totals.reshape(len(self.rows), -1)
+        totals = totals.reshape(len(self.rows), -1)
+        known = ~np.isnan(totals)
+        # In float64: where the others are rewarded alike, their mean is that very reward.
+        sums = np.sum(totals, axis=1, where=known, keepdims=True, dtype=np.float64)
+        means = sums / np.maximum(np.sum(known, axis=1, keepdims=True), 1)
+        return np.where(known, totals, means).astype(np.float32)
 
     @property
     def signal(self) -> np.ndarray:
@@ -105,7 +115,7 @@ def replace_groups(kept: Groups, fresh: Groups, stride: int) -> tuple[Groups, in
 
 
 def judge_all(found: Sequence[Trajectory], asked: Sequence[dict], judge: Judge) -> list[float]:
-    """What the judge says of each trajectory's answer to the question beside it."""
+    """What the judge says of each trajectory's answer to the question beside it; NaN: nothing."""
     return judge(asked, [extract_answer(t.text) or "" for t in found])
 
 
@@ -115,18 +125,26 @@ def reward_all(
     scores: Sequence[float],
     config: RewardConfig,
 ) -> list[Reward]:
-    """The reward of each trajectory of the question beside it; scores: of judge_all."""
-    return [
-        score_transcript(
+    """The reward of each trajectory of the question beside it.
+
+    scores: of judge_all. Where the judge gave none, accuracy and total are NaN, too, unless there
+    is no usable answer, whose accuracy is 0 whatever a judge says.
+    """
+
+    def reward(trajectory: Trajectory, question: dict, score: float) -> Reward:
+        scored = score_transcript(
             trajectory.text,
             as_evidence(question["evidence"], question["evidence_frame"]),
-            score,
+            1.0 if math.isnan(score) else score,
             config,
             duration=float(question["duration"]),
             calls=trajectory.calls,
         )
-        for trajectory, question, score in zip(found, asked, scores, strict=True)
-    ]
+        if math.isnan(score) and scored.accuracy:
+            return dataclasses.replace(scored, accuracy=math.nan, total=math.nan)
+        return scored
+
+    return [reward(*each) for each in zip(found, asked, scores, strict=True)]
 
 
 def summarize(drawn: Sequence[Groups]) -> dict[str, float]:
@@ -140,6 +158,7 @@ def summarize(drawn: Sequence[Groups]) -> dict[str, float]:
     tokens = [np.sum(groups.episode.role == Role.GENERATED, axis=1) for groups in drawn]
     calls = [call for trajectory in found for call in trajectory.calls]
     looked = [r.iou for r in scored if r.grounded]
+    judged = [r.accuracy for r in scored if not math.isnan(r.accuracy)]
     errors = {
         f"calls_{status.name.lower()}": sum(call[3] == status for call in calls)
         for status in CallStatus
@@ -147,7 +166,7 @@ def summarize(drawn: Sequence[Groups]) -> dict[str, float]:
     }
     return {
         "reward": float(np.concatenate([groups.totals for groups in drawn]).mean()),
-        "reward_accuracy": float(np.mean([r.accuracy for r in scored])),
+        "reward_accuracy": float(np.mean(judged)) if judged else 0.0,
         "reward_format": float(np.mean([r.format for r in scored])),
         "reward_crop": float(np.mean([r.crop for r in scored])),
         "reward_frame": float(np.mean([r.frame for r in scored])),

@@ -46,6 +46,7 @@ class Rolled(NamedTuple):
     groups: Groups
     work: dict[str, Any]  # what the rollout program counts
     seconds: dict[str, float]  # seconds_rollout, and seconds_judge beyond it
+    unscored: int = 0  # rollouts that the judge gave no score
 
 
 class Drawn(NamedTuple):
@@ -123,9 +124,12 @@ def make_roll(
         # Process 0 asks for all: a judge is paid by the question, and need not answer twice alike.
         return judge_all(found, asked_of(rows), judge) if is_first() else [0.0] * len(found)
 
-    def groups_of(rows: np.ndarray, host: Episode, found: list[Trajectory], scores) -> Groups:
-        scores = from_first(np.array(scores, np.float32)).tolist()
-        scored = reward_all(found, asked_of(rows), scores, rewards)
+    def groups_of(
+        rows: np.ndarray, host: Episode, found: list[Trajectory], scores: np.ndarray
+    ) -> Groups:
+        if config.judge.unscored == "zero":
+            scores = np.nan_to_num(scores)
+        scored = reward_all(found, asked_of(rows), scores.tolist(), rewards)
         return Groups(rows, places_of(rows), host, found, scored)
 
     def roll(params: dict, rows: np.ndarray, keys: jax.Array) -> Rolled:
@@ -145,9 +149,10 @@ def make_roll(
                 done.append((part, host, found, scored))
                 work.append(counts)
             rolled = time.monotonic()
+            scores = [from_first(np.array(scored.result(), np.float32)) for *_, scored in done]
             judged = [
-                groups_of(rows[part], host, found, scored.result())
-                for part, host, found, scored in done
+                groups_of(rows[part], host, found, told)
+                for (part, host, found, _), told in zip(done, scores, strict=True)
             ]
         return Rolled(
             join_groups(judged, stride),
@@ -156,6 +161,7 @@ def make_roll(
                 "seconds_rollout": rolled - begin,
                 "seconds_judge": time.monotonic() - rolled,
             },
+            int(np.sum(np.isnan(np.concatenate(scores)))),
         )
 
     return roll, width

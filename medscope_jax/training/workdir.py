@@ -20,7 +20,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from medscope_jax.config import check_keys, fingerprint, from_json, to_json
+from medscope_jax.config import check_keys, from_json, to_json
 from medscope_jax.errors import UserError, one_line
 from medscope_jax.evaluation import read_results
 from medscope_jax.files import write_text
@@ -31,6 +31,8 @@ from medscope_jax.visible import shown
 _LOG = logging.getLogger(__name__)
 _MISSING = "nothing"
 _BUSY = "{} is in use by another run{}: wait for it, or choose another --workdir"
+# Keys of the judge section that runs of before they were there have not in their config.json.
+_LATER = {"temperature": 0.0, "max_failed": 0.25, "unscored": "left_out"}
 _CONFIG_AGAIN = "put back a copy of it, or choose another --workdir"
 
 
@@ -95,8 +97,9 @@ def open_workdir(path: str | Path, config: ConfigDict, primary: bool = True) -> 
 
     Args:
       path: the folder.
-      config: the run's config, noted in config.json. All but `config.log` must equal the config
-        that the folder was made with.
+      config: the run's config, noted in config.json. All but `config.log` and `config.judge` must
+        equal the config that the folder was made with. (A judge may be gone for good, or be one
+        that a run can't be finished with; metrics.jsonl says which one scored a step.)
       primary: whether this is the process that makes the folder (process 0) and locks it. The
         others come after it, and only compare their config.
 
@@ -145,6 +148,8 @@ def _read_config(workdir: Workdir) -> ConfigDict:
             "first"
         )
     values = read_json(workdir.config, {...: object}, _CONFIG_AGAIN)
+    if isinstance(values.get("judge"), dict):
+        values["judge"] = {**_LATER, **values["judge"]}
     try:
         return from_json(json.dumps(values))
     except (ValueError, TypeError) as error:  # ConfigDict's own, such as a key with a dot in it
@@ -162,16 +167,16 @@ def _check_config(workdir: Workdir, config: ConfigDict) -> None:
             )
         write_text(workdir.config, text)
         return
-    old = _read_config(workdir)
-    if fingerprint(old) != fingerprint(config):
-        different = differences(old, from_json(text))
+    found = differences(_read_config(workdir), from_json(text))
+    different = [row for row in found if not row[0].startswith("judge.")]
+    if different:
         few = "; ".join(f"{key} was {a}, now {b}" for key, a, b in different[:3])
         more = f"; and {len(different) - 3} more" if len(different) > 3 else ""
         raise UserError(
             f"{workdir.path} was made with another config: {few}{more}. "
             "Choose another --workdir or the same config"
         )
-    if workdir.config.read_text() != text:  # only how it logs has changed
+    if workdir.config.read_text() != text:  # only how it logs or judges has changed
         write_text(workdir.config, text)
 
 

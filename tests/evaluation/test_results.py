@@ -97,6 +97,18 @@ def test_rows_by_hand():
     assert description["bleu"] == pytest.approx(1)
 
 
+def test_what_the_judge_did_not_score_is_counted():
+    """Accuracy is of the others; tables say so."""
+    rows = result_rows([sample(), sample(judge_score=math.nan), sample(judge_score=0.0)])
+    assert (rows[0]["unscored"], rows[0]["count"]) == (1, 3)
+    assert rows[0]["accuracy"] == rows[0]["judge_score"] == 0.5
+    assert "The judge gave 1 answers no score" in printed(rows, 100)
+    assert "judge" not in printed([rows[0] | {"unscored": 0}], 100)
+    (none,) = result_rows([sample(judge_score=math.nan)])
+    assert none["accuracy"] is none["judge_score"] is None and none["unscored"] == 1
+    assert over_seeds(rows + [rows[0] | {"seed": 1}])[0]["unscored"] == 2
+
+
 def test_over_seeds():
     rows = result_rows(
         [sample(seed=0), sample(seed=1, judge_score=0.0), sample(seed=2, evidence=[(10, 15)])]

@@ -1,12 +1,19 @@
 """The endpoint judge against a local server that misbehaves in every way we thought of."""
 
+import asyncio
+import dataclasses
 import json
+import logging
+import math
 import threading
 import time
 
+import numpy as np
 import pytest
 
+from medscope_jax.errors import UserError
 from medscope_jax.rl import EndpointConfig, JudgeError, endpoint_judge, judge_many
+from medscope_jax.rl.chat_config import is_local
 from tests.rl.endpoint_server import Server, completion
 
 KEY = "secret-value"
@@ -69,29 +76,34 @@ def serve(monkeypatch):
         server.server_close()
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ('{"score": 1}', 1.0),
-        ('{"score": 0.5}', 0.5),
-        ('```json\n{"score": 0.0, "why": "wrong"}\n```', 0.0),
-        ('{"score": "1"}', 1.0),
-        (" 0.5\n", 0.5),
-        ("1.", 1.0),
-    ],
-)
-def test_scores(serve, text, expected):
-    server, config = serve((200, completion(text)))
-    assert endpoint_judge(config, "How many?", "two", "three") == expected
+def test_what_is_sent_and_what_comes_back(serve):
+    server, config = serve((200, completion('So it is.\n```json\n{"score": 0.5}\n```')))
+    assert endpoint_judge(config, "How many?", 'two", "x": "', "three") == 0.5
     path, headers, request = server.requests[0]
     assert path == "/v1/chat/completions"
     assert headers["Authorization"] == f"Bearer {KEY}"
-    assert request["model"] == "judge-model"
+    assert request["model"] == "judge-model" and request["temperature"] == 0
     content = json.loads(request["messages"][1]["content"])
-    assert content == {"question": "How many?", "reference": "three", "answer": "two"}
+    assert content == {"question": "How many?", "reference": "three", "answer": 'two", "x": "'}
+    endpoint_judge(config, "How many?", "two", "three", temperature=None)
+    assert "temperature" not in server.requests[1][2]
+
+
+def test_the_content_may_be_a_list_of_parts(serve):
+    parts = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "{"}]},
+        {"type": "text", "text": 'Well. {"score"'},
+        {"type": "text", "text": ": 1}"},
+    ]
+    _, config = serve((200, completion(parts)))
+    assert endpoint_judge(config, "q", "a", "r") == 1.0
 
 
 GOOD = (200, completion('{"score": 1}'))
+
+
+def choice(text, message=(), **fields):
+    return json.dumps({"choices": [{"message": {"content": text, **dict(message)}, **fields}]})
 
 
 @pytest.mark.parametrize(
@@ -109,6 +121,9 @@ GOOD = (200, completion('{"score": 1}'))
         (200, completion("It is quite good.")),
         (200, completion('{"score": 0.7}')),
         (200, completion('{"score": 1} or {"score": 0}')),
+        (200, choice('{"score": 1}', finish_reason="length")),
+        (200, json.dumps({"error": {"message": "busy", "code": 503}})),
+        (200, json.dumps({"choices": [{"error": {"message": "busy"}, "message": {}}]})),
         trickle,
         hang,
         hang_up,
@@ -122,25 +137,72 @@ def test_failures_that_pass_are_tried_again(serve, failure):
     assert len(server.requests) == 2
 
 
+def error(status, message):
+    return status, json.dumps({"error": {"message": message, "code": None}})
+
+
+LIMIT = "temperature 0 is not supported with this model"
+LONG = "word " * 100
+REFUSED = {"refusal": "I can't\nscore that."}
+
+
 @pytest.mark.parametrize(
     ("failure", "requests", "reason"),
     [
-        ((500, "oops\nagain"), 3, "HTTP status 500"),
-        ((401, KEY), 1, "HTTP status 401"),
+        ((500, "oops\nagain"), 3, "HTTP status 500: oops again"),
+        ((401, KEY), 1, "HTTP status 401: \\*\\*\\*"),
+        ((401, f"Wrong key {KEY[:9]}...x"), 1, "401: Wrong key \\*\\*\\*...x"),
         ((404, ""), 1, "HTTP status 404"),
-        ((302, "", {"Location": "http://127.0.0.1:9/v1"}), 1, "HTTP status 302"),
-        ((200, completion("well\nwell")), 3, "no single score in 'well well'"),
+        (error(404, "no model of that name"), 1, "HTTP status 404: no model of that name"),
+        ((404, '{"error": "no such model"}'), 1, "HTTP status 404: no such model"),
+        ((422, '{"detail": [{"msg": "field required"}]}'), 1, "422: field required"),
+        ((400, '[{"error": {"message": "bad"}}]'), 1, "400: bad"),
+        ((502, "<html><title>502</title><b>Bad gateway</b>"), 3, "502: 502 Bad gateway"),
+        (error(400, LIMIT), 1, f"400: {LIMIT} .judge.temperature=None leaves it out"),
+        (error(429, f"no quota for {KEY}"), 3, "429: no quota for \\*\\*\\*"),
+        (error(400, LONG), 1, "(word ){39}wo\\.\\.\\.$"),
+        (error(400, "a\x1b[2Jb\u202ec"), 1, r"400: a<U\+001B>\[2Jb<U\+202E>c$"),
+        ((200, json.dumps({"error": {"message": "no funds", "code": 402}})), 1, "402: no funds"),
+        ((302, "", {"Location": "http://127.0.0.1:9/v1"}), 1, "302: redirects are not followed"),
+        ((200, completion("well\nwell")), 3, 'no score in "well well"'),
+        ((200, choice(None, REFUSED)), 1, "the model refused: I can't score that."),
+        ((200, choice("", finish_reason="content_filter")), 1, "the model refused"),
+        ((200, choice(None, finish_reason="length")), 3, "cut off at its limit of tokens"),
+        ((200, completion(f"key: {KEY}")), 1, "reply repeats the key"),
+        ((200, completion("x").replace("x", KEY.replace("-", "\\u002d"))), 1, "repeats the key"),
+        ((200, completion(KEY[:8] + " and")), 3, r'no score in "\*\*\* and"'),
+        ((503, "", {"Retry-After": "121"}), 1, "HTTP status 503"),
+        ((200, GOOD[1], {"Content-Encoding": "gzip"}), 1, "compressed"),
         (flood, 1, "larger than"),
         (hang, 3, "timed out"),
     ],
+    ids=lambda value: value.__name__ if callable(value) else str(value)[:40],
 )
-def test_failures_that_stay_are_one_line(serve, failure, requests, reason):
+def test_failures_that_stay_are_one_line(serve, caplog, failure, requests, reason):
+    caplog.set_level(logging.DEBUG)
     server, config = serve(failure)
     with pytest.raises(JudgeError, match=reason) as caught:
         endpoint_judge(config, "q", "a", "r")
     message = str(caught.value)
-    assert "\n" not in message and KEY not in message and "judge-model" in message
+    assert "judge-model" in message and message.isprintable()
+    assert KEY[:8] not in message + caplog.text
     assert len(server.requests) == requests
+
+
+def test_a_key_in_the_servers_headers_is_not_logged(serve, caplog):
+    caplog.set_level(logging.DEBUG)
+
+    def echo(handler):
+        handler.send_response(200, f"OK {KEY}")
+        handler.send_header("X-Key", KEY)
+        handler.send_header("Set-Cookie", f"key={KEY}")
+        handler.send_header("Content-Length", str(len(GOOD[1])))
+        handler.end_headers()
+        handler.wfile.write(GOOD[1].encode())
+
+    _, config = serve(echo)
+    assert endpoint_judge(config, "q", "a", "r") == 1.0
+    assert KEY not in caplog.text
 
 
 def test_nobody_listens(serve):
@@ -161,16 +223,145 @@ def test_many_keep_their_order_and_skip_empty_answers(serve):
     server, config = serve(grade)
     triples = [("q", "q", "r"), ("q", "  ", "r"), ("q", "a", "r"), ("p", "p", "r")] * 3
     assert judge_many(config, triples) == [1.0, 0.0, 0.0, 1.0] * 3
-    assert len(server.requests) == 9
+    assert len(server.requests) == 3  # the same question is asked once
 
 
-def test_one_failure_stops_the_batch(serve):
-    _, config = serve((401, ""))
-    with pytest.raises(JudgeError, match="401"):
-        judge_many(config, [("q", "a", "r")] * 4)
+def refuse(*answers):
+    """A server's step: a refusal of these answers, a score of 0.5 for all others."""
+
+    def step(handler):
+        content = json.loads(handler.body["messages"][1]["content"])
+        refused = content["answer"] in answers
+        text = "I'm sorry, but I can't help with that." if refused else '{"score": 0.5}'
+        handler.reply(200, completion(text))
+
+    return step
 
 
-@pytest.mark.parametrize("url", ["host/v1", "ftp://host", "file:///etc/passwd", "http://"])
+def test_one_answer_that_is_refused_has_no_score(serve, caplog):
+    """However often it was given; the others have theirs, and a warning says why."""
+    server, config = serve(refuse("a3"))
+    triples = [("q", f"a{n}", "r") for n in (0, 3, 1, 3)]
+    for asked in (triples, triples[1:2]):
+        expected = [math.nan if answer == "a3" else 0.5 for _, answer, _ in asked]
+        np.testing.assert_array_equal(judge_many(config, asked, max_failed=0.1), expected)
+    assert (
+        len(server.requests) == 2 + 3 + 3
+    )  # each answer once, the refused one as often as allowed
+    assert (
+        "gave no score for 1 of 3 answers; the first time: no score in \"I'm sorry" in caplog.text
+    )
+
+
+@pytest.mark.parametrize(
+    ("refused", "most", "ends"), [(2, 0.5, False), (3, 0.5, True), (1, 0.0, True), (4, 1.0, False)]
+)
+def test_a_run_ends_past_a_share(serve, refused, most, ends):
+    _, config = serve(refuse(*(f"a{n}" for n in range(refused))))
+    config = dataclasses.replace(config, attempts=1)
+    triples = [("q", f"a{n}", "r") for n in range(4)]
+    if ends:
+        with pytest.raises(JudgeError, match=f"no score for {refused} of 4 .* {most:g}; .*sorry"):
+            judge_many(config, triples, max_failed=most)
+    else:
+        scores = judge_many(config, triples, max_failed=most)
+        np.testing.assert_array_equal(scores, [math.nan] * refused + [0.5] * (4 - refused))
+
+
+def test_past_the_share_nothing_more_is_asked(serve):
+    server, config = serve((401, ""))
+    config = dataclasses.replace(config, workers=1)
+    with pytest.raises(JudgeError, match="2 of 100 answers"):
+        judge_many(config, [("q", f"a{n}", "r") for n in range(100)], max_failed=0.01)
+    assert len(server.requests) <= 4
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["host/v1", "ftp://host", "file:///etc/passwd", "http://", "http://h:99999", "http://h/#x"],
+)
 def test_only_http_addresses(url):
-    with pytest.raises(ValueError, match="http"):
+    with pytest.raises(UserError, match="judge url"):
         EndpointConfig(url, "model")
+
+
+@pytest.mark.parametrize(
+    "change", [{"timeout_s": math.nan}, {"timeout_s": 0}, {"backoff_s": -1}, {"attempts": 0}]
+)
+def test_limits_that_bound_nothing_are_refused(change):
+    with pytest.raises(UserError, match="judge needs"):
+        EndpointConfig("http://host", "model", **change)
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        *((host, True) for host in ("localhost", "a.localhost", "127.0.0.1", "127.9.9.9", "::1")),
+        *((host, True) for host in ("0.0.0.0", "::ffff:127.0.0.1", "127.1", "0x7f000001")),
+        *((host, False) for host in ("localhost.org", "10.0.0.1", "::2", "127.0.0.1.org", "")),
+    ],
+)
+def test_names_of_this_machine(host, local):
+    assert is_local(host) is local
+
+
+class Proxy:
+    """A proxy that notes what it is asked, and answers itself."""
+
+    def __init__(self, serve):
+        self.server, config = serve(GOOD)
+        self.url = config.url.removesuffix("/v1")
+
+    @property
+    def seen(self):
+        return [headers.get("Authorization") for _, headers, _ in self.server.requests]
+
+
+def test_no_proxy_sees_the_key_of_an_endpoint_on_this_machine(serve, monkeypatch, caplog):
+    proxy = Proxy(serve)
+    server, config = serve(GOOD)
+    monkeypatch.delenv("no_proxy")
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, proxy.url)
+    for host in ("127.0.0.1", "localhost", "127.1"):
+        url = config.url.replace("127.0.0.1", host)
+        assert endpoint_judge(dataclasses.replace(config, url=url), "q", "a", "r") == 1.0
+    assert len(server.requests) == 3 and not proxy.seen and not caplog.text
+
+
+def test_another_host_is_reached_through_the_proxy_with_a_warning(serve, monkeypatch, caplog):
+    """A key over plain http is warned of, once; without a key, or over TLS, there is no reason."""
+    proxy = Proxy(serve)
+    _, config = serve(GOOD)
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setenv("http_proxy", proxy.url)
+    config = dataclasses.replace(config, url="http://model.invalid/v1", attempts=1)
+    assert endpoint_judge(dataclasses.replace(config, key_variable=""), "q", "a", "r") == 1.0
+    assert not caplog.text
+    for _ in range(2):
+        assert endpoint_judge(config, "q", "a", "r") == 1.0
+    assert proxy.seen == [None, f"Bearer {KEY}", f"Bearer {KEY}"]
+    assert caplog.text.count("goes to model.invalid as plain text") == 1
+    monkeypatch.setenv("http_proxy", f"socks9://me:{KEY}@host")
+    with pytest.raises(UserError, match="the proxy .* can't be used") as caught:
+        endpoint_judge(config, "q", "a", "r")
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["sk-with\nline-break", "sk-with\x7fdelete", "sk-ключ"])
+def test_a_key_that_no_header_holds_is_one_line(serve, monkeypatch, key):
+    server, config = serve(GOOD)
+    monkeypatch.setenv("JUDGE_KEY", key)
+    with pytest.raises(UserError, match="JUDGE_KEY holds characters") as caught:
+        endpoint_judge(config, "q", "a", "r")
+    assert key[-4:] not in str(caught.value) and not server.requests
+
+
+def test_a_running_loop_is_no_hindrance(serve):
+    """As in a notebook."""
+    _, config = serve(GOOD)
+
+    async def cell():
+        return endpoint_judge(config, "q", "a", "r")
+
+    assert asyncio.run(cell()) == 1.0

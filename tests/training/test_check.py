@@ -103,6 +103,10 @@ def stub_mesh(config):
         ("judge.url=ftp://x", "config.judge: judge url"),
         ("judge.url=http://localhost:1/v1", "config.judge: url needs model"),
         ("judge.concurrency=0", "config.judge.concurrency is 0"),
+        ("judge.timeout=inf", "config.judge.timeout is inf; it must be a finite number"),
+        ("judge.temperature=-1", "config.judge.temperature is -1.0; it must be at least 0"),
+        ("judge.max_failed=1.1", "config.judge.max_failed is 1.1; it must be at most 1"),
+        ("judge.unscored=no", "config.judge.unscored is 'no'; use 'left_out' or 'zero'"),
         # the rest
         ("suite.train_ophthalmic=-1", "config.suite: suite.train_ophthalmic must be a number"),
         ("suite.validation_ophthalmic=0", "config.suite has no validation procedures"),

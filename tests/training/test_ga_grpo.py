@@ -1,10 +1,12 @@
 """The host's part of stage 3: rewards of trajectories, sizes, what is logged."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from medscope_jax.dialogue import CallRecord, Episode, Role
-from medscope_jax.rl import RewardConfig, make_judge
+from medscope_jax.rl import Reward, RewardConfig, grounding_aware_advantages, make_judge
 from medscope_jax.rollout import Trajectory
 from medscope_jax.tools import CallStatus, Tool
 from medscope_jax.training.ga_grpo import most_generated, summary_of
@@ -70,6 +72,37 @@ def test_only_executed_calls_earn_evidence():
     assert [r.format for r in scored] == [1.0, 0.0]
 
 
+@pytest.mark.parametrize(
+    ("totals", "expected"),
+    [
+        ([[1.0, np.nan, 2.0]], [[1.0, 1.5, 2.0]]),
+        ([[0.1, 0.1, np.nan]], [[0.1, 0.1, 0.1]]),
+        ([[np.nan] * 3], [[0.0] * 3]),
+    ],
+)
+def test_a_rollout_without_a_score_has_no_part_in_its_group(totals, expected):
+    """The others keep their mean, its advantage is none; alike means no signal at all."""
+    scored = [Reward(total, 0, 0, 0, total) for total in totals[0]]
+    groups = Groups(np.arange(1), np.arange(1), None, [], scored)
+    np.testing.assert_array_equal(groups.totals, np.array(expected, np.float32))
+    zeros = np.zeros((1, 3))
+    advantages = grounding_aware_advantages(groups.totals, zeros, zeros > 0)
+    unknown = np.isnan(totals)
+    np.testing.assert_allclose(advantages[unknown], 0.0, atol=1e-7)
+    known = np.array(totals)[~unknown]
+    if known.size:
+        np.testing.assert_allclose(advantages[~unknown], known - known.mean(), atol=1e-7)
+    assert groups.signal[0] == (len(set(known)) > 1)
+
+
+def test_only_a_usable_answer_lacks_a_score(judge):
+    """Where there is nothing to judge, accuracy is 0 whatever happens to the judge."""
+    found = [DIRECT, Trajectory("<think>a</think><answer> </answer>", [], [], [])]
+    scored = reward_all(found, [question()] * 2, [np.nan] * 2, RewardConfig())
+    np.testing.assert_array_equal([r.accuracy for r in scored], [np.nan, 0.0])
+    np.testing.assert_array_equal(np.isnan([r.total for r in scored]), [True, False])
+
+
 def make_episode(role):
     rows, length = role.shape
     grid = np.arange(rows * length, dtype=np.int32).reshape(rows, length)
@@ -110,7 +143,8 @@ def test_the_summary_counts_what_happened(judge):
     role[:2, 3:9] = Role.GENERATED
     rows = np.arange(2)
     groups = Groups(rows, rows, make_episode(role), found, scored)
-    rolled = Rolled(groups, {"decoded": 12}, {"seconds_rollout": 2.0, "seconds_judge": 1.0})
+    seconds = {"seconds_rollout": 2.0, "seconds_judge": 1.0}
+    rolled = Rolled(groups, {"decoded": 12}, seconds, unscored=1)
     summary = summary_of(Drawn(groups, 0, [rolled]))
     assert summary["reward"] == pytest.approx(np.mean([r.total for r in scored]))
     assert summary["reward_accuracy"] == summary["reward_format"] == 1.0
@@ -122,5 +156,8 @@ def test_the_summary_counts_what_happened(judge):
     assert summary["tokens"] == 3.0 and summary["tokens_max"] == 6
     # The second question's rollouts were all rewarded alike: they teach nothing.
     assert summary["groups_without_signal"] == 0.5
+    assert summary["unscored"] == 1
     assert summary["groups_replaced"] == 0 and summary["batches_drawn"] == 1
+    scored[0] = dataclasses.replace(scored[0], accuracy=np.nan, total=np.nan)
+    assert summary_of(Drawn(groups, 0, [rolled]))["reward_accuracy"] == 1.0  # of the others
     assert summary["decoded"] == 12 and summary["seconds_rollout"] == 2.0

@@ -74,7 +74,9 @@ RECORDS = [
 ]
 
 
-def make_roll(monkeypatch, parts, judge, events=None, on_read=lambda number: None):
+def make_roll(
+    monkeypatch, parts, judge, events=None, on_read=lambda number: None, unscored="left_out"
+):
     """The function under test, with stand-ins for what needs a model or a tokenizer."""
     events = [] if events is None else events
     read = []
@@ -97,7 +99,7 @@ def make_roll(monkeypatch, parts, judge, events=None, on_read=lambda number: Non
     reward = {field: getattr(RewardConfig(), field) for field in ("h0", "delta", "crop_reward")}
     config = ConfigDict(
         {"rl": {"group_size": GROUP, "parts": parts}, "reward": reward}
-        | {"video": {"max_frames": FRAMES}}
+        | {"video": {"max_frames": FRAMES}, "judge": {"unscored": unscored}}
     )
     layout = SimpleNamespace(tokens_per_frame=1)
     mesh = make_mesh({}, jax.devices()[:1])
@@ -166,6 +168,7 @@ def endpoint(monkeypatch):
         "model": "judge",
         "timeout": 2 * WAIT_S,
         "concurrency": 2,
+        "max_failed": 0.5,
     }
     yield make_judge(section), hold
     server.shutdown()
@@ -197,8 +200,23 @@ def test_the_judge_reads_one_part_while_the_device_makes_the_next(monkeypatch, e
     assert at("part 1 read") < at("part 0 judged") < at("part 1 at the judge")
 
 
-def test_a_judge_that_fails_ends_the_step(monkeypatch, endpoint):
+def test_what_the_judge_refuses_is_counted_and_ends_nothing(monkeypatch, endpoint):
+    """One group of four in a part of two: left out, or of accuracy 0."""
     judge, hold = endpoint
     hold.append(lambda question: question["question"] != "question 3")
-    with pytest.raises(JudgeError, match="HTTP status 400"):
+    roll = make_roll(monkeypatch, 2, judge)
+    rolled = roll_rows(roll, [6, 1, 3, 0])
+    accuracy = [r.accuracy for r in rolled.groups.scored]
+    np.testing.assert_array_equal(accuracy, [1.0] * 4 + [np.nan] * 2 + [1.0] * 2)
+    assert rolled.unscored == 2 and np.isfinite(rolled.groups.totals).all()
+
+    zero = roll_rows(make_roll(monkeypatch, 2, judge, unscored="zero"), [6, 1, 3, 0])
+    assert [r.accuracy for r in zero.groups.scored] == [1.0] * 4 + [0.0] * 2 + [1.0] * 2
+    assert zero.unscored == 2
+
+
+def test_a_judge_that_refuses_most_ends_the_step(monkeypatch, endpoint):
+    judge, hold = endpoint
+    hold.append(lambda question: question["question"] == "question 0")
+    with pytest.raises(JudgeError, match="no score for [34] of 4 answers, .* HTTP status 400"):
         roll_rows(make_roll(monkeypatch, 2, judge), [6, 1, 3, 0])

@@ -59,6 +59,27 @@ def test_another_config_names_the_first_keys_with_both_values(tmp_path):
         reopen(tmp_path, config)
 
 
+def test_the_judge_may_change(tmp_path, config):
+    """All of its section, and nothing else; config.json says what it is now."""
+    reopen(tmp_path, config)
+    changes = ("url=http://h/v1", "model=m", "timeout=0.5", "temperature=None", "max_failed=0")
+    config = load_config("tpu_configs/cpu.py:smoke", [f"judge.{change}" for change in changes])
+    reopen(tmp_path, config)
+    assert workdir_lib.read_workdir(tmp_path)[1].judge == config.judge
+    config.seed = 1
+    with pytest.raises(UserError, match=r"another config: seed was 0, now 1\. Choose"):
+        reopen(tmp_path, config)
+
+
+def test_a_run_of_before_a_judge_might_fail_is_read(tmp_path, config):
+    reopen(tmp_path, config)
+    values = json.loads((tmp_path / "config.json").read_text())
+    for key in ("temperature", "max_failed", "unscored"):
+        del values["judge"][key]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert workdir_lib.read_workdir(tmp_path)[1] == config
+
+
 def test_a_folder_without_config_is_not_taken_over(tmp_path, config):
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(UserError, match="has metrics.jsonl but no config.json"):

@@ -25,6 +25,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from tqdm import tqdm
@@ -32,10 +33,11 @@ from tqdm import tqdm
 from medscope_jax.config import parse_arguments
 from medscope_jax.errors import UserError, run_main
 from medscope_jax.files import check_outputs, make_folder, write_text
-from medscope_jax.rl.endpoint import EndpointConfig
+from medscope_jax.rl.chat import open_client
+from medscope_jax.rl.chat_config import EndpointConfig
 from medscope_jax.video.phantom import SOURCES, SPLITS, make_procedure
 from medscope_jax.visible import shown
-from tfds_builders.synthesis.client import Client, Patience
+from tfds_builders.synthesis.client import Client
 from tfds_builders.synthesis.config import SynthesisConfig
 from tfds_builders.synthesis.footage import find_videos, read_footage
 from tfds_builders.synthesis.journal import open_journal
@@ -94,24 +96,32 @@ def main(arguments: Sequence[str]) -> None:
     make_folder(out.parent, private=True)
 
     tallies = {name: Tally() for name in STAGES}
-    about = {"finished": False, "model": flags.model, "rows": 0}
+    about = {"finished": False, "model": flags.model, "rows": 0, "damaged_journal_lines": 0}
     about["config"] = dataclasses.asdict(config)
     try:
-        rows = work(flags, config, tallies)
+        rows = work(flags, config, tallies, about)
         write_text(out, "".join(map(row_line, rows)), private=True)
         about |= {"finished": True, "rows": len(rows)}
     finally:
         write_text(out.parent / "stages.json", stages_json(tallies, about))
     print_stages(tallies, Console())
     print(shown(f"{len(rows)} rows in {out}"))
+    if damaged := about["damaged_journal_lines"]:
+        print(f"{damaged} damaged lines of the journal were skipped, and their answers asked for")
     if failed := sum(tally.failed for tally in tallies.values()):
         print(f"{failed} requests failed: run the same command again to ask for these alone")
 
 
 def model_rows(
-    flags: argparse.Namespace, config: SynthesisConfig, tallies: Mapping[str, Tally]
+    flags: argparse.Namespace,
+    config: SynthesisConfig,
+    tallies: Mapping[str, Tally],
+    about: dict[str, Any],
 ) -> list[dict]:
-    """Rows about every recording below flags.manual_dir, written by the model at flags.url."""
+    """Rows about every recording below flags.manual_dir, written by the model at flags.url.
+
+    Notes in `about` how many lines of the journal were damaged.
+    """
     endpoint = EndpointConfig(
         flags.url,
         flags.model,
@@ -121,30 +131,36 @@ def model_rows(
         backoff_s=flags.backoff_s,
         workers=flags.concurrency,
         name="model",
+        longest_wait_s=flags.longest_wait_s,
     )
     folder = pathlib.Path(flags.manual_dir)
     videos = find_videos(folder)
 
     async def work(journal) -> list[dict]:
-        patience = Patience(flags.longest_wait_s, flags.failures)
-        ask, sources = Client(endpoint, journal, config, patience), []
-        for path in videos:
-            name = path.relative_to(folder).as_posix()
-            load = functools.partial(
-                read_footage, path, name, config, flags.split or "", root=folder
-            )
-            sources.append(Source(load, ask))
-        with tqdm(total=len(sources), unit="video", disable=None) as bar:
-            return await run(sources, config, tallies, bar.update)
+        async with open_client(endpoint) as http:
+            ask, sources = Client(http, endpoint, journal, config, flags.failures), []
+            for path in videos:
+                name = path.relative_to(folder).as_posix()
+                load = functools.partial(
+                    read_footage, path, name, config, flags.split or "", root=folder
+                )
+                sources.append(Source(load, ask))
+            with tqdm(total=len(sources), unit="video", disable=None) as bar:
+                return await run(sources, config, tallies, bar.update)
 
     with open_journal(pathlib.Path(flags.out).parent / "journal.jsonl") as journal:
+        about["damaged_journal_lines"] = len(journal.damaged)
         return asyncio.run(work(journal))
 
 
 def phantom_rows(
-    flags: argparse.Namespace, config: SynthesisConfig, tallies: Mapping[str, Tally]
+    flags: argparse.Namespace,
+    config: SynthesisConfig,
+    tallies: Mapping[str, Tally],
+    about: dict[str, Any],
 ) -> list[dict]:
     """Rows about flags.phantom procedures, written by the built-in teacher."""
+    del about  # there is no journal
     split = flags.split or "train"
     # Laparoscopic ones are out of domain: they never occur in training.
     families = SOURCES if split == "test" else SOURCES[:2]

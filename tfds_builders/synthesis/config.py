@@ -5,7 +5,7 @@ import math
 
 from medscope_jax.errors import UserError
 
-_MAY_BE_ZERO = ("blind_attempts", "max_tokens", "partial")
+_MAY_BE_ZERO = ("blind_attempts", "max_tokens", "partial", "own_temperature")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +41,7 @@ class SynthesisConfig:
       min_iou: least IoU of a trajectory's last window with the evidence.
       reply_attempts: how often a request is made anew where the reply cannot be read.
       temperature: of the draws after a request's first, which is greedy.
+      own_temperature: leave the temperature out of all requests, for models that take only theirs.
       max_tokens: most tokens of a reply; 0 leaves that to the endpoint.
       videos_at_once: recordings in work at a time.
     """
@@ -73,6 +74,7 @@ class SynthesisConfig:
     min_iou: float = 0.3
     reply_attempts: int = 2
     temperature: float = 0.7
+    own_temperature: bool = False
     max_tokens: int = 1024
     videos_at_once: int = 4
 

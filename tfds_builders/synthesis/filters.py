@@ -22,7 +22,7 @@ async def judged(question: Question, answer: str, ask: Ask, config: SynthesisCon
     may mean the same: the model is asked.
 
     Raises:
-      Dropped: the model gave no score.
+      Dropped: the model refused, or gave no score.
     """
     score = judge_answer(answer, question.answer, question.task, question.spans)
     if score == 1 or question.task == "grounding":
@@ -33,8 +33,10 @@ async def judged(question: Question, answer: str, ask: Ask, config: SynthesisCon
     values = {"question": question.text, "answer": answer, "reference": question.answer}
     for draw in range(config.reply_attempts):
         reply = await ask(Request("judge", values, draw=draw))
+        if reply.refused:
+            raise Dropped("refused (judge)")
         try:
-            return parse_score(reply.text)
+            return parse_score(reply.text, answer)
         except ValueError:
             continue
     raise Dropped("unreadable reply (judge)")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from medscope_jax.rl.endpoint import judge_messages
+from medscope_jax.rl.endpoint import judge_messages, without_thinking
 from tfds_builders.synthesis.config import SynthesisConfig
 from tfds_builders.synthesis.items import Ask, Dropped, Frame, Reply, Request
 from tfds_builders.synthesis.prompts import PROMPTS, stamp
@@ -22,8 +22,9 @@ _REFUSAL = re.compile(
 def request_body(request: Request, model: str, config: SynthesisConfig) -> bytes:
     """The body of a chat completion request, the same bytes for the same request.
 
-    A first draw is greedy; others have a temperature and a seed of their own. Frames go as JPEG in
-    base64, each after its time.
+    A first draw is greedy; others have a temperature and a seed of their own (of the temperatures,
+    config.own_temperature leaves the model its own). Frames go as JPEG in base64, each after its
+    time.
     """
     body = {
         "model": model,
@@ -31,6 +32,8 @@ def request_body(request: Request, model: str, config: SynthesisConfig) -> bytes
         "seed": request.draw,
         "messages": messages(request),
     }
+    if config.own_temperature:
+        del body["temperature"]
     if config.max_tokens:
         body["max_tokens"] = config.max_tokens
     return json.dumps(body).encode()
@@ -67,11 +70,12 @@ def _shown(frames: Iterable[Frame]) -> list[dict[str, Any]]:
 
 
 def json_object(text: str) -> dict:
-    """The JSON object in a reply, alone or within other words or a code fence.
+    """The JSON object in a reply, alone or within other words or a code fence, after any thinking.
 
     Raises:
       ValueError: there is none.
     """
+    _, text = without_thinking(text)
     start = text.find("{")
     if start < 0:
         raise ValueError("no JSON object")

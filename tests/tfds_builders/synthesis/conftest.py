@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from medscope_jax.rl.endpoint import EndpointConfig
+from medscope_jax.rl.chat_config import EndpointConfig
 from tfds_builders.synthesis.config import SynthesisConfig
 from tfds_builders.synthesis.items import Footage, Frame, Question
 

@@ -1,6 +1,7 @@
 """Asking a server that misbehaves: each fault ends in the answer or in a counted drop."""
 
 import asyncio
+import dataclasses
 import json
 import socket
 import struct
@@ -9,16 +10,17 @@ import types
 import pytest
 
 from medscope_jax.errors import UserError
-from tfds_builders.synthesis.client import Client, Patience
+from medscope_jax.rl.chat import open_client
+from tfds_builders.synthesis.client import Client
 from tfds_builders.synthesis.config import SynthesisConfig
 from tfds_builders.synthesis.items import AskFailed, Clip, Request
 from tfds_builders.synthesis.journal import open_journal
 from tfds_builders.synthesis.pipeline import Tally, metered
 from tfds_builders.synthesis.stages import caption
+from tfds_builders.synthesis.wire import request_body
 
 KEY = "sk-not-to-be-seen-anywhere"
 CONFIG = SynthesisConfig()
-PATIENT = Patience()
 
 
 def hang(handler):
@@ -71,9 +73,11 @@ def request(number=0):
 def session(tmp_path, endpoint_of):
     """(server, work, changes) -> what the coroutine work(ask) gives, asked through a Client."""
 
-    def play(server, work, patience=PATIENT, **changes):
+    def play(server, work, failures=20, **changes):
         async def inside(journal):
-            return await work(Client(endpoint_of(server, **changes), journal, CONFIG, patience))
+            endpoint = endpoint_of(server, **changes)
+            async with open_client(endpoint) as http:
+                return await work(Client(http, endpoint, journal, CONFIG, failures))
 
         with open_journal(tmp_path / "journal.jsonl") as journal:
             return asyncio.run(inside(journal))
@@ -103,7 +107,7 @@ def test_a_fault_that_passes_is_tried_again(serve, session, name):
         ("rate limit", "HTTP status 429"),
         ("server error", "HTTP status 500"),
         ("broken JSON", "no chat completion"),
-        ("truncated", "no chat completion"),
+        ("truncated", "connection failed"),
         ("no choices", "no chat completion"),
         ("reset", "reset"),
     ],
@@ -159,7 +163,7 @@ def test_a_bad_request_is_sent_once_and_ends_nothing(serve, session):
             await ask(request(1))
         return await ask(request(2))
 
-    session(server, work, patience=Patience(failures=1))
+    session(server, work, failures=1)
     assert len(server.keys) == 3
 
 
@@ -169,18 +173,75 @@ def test_requests_that_are_all_bad_end_the_run(serve, session):
     async def work(ask):
         return await asyncio.gather(*(ask(request(n)) for n in range(9)), return_exceptions=True)
 
-    errors = session(server, work, patience=Patience(failures=3), workers=1)
+    errors = session(server, work, failures=3, workers=1)
     assert [isinstance(error, AskFailed) for error in errors[:3]] == [True, True, False]
     assert "3 requests in a row failed, the last with: HTTP status 400" in str(errors[2])
 
 
-@pytest.mark.parametrize("status", [301, 401, 403, 404])
+@pytest.mark.parametrize("status", [301, 401, 402, 404])
 def test_what_every_request_would_meet_ends_the_run(serve, session, status):
     server = serve(faults=[(status, KEY)])
     with pytest.raises(UserError, match=str(status)) as caught:
         session(server, once)
     assert not isinstance(caught.value, AskFailed) and KEY not in str(caught.value)
     assert len(server.keys) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_after_an_answer_one_such_status_ends_nothing(serve, session, caplog, status):
+    """A filter may send it of one content; many in a row end the run. Says the words, too."""
+    body = json.dumps({"error": {"message": f"not\nso, {KEY}"}})
+    server = serve(faults=[None, (status, body), None, *[(status, body)] * 3])
+
+    async def work(ask):
+        for number in range(6):
+            try:
+                await ask(request(number))
+            except AskFailed as failure:
+                assert str(failure) == f"endpoint: HTTP status {status}"
+
+    with pytest.raises(
+        UserError, match="3 requests in a row failed, .*: not so, \\*\\*\\*; what was"
+    ):
+        session(server, work, failures=3)
+    assert len(server.keys) == 6
+    assert caplog.text.count(f"HTTP status {status}: not so, ***") == 1  # for all of its kind
+
+    # What the journal holds counts as answered: the run can be finished.
+    server.faults = [(status, body)]
+    server.keys.clear()
+    with pytest.raises(AskFailed):
+        session(server, lambda ask: ask(request(9)))
+
+
+def test_an_error_in_place_of_an_answer_is_one(serve, session):
+    server = serve(faults=[(200, json.dumps({"error": {"message": "busy", "code": 429}}))])
+    assert session(server, once).retries == 1
+
+
+def test_the_temperature_can_be_left_out(footage):
+    config = dataclasses.replace(CONFIG, own_temperature=True)
+    for draw in (0, 1):
+        body = request_body(dataclasses.replace(request(), draw=draw), "m", config)
+        assert "temperature" not in json.loads(body)
+        assert "temperature" in json.loads(request_body(request(), "m", CONFIG))
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        ('<think>{"caption": "no"}</think>{"caption": "yes"}', ["yes"]),
+        ('{"caption": "no"}</think>\nHere:\n```json\n{"caption": "yes"}\n```', ["yes"]),
+        ('<think>{"caption": "no"}', []),
+    ],
+)
+def test_what_is_thought_is_not_said(serve, session, footage, reply, said):
+    server = serve(lambda body: reply)
+
+    async def work(ask):
+        return await caption([Clip(footage, 0.0, 9.0)], ask, CONFIG)
+
+    assert [clip.caption for clip in session(server, work).kept] == said
 
 
 def test_an_endpoint_that_is_gone_ends_the_run(serve, session):
@@ -197,7 +258,7 @@ def test_an_endpoint_that_is_gone_ends_the_run(serve, session):
         raise AssertionError("all failed, and nobody minded")
 
     with pytest.raises(UserError, match="4 requests in a row failed"):
-        session(server, work, patience=Patience(failures=4))
+        session(server, work, failures=4)
 
 
 def test_refusals_are_answers(serve, session, footage):

@@ -36,16 +36,107 @@ def test_answers_come_back(journal):
         assert {**vars(found[key]), "origin": "asked"} == vars(reply)
 
 
-def test_a_cut_anywhere_loses_at_most_what_was_being_written(journal):
+def test_a_cut_anywhere_loses_at_most_what_was_being_written(journal, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     data = journal.read_bytes()
-    for size in range(len(data) + 1):
+    for size in range(0, len(data) + 1, 3):
         journal.write_bytes(data[:size])
         whole = data[:size].count(b"\n")
         with open_journal(journal) as opened:
-            assert len(opened) == whole
+            assert len(opened) == whole and not opened.damaged
             opened.add("late", "merge", Reply("after the cut"))
         with open_journal(journal) as opened:
             assert len(opened) == whole + 1 and opened.get("late").text == "after the cut"
+
+
+def test_a_flipped_bit_costs_one_answer(journal, caplog):
+    """Each byte of the second line: it is skipped and named, the others are read as they were."""
+    data = journal.read_bytes()
+    start = data.index(b"\n") + 1
+    whole = read(journal)
+    for place in range(start, data.index(b"\n", start)):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << place % 8
+        journal.write_bytes(flipped)
+        caplog.clear()
+        # A bit may make a line's end: of one line, two.
+        lines = (2, 3) if flipped[place] == ord("\n") else (2,)
+        with open_journal(journal) as opened:
+            assert opened.damaged == lines and len(opened) == 2
+            for key in ("key0", "key2"):
+                assert opened.get(key) == whole[key]
+        assert f"{len(lines)} damaged line(s) skipped (2" in caplog.text
+        assert journal.read_bytes() == flipped
+
+
+def test_a_flipped_end_of_a_line_costs_two(journal):
+    data = journal.read_bytes()
+    end = data.index(b"\n")
+    journal.write_bytes(data[:end] + b"\x0b" + data[end + 1 :])
+    with open_journal(journal) as opened:
+        assert opened.damaged == (1,) and opened.get("key2") and len(opened) == 1
+
+
+def test_journals_of_before_they_had_checksums_are_read(journal):
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    for values in lines:
+        del values["sha256"]
+    old = "".join(json.dumps(values) + "\n" for values in lines)
+    journal.write_text(old)
+    assert read(journal).keys() == REPLIES.keys()
+    journal.write_text(old.replace('"retries": 1', '"retries": "1"'))
+    with open_journal(journal) as opened:
+        assert opened.damaged == (2,)
+
+
+@pytest.mark.parametrize(
+    "line", ["{}", "[1]", "nonsense", '{"key": "a", "text": 1}', "[" * 99_999, "\0", "\xe9", ""]
+)
+def test_a_line_that_is_none_is_skipped(journal, line):
+    data = journal.read_bytes() + line.encode("latin-1") + b"\n"
+    journal.write_bytes(data)
+    with open_journal(journal) as opened:
+        assert opened.damaged == (4,) and len(opened) == 3
+    assert journal.read_bytes() == data
+
+
+def test_a_line_without_end_is_not_held(journal, monkeypatch):
+    monkeypatch.setattr("tfds_builders.synthesis.journal._LONGEST_LINE", 1000)
+    data = journal.read_bytes()
+    journal.write_bytes(b"x" * 2500 + b"\n" + data + b"x" * 2500)
+    with open_journal(journal) as opened:
+        assert opened.damaged == (1,) and len(opened) == 3
+    assert journal.read_bytes() == b"x" * 2500 + b"\n" + data  # what a kill left is cut off
+
+
+@pytest.mark.parametrize("text", ["{}\n", "nonsense\n" * 3, "a", '{"kind": "x"}\n', "\n"])
+def test_a_file_that_is_no_journal_is_left_as_it_is(journal, text):
+    journal.write_text(text)
+    with pytest.raises(UserError, match="no journal"):
+        read(journal)
+    assert journal.read_text() == text
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", tmp_path / "none" / "journal.jsonl"):
+        with pytest.raises(UserError, match="can't be"), open_journal(path):
+            pass
+
+
+def test_a_full_disk_leaves_whole_lines(journal, monkeypatch):
+    write, data = os.write, journal.read_bytes()
+
+    def full(descriptor, line):
+        write(descriptor, line[:20])
+        raise OSError(28, "No space left on device")
+
+    with open_journal(journal) as opened:
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(OSError, match="No space"):
+            opened.add("late", "merge", Reply("words"))
+        monkeypatch.undo()
+        assert journal.read_bytes() == data and not opened.get("late")
 
 
 def test_an_answer_is_synced_before_it_is_known(tmp_path, monkeypatch):
@@ -61,15 +152,6 @@ def test_an_answer_is_synced_before_it_is_known(tmp_path, monkeypatch):
         monkeypatch.setattr(os, "fsync", fsync)
         opened.add("a", "caption", Reply("words"))
         assert known == [(None, "words")] and opened.get("a").text == "words"
-
-
-@pytest.mark.parametrize("line", ["{}", "[1]", "nonsense", '{"key": "a", "text": 1}'])
-def test_a_file_that_is_no_journal_is_left_as_it_is(journal, line):
-    data = journal.read_bytes() + line.encode() + b"\n"
-    journal.write_bytes(data)
-    with pytest.raises(UserError, match="line 4"):
-        read(journal)
-    assert journal.read_bytes() == data
 
 
 def test_two_runs_cannot_share_it(journal):

@@ -159,6 +159,19 @@ def test_a_journal_cut_anywhere_is_enough(serve, recordings, undisturbed):
         assert sum(stage["prompt_tokens"] for stage in stages) == 100 * len(whole.keys)
 
 
+def test_a_damaged_line_of_the_journal_is_asked_for_again(serve, recordings, undisturbed, capfd):
+    out, whole = undisturbed
+    rows, data = (out / "rows.jsonl").read_bytes(), (out / "journal.jsonl").read_bytes()
+    middle = len(data) // 2
+    flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+    (out / "journal.jsonl").write_bytes(flipped)
+    server = serve()
+    main(arguments(recordings, server, out))
+    assert len(server.keys) == 1 and (out / "rows.jsonl").read_bytes() == rows
+    assert read_stages(out)["damaged_journal_lines"] == 1
+    assert "1 damaged lines of the journal were skipped" in capfd.readouterr().out
+
+
 def test_a_finished_run_asks_nothing(recordings, undisturbed):
     out, server = undisturbed
     rows = (out / "rows.jsonl").read_bytes()
@@ -203,9 +216,9 @@ def test_a_folder_of_pictures_is_a_recording(serve, tmp_path):
 
 
 def test_costs_are_told_even_if_the_endpoint_is_lost(serve, recordings, tmp_path, refusal):
-    server, out = serve(faults=[None] * 4 + [(401, "")]), tmp_path / "out"
-    message = refusal(main, arguments(recordings, server, out))
-    assert message == "model clinical-vl: HTTP status 401"
+    server, out = serve(faults=[None] * 4 + [(401, "no")] * 99), tmp_path / "out"
+    message = refusal(main, [*arguments(recordings, server, out), "--failures", "2"])
+    assert message.startswith("2 requests in a row failed, the last with: HTTP status 401: no;")
     stages = read_stages(out)
     assert not stages["finished"] and stages["stages"]["caption"]["requests"] >= 1
     assert not (out / "rows.jsonl").exists()
