@@ -248,7 +248,9 @@ def _of_workdir(path: Path, read: Callable, console: Console) -> tuple:
 def _of_checkpoint(path: Path, read: Callable, console: Console) -> tuple:
     """The same of imported weights."""
     model = read_model(path)
-    video = read(pretrained.VIDEO, functools.partial(pretrained.frame_size, model))
+    most = pretrained.most_pixels(path)
+    size = functools.partial(pretrained.frame_size, model, max_pixels=most)
+    video = read(pretrained.VIDEO, size)
     with console.status("loading the model"):
         run = pretrained.open_run(path, model, video.frames.shape[-3:-1])
         params = pretrained.load(run)

@@ -12,8 +12,6 @@ MB of a model of any size are in memory at a time, nothing is written before all
 dtypes are known to be right, and the target appears when it is whole.
 """
 
-import collections
-import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -26,10 +24,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from medscope_jax.config import parse_arguments, run_main
-from medscope_jax.errors import UserError, closest, one_line
+from medscope_jax.errors import UserError, closest
 from medscope_jax.models import huggingface, safetensors_io, weights
 from medscope_jax.models.config import ModelConfig
-from medscope_jax.models.hf_config import hf_config_text, read_hf_config
+from medscope_jax.models.hf_config import hf_config_text
+from medscope_jax.models.hub_folder import cast, open_hub_folder
 from medscope_jax.models.lora import LEAVES, adapter_shapes, merged_kernel
 from medscope_jax.models.lora_hf import adapter_config, peft_state_dict
 from medscope_jax.models.new_folder import check_new, new_folder
@@ -41,15 +40,25 @@ _BLOCK_BYTES = 128 * 2**20  # of one tensor in memory
 Advance = Callable[[int], None]  # is told how many bytes more are done
 
 
-def import_folder(source: Path, target: Path, advance: Advance = lambda size: None) -> ModelConfig:
+def import_folder(
+    source: Path,
+    target: Path,
+    advance: Advance = lambda size: None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> ModelConfig:
     """Makes the weights folder `target` of a Hugging Face folder; returns what model it is.
+
+    `tell` is given a line for each thing that is read otherwise than the files say it.
 
     Raises:
         UserError: `source` is not a whole, plain Qwen2.5-VL model (every missing, extra, cut off or
             misshapen tensor is named, up to 20 of them), or `target` exists.
     """
     check_new(target)
-    config, tensors = open_source(source)
+    opened = open_hub_folder(source)
+    config, tensors = opened.config, opened.tensors
+    for note in opened.notes:
+        tell(note)
     shapes = param_shapes(config)
     with new_folder(target) as partial:
         stores = weights.create_arrays(partial, shapes)
@@ -79,7 +88,9 @@ def export_folder(
     sizes, planned = huggingface.hf_shapes(config), []
     for path, leaf in huggingface.leaves(param_shapes(config)):
         for name, layer in huggingface.places(path, leaf.shape):
-            blocks = functools.partial(_read, stores, path, layer, sizes[name][0], config, advance)
+            blocks = functools.partial(
+                _read, source, stores, path, layer, sizes[name][0], config, advance
+            )
             planned.append(safetensors_io.Planned(name, leaf.dtype, sizes[name], blocks))
     planned.sort(key=lambda tensor: _natural(tensor.name))
     with new_folder(target) as partial:
@@ -112,39 +123,6 @@ def export_adapter(source: Path, target: Path) -> int:
     return sum(array.size for array in tensors.values())
 
 
-def open_source(source: Path) -> tuple[ModelConfig, dict[str, safetensors_io.Tensor]]:
-    """The model of a Hugging Face folder and its tensors by hub name, checked and not yet read.
-
-    The config's dtypes are the tensors' own, whatever config.json says.
-
-    Raises:
-        UserError: as import_folder.
-    """
-    config = read_hf_config(source / "config.json")
-    found, problems = safetensors_io.read_folder(source)
-    tensors: dict[str, safetensors_io.Tensor] = {}
-    for name, tensor in found.items():
-        hub = huggingface.hub_name(name)
-        if hub in tensors:
-            problems.append(f"{hub} is there in both spellings of its name")
-        tensors[hub] = tensor
-    problems += huggingface.differences({name: t.shape for name, t in tensors.items()}, config)
-    wanted = {name: tensors[name] for name in huggingface.hf_shapes(config) if name in tensors}
-    kind = _common_kind(wanted)
-    problems += [f"{n} is {t.kind}, must be {kind}" for n, t in wanted.items() if t.kind != kind]
-    if problems:
-        raise UserError(f"{source} is not a whole model: {weights.shorten(problems)}")
-    dtype = safetensors_io.DTYPES[kind].name
-    return dataclasses.replace(config, dtype=dtype, param_dtype=dtype), wanted
-
-
-def _common_kind(tensors: dict[str, safetensors_io.Tensor]) -> str:
-    """The dtype of most tensors, among those that a model may have."""
-    kinds = collections.Counter(t.kind for t in tensors.values())
-    known = [kind for kind, _ in kinds.most_common() if kind in safetensors_io.DTYPES]
-    return known[0] if known else " or ".join(safetensors_io.DTYPES)
-
-
 def _fill(
     store: ts.TensorStore,
     path: huggingface.Path,
@@ -152,20 +130,23 @@ def _fill(
     advance: Advance,
 ) -> None:
     """Writes one of our arrays: a small stack at once, anything else block by block."""
+    dtype = store.dtype.numpy_dtype
     if sources[0][1] is not None and weights.is_one_chunk(store):
-        stack = np.stack([huggingface.to_ours(path, tensor.read()) for tensor, _ in sources])
+        layers = [cast(tensor, tensor.read(), dtype) for tensor, _ in sources]
+        stack = np.stack([huggingface.to_ours(path, layer) for layer in layers])
         store.write(stack).result()
         advance(stack.nbytes)
         return
     for tensor, layer in sources:
         place = store if layer is None else store[layer]
         for start, stop in _blocks(place, path, tensor.shape[0]):
-            block = tensor.read(start, stop)
+            block = cast(tensor, tensor.read(start, stop), dtype)
             _rows(place, path, start, stop).write(huggingface.to_ours(path, block)).result()
             advance(block.nbytes)
 
 
 def _read(
+    source: Path,
     stores: dict[huggingface.Path, ts.TensorStore],
     path: huggingface.Path,
     layer: int | None,
@@ -185,7 +166,7 @@ def _read(
                 low, high = pair[0].read().result(), pair[1][:, start:stop].read().result()
                 block = np.asarray(merged_kernel(block, low, high, config.lora.scale))
         except (OSError, ValueError) as error:
-            raise UserError(f"{'/'.join(path)} is damaged: {one_line(error)[:200]}") from error
+            raise weights.damage(source, error) from error
         block = block.astype(config.param_dtype, copy=False)
         yield huggingface.to_theirs(path, block)
         advance(block.nbytes)
@@ -240,11 +221,16 @@ def main(argv: Sequence[str]) -> None:
         name, count = save_run(source, target)
         print(f"{name}, {count:,} parameters: {shown(target)}")
         return
-    convert = import_folder if command == "import" else export_folder
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"{command}ing", total=_size(source))
-        config = convert(source, target, lambda size: progress.advance(task, size))
+        advance = functools.partial(progress.advance, task)
+        if command == "import":
+            config = import_folder(
+                source, target, advance, lambda note: print(f"{shown(source)}: {note}")
+            )
+        else:
+            config = export_folder(source, target, advance)
     print(f"{count_params(config):,} parameters in {config.param_dtype}: {shown(target)}")
 
 

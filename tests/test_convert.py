@@ -17,7 +17,8 @@ import pytest
 from medscope_jax import convert, models
 from medscope_jax.distributed import make_mesh, param_shardings
 from medscope_jax.errors import UserError
-from medscope_jax.models import new_folder, safetensors_io, weights
+from medscope_jax.models import new_folder, safetensors_io, weight_arrays, weights
+from medscope_jax.models.hub_folder import open_hub_folder
 from tests.models import model_cases, synthetic
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,7 +92,7 @@ def test_paths_as_people_type_them(source, tmp_path, monkeypatch):
 
 def test_large_arrays_go_in_blocks(source, tmp_path, monkeypatch):
     """As at real size: chunks smaller than a layer, blocks smaller than a tensor."""
-    monkeypatch.setattr(weights, "_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(weight_arrays, "_CHUNK_BYTES", 1000)
     monkeypatch.setattr(convert, "_BLOCK_BYTES", 1500)
     config = convert.import_folder(source, tmp_path / "ck")
     stored = weights.open_arrays(tmp_path / "ck", models.param_shapes(config))
@@ -271,7 +272,6 @@ def wrong_everything(drawn):
     drawn["model.norm.weight"] = norm[:3]
     del drawn["visual.blocks.2.attn.qkv.bias"]
     drawn["model.layers.9.mlp.up_proj.weight"] = norm
-    drawn["visual.merger.ln_q.weight"] = np.zeros(32, np.float32)
 
 
 def test_every_wrong_tensor_is_named_before_anything_is_written(tmp_path, refusal):
@@ -289,7 +289,6 @@ def test_every_wrong_tensor_is_named_before_anything_is_written(tmp_path, refusa
     assert "missing visual.blocks.2.attn.qkv.bias" in line
     assert "extra model.layers.9.mlp.up_proj.weight" in line
     assert "model.norm.weight is (3,), must be (64,)" in line
-    assert "visual.merger.ln_q.weight is F32, must be BF16" in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken"]
 
 
@@ -299,7 +298,7 @@ def test_many_problems_are_counted(tmp_path):
             del drawn[name]
 
     with pytest.raises(UserError) as error:
-        convert.open_source(broken(tmp_path, change))
+        open_hub_folder(broken(tmp_path, change))
     assert str(error.value).count("missing model.layers.") == 20
     assert str(error.value).endswith("; and 16 more")
 
@@ -322,8 +321,8 @@ def test_dtypes_that_no_model_has(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(safetensors_io.DTYPES, "I8", np.dtype(np.int8))  # to be able to write it
         folder = broken(tmp_path, quantized)
-    with pytest.raises(UserError, match="up_proj.weight is I8, must be BF16"):
-        convert.open_source(folder)
+    with pytest.raises(UserError, match="quantized .model.layers.1.mlp.up_proj.weight of I8."):
+        open_hub_folder(folder)
 
 
 def test_two_spellings_of_one_tensor(tmp_path):
@@ -331,7 +330,7 @@ def test_two_spellings_of_one_tensor(tmp_path):
         drawn["model.visual.merger.ln_q.weight"] = drawn["visual.merger.ln_q.weight"]
 
     with pytest.raises(UserError, match="visual.merger.ln_q.weight is there in both spellings"):
-        convert.open_source(broken(tmp_path, change))
+        open_hub_folder(broken(tmp_path, change))
 
 
 def test_mistakes_of_the_command_line(source, checkpoint, tmp_path, refusal):
@@ -359,22 +358,7 @@ def test_mistakes_of_the_command_line(source, checkpoint, tmp_path, refusal):
     assert not (tmp_path / "ck").exists() and not (tmp_path / "hf").exists()
 
 
-def test_a_damaged_checkpoint_is_not_exported(checkpoint, tmp_path, refusal):
-    copy = tmp_path / "copy"
-    subprocess.run(["cp", "-r", checkpoint, copy], check=True)
-    chunk = copy / "params" / "text.layers.mlp.up_proj.kernel" / "0.0.0"
-    chunk.write_bytes(chunk.read_bytes()[:100])
-    arguments = ["export", "--source", copy, "--target", tmp_path / "hf"]
-    assert "text/layers/mlp/up_proj/kernel is damaged" in refusal(convert.main, arguments)
-    chunk.unlink()
-    assert "text/layers/mlp/up_proj/kernel is damaged" in refusal(convert.main, arguments)
-    shapes = models.param_shapes(models.read_model(copy))
-    with pytest.raises(UserError, match="can't be loaded"):
-        models.load_params(copy, shapes)
-    (chunk.parent / ".zarray").unlink()
-    line = refusal(convert.main, arguments)
-    assert "is not whole: text/layers/mlp/up_proj/kernel can't be read" in line
-    assert not list(tmp_path.glob("hf*"))
+def test_another_models_shapes_are_not_loaded(checkpoint):
     other = models.param_shapes(tiny(kv_heads=1))
     with pytest.raises(UserError, match="k_proj/kernel is .3, 64, 32., must be .3, 64, 16."):
         models.load_params(checkpoint, other)
@@ -393,7 +377,7 @@ def advance(size):
     if len(done) == 12:
         {"os.kill(os.getpid(), signal.SIGKILL)" if end == "kill" else "raise OSError(28, 'full')"}
 run = convert.import_folder
-convert.import_folder = lambda source, target, _: run(source, target, advance)
+convert.import_folder = lambda source, target, *_: run(source, target, advance)
 errors.run_main(convert.main)
 """
     command = [sys.executable, "-c", script, "import", "--source", source, "--target", target]

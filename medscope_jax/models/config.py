@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from medscope_jax.errors import UserError, closest
+from medscope_jax.models.limits import check_fields
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +31,10 @@ class VisionConfig:
     tokens_per_second: int = 2  # steps of M-RoPE's time axis a second of native video
     initializer_range: float = 0.02
 
+    def __post_init__(self):
+        """Reject values of a wrong type or out of range, in one line that names the field."""
+        check_fields(self, "vision.")
+
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
@@ -44,6 +51,10 @@ class TextConfig:
     mrope_section: tuple[int, int, int] = (4, 6, 6)  # frequencies for time, height, width
     tie_word_embeddings: bool = True
     initializer_range: float = 0.02
+
+    def __post_init__(self):
+        """Reject values of a wrong type or out of range, in one line that names the field."""
+        check_fields(self, "text.")
 
     @property
     def head_dim(self) -> int:
@@ -76,7 +87,7 @@ class LoraConfig:
     def __post_init__(self):
         """Reject values that cannot work, in one line that says which."""
         known = PROJECTIONS["self_attn"] + PROJECTIONS["mlp"]
-        _require(self.rank > 0, f"lora.rank is {self.rank}; it must be positive (0: no adapters)")
+        check_fields(self, "lora.")
         _require(self.alpha > 0, f"lora.alpha is {self.alpha}; it must be positive")
         _require(len(self.targets) > 0, "lora.targets is empty; for no adapters set lora.rank=0")
         for name in self.targets:
@@ -115,7 +126,10 @@ class ModelConfig:
     def __post_init__(self):
         """Reject shapes that cannot work, in one line that says which."""
         text, vision = self.text, self.vision
-        for name, known in (("remat_policy", REMAT_POLICIES), ("attention", ATTENTION)):
+        check_fields(self, "")
+        choices = {"remat_policy": REMAT_POLICIES, "attention": ATTENTION}
+        choices |= dict.fromkeys(("dtype", "param_dtype"), DTYPES)
+        for name, known in choices.items():
             value = getattr(self, name)
             _require(value in known, f"{name} is {value!r}; choose one of {', '.join(known)}")
         _require(
@@ -157,15 +171,25 @@ def model_config(section: Mapping[str, Any]) -> ModelConfig:
         UserError: an unknown key (the closest known one is named) or an impossible shape.
     """
     values = dict(section)
-    text = _build(TextConfig, dict(values.pop("text", {})), "text.")
-    vision = {"out_hidden_size": text.hidden_size, **dict(values.pop("vision", {}))}
+    text = _build(TextConfig, _section(values, "text"), "text.")
+    vision = {"out_hidden_size": text.hidden_size, **_section(values, "vision")}
     values |= {"vision": _build(VisionConfig, vision, "vision."), "text": text}
-    lora = dict(values.pop("lora", None) or {"rank": 0})
+    lora = _section(values, "lora") or {"rank": 0}
     if isinstance(lora.get("targets"), str):
         lora["targets"] = lora["targets"].split()
     if lora.get("rank") != 0:
         values["lora"] = _build(LoraConfig, lora, "lora.")
     return _build(ModelConfig, values, "")
+
+
+def _section(values: dict, name: str) -> dict:
+    """Takes a section's values out of all, {} where there are none."""
+    section = values.pop(name, None)
+    _require(
+        section is None or hasattr(section, "keys"),
+        f"{name} is {repr(section)[:60]}; it must be a section of values",
+    )
+    return dict(section or {})
 
 
 def _build(kind, values: dict, prefix: str):

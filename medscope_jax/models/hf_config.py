@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from medscope_jax.errors import UserError, one_line
-from medscope_jax.models.config import ModelConfig, TextConfig, VisionConfig
+from medscope_jax.models.config import DTYPES, ModelConfig, TextConfig, VisionConfig
+from medscope_jax.strict_json import read_json_object
 
 MODEL_TYPE = "qwen2_5_vl"
+QUANTIZED = "weights are quantized ({}): take the model that they were made of"
 _DEFAULT_SECTION = (16, 24, 24)
 # transformers' defaults, as far as they are not ours.
 _VISION_DEFAULTS = {
@@ -53,15 +55,10 @@ def read_hf_config(file: Path) -> ModelConfig:
         UserError: one line: no such file, another model's, or something that this family's code
             here has not (other rotary scaling, sliding windows, quantized weights).
     """
-    try:
-        values = json.loads(file.read_text())
-    except OSError as error:
-        raise UserError(f"{file} can't be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON: {one_line(error)}") from error
+    values = read_json_object(file)
     try:
         return from_hf_config(values)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except UserError as error:
         raise UserError(f"{file}: {one_line(error)}") from error
 
 
@@ -70,29 +67,39 @@ def from_hf_config(values: Mapping[str, Any]) -> ModelConfig:
 
     Raises:
         UserError: as read_hf_config.
-        TypeError, ValueError, KeyError, AttributeError: values of a wrong kind.
     """
     kind = values.get("model_type")
     if kind != MODEL_TYPE:
-        raise UserError(f"a {kind or 'nameless'} model, not Qwen2.5-VL ({MODEL_TYPE})")
-    if values.get("quantization_config"):
-        method = values["quantization_config"].get("quant_method", "in some way")
-        raise UserError(f"weights are quantized ({method}): take the model that they were made of")
-    nested = values.get("text_config")
-    text, vision = nested or values, values.get("vision_config") or {}
+        raise UserError(f"a {str(kind or 'nameless')[:60]} model, not Qwen2.5-VL ({MODEL_TYPE})")
+    nested, vision = _section(values, "text_config"), _section(values, "vision_config")
+    for section in (values, nested):
+        quantization = _section(section, "quantization_config")
+        if quantization:
+            method = str(quantization.get("quant_method", "in some way"))[:60]
+            raise UserError(QUANTIZED.format(method))
+    text = nested or values
     for name, section in (("vision_config", vision), ("decoder", text)):
         activation = section.get("hidden_act", "silu")
         if activation != "silu":
-            raise UserError(f"{name} has hidden_act {activation}, not silu")
-    tied = values.get("tie_word_embeddings") or (nested or {}).get("tie_word_embeddings")
+            raise UserError(f"{name} has hidden_act {str(activation)[:60]}, not silu")
+    tied = values.get("tie_word_embeddings") or nested.get("tie_word_embeddings")
     text = _TEXT_DEFAULTS | dict(text) | {"tie_word_embeddings": bool(tied)} | _rotary(text)
     if text["num_key_value_heads"] is None:
         text["num_key_value_heads"] = text["num_attention_heads"]
-    _refuse_sliding(text)
-    return ModelConfig(
+    config = ModelConfig(
         VisionConfig(**_pick(VisionConfig, _VISION_DEFAULTS | dict(vision))),
         TextConfig(**_pick(TextConfig, text)),
     )
+    _refuse_sliding(text, config.text.num_hidden_layers)
+    return config
+
+
+def stated_dtype(values: Mapping[str, Any]) -> str | None:
+    """The dtype of a config.json's weights, as NumPy's name; None where it states none of ours."""
+    sections = (values, _section(values, "text_config"))
+    said = (section.get(key) for section in sections for key in ("dtype", "torch_dtype"))
+    name = str(next(filter(None, said), None)).removeprefix("torch.")
+    return name if name in DTYPES else None
 
 
 def hf_config(config: ModelConfig) -> dict:
@@ -150,15 +157,17 @@ def _pick(kind, values: Mapping[str, Any]) -> dict[str, Any]:
         wanted = type(field.default)
         fits = type(value) is wanted or (wanted is float and type(value) is int)
         if not fits:
-            raise UserError(f"{field.name} is {value!r}; expected such as {field.default!r}")
+            shown = repr(value)[:60]
+            raise UserError(f"{field.name} is {shown}; expected such as {field.default!r}")
         picked[field.name] = value
     return picked
 
 
 def _rotary(text: Mapping[str, Any]) -> dict[str, Any]:
-    rope = text.get("rope_scaling") or text.get("rope_parameters") or {}
+    rope = _section(text, "rope_scaling") or _section(text, "rope_parameters")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "mrope"):
+        kind = str(kind)[:60]
         raise UserError(f"rotary scaling of type {kind} is not supported, only the plain one")
     return {
         "rope_theta": rope.get("rope_theta", text.get("rope_theta", 1e6)),
@@ -166,8 +175,18 @@ def _rotary(text: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _refuse_sliding(text: Mapping[str, Any]) -> None:
-    windowed = text.get("use_sliding_window")
-    windowed = windowed and text.get("max_window_layers", 80) < text["num_hidden_layers"]
-    if windowed or "sliding_attention" in (text.get("layer_types") or ()):
+def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The object of this name, {} where there is none; UserError where it is something else."""
+    section = values.get(name)
+    if section is not None and not isinstance(section, Mapping):
+        raise UserError(f"{name} is {str(section)[:60]!r}; it must be an object")
+    return section or {}
+
+
+def _refuse_sliding(text: Mapping[str, Any], layers: int) -> None:
+    first = text.get("max_window_layers", 80)
+    if type(first) is not int:
+        raise UserError(f"max_window_layers is {repr(first)[:60]}; it must be a whole number")
+    windowed = text.get("use_sliding_window") and first < layers
+    if windowed or "sliding_attention" in str(text.get("layer_types")):
         raise UserError("sliding-window attention is not supported")

@@ -1,11 +1,13 @@
 """Hugging Face's Qwen2.5-VL tensors to our parameter tree and back.
 
-Two spellings of names exist: the hub's checkpoints say `visual.*` and `model.layers.*`, newer
-in-memory models `model.visual.*` and `model.language_model.layers.*`. Both are read; the hub's
-are written. Layers are stacked here and separate there; matrices are [in, out] here and [out, in]
-there; the patch projection is [C, t, p, p, D] here and [D, C, t, p, p] there.
+Several spellings of names exist: the hub's checkpoints say `visual.*` and `model.layers.*`, newer
+in-memory models `model.visual.*` and `model.language_model.layers.*`, the model without its head
+`language_model.layers.*`. All are read; the hub's are written. Layers are stacked here and separate
+there; matrices are [in, out] here and [out, in] there; the patch projection is [C, t, p, p, D] here
+and [D, C, t, p, p] there.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -15,6 +17,14 @@ import numpy as np
 from medscope_jax.models.config import ModelConfig
 from medscope_jax.models.qwen import param_shapes
 
+_SPELLINGS = {  # beginning of a name -> of the hub's; the first that fits
+    "model.visual.": "visual.",
+    "model.language_model.": "model.",
+    "language_model.lm_head.": "lm_head.",
+    "language_model.model.": "model.",
+    "language_model.": "model.",
+}
+_COMPUTED = "rotary_emb.inv_freq"  # what old checkpoints store although it follows from the config
 Path = tuple[str, ...]  # of a leaf in the parameter tree
 
 _NAMES = {  # our path outside the layers -> the hub's name
@@ -57,11 +67,16 @@ def import_hf(state_dict: Mapping[str, np.ndarray], config: ModelConfig) -> dict
 
 def hf_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Hub name and shape of every tensor of the model, without allocating any."""
-    return {
-        name: _theirs_shape(path, leaf.shape if layer is None else leaf.shape[1:])
+    return dict(_hf_shapes(config))
+
+
+@functools.lru_cache(maxsize=4)  # the model is traced for them, and they are asked for again
+def _hf_shapes(config: ModelConfig) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple(
+        (name, _theirs_shape(path, leaf.shape if layer is None else leaf.shape[1:]))
         for path, leaf in leaves(param_shapes(config))
         for name, layer in places(path, leaf.shape)
-    }
+    )
 
 
 def export_hf(params: dict, config: ModelConfig) -> dict[str, np.ndarray]:
@@ -79,11 +94,12 @@ def export_hf(params: dict, config: ModelConfig) -> dict[str, np.ndarray]:
 def differences(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> list[str]:
     """What keeps tensors of these hub names and shapes from being the model: a line for each.
 
-    A tied model's `lm_head.weight` is no difference: the reference ignores it too.
+    A tied model's `lm_head.weight` and stored frequencies of the rotary embedding are none.
     """
     wanted = hf_shapes(config)
     ignored = {"lm_head.weight"} if config.text.tie_word_embeddings else set()
     lines = [f"missing {name}" for name in wanted if name not in shapes]
+    ignored |= {name for name in shapes if name.endswith(_COMPUTED)}
     lines += [f"extra {name}" for name in shapes if name not in wanted and name not in ignored]
     return lines + [
         f"{name} is {tuple(shapes[name])}, must be {shape}"
@@ -93,10 +109,11 @@ def differences(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> l
 
 
 def hub_name(name: str) -> str:
-    """The hub's spelling of a tensor's name in either spelling."""
-    if name.startswith("model.visual."):
-        return name.removeprefix("model.")
-    return name.replace("model.language_model.", "model.", 1)
+    """The hub's spelling of a tensor's name in any spelling; other names stay as they are."""
+    for prefix, hub in _SPELLINGS.items():
+        if name.startswith(prefix):
+            return hub + name.removeprefix(prefix)
+    return name
 
 
 def leaves(tree: dict) -> Iterator[tuple[Path, jax.Array]]:

@@ -1,153 +1,102 @@
 """Safetensors files, read and written piece by piece.
 
-A file is eight bytes (the header's length), a JSON header that gives each tensor's dtype, shape and
-place, and the tensors' bytes. The format's own library writes a shard from tensors that are all in
-memory, has no bfloat16 for NumPy, and does not say which tensors a truncated file lost; here a
-tensor is read by rows, and a shard of any size is written from blocks.
-https://huggingface.co/docs/safetensors
+The format's own library writes a shard from tensors that are all in memory; here a tensor is read
+by rows (safetensors_header.py says what is read at all), and a shard of any size is written from
+blocks.
 """
 
 import dataclasses
 import json
 import math
 import os
+import re
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from medscope_jax.errors import UserError, one_line
+from medscope_jax.errors import UserError
+from medscope_jax.models.safetensors_header import DTYPES, Tensor, read_header
+from medscope_jax.strict_json import read_json_object
 
-DTYPES = {  # the format's name -> NumPy's, for the types that weights come in
-    "F32": np.dtype(np.float32),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "F16": np.dtype(np.float16),
-}
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 SHARD_BYTES = 5 * 10**9  # what the hub's tools cut at
-_LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
 
 
-@dataclasses.dataclass(frozen=True)
-class Tensor:
-    """One tensor of a file; nothing of it is in memory."""
-
-    file: Path
-    kind: str  # the format's name of its dtype, as "BF16"
-    shape: tuple[int, ...]
-    offset: int  # bytes from the file's start
-    size: int  # bytes
-
-    @property
-    def dtype(self) -> np.dtype:
-        """NumPy's dtype; KeyError where `kind` is none of DTYPES."""
-        return DTYPES[self.kind]
-
-    @property
-    def cut(self) -> bool:
-        """Whether the file ends before the tensor does."""
-        return self.offset + self.size > self.file.stat().st_size
-
-    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Rows start to stop (all by default) along the first axis, copied into memory."""
-        rows, *rest = self.shape or (1,)
-        stop = rows if stop is None else min(stop, rows)
-        width = math.prod(rest)
-        count, offset = (stop - start) * width, start * width * self.dtype.itemsize
-        values = np.fromfile(self.file, self.dtype, count, offset=self.offset + offset)
-        if values.size != count:
-            raise UserError(f"{self.file} became shorter while it was read")
-        return values.reshape((stop - start, *rest) if self.shape else ())
-
-
-def read_header(file: Path) -> dict[str, Tensor]:
-    """The tensors of one file by name; they may lie beyond its end, see Tensor.cut.
-
-    Raises:
-        UserError: no such file, or its header is cut off or is none.
-    """
-    try:
-        with file.open("rb") as stream:
-            start = stream.read(8)
-            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            if not 2 <= length <= min(_LONGEST_HEADER, file.stat().st_size - 8):
-                raise UserError(f"{file} is cut off in its header, or no safetensors file")
-            header = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        return {name: _tensor(file, entry, 8 + length) for name, entry in header.items()}
-    except OSError as error:
-        raise UserError(f"{file} can't be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{file} has a broken header: {one_line(error)}") from error
-
-
-def _tensor(file: Path, entry: dict[str, Any], start: int) -> Tensor:
-    begin, end = entry["data_offsets"]
-    shape = tuple(int(side) for side in entry["shape"])
-    kind = entry["dtype"]
-    right = kind not in DTYPES or end - begin == math.prod(shape) * DTYPES[kind].itemsize
-    if begin < 0 or end < begin or not right:
-        raise ValueError(f"bytes {begin} to {end} can't hold {kind} {list(shape)}")
-    return Tensor(file, kind, shape, start + begin, end - begin)
-
-
-def read_folder(folder: Path) -> tuple[dict[str, Tensor], list[str]]:
+def read_folder(
+    folder: Path, optional: Collection[str] = ()
+) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors of a Hugging Face folder's weights, and what is wrong with its files.
+
+    Args:
+        folder: with one safetensors file, or several and their index.
+        optional: tensors that the index may name although no file has them.
 
     Returns:
         Tensors by name, and one line for each shard that is missing or damaged and for each tensor
         that is cut off, that is not where the index says, or that is there twice.
 
     Raises:
-        UserError: the folder holds no safetensors weights at all.
+        UserError: the folder holds no safetensors weights at all, or two sets of them.
     """
-    index, single = folder / INDEX, folder / SINGLE
-    if index.is_file():
-        places = _read_index(index)
-        files = sorted({folder / file for file in places.values()})
-    elif single.is_file():
-        places, files = {}, [single]
-    else:
-        loose = sorted(folder.glob("*.safetensors"))
-        others = sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt*"))
-        found = f"it holds {(loose or others)[0].name}" if loose or others else "no weights there"
-        raise UserError(f"{folder} has neither {INDEX} nor {SINGLE}: {found}")
     tensors: dict[str, Tensor] = {}
     problems = []
-    for file in files:
+    for name, expected in sorted(_weight_files(folder).items()):
+        file = folder / name
         if not file.is_file():
-            count = sum(folder / place == file for place in places.values())
-            problems.append(f"shard {file.name} is missing, with {count} tensors")
+            problems.append(f"shard {name} is missing, with {len(expected)} tensors")
             continue
         try:
             found = read_header(file)
         except UserError as error:
             problems.append(str(error))
             continue
-        problems += [f"{name} is cut off in {file.name}" for name, t in found.items() if t.cut]
-        twice = [name for name in found if name in tensors]
-        problems += [f"{n} is both in {tensors[n].file.name} and {file.name}" for n in twice]
-        expected = [name for name, place in places.items() if folder / place == file]
-        problems += [f"{n} is not in {file.name}" for n in expected if n not in found]
+        problems += [f"{n} is cut off in {name}" for n, tensor in found.items() if tensor.cut]
+        problems += [
+            f"{n} is both in {tensors[n].file.name} and {name}" for n in found if n in tensors
+        ]
+        absent = [n for n in expected if n not in found and n not in optional]
+        problems += [f"{n} is not in {name}" for n in absent]
         tensors |= found
     return tensors, problems
 
 
-def _read_index(index: Path) -> dict[str, str]:
-    try:
-        places = json.loads(index.read_text())["weight_map"]
-        if not places or any(Path(place).name != place for place in places.values()):
-            raise ValueError("weight_map must give a file of the folder for each tensor")
-    except OSError as error:
-        raise UserError(f"{index} can't be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{index} is no index of shards: {one_line(error)}") from error
-    return places
+def _weight_files(folder: Path) -> dict[str, list[str]]:
+    """The files that hold a folder's weights, and the tensors that the index expects in each."""
+    index, single = folder / INDEX, folder / SINGLE
+    if not index.is_file():
+        if single.is_file():
+            return {SINGLE: []}
+        loose = sorted(folder.glob("*.safetensors"))
+        others = sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt*"))
+        found = f"it holds {(loose or others)[0].name}" if loose or others else "no weights there"
+        raise UserError(f"{folder} has neither {INDEX} nor {SINGLE}: {found}")
+    files = _read_index(index)
+    if single.is_file() and SINGLE not in files:
+        if not any((folder / name).exists() for name in files):
+            return {SINGLE: []}  # a leftover of shards that are gone
+        raise UserError(
+            f"{folder} holds two sets of weights, {SINGLE} and the shards of {INDEX}, and programs "
+            "differ in which they read: move the one that is not meant to another folder"
+        )
+    return files
+
+
+def _read_index(index: Path) -> dict[str, list[str]]:
+    """The tensors that an index expects in each file."""
+    places = read_json_object(index).get("weight_map")
+    files: dict[str, list[str]] = {}
+    for tensor, name in places.items() if isinstance(places, dict) else ():
+        if not isinstance(name, str) or not re.fullmatch(r"[\w][\w. -]{0,199}", name, re.ASCII):
+            raise UserError(
+                f"{index} is no index of shards: {str(name)[:80]!r} is no file of the folder"
+            )
+        files.setdefault(name, []).append(tensor)
+    if not files:
+        raise UserError(f"{index} is no index of shards: weight_map gives a file for each tensor")
+    return files
 
 
 @dataclasses.dataclass(frozen=True)

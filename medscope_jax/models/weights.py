@@ -3,37 +3,42 @@
     CKPT/model.json       the ModelConfig, and the base folder of one that holds a part of a model
     CKPT/params/          the parameter tree, as plain Orbax restores it onto any mesh
     CKPT/tokenizer.json   and the other small files of the Hugging Face folder that it came from
+    CKPT/manifest.json    checksums of all of these: what is damaged or edited is refused by name
 
 A folder holds all of a model, or what was trained of it (adapters, say) and where the rest is.
-
-Orbax saves whole arrays. One of our stacked leaves is 3.8 GB at 7B and 39 GB at 72B, so Orbax only
-lays the checkpoint out here, with one-element arrays, and TensorStore, the library that Orbax
-itself stores arrays with, makes each of them anew in its true shape and fills it slice by slice.
 """
 
 import dataclasses
 import json
-import logging
-import math
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import tensorstore as ts
 
 from medscope_jax.errors import UserError, one_line
+from medscope_jax.manifest import check_files, read_manifest, write_manifest
 from medscope_jax.models.config import ModelConfig, model_config
 from medscope_jax.models.huggingface import Path as LeafPath
 from medscope_jax.models.huggingface import leaves
 from medscope_jax.models.lora import LEAVES, adapter_shapes, join_params
 from medscope_jax.models.new_folder import new_folder
 from medscope_jax.models.qwen import param_shapes
+from medscope_jax.models.weight_arrays import (
+    REMEDY,
+    array_folder,
+    create_arrays,
+    damage,
+    is_chunk,
+    is_one_chunk,
+    open_array,
+    read_array,
+)
+from medscope_jax.strict_json import read_json_object
 
-MODEL, PARAMS = "model.json", "params"
+MODEL = "model.json"
 # What of a Hugging Face folder belongs to a model beside its weights.
 COMPANIONS = (
     "config.json",
@@ -51,8 +56,6 @@ COMPANIONS = (
     "processor_config.json",
     "LICENSE",
 )
-_CHUNK_BYTES = 32 * 2**20
-_ORBAX_LOG = logging.getLogger("absl")
 
 
 def read_model(folder: Path) -> ModelConfig:
@@ -66,17 +69,19 @@ def read_model(folder: Path) -> ModelConfig:
 
 def _read_model(folder: Path) -> tuple[ModelConfig, Path | None]:
     """The ModelConfig, and the base folder if there is one."""
-    try:
-        values = json.loads((folder / MODEL).read_text())
-        base = values.pop("base", None)
-        return model_config(values), base and Path(base)
-    except OSError as error:
+    if not (folder / MODEL).exists():
         raise UserError(
-            f"{folder} has no {MODEL} ({error.strerror}): make it by "
-            "python -m medscope_jax.convert import"
-        ) from error
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder / MODEL} is broken: {one_line(error)}") from error
+            f"{folder} has no {MODEL}: make it by python -m medscope_jax.convert import"
+        )
+    read_manifest(folder, REMEDY)
+    values = read_json_object(folder / MODEL)
+    base = values.pop("base", None)
+    if base is not None and not isinstance(base, str):
+        raise UserError(f"{folder / MODEL} is broken: base must be the path of a folder")
+    try:
+        return model_config(values), base and Path(base)
+    except UserError as error:
+        raise UserError(f"{folder / MODEL} is broken: {error}") from error
 
 
 def weight_shapes(config: ModelConfig) -> dict:
@@ -86,7 +91,7 @@ def weight_shapes(config: ModelConfig) -> dict:
 
 
 def load_params(folder: Path, abstract: Any) -> Any:
-    """The parameters of a weights folder, read by Orbax.
+    """The parameters of a weights folder; a process reads what its devices hold.
 
     Args:
         folder: as import or save_params made it.
@@ -96,26 +101,11 @@ def load_params(folder: Path, abstract: Any) -> Any:
     Raises:
         UserError: the folder is damaged or is another model's.
     """
-    open_arrays(folder, abstract)
-    homes = _homes(folder, abstract)
-    params: dict = {}
-    for home in dict.fromkeys(homes.values()):
-        part = _nest((path, leaf) for path, leaf in leaves(abstract) if homes[path] == home)
-        params = join_params(params, _restore(home, part))
-    return params
-
-
-def _restore(folder: Path, abstract: Any) -> Any:
-    arguments = ocp.args.PyTreeRestore(
-        item=abstract,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
-        partial_restore=True,
-    )
+    stores = open_arrays(folder, abstract)
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            return checkpointer.restore((folder / PARAMS).resolve(), args=arguments)
+        return _nest((path, read_array(stores[path], leaf)) for path, leaf in leaves(abstract))
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder} can't be loaded: {one_line(error)}") from error
+        raise damage(folder, error) from error
 
 
 def save_params(
@@ -162,7 +152,10 @@ def save_params(
 def write_model(
     folder: Path, config: ModelConfig, like: Path | None, base: Path | None = None
 ) -> None:
-    """Writes model.json, and the companion files of the folder `like`."""
+    """Finishes a folder whose arrays are written.
+
+    Writes model.json, the companion files of the folder `like`, and the manifest.
+    """
     values = dataclasses.asdict(config)
     del values["attention"]  # of the devices that it ran on, not of the model
     if base is not None:
@@ -170,6 +163,7 @@ def write_model(
     (folder / MODEL).write_text(json.dumps(values, indent=2) + "\n")
     if like is not None:
         copy_companions(like, folder)
+    write_manifest(folder, is_chunk)
 
 
 def copy_companions(source: Path, target: Path) -> None:
@@ -179,37 +173,6 @@ def copy_companions(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def create_arrays(folder: Path, shapes: Any) -> dict[LeafPath, ts.TensorStore]:
-    """An Orbax checkpoint of this tree, every array of which is still to be written.
-
-    Args:
-        folder: the weights folder that gets it.
-        shapes: tree of arrays or ShapeDtypeStructs.
-
-    Returns:
-        Writable arrays by path. Orbax refuses to restore one of which a chunk was not written.
-    """
-    stand_ins = jax.tree.map(lambda leaf: np.zeros((1,) * len(leaf.shape), leaf.dtype), shapes)
-    _ORBAX_LOG.addFilter(_is_a_problem)
-    try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
-            checkpointer.save((folder / PARAMS).resolve(), args=ocp.args.PyTreeSave(stand_ins))
-    finally:
-        _ORBAX_LOG.removeFilter(_is_a_problem)
-    stores = {}
-    for path, leaf in leaves(shapes):
-        metadata = json.loads((_array(folder, path) / ".zarray").read_text())
-        metadata |= {
-            "shape": list(leaf.shape),
-            "chunks": list(chunk_shape(leaf.shape, leaf.dtype.itemsize)),
-        }
-        spec = {"metadata": metadata, "store_data_equal_to_fill_value": True}
-        stores[path] = ts.open(
-            _spec(folder, path) | spec, create=True, delete_existing=True
-        ).result()
-    return stores
-
-
 def open_arrays(folder: Path, shapes: Any) -> dict[LeafPath, ts.TensorStore]:
     """The arrays of a weights folder, to be read slice by slice.
 
@@ -217,12 +180,11 @@ def open_arrays(folder: Path, shapes: Any) -> dict[LeafPath, ts.TensorStore]:
         UserError: an array is missing, broken, or not of the shape in `shapes`.
     """
     homes = _homes(folder, shapes)
+    _check_chunks(homes)
     stores, problems = {}, []
     for path, leaf in leaves(shapes):
         try:
-            # Not writing a chunk of zeros is a damage here, not a choice.
-            spec = _spec(homes[path], path) | {"fill_missing_data_reads": False}
-            stores[path] = ts.open(spec, open=True, read=True).result()
+            stores[path] = open_array(homes[path], path)
         except (OSError, ValueError) as error:
             problems.append(f"{'/'.join(path)} can't be read ({one_line(error)[:80]})")
             continue
@@ -233,26 +195,13 @@ def open_arrays(folder: Path, shapes: Any) -> dict[LeafPath, ts.TensorStore]:
     return stores
 
 
-def is_one_chunk(store: ts.TensorStore) -> bool:
-    """Whether an array is stored in one piece, which only pays to be written at once."""
-    return store.chunk_layout.write_chunk.shape == store.shape
-
-
-def chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """How an array is cut on disk: in one piece up to 32 MiB, else by layer and then into halves.
-
-    Halving the longest even side keeps chunks aligned with meshes of 2, 4, 8, ... devices, so that
-    each device reads little more than its own.
-    """
-    chunk = list(shape)
-    while math.prod(chunk) * itemsize > _CHUNK_BYTES:
-        if len(chunk) > 2 and chunk[0] > 1:
-            chunk[0] = 1
-            continue
-        even = [axis for axis, side in enumerate(chunk) if side % 2 == 0]
-        axis = max(even or range(len(chunk)), key=lambda a: chunk[a])
-        chunk[axis] = -(-chunk[axis] // 2)
-    return tuple(chunk)
+def _check_chunks(homes: Mapping[LeafPath, Path]) -> None:
+    """UserError where a chunk of one of these arrays is gone or stands for another."""
+    for home in dict.fromkeys(homes.values()):
+        mine = {".".join(path) for path, at in homes.items() if at == home}
+        files = read_manifest(home, REMEDY)
+        chunks = [name for name in files if is_chunk(name) and name.split("/")[1] in mine]
+        check_files(home, files, chunks, REMEDY)
 
 
 def shorten(problems: list[str], most: int = 20) -> str:
@@ -266,7 +215,7 @@ def _homes(folder: Path, shapes: Any) -> dict[LeafPath, Path]:
     base = _read_model(folder)[1]
     if base is not None and not base.is_dir():
         raise UserError(f"{folder} holds a part of a model, and the rest, {base}, is not there")
-    own = {path: base is None or _array(folder, path).is_dir() for path, _ in leaves(shapes)}
+    own = {path: base is None or array_folder(folder, path).is_dir() for path, _ in leaves(shapes)}
     return {path: folder if mine else base for path, mine in own.items()}
 
 
@@ -279,17 +228,3 @@ def _nest(pairs: Iterable[tuple[LeafPath, Any]]) -> dict:
             branch = branch.setdefault(key, {})
         branch[path[-1]] = leaf
     return tree
-
-
-def _array(folder: Path, path: LeafPath) -> Path:
-    return folder / PARAMS / ".".join(path)  # where Orbax keeps an array of a tree of dicts
-
-
-def _spec(folder: Path, path: LeafPath) -> dict[str, Any]:
-    place = f"{_array(folder, path).resolve()}/"
-    return {"driver": "zarr", "kvstore": {"driver": "file", "path": place}}
-
-
-def _is_a_problem(record: logging.LogRecord) -> bool:
-    """Log filter: Orbax remarks that there is nothing to merge, which is as it should be."""
-    return "Skipping merge of OCDBT" not in record.getMessage()

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import logging
 import shutil
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from medscope_jax.errors import UserError, is_disk_full, one_line
+from medscope_jax.manifest import seal
 from medscope_jax.training import leaves as leaves_lib
 from medscope_jax.visible import shown
 
@@ -100,7 +100,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         arguments = ocp.args.Composite(
             state=ocp.args.PyTreeSave(arrays),
             data=ocp.args.JsonSave({"state": data}),
-            meta=ocp.args.JsonSave(manifest | {"seal": _seal(manifest, data)}),
+            meta=ocp.args.JsonSave(manifest | {"seal": seal([manifest, data])}),
         )
         with self._report_full_disk(number):
             self._manager.save(number, args=arguments, force=True)
@@ -198,7 +198,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         parts = ocp.args.Composite(data=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore())
         read = self._manager.restore(number, args=parts)
         manifest, data = dict(read.meta), read.data["state"]
-        if manifest.pop("seal") != _seal(manifest, data):
+        if manifest.pop("seal") != seal([manifest, data]):
             raise ValueError("its metadata or data position was altered")
         self._manifests[number] = manifest
         return manifest, data
@@ -299,8 +299,3 @@ def _is_other_than_full_disk(record: logging.LogRecord) -> bool:
         return False
     error = record.exc_info[1] if record.exc_info else None
     return not (is_disk_full(OSError(text)) or is_disk_full(error))
-
-
-def _seal(manifest: dict[str, Any], data: Any) -> int:
-    """Checksum of a checkpoint's JSON parts."""
-    return zlib.crc32(json.dumps([manifest, data], sort_keys=True).encode())

@@ -13,7 +13,9 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from medscope_jax.dialogue import Layout, load_qwen_tokenizer, protocol
 from medscope_jax.distributed import abstract, make_mesh, param_shardings
+from medscope_jax.errors import UserError
 from medscope_jax.models import ModelConfig, frame_grid, load_params
+from medscope_jax.models.preprocessor import pixel_limits
 from medscope_jax.models.weights import weight_shapes
 from medscope_jax.rollout import vocabulary
 from medscope_jax.training.run import Run
@@ -50,10 +52,27 @@ _PROMPT_TOKENS = 1024  # room for the system prompt, the tools and the question
 _FRAME_TEXT = 16  # room for a frame's time and tags, tokens
 
 
-def frame_size(model: ModelConfig, height: int, width: int) -> tuple[int, int]:
+def most_pixels(folder: Path) -> int:
+    """How many pixels a frame has at most: ours, or fewer where the folder's processor says so.
+
+    Raises:
+        UserError: it says that frames have more than we show.
+    """
+    least, most = pixel_limits(folder)
+    if least > VIDEO.max_pixels:
+        raise UserError(
+            f"{folder}'s image processor has min_pixels {least:,}, and frames are shown with at "
+            f"most {VIDEO.max_pixels:,} here: this model can't be asked"
+        )
+    return min(most, VIDEO.max_pixels)
+
+
+def frame_size(
+    model: ModelConfig, height: int, width: int, max_pixels: int = VIDEO.max_pixels
+) -> tuple[int, int]:
     """The (height, width) in pixels at which the model is shown a recording of that resolution."""
     unit = model.vision.patch_size * model.vision.spatial_merge_size
-    return bucket_size(height, width, VIDEO.max_pixels, unit)
+    return bucket_size(height, width, max_pixels, unit)
 
 
 def open_run(folder: Path, model: ModelConfig, size: tuple[int, int]) -> Run:

@@ -223,7 +223,7 @@ def test_a_config_section_and_its_mistakes():
     for off in ({}, {"lora": None}, {"lora": {"rank": 0, "alpha": 128.0, "targets": "q_proj"}}):
         assert models.model_config(off).lora is None
     for values, message in (
-        ({"rank": -1}, "lora.rank is -1; it must be positive"),
+        ({"rank": -1}, "lora.rank is -1; it must be from 1 to 65,536"),
         ({"alpha": 0.0}, "lora.alpha is 0.0"),
         ({"targets": ""}, "lora.targets is empty"),
         ({"targets": "q_porj"}, "unknown name 'q_porj' in lora.targets.*q_proj"),

@@ -1,0 +1,94 @@
+"""Checksums of a folder's files, kept in the folder: what is damaged or exchanged is noticed.
+
+    FOLDER/manifest.json    {"files": {path: "sha256:..." or "crc32c:..."}, "seal": of "files"}
+
+Files are hashed whole, but for chunks of arrays: each ends with a CRC-32C of all before it, which
+TensorStore compares while it reads. Of those the list holds the CRC, so that a chunk is not read
+twice for its checksum, a part of a model not in whole, and yet no chunk can stand for another.
+"""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from medscope_jax.errors import UserError
+from medscope_jax.files import open_regular, write_text
+from medscope_jax.strict_json import read_json_object
+
+MANIFEST = "manifest.json"
+_WHOLE, _CHUNK = "sha256", "crc32c"
+_MOST = 2**26  # bytes of a manifest: a million chunks
+
+
+def seal(values: Any) -> int:
+    """A checksum of JSON values that their order in objects does not change."""
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+
+
+def write_manifest(folder: Path, is_chunk: Callable[[str], bool] = lambda name: False) -> None:
+    """Lists all files below a folder that is finished.
+
+    is_chunk: says of a path from the folder whether the file ends with its CRC-32C.
+    """
+    names = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
+    kinds = {name: _CHUNK if is_chunk(name) else _WHOLE for name in names if name != MANIFEST}
+    files = {name: _checksum(folder / name, kind) for name, kind in kinds.items()}
+    text = json.dumps({"files": files, "seal": seal(files)}, indent=0)
+    write_text(folder / MANIFEST, text + "\n")
+
+
+def read_manifest(folder: Path, remedy: str) -> dict[str, str]:
+    """Path -> checksum of each file of a folder; all but chunks are compared.
+
+    Args:
+      folder: of write_manifest.
+      remedy: what to do about a damaged folder, as the message ends.
+
+    Raises:
+      UserError: one line: a file is not what was written, is gone, or there is no manifest.
+    """
+    if not (folder / MANIFEST).exists():
+        raise UserError(
+            f"{folder} has no {MANIFEST}, with which its files are checked: an earlier version or "
+            f"nobody finished it; {remedy}"
+        )
+    try:
+        values = read_json_object(folder / MANIFEST, _MOST)
+        files = values.get("files")
+        listed = isinstance(files, dict) and all(isinstance(v, str) for v in files.values())
+        if not listed or values.get("seal") != seal(files):
+            raise UserError(f"{folder / MANIFEST} is not what was written")
+    except UserError as error:
+        raise UserError(f"{error}: {remedy}") from error
+    check_files(folder, files, (n for n in files if files[n].startswith(_WHOLE)), remedy)
+    return files
+
+
+def check_files(folder: Path, files: dict[str, str], names: Iterable[str], remedy: str) -> None:
+    """Compares files with a manifest's checksums; chunks only by what stands at their end.
+
+    Raises:
+      UserError: one line that names the first which is not what was written, or gone.
+    """
+    for name in names:
+        kind = files[name].partition(":")[0]
+        try:
+            found = _checksum(folder / name, kind)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UserError(f"{folder / name} can't be read ({reason}): {remedy}") from error
+        if found != files[name]:
+            raise UserError(f"{folder / name} is not what was written there: {remedy}")
+
+
+def _checksum(path: Path, kind: str) -> str:
+    with open_regular(path) as file:
+        if kind == _WHOLE:
+            return f"{kind}:{hashlib.file_digest(file, kind).hexdigest()}"
+        file.seek(max(0, file.seek(0, 2) - 4))
+        return f"{kind}:{file.read(4).hex()}"
