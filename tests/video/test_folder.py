@@ -83,10 +83,13 @@ def test_names_that_count(fill, index_of, names):
     np.testing.assert_allclose(video.times, np.arange(len(names)) / 4)
 
 
-def test_times_of_its_own(fill, index_of):
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_times_of_its_own(fill, index_of, end):
     """Times decide the order, whatever the names and the caller's rate say; they start at 0."""
     times = [2.5, 0.5, 1.0, 4.0]
     folder = fill(["a.jpg", "b.png", "c.jpg", "d.jpg"], times)
+    table = folder / "times.csv"
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes().replace(b"\n", end))
     video = read_video(folder, fps=2.0, size=SIZE, frame_rate=99.0)
     np.testing.assert_array_equal(index_of(video.frames), [1, 2, 0, 3])
     np.testing.assert_allclose(video.times, [0.0, 0.5, 2.0, 3.5])
