@@ -14,6 +14,7 @@ from medscope_jax.rl.intervals import CLOCK, Span, clock_seconds
 from tfds_builders.record import Unusable
 
 MAX_SECONDS = 1e7  # 115 days: whatever is later is no time of a video
+MAX_SPANS = 1000  # of a row
 _LONGEST = 64  # characters of a time
 
 # Each pattern reads a text in one pass: no two parts that follow one another take the same thing.
@@ -68,13 +69,21 @@ def spans(value: Any, name: str) -> tuple[Span, ...]:
     A text is the JSON of such a list, "12.0-20.5; 40-55" or "[12.0, 20.5], [40, 55]".
     """
     if isinstance(value, str):
+        _check_number(value, name)
         value = _spans_of_text(value.strip(), name)
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, (list, tuple)):
         raise Unusable(f"{name} is no list of spans")
+    _check_number(value, name)
     one = len(value) == 2 and not any(map(_is_span, value))
     return tuple(span(*_ends(pair, name), name) for pair in ([value] if one else value))
+
+
+def _check_number(found: Sequence[Any], name: str) -> None:
+    """Refuses more spans, or a longer text of them, than can be meant."""
+    if len(found) > (MAX_SPANS * 2 * _LONGEST if isinstance(found, str) else MAX_SPANS):
+        raise Unusable(f"{name} holds more than {MAX_SPANS:,} spans")
 
 
 def _spans_of_text(text: str, name: str) -> Any:
@@ -83,6 +92,7 @@ def _spans_of_text(text: str, name: str) -> Any:
             return json.loads(text)
         except (ValueError, RecursionError):
             if _BRACKETS.fullmatch(text):
+                _check_number(_IN_BRACKETS.findall(text), name)
                 found = [_match(_PAIR, piece) for piece in _IN_BRACKETS.findall(text)]
                 return [form and form.groups() for form in found]
     return [piece.strip() for piece in text.removesuffix(";").split(";")]
@@ -123,6 +133,7 @@ def stated_spans(answer: str, bare: bool = False) -> tuple[Span, ...]:
     Raises:
       Unusable: numbers in brackets that are no intervals, or no times.
     """
+    _check_number(answer, "the answer")
     text = answer.strip()
     if text.startswith("[[") and text.endswith("]]"):
         text = text[1:-1]
@@ -132,6 +143,7 @@ def stated_spans(answer: str, bare: bool = False) -> tuple[Span, ...]:
         pieces, pattern = re.split(r";|,\s", text), _RANGE
     else:
         pieces, pattern = [], _PAIR
+    _check_number(pieces, "the answer")
     found = [_match(pattern, piece) for piece in pieces]
     if pieces and None not in found:
         return tuple(span(*form.groups(), "the answer's interval") for form in found)

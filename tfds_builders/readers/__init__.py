@@ -30,8 +30,9 @@ What holds for every reader:
 - An answer that is one interval or several, "[12.0, 20.5]" or "01:05 - 01:10", makes the question
   a grounding question; its answer is then written from the evidence, with one decimal. Brackets
   with nothing but numbers that are no interval make a bad row. All other answers are vqa.
-- Questions are of the rl part, or, where the source puts them into its validation or test split, of
-  the eval part, unless the option `part` says otherwise. Records of qa and cap show a clip and are
+- A field `split` of a row of JSON or Parquet is heeded, whichever reader reads it. Questions are of
+  the rl part, or, where the source puts them into its validation or test split, of the eval part,
+  unless the option `part` says otherwise. Records of qa and cap show a clip and are
   answered in one turn, which states the clip's times as its thought.
 - A video is named by a path below the source's video folder, or by a whole number. An absolute
   path loses the option `video_root` where it starts with it, else all its folders; two folders with

@@ -16,6 +16,7 @@ from tfds_builders.readers._values import (
     identifier,
     optional,
     required,
+    split_name,
     words,
 )
 from tfds_builders.record import Annotation, Unusable
@@ -44,6 +45,14 @@ def ends_of(row: dict, start_key: str, end_key: str, name: str) -> Span | None:
     if not has(row, start_key, end_key):
         return None
     return span(*(required(row, anything, key) for key in (start_key, end_key)), name)
+
+
+def split_of(*rows: dict) -> str:
+    """The split that a row, or an object inside it, names; "" where none does."""
+    named = {optional(row, split_name, "split", "") for row in rows} - {""}
+    if len(named) > 1:
+        raise Unusable("the row names two splits")
+    return named.pop() if named else ""
 
 
 def evidence_of(row: dict) -> tuple[tuple[Span, ...], float | None]:

@@ -45,7 +45,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medscope_jax.rl.intervals import Span
-from tfds_builders.readers._fields import asked, ends_of, evidence_of, video_names
+from tfds_builders.readers._fields import asked, ends_of, evidence_of, split_of, video_names
 from tfds_builders.readers._files import annotate
 from tfds_builders.readers._parquet import table_rows
 from tfds_builders.readers._turns import calls_in, cut_instruction, final_answer, own_turns
@@ -85,7 +85,7 @@ def read(
       UserError: no such file.
     """
     name_of = video_names(video_root)
-    rows = table_rows(path, ("id", "messages", "metadata"))
+    rows = table_rows(path, ("id", "messages", "metadata", "split"))
     return annotate(path, rows, lambda place, row: _make(place, row, name_of, instruction))
 
 
@@ -112,6 +112,7 @@ def _make(place: str, value: Any, name_of: Callable[[Any], str], instruction: st
         frame_time=frame_time,
         turns=turns,
         window=window,
+        split=split_of(row, about),
     )
 
 

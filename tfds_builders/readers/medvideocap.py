@@ -21,7 +21,13 @@ Face); read its terms, and those of the clips' own sources. The questions are Me
 from collections.abc import Iterator
 from pathlib import Path
 
-from tfds_builders.readers._fields import CAPTION_QUESTION, asked, part_option, video_names
+from tfds_builders.readers._fields import (
+    CAPTION_QUESTION,
+    asked,
+    part_option,
+    split_of,
+    video_names,
+)
 from tfds_builders.readers._files import annotate, json_rows, require_file
 from tfds_builders.readers._values import anything, has, mapping, required
 from tfds_builders.record import Annotation, BadRow
@@ -42,9 +48,10 @@ def read(path: Path, *, part: str = "", video_root: str = "") -> Iterator[Annota
         video = required(row, name_of, "video_path", "video", "video_name")
         if has(row, "caption") and not has(row, "question"):
             caption = required(row, anything, "caption")
-            return asked(place, video, "cap", CAPTION_QUESTION, caption, task="caption")
+            about = CAPTION_QUESTION, caption
+            return asked(place, video, "cap", *about, task="caption", split=split_of(row))
         question, answer = (required(row, anything, key) for key in ("question", "answer"))
         moment = required(row, seconds, "anchor_frame_time")
-        return asked(place, video, part, question, answer, frame_time=moment)
+        return asked(place, video, part, question, answer, frame_time=moment, split=split_of(row))
 
     return annotate(path, json_rows(require_file(path)), make)

@@ -18,7 +18,7 @@ the US National Library of Medicine; the videos are YouTube's and under their ma
 from collections.abc import Iterator
 from pathlib import Path
 
-from tfds_builders.readers._fields import asked, ends_of, part_option, video_names
+from tfds_builders.readers._fields import asked, ends_of, part_option, split_of, video_names
 from tfds_builders.readers._files import annotate, json_rows, refuse_twice, require_file
 from tfds_builders.readers._values import (
     anything,
@@ -68,7 +68,7 @@ def read(path: Path, *, part: str = "", extension: str = ".mp4") -> Iterator[Ann
             None,
             evidence=(evidence,),
             task="grounding",
-            split=split,
+            split=split_of(row) or split,
         )
         if sample is not None:
             once(sample, "sample_id")

@@ -31,6 +31,7 @@ from tfds_builders.readers._fields import (
     asked,
     ends_of,
     part_option,
+    split_of,
     video_names,
 )
 from tfds_builders.readers._files import annotate, json_rows, require_file
@@ -77,11 +78,21 @@ def read(
                 task="caption",
                 evidence=(clip,),
                 window=clip,
+                split=split_of(row),
             )
         evidence = ends_of(row, "qa_start_time", "qa_end_time", "the evidence") or clip
         if part == "qa" and not clip[0] <= evidence[0] < evidence[1] <= clip[1]:
             raise Unusable("the clip does not hold the evidence")
         question, answer = (required(row, anything, key) for key in ("question", "answer"))
-        return asked(place, video, part, question, answer, evidence=(evidence,), window=clip)
+        return asked(
+            place,
+            video,
+            part,
+            question,
+            answer,
+            evidence=(evidence,),
+            window=clip,
+            split=split_of(row),
+        )
 
     return annotate(path, json_rows(require_file(path)), make)

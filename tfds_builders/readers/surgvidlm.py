@@ -21,7 +21,7 @@ their terms. This module ships and downloads nothing.
 from collections.abc import Iterator
 from pathlib import Path
 
-from tfds_builders.readers._fields import asked, ends_of, part_option, video_names
+from tfds_builders.readers._fields import asked, ends_of, part_option, split_of, video_names
 from tfds_builders.readers._files import annotate, json_rows, require_file
 from tfds_builders.readers._values import anything, mapping, required
 from tfds_builders.record import Annotation, BadRow, Unusable
@@ -46,6 +46,15 @@ def read(path: Path, *, part: str = "", video_root: str = "") -> Iterator[Annota
             raise Unusable("qa_start_time and clip_start_time are missing")
         if part == "qa" and (clip is None or not clip[0] <= evidence[0] < evidence[1] <= clip[1]):
             raise Unusable("the clip does not hold the evidence")
-        return asked(place, video, part, question, answer, evidence=(evidence,), window=clip)
+        return asked(
+            place,
+            video,
+            part,
+            question,
+            answer,
+            evidence=(evidence,),
+            window=clip,
+            split=split_of(row),
+        )
 
     return annotate(path, json_rows(require_file(path)), make)

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tfds_builders.readers._fields import asked, evidence_of, part_option, video_names
+from tfds_builders.readers._fields import asked, evidence_of, part_option, split_of, video_names
 from tfds_builders.readers._files import annotate
 from tfds_builders.readers._parquet import table_rows
 from tfds_builders.readers._turns import cut_instruction
@@ -41,7 +41,6 @@ from tfds_builders.readers._values import (
     optional,
     plain_text,
     required,
-    split_name,
 )
 from tfds_builders.record import Annotation, BadRow, Unusable
 
@@ -61,7 +60,7 @@ def read(
     """
     part = part_option(part, ("rl", "eval"))
     name_of = video_names(video_root)
-    rows = table_rows(path, ("prompt", "videos", "reward_model", "extra_info"))
+    rows = table_rows(path, ("prompt", "videos", "reward_model", "extra_info", "split"))
     return annotate(path, rows, lambda place, row: _make(place, row, part, name_of, instruction))
 
 
@@ -84,7 +83,7 @@ def _make(
         answer,
         evidence=evidence,
         frame_time=frame_time,
-        split=optional(info, split_name, "split", ""),
+        split=split_of(row, info),
     )
 
 

@@ -37,6 +37,7 @@ ROWS = {
     "longvt": [
         {
             "messages": MESSAGES,
+            "split": "test",
             "metadata": {"question": "What?", "qa_start_time": 1, "qa_end_time": 3},
         },
         {
@@ -50,6 +51,7 @@ ROWS = {
     "surgvidlm": [
         {
             "video_path": "v.mp4",
+            "split": "test",
             "question": "What?",
             "answer": "A vein.",
             "qa_start_time": 1,
@@ -60,14 +62,21 @@ ROWS = {
     ],
     "medvideocap": [
         {"video": "v.mp4", "question": "What?", "answer": "A vein.", "anchor_frame_time": 1},
-        {"video": "v.mp4", "caption": "A cut."},
+        {"video": "v.mp4", "caption": "A cut.", "split": "test"},
     ],
     "ophvl": [
-        {"video_path": "v.mp4", "caption": "A cut.", "clip_start_time": 0, "clip_end_time": 9},
+        {
+            "video_path": "v.mp4",
+            "split": "test",
+            "caption": "A cut.",
+            "clip_start_time": 0,
+            "clip_end_time": 9,
+        },
     ],
     "medvidqa": [
         {
             "video_id": "v",
+            "split": "test",
             "sample_id": 3,
             "question": "How?",
             "answer_start_second": 1,
@@ -155,6 +164,7 @@ def test_another_type_is_the_same_or_a_bad_row(write_rows, reader, row):
 
     (whole,) = read([row])
     assert isinstance(whole, dict)
+    assert whole["split"] == "test" or "split" not in row
     changes = [
         (path, new, replaced(row, path, new))
         for path in paths(row)
@@ -241,6 +251,13 @@ def test_parquet_columns_by_other_names(tmp_path, collect):
     good, bad = collect("verl", path)
     assert not good
     assert "a column of its own for a field of extra_info" in bad[0].reason
+
+
+def test_two_splits_are_none(write_rows, collect):
+    row = ROWS["verl"][1] | {"split": "train"}
+    good, bad = collect("verl", write_rows("rows.jsonl", [row, row | {"split": "Test"}]))
+    assert [made.split for made in good] == ["test"]
+    assert [made.reason for made in bad] == ["the row names two splits"]
 
 
 def test_a_field_that_is_there_twice_is_none_of_both(tmp_path, collect):
