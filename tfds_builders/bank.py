@@ -42,8 +42,10 @@ from medscope_jax.video.bank_key import Preprocessing
 from medscope_jax.video.bank_store import FrameSource, paired
 from medscope_jax.visible import shown
 from tfds_builders import clinvideo
+from tfds_builders.built import SEAL, check_seal, stored_row
 from tfds_builders.read import built_folder, load_frames, suite_dir
 
+_AGAIN = "build that data set again"
 _FEATURES = {"id", "times", "duration", "frames"}
 
 
@@ -55,6 +57,8 @@ def frame_sources(data_dir: Path, split: str, pairs: bool = False) -> Sequence[F
     Raises:
       UserError: data_dir is no such data set, or has no such split.
     """
+    if (data_dir / SEAL).exists():  # what we built; others have none
+        check_seal(data_dir, _AGAIN, ("dataset_info.json", "features.json"))
     try:
         builder = tfds.builder_from_directory(data_dir)
     except Exception as error:  # TFDS has a kind of its own for each thing that is missing
@@ -80,7 +84,7 @@ class _Sources(Sequence):
     def __getitem__(self, row: int) -> FrameSource:
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
-        example = self._rows[row]
+        example = stored_row(self._rows, row, _AGAIN)
         source = FrameSource(
             example["id"].decode(),
             np.asarray(example["times"], np.float64),

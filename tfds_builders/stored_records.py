@@ -14,7 +14,7 @@ from medscope_jax.errors import UserError
 from tfds_builders.conversation import conversation
 from tfds_builders.cut import cut_to
 from tfds_builders.record import Annotation, Unusable, make_record, record_fields
-from tfds_builders.sharded import Rejected
+from tfds_builders.shard import Rejected
 from tfds_builders.stored_videos import ListedVideo, read_times
 
 

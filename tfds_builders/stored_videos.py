@@ -25,7 +25,7 @@ from tfds_builders.built import check_seal
 from tfds_builders.inside import recording_fault
 from tfds_builders.manual import VideoSettings
 from tfds_builders.plan import PlannedVideo
-from tfds_builders.sharded import Rejected
+from tfds_builders.shard import Rejected
 
 JPEG_QUALITY = 95
 # How suite.json offers what read_video does about a fault.

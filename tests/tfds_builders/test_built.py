@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,6 @@ import pytest
 from medscope_jax.errors import UserError
 from medscope_jax.locks import alone
 from tests.tfds_builders import clinvideo_cases as cases
-from tests.tfds_builders import kill_program
 from tests.tfds_builders.clinvideo_cases import digest
 from tfds_builders.build import build
 from tfds_builders.clinvideo import load_frames, load_part, splits_of, video_rows
@@ -100,25 +97,6 @@ def test_overwrite_builds_the_frames_again_where_they_are_others(manual, tmp_pat
     assert len(video_rows(data, "train")) == 2 and answers(data) == ["left", "left"]
 
 
-@pytest.fixture(scope="module")
-def kill_at():
-    """(moment, folder, task, *arguments) -> whether the task was killed; see kill_program.py."""
-    root = str(Path(kill_program.__file__).parents[2])
-    command = [sys.executable, "-m", "tests.tfds_builders.kill_program"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    environment = {**os.environ, "PYTHONPATH": root}
-    with subprocess.Popen(command, cwd=root, env=environment, **pipes) as program:
-
-        def run(moment, folder, task, *arguments):
-            job = [moment, str(folder), task, arguments]
-            program.stdin.write(json.dumps(job) + "\n")
-            program.stdin.flush()
-            return bool(int(program.stdout.readline()))
-
-        yield run
-        program.stdin.close()
-
-
 def kills(kill_at, manual: Path, folder: Path, moments) -> int:
     """Kills builds, first and overwriting ones, and checks what the next one makes of the rest."""
     new, old = folder / "new", folder / "old"
@@ -157,7 +135,7 @@ def kills(kill_at, manual: Path, folder: Path, moments) -> int:
 
 
 def test_a_killed_build_leaves_the_old_one_or_nothing(kill_at, manual, tmp_path):
-    assert kills(kill_at, manual, tmp_path, (2, 19, 31, 43)) == 4
+    assert kills(kill_at, manual, tmp_path, (25, 45)) == 2
 
 
 @pytest.mark.invariant
@@ -171,9 +149,10 @@ def test_two_builds_at_once_and_a_killed_one(kill_at, manual, tmp_path):
     with alone(data / ".lock"), pytest.raises(UserError, match=rf"process {os.getpid()}.: wait"):
         build_rl(manual, data)
     assert kill_at(20, tmp_path, "build", str(manual), str(data), False)
+    (data / "tmp.results").mkdir()  # of a killed one over Beam: it names recordings
     assert (data / ".lock").read_text()  # a killed process's number, which blocks nobody
     build_rl(manual, data)
-    assert answers(data) == ["left", "left"]
+    assert answers(data) == ["left", "left"] and not (data / "tmp.results").exists()
 
 
 def everything(data: Path) -> list:
@@ -217,19 +196,19 @@ def check_damages(manual: Path, data: Path, step: int) -> None:
 
 
 def test_damaged_data_sets_are_one_line(manual, tmp_path):
-    check_damages(manual, tmp_path / "data", step=3)
+    check_damages(manual, tmp_path / "data", step=1)
 
 
 @pytest.mark.invariant
 def test_data_sets_damaged_anywhere(manual, tmp_path):
-    check_damages(manual, tmp_path / "data", step=60)
+    check_damages(manual, tmp_path / "data", step=30)
 
 
 def test_overwrite_mends_what_is_damaged(manual, tmp_path):
     data = tmp_path / "data"
     build_rl(manual, data)
     wanted = digest(data)
-    for path in sorted(data.rglob("1.0.0/*")):
+    for path in sorted(data.rglob("1.0.0/*"))[::4]:
         path.unlink()
         with pytest.raises(UserError, match="build it again with --overwrite"):
             build_rl(manual, data)

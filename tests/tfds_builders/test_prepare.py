@@ -1,8 +1,10 @@
 """Preparation: real files, complete or not used, continued after a kill."""
 
 import hashlib
+import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 from medscope_jax.errors import UserError
+from medscope_jax.locks import alone
 from tfds_builders import prepare
 from tfds_builders.phantom_suite.records import SPLITS_OF_PART, records
 from tfds_builders.prepare import prepare_suite
@@ -85,6 +88,83 @@ def test_done_is_found_and_another_config_refused(workdir, monkeypatch):
         prepare_suite(workdir, SuiteConfig(seed=1), progress=False)
 
 
+def test_two_preparations_at_once(tmp_path):
+    (tmp_path / "suite").mkdir()
+    with alone(tmp_path / "suite" / ".lock"), pytest.raises(UserError, match="another process"):
+        prepare_suite(tmp_path, TINY, progress=False, processes=1)
+    assert not (tmp_path / "suite" / "suite.json").exists()
+
+
+def damages(path: pathlib.Path):
+    """Damaged bytes of a file; of JSON, with a value of another type at every other place."""
+    whole = path.read_bytes()
+    yield from (b"", b"{", whole[: len(whole) // 2], whole + b"x", b"\xff" + whole, whole * 2)
+    for at in range(1, len(whole), max(1, len(whole) // 9)):
+        yield whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :]
+    if path.suffix == ".json":
+        yield from (b"[]", b"3", b"null", b"{}", b"[" * 10**5, b'{"config": NaN}')
+        value = json.loads(whole)
+        for key in value:
+            for odd in (None, 3, "x", [], {}, {"x": [1]}):
+                yield json.dumps(value | {key: odd}).encode()
+            yield json.dumps({k: v for k, v in value.items() if k != key}).encode()
+
+
+def contents(workdir: pathlib.Path) -> tuple:
+    """What is read of a prepared suite."""
+    assert prepared_config(workdir) == TINY
+    frames = load_frames(workdir, "test")
+    rl = [repr(sorted(record.items())) for record in load_part(workdir, "rl", "train")]
+    videos = [(frame["id"], frame["frames"].tobytes()) for frame in frames]
+    return rl, videos, video_rows(workdir, "test")
+
+
+@pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.invariant)])
+def test_damaged_files_of_a_suite_are_one_line(tmp_path, workdir, step):
+    """By whatever reads them; and never another suite. step: how many kinds of damage to leave."""
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    suite = tmp_path / "suite"
+
+    def read():
+        prepare_suite(tmp_path, TINY, progress=False, processes=1)
+        return contents(tmp_path)
+
+    wanted, refused, tried = read(), 0, 0
+    built = [suite / "tfds" / "phantom_suite" / "rl", suite / "tfds" / "phantom_frames"]
+    paths = [suite / "suite.json", suite / "done.json", suite / "videos" / "procedures.json"]
+    for path in [*paths, *(p for folder in built for p in folder.rglob("1.0.0/*"))]:
+        whole = path.read_bytes()
+        for damaged in list(damages(path))[::step]:
+            path.write_bytes(damaged)
+            tried += damaged != whole
+            try:
+                assert read() == wanted
+            except UserError as error:
+                assert str(suite) in str(error) and "prepare the suite again" in str(error)
+                refused += 1
+        path.unlink()
+        path.mkdir()
+        with pytest.raises(UserError, match="prepare"):
+            read()
+        path.rmdir()
+        path.write_bytes(whole)
+    # Records have checksums of their own, but no meaning in every byte.
+    assert refused > 0.8 * tried and read() == wanted
+
+
+@pytest.mark.parametrize(
+    "moment", [25, *(pytest.param(n, marks=pytest.mark.invariant) for n in (3, 60, 110))]
+)
+def test_a_preparation_killed_at_any_moment(kill_at, tmp_path, workdir, moment):
+    config = prepare.config_to_json(TINY)
+    assert kill_at(moment, tmp_path, "prepare", str(tmp_path), config)
+    with pytest.raises(UserError, match="no finished suite"):
+        load_part(tmp_path, "cap", "train")
+    prepare_suite(tmp_path, TINY, progress=False, processes=1)
+    assert not list((tmp_path / "suite").rglob("*incomplete*"))
+    assert contents(tmp_path) == contents(workdir)
+
+
 def test_unprepared_and_unknown_are_one_line_errors(tmp_path, workdir):
     with pytest.raises(UserError, match="holds no finished suite"):
         load_part(tmp_path, "cap", "train")
@@ -94,6 +174,7 @@ def test_unprepared_and_unknown_are_one_line_errors(tmp_path, workdir):
         load_frames(workdir, "dev")
 
 
+@pytest.mark.invariant
 def test_killed_preparation_is_continued_to_the_same_bytes(tmp_path, workdir):
     """kill -9 while two processes draw; then half a dataset and half a recording lie about."""
     code = (

@@ -9,7 +9,8 @@ import tensorflow_datasets as tfds
 from tfds_builders.manual import SPLITS, Manual
 from tfds_builders.plan import Plan, PlannedVideo
 from tfds_builders.quarantine import Quarantine
-from tfds_builders.sharded import Shard, ShardedBuilder, Written
+from tfds_builders.shard import Shard, Written
+from tfds_builders.sharded import ShardedBuilder
 from tfds_builders.stored_videos import join_listing, make_videos, video_features
 
 # Files of a split: up to so many videos one each; beyond that, so many files or more, of at most

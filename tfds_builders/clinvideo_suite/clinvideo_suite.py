@@ -16,7 +16,8 @@ from tfds_builders.phantom_suite.records import SPLITS_OF_PART
 from tfds_builders.plan import Plan, source_rows
 from tfds_builders.quarantine import Quarantine
 from tfds_builders.record import Annotation, BadRow
-from tfds_builders.sharded import Shard, ShardedBuilder
+from tfds_builders.shard import Shard
+from tfds_builders.sharded import ShardedBuilder
 from tfds_builders.stored_records import PlacedRow, make_records, record_features
 from tfds_builders.stored_videos import ListedVideo, read_listing
 from tfds_builders.suite import PARTS
