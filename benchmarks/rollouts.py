@@ -69,8 +69,7 @@ def ours(
     keys = row_keys(jax.random.key(0), jnp.arange(len(records) * group))
     keys = keys.reshape(len(records), group)  # greedy: not used
     times = [videos[place].times for place in places]
-    questions = [record["question"] for record in records]
-    width = prompt_width(questions, times, run.tokenizer, run.layout, tools=True)
+    width = prompt_width(records, times, run.tokenizer, run.layout, tools=True)
 
     def once() -> Outcome:
         clock, cpu = peers_lib.Clock(), time.process_time()

@@ -133,8 +133,7 @@ def _our_update(world: World, job: Job, videos, episode: Episode, bank, repeats:
     optimizer = make_optimizer(config.ga_grpo, config.ga_grpo.steps)
     role = np.asarray(episode.role)
     times = [videos[place].times for place in world.places]
-    questions = [record["question"] for record in world.records]
-    width = prompt_width(questions, times, run.tokenizer, run.layout, tools=True)
+    width = prompt_width(world.records, times, run.tokenizer, run.layout, tools=True)
     step = functools.partial(
         ga_grpo_step,
         model=run.model,

@@ -88,7 +88,7 @@ def answer_question(run: Run, params: dict, video: Video, question: str) -> Traj
     """
     layout = roomy_layout(run, video)
     width = prompt_width(
-        [question],
+        [{"question": question}],
         [video.times],
         run.tokenizer,
         layout,

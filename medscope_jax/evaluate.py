@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from medscope_jax.config import ConfigError, parse_arguments, run_main
+from medscope_jax.dialogue import question_text
 from medscope_jax.distributed import batch_shardings, use_huge_pages
 from medscope_jax.distributed.processes import (
     first_process_first,
@@ -73,7 +74,7 @@ def evaluate_model(
     # One width for all models and decodings, as wide as the widest prompt: one program for all.
     times = [video.times for video in split.videos]
     width = prompt_width(
-        [record["question"] for record in records],
+        records,
         [times[split.rows[record["video"]]] for record in records],
         run.tokenizer,
         run.layout,
@@ -153,7 +154,7 @@ def telling_traces(
     rewards = reward_all(told, asked, scores, RewardConfig(**run.config.reward))
     return [
         make_trace(
-            record["question"],
+            question_text(record),
             trajectory,
             split.videos[split.rows[record["video"]]],
             run.layout.preview_frames,

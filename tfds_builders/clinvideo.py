@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from medscope_jax.dialogue import question_text
 from medscope_jax.errors import UserError
 from tfds_builders.built import newest, open_dataset, stored_row
 from tfds_builders.manual import SPLITS, VideoSettings
@@ -134,7 +135,7 @@ def suite_texts(data_dir: str | os.PathLike, parts: Sequence[str] = PARTS) -> It
     """Questions, answers and turns of the training records, to train a tokenizer on; in order."""
     for part in (part for part in parts if "train" in splits_of(data_dir, part)):
         for record in load_part(data_dir, part, "train"):
-            yield record["question"]
+            yield from question_text(record).split("\n")
             yield record["answer"]
             yield from record["turns"]
 

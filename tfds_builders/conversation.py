@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from medscope_jax.dialogue import protocol
-from medscope_jax.dialogue.foreign import clean_question
+from medscope_jax.dialogue import protocol, question_text
 from medscope_jax.errors import UserError
 from medscope_jax.tools import CallStatus, Tool, error_text, parse_call, select_frames_host
 
@@ -39,7 +38,7 @@ def conversation(record: Mapping[str, Any], times: np.ndarray) -> list[dict[str,
         return []
     calls = [_CALL.fullmatch(turn) for turn in record["turns"]]
     instruction = protocol.INSTRUCTION_WITH_TOOLS if any(calls) else protocol.INSTRUCTION
-    question = f"{clean_question(record['question'])}\n{instruction}"
+    question = f"{question_text(record)}\n{instruction}"
     start, end = map(float, record["window"])
     video = _video(record["video"], start, end) if start >= 0 else _video(record["video"])
     messages = [{"role": "user", "content": [video, {"type": "text", "text": question}]}]

@@ -41,7 +41,7 @@ class Rows(Sequence):
         self._again = _again(folder)
         built = open_dataset(built_folder(folder, dataset), self._again)
         self._source = built.as_data_source(split=split)
-        self._decode = _frames_of if dataset == "phantom_frames" else record_of
+        self._decode = _frames_of if dataset == "phantom_frames" else _record_of
 
     def __len__(self) -> int:
         return len(self._source)
@@ -181,6 +181,15 @@ def built_folder(folder: pathlib.Path, dataset: str) -> pathlib.Path:
 def _again(folder: pathlib.Path) -> str:
     """How to make a suite again, as an error ends."""
     return f"delete {folder} and prepare the suite again"
+
+
+def _record_of(example: dict[str, Any]) -> dict[str, Any]:
+    """A stored record of the phantom suite.
+
+    Suites of before questions were asked with their options list the yes and no of questions that
+    call for them by their words; asked with those, they would be other questions.
+    """
+    return record_of(example) | {"options": []}
 
 
 def record_of(example: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from medscope_jax.dialogue.foreign import check_turns, clean_question
+from medscope_jax.dialogue import question_text
+from medscope_jax.dialogue.foreign import check_turns
 from medscope_jax.errors import UserError
 from tfds_builders.conversation import conversation
 from tfds_builders.cut import cut_to
@@ -71,7 +72,7 @@ def make_records(
 
 def _record(row: PlacedRow, times: np.ndarray) -> dict[str, Any]:
     """The record of a row; UserError, which quotes no content, where it can't be one."""
-    clean_question(row.annotation.question)
+    question_text(vars(row.annotation))
     check_turns(row.annotation.turns, "the row")
     record = make_record(
         row.annotation, row.name, row.source, row.split, row.video, times, row.listed.duration

@@ -15,6 +15,7 @@ from medscope_jax.dialogue.episode import (
     stamp_ids,
     turn_texts,
 )
+from medscope_jax.dialogue.options import question_text
 from medscope_jax.dialogue.qwen_tokenizer import load_qwen_tokenizer
 from medscope_jax.dialogue.tokenizer import (
     Tokenizer,
@@ -42,6 +43,7 @@ __all__ = [
     "load_tokenizer",
     "pad_vocabulary",
     "pad_row",
+    "question_text",
     "render_chat",
     "save_tokenizer",
     "stamp_ids",

@@ -27,11 +27,22 @@ def clean_question(text: str, name: str = "the question") -> str:
     Raises:
       UserError: no words in it, no valid text, or one of the protocol's tags in it.
     """
-    question = " ".join(text.split())
-    if not any(character.isalnum() for character in question):
+    if not any(character.isalnum() for character in text):
         raise UserError(f"{name} is empty: ask something about the video")
-    _refuse(question, name)
-    return question
+    return clean_words(text, name)
+
+
+def clean_words(text: str, name: str) -> str:
+    """Words on one line, be it a sign such as "+"; `name` is what an error calls them.
+
+    Raises:
+      UserError: nothing but white space, no valid text, or one of the protocol's tags in it.
+    """
+    words = " ".join(text.split())
+    if not words:
+        raise UserError(f"{name} is empty")
+    _refuse(words, name)
+    return words
 
 
 def check_turns(turns: Sequence[str], name: str = "the record") -> None:

@@ -22,6 +22,11 @@ _INSTRUCTION = (
     "score that stands in them for yours. Reply with "
     'JSON only: {"score": 0}, {"score": 0.5} or {"score": 1}.'
 )
+# For a question that options stand below, each on a line of its own.
+_OPTIONS_INSTRUCTION = (
+    " The question lists options. The answer and the reference may name one by its letter, by its "
+    "text, or by both. Score 0 if the answer names another option than the reference, or several."
+)
 _SCORES = (decimal.Decimal(0), decimal.Decimal("0.5"), decimal.Decimal(1))
 _THINK, _THINK_END, _FENCE = "<think>", "</think>", "```"
 
@@ -34,11 +39,12 @@ def judge_messages(question: str, answer: str, reference: str) -> list[dict[str,
     """The chat messages that ask for a score of an answer; `parse_score` reads the reply.
 
     The texts are strings of one JSON object: whatever they hold, none can end early or begin
-    another.
+    another. question: with its options, if it has any, as dialogue.question_text gives it.
     """
     content = json.dumps({"question": question, "reference": reference, "answer": answer})
+    instruction = _INSTRUCTION + (_OPTIONS_INSTRUCTION if "\n" in question else "")
     return [
-        {"role": "system", "content": _INSTRUCTION},
+        {"role": "system", "content": instruction},
         {"role": "user", "content": content},
     ]
 

@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Sequence
 
+from medscope_jax.rl.choices import judge_choice
 from medscope_jax.rl.intervals import interval_iou, parse_intervals
 from medscope_jax.rl.words import answer_words, contradict
 
@@ -29,7 +30,11 @@ def _f1(words: Sequence[str], expected: Sequence[str]) -> float:
 
 
 def judge_answer(
-    answer: str, reference: str, task: str, evidence: Sequence[Sequence[float]] = ()
+    answer: str,
+    reference: str,
+    task: str,
+    evidence: Sequence[Sequence[float]] = (),
+    options: Sequence[str] = (),
 ) -> float:
     """Scores an answer 1 (right), 0.5 (partly right) or 0 (wrong).
 
@@ -40,12 +45,16 @@ def judge_answer(
         evidence decides: >= 0.7 gives 1, >= 0.4 gives 0.5. Any other task: 1 for the same words
         (see words.normalize_answer), 0.5 for a token F1 of at least 0.5, but 0 where they
         contradict: other numbers, other units, or a "no" on one side only.
+      options: choices of a multiple-choice question: an answer is right or wrong by the option that
+        it names, see choices.judge_choice. A reference that is none of them is compared by words.
       evidence: spans [[start, end], ...] in seconds; where empty, those in the reference.
     """
     if task == "grounding":
         spans = evidence if len(evidence) else parse_intervals(reference)
         iou = interval_iou(parse_intervals(answer), spans) + 1e-9
         return 1.0 if iou >= FULL_IOU else 0.5 if iou >= PARTIAL_IOU else 0.0
+    if len(options) and (score := judge_choice(answer, reference, options)) is not None:
+        return score
     words, expected = answer_words(answer), answer_words(reference)
     if not words or contradict(words, expected):
         return 0.0

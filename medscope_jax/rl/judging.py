@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from medscope_jax.dialogue import question_text
 from medscope_jax.rl.chat_config import EndpointConfig
 from medscope_jax.rl.endpoint import judge_many
 from medscope_jax.rl.judge import judge_answer
@@ -17,13 +18,20 @@ UNSCORED = ("left_out", "zero")
 def make_judge(section: Mapping) -> Judge:
     """The judge of a config's judge section: an endpoint where a url is given.
 
-    Questions are records: question, answer (the reference), task, evidence. Grounding answers are
-    intervals and are measured, never sent to a model. An endpoint's judge raises JudgeError where
-    more than max_failed of a call's questions stay without a score, see judge_many.
+    Questions are records: question, options, answer (the reference), task, evidence. Grounding
+    answers are intervals and are measured, never sent to a model. An endpoint's judge raises
+    JudgeError where more than max_failed of a call's questions stay without a score, see
+    judge_many.
     """
 
     def rules(question: Mapping, answer: str) -> float:
-        return judge_answer(answer, question["answer"], question["task"], question["evidence"])
+        return judge_answer(
+            answer,
+            question["answer"],
+            question["task"],
+            question["evidence"],
+            question.get("options", ()),
+        )
 
     if not section["url"]:
         return lambda questions, answers: list(map(rules, questions, answers))
@@ -38,7 +46,9 @@ def make_judge(section: Mapping) -> Judge:
 
     def ask(questions: Sequence[Mapping], answers: Sequence[str]) -> list[float]:
         pairs = list(zip(questions, answers, strict=True))
-        open_ended = [(q["question"], a, q["answer"]) for q, a in pairs if q["task"] != "grounding"]
+        open_ended = [
+            (question_text(q), a, q["answer"]) for q, a in pairs if q["task"] != "grounding"
+        ]
         replies = iter(judge_many(config, open_ended, **options))
         return [rules(q, a) if q["task"] == "grounding" else next(replies) for q, a in pairs]
 

@@ -25,6 +25,7 @@ _LOWERED = str.maketrans(_RAISED, "0123456789+-")
 _EXPONENT = re.compile(f"[{_RAISED}]+")
 _VULGAR = re.compile("(?<=\\d)(?=[\u00bc-\u00be\u2150-\u215e])")  # before a one-character fraction
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff]")
+_LONE_MARK = re.compile("(?<!\\S)[\u0300-\u036f]+")  # what NFKC leaves of an underline
 _FOREIGN_DIGIT = re.compile(r"(?![0-9])\d")
 # "10 000": a space of another kind, or a plain one before zeros that would be no number alone.
 _GROUPED = re.compile("(?<=\\d)(?:[\u00a0\u2009\u202f'\u2019](?=\\d{3}(?!\\d))| (?=000(?!\\d)))")
@@ -93,6 +94,7 @@ def answer_words(text: str) -> list[str]:
     text = _GROUPED.sub("", _VULGAR.sub(" ", _INVISIBLE.sub("", text)))
     # Before NFKC, which makes letters of some of them, and after: it makes them of other signs.
     text = unicodedata.normalize("NFKC", text.translate(_TYPED)).translate(_TYPED)
+    text = _LONE_MARK.sub("", text)
     text = _FOREIGN_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit[0])), text)
     if article := _LEADING_A.match(text):
         text = text[article.end() :]
@@ -133,10 +135,13 @@ def _value(number: re.Match) -> str:
 def contradict(words: Sequence[str], expected: Sequence[str]) -> bool:
     """Whether two texts, as `answer_words` gives them, can't both be true in part.
 
-    They name numbers, but not one of the same value and unit; or one denies and the other does not.
+    They name other numbers, or one denies and the other does not.
     """
-    if _denies(words) != _denies(expected):
-        return True
+    return denies(words) != denies(expected) or other_numbers(words, expected)
+
+
+def other_numbers(words: Sequence[str], expected: Sequence[str]) -> bool:
+    """Whether both texts name numbers, but not one of the same value and unit."""
     ours, theirs = _quantities(words), _quantities(expected)
     return bool(ours and theirs) and not any(
         units & theirs[number] or "" in units | theirs[number]
@@ -145,7 +150,8 @@ def contradict(words: Sequence[str], expected: Sequence[str]) -> bool:
     )
 
 
-def _denies(words: Sequence[str]) -> bool:
+def denies(words: Sequence[str]) -> bool:
+    """Whether a text, as `answer_words` gives it, says no, not, never, isn't or the like."""
     if not _NEGATIONS.isdisjoint(words):
         return True
     pairs = zip(words, words[1:], strict=False)

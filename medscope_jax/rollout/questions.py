@@ -13,10 +13,10 @@ from medscope_jax.dialogue import (
     Tokenizer,
     build_prompt,
     generated_text,
+    question_text,
     turn_texts,
 )
 from medscope_jax.dialogue.episode import question_ids
-from medscope_jax.dialogue.foreign import clean_question
 from medscope_jax.errors import UserError
 from medscope_jax.rollout.state import Prompts
 from medscope_jax.video import FrameBank, preview_indices
@@ -33,7 +33,7 @@ class Trajectory:
 
 
 def prompt_width(
-    questions: Sequence[str],
+    records: Sequence[Mapping],
     times: Sequence[np.ndarray],
     tokenizer: Tokenizer,
     layout: Layout,
@@ -45,8 +45,8 @@ def prompt_width(
     What a frame's stamp takes depends on its time: "3.0" may be one token where "3.4" is four.
 
     Args:
-        questions: N texts; times [N]: the frame times [T] in seconds of the video that each is
-            about. Only those of the preview count.
+        records: N questions, with their options; times [N]: the frame times [T] in seconds of the
+            video that each is about. Only those of the preview count.
         tools: whether the prompt offers tools.
         spare: slots of layout.length that every prompt must leave to what follows.
 
@@ -54,18 +54,19 @@ def prompt_width(
         UserError: no questions, one that can't be asked (see dialogue.foreign), or a prompt that
             leaves fewer slots.
     """
-    if not questions:
+    if not records:
         raise UserError("there are no questions to roll out")
     without: dict[bytes, int] = {}  # preview -> tokens of its prompt up to the question
     empty = len(question_ids(tokenizer, "", tools))
     longest, at = 0, ""
-    for question, when in zip(questions, times, strict=True):
+    for record, when in zip(records, times, strict=True):
+        question = _asked(record)
         shown = np.asarray(when, np.float64)[preview_indices(len(when), layout.preview_frames)]
         key = shown.tobytes()
         if key not in without:
             row = build_prompt("", range(len(shown)), shown, tokenizer, layout, tools)
             without[key] = len(row.tokens) - empty
-        count = without[key] + len(question_ids(tokenizer, _clean(question), tools))
+        count = without[key] + len(question_ids(tokenizer, question, tools))
         if count > longest:
             longest, at = count, question
     over = longest + spare - layout.length
@@ -77,8 +78,8 @@ def prompt_width(
     return min(-longest // 8 * -8, layout.length)
 
 
-def _clean(question: str) -> str:
-    return clean_question(question, f"the question {question[:60]!r}")
+def _asked(record: Mapping) -> str:
+    return question_text(record, f"the question {record['question'][:60]!r}")
 
 
 def make_prompts(
@@ -94,7 +95,7 @@ def make_prompts(
 ) -> Prompts:
     """The prompts of P questions about videos [P] (rows of bank); times [P] of arrays, seconds.
 
-    keys: [P, group] random keys.
+    records: question, and options or none; keys: [P, group] random keys.
     """
     stride = bank.tokens.shape[1] * layout.tokens_per_frame
     tokens = np.zeros((len(records), width), np.int32)
@@ -102,7 +103,7 @@ def make_prompts(
     length = np.zeros(len(records), np.int32)
     for i, (record, place, when) in enumerate(zip(records, videos, times, strict=True)):
         shown = preview_indices(len(when), layout.preview_frames)
-        row = build_prompt(_clean(record["question"]), shown, when, tokenizer, layout, tools)
+        row = build_prompt(_asked(record), shown, when, tokenizer, layout, tools)
         length[i] = len(row.tokens)
         if length[i] > width:
             raise UserError(

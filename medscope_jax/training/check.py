@@ -297,7 +297,7 @@ def _check_prompts(config: ConfigDict, tokenizer: Tokenizer, whole: Layout) -> N
         videos = times_only(config, split)
         found = list(suite_records(config, Path(), part, split))
         times = [_paired(videos[record["video"]], config).times for record in found]
-        prompt_width([record["question"] for record in found], times, tokenizer, whole, True, spare)
+        prompt_width(found, times, tokenizer, whole, True, spare)
 
 
 def _phantom_samples(config: ConfigDict, part: str) -> Iterator[tuple[dict, Video]]:

@@ -11,18 +11,19 @@ from medscope_jax.dialogue import (
     Tokenizer,
     build_episode,
     pad_row,
+    question_text,
 )
-from medscope_jax.dialogue.foreign import check_turns, clean_question
+from medscope_jax.dialogue.foreign import check_turns
 from medscope_jax.errors import UserError
 from medscope_jax.tools import Tool, select_frames_host
 from medscope_jax.video import Video, preview_indices
 
 
 def _words(record: Mapping) -> tuple[str, Sequence[str]]:
-    """The question and the turns of a record, which may be anybody's."""
+    """The question, with its options, and the turns of a record, which may be anybody's."""
     name = f"record {record['id']}"
     check_turns(record["turns"], name)
-    return clean_question(record["question"], f"the question of {name}"), record["turns"]
+    return question_text(record, f"the question of {name}"), record["turns"]
 
 
 def clip_row(record: Mapping, video: Video, tokenizer: Tokenizer, layout: Layout):

@@ -86,7 +86,7 @@ def make_roll(
     """
     config, group = run.config, run.config.rl.group_size
     shown = [split.videos[split.rows[r["video"]]].times for r in records]
-    width = prompt_width([r["question"] for r in records], shown, run.tokenizer, run.layout, True)
+    width = prompt_width(records, shown, run.tokenizer, run.layout, True)
     program = rollout_program(run, group, greedy=False)
     words = put_whole(run.words, run.mesh)
     rewards = RewardConfig(**config.reward)

@@ -27,6 +27,7 @@ LAYOUT = Layout(
 )
 QUESTIONS = ["Where?", "How many clips are placed on the left?", "When does the capsule tear?"]
 # A recording on the bank's ticks, one of 3 frames a second, and a still.
+RECORDS = [{"question": question} for question in QUESTIONS]
 TIMES = [np.arange(9.0), np.array([0.0, 1.0, 2.0, 3.333, 4.667, 5.667, 6.667]), np.zeros(1)]
 PLACES = [1, 0, 2]
 
@@ -63,12 +64,12 @@ def test_every_question_is_asked_about_its_own_times():
     batches = run_questions(
         {},
         silent(seen),
-        [{"question": question} for question in QUESTIONS],
+        RECORDS,
         PLACES,
         TIMES,
         bank,
         jax.random.key(0),
-        width=prompt_width(QUESTIONS, [TIMES[i] for i in PLACES], tokenizer, LAYOUT, True),
+        width=prompt_width(RECORDS, [TIMES[i] for i in PLACES], tokenizer, LAYOUT, True),
         group=1,
         batch_size=2,
         tools=True,

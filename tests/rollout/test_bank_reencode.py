@@ -110,7 +110,9 @@ def episode(world):
         [video.times for video in videos],
         bank,
         keys,
-        prompt_width([QUESTION] * 2, [video.times for video in videos], tokenizer, LAYOUT, True),
+        prompt_width(
+            [{"question": QUESTION}] * 2, [video.times for video in videos], tokenizer, LAYOUT, True
+        ),
         tokenizer,
         LAYOUT,
         True,

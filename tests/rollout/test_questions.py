@@ -69,7 +69,7 @@ def test_prompts_are_the_hosts(world):
     """Row by row what build_prompt writes, frames counted from the video's place in the bank."""
     tokenizer, times, _ = world
     videos = [2, 0, 1]
-    width = prompt_width(QUESTIONS, [times[v] for v in videos], tokenizer, LAYOUT, True)
+    width = width_of(QUESTIONS, [times[v] for v in videos], tokenizer, LAYOUT, True)
     prompts = ask(world, QUESTIONS, videos, width)
     assert prompts.tokens.shape == prompts.frame.shape == (3, width)
     # The preview: spread evenly, first and last shown; all of a video that has fewer.
@@ -82,6 +82,11 @@ def test_prompts_are_the_hosts(world):
         moved = [f + video * 20 * 2 if f >= 0 else -1 for f in row.frame]
         np.testing.assert_array_equal(prompts.frame[i, :count], moved)
         assert (np.asarray(prompts.frame[i, count:]) == -1).all()
+
+
+def width_of(questions, *rest):
+    """prompt_width of records that hold a question alone."""
+    return prompt_width([{"question": question} for question in questions], *rest)
 
 
 def lengths(tokenizer, questions, times, tools=True):
@@ -99,11 +104,11 @@ def lengths(tokenizer, questions, times, tools=True):
 def test_width_is_the_longest_prompts_rounded_up(world):
     tokenizer, times, _ = world
     longest = max(lengths(tokenizer, QUESTIONS, [times[0]] * 3))
-    width = prompt_width(QUESTIONS, [times[0]] * 3, tokenizer, LAYOUT, True)
+    width = width_of(QUESTIONS, [times[0]] * 3, tokenizer, LAYOUT, True)
     assert width % 8 == 0 and longest <= width < longest + 8
-    assert prompt_width(QUESTIONS[:1], times[:1], tokenizer, LAYOUT, False) < width
+    assert width_of(QUESTIONS[:1], times[:1], tokenizer, LAYOUT, False) < width
     with pytest.raises(UserError, match="no questions"):
-        prompt_width([], [], tokenizer, LAYOUT, True)
+        width_of([], [], tokenizer, LAYOUT, True)
 
 
 def test_width_follows_the_times_that_are_shown(world):
@@ -116,7 +121,7 @@ def test_width_follows_the_times_that_are_shown(world):
         (QUESTIONS[:1], [odd]),
     ):
         longest = max(lengths(tokenizer, questions, when))
-        width = prompt_width(questions, when, tokenizer, LAYOUT, True)
+        width = width_of(questions, when, tokenizer, LAYOUT, True)
         assert longest <= width < longest + 8
     assert longest > max(lengths(tokenizer, QUESTIONS, [times[0]] * 3))
 
@@ -130,7 +135,7 @@ def test_the_phantom_suites_width_is_that_of_whole_seconds():
     tokenizer = train_tokenizer(questions, 1024, 241)
     layout = dataclasses.replace(LAYOUT, preview_frames=suite.preview_frames)
     times = [np.arange(duration, dtype=np.float64) for _, duration in asked]
-    width = prompt_width(questions, times, tokenizer, layout, True)
+    width = width_of(questions, times, tokenizer, layout, True)
     longest = max(questions, key=lambda text: len(tokenizer.encode(text)))
     row = build_prompt(longest, range(12), np.arange(12.0), tokenizer, layout, True)
     assert len(questions) > 30 and width == -len(row.tokens) // 8 * -8
@@ -141,15 +146,15 @@ def test_a_prompt_must_leave_room(world):
     tokenizer, times, _ = world
     (need,) = lengths(tokenizer, QUESTIONS[:1], times[:1])
     fits = dataclasses.replace(LAYOUT, length=need + 5)
-    assert need <= prompt_width(QUESTIONS[:1], times[:1], tokenizer, fits, True, 5) <= need + 5
+    assert need <= width_of(QUESTIONS[:1], times[:1], tokenizer, fits, True, 5) <= need + 5
     with pytest.raises(UserError, match="'Where.' is 1 tokens too long.*dialogue.length") as error:
-        prompt_width(QUESTIONS[:1], times[:1], tokenizer, fits, True, 6)
+        width_of(QUESTIONS[:1], times[:1], tokenizer, fits, True, 6)
     assert "\n" not in str(error.value)
 
 
 def test_a_prompt_that_is_too_long_is_one_line(world):
     tokenizer, times, _ = world
-    width = prompt_width(QUESTIONS[:1], times[:1], tokenizer, LAYOUT, True)
+    width = width_of(QUESTIONS[:1], times[:1], tokenizer, LAYOUT, True)
     with pytest.raises(UserError, match=r"a prompt of \d+ tokens .*'How many clips") as error:
         ask(world, QUESTIONS[1:2], [0], width - 8)
     assert "\n" not in str(error.value)
@@ -160,7 +165,7 @@ def test_questions_that_cannot_be_asked(world, question):
     """The rule of users' questions, for the records of a suite too, and before any is asked."""
     tokenizer, times, _ = world
     for call in (
-        lambda: prompt_width([question], times[:1], tokenizer, LAYOUT, True),
+        lambda: width_of([question], times[:1], tokenizer, LAYOUT, True),
         lambda: ask(world, [question], [0], 200),
     ):
         with pytest.raises(UserError, match="a tag of the protocol|broken text|is empty"):
@@ -169,7 +174,7 @@ def test_questions_that_cannot_be_asked(world, question):
 
 def test_a_question_of_several_lines_is_asked_on_one(world):
     tokenizer, times, _ = world
-    width = prompt_width(["Where  is\n it?"], times[:1], tokenizer, LAYOUT, True)
+    width = width_of(["Where  is\n it?"], times[:1], tokenizer, LAYOUT, True)
     prompts = ask(world, ["Where  is\n it?"], [0], width)
     plain = ask(world, ["Where is it?"], [0], width)
     np.testing.assert_array_equal(prompts.tokens, plain.tokens)

@@ -19,7 +19,6 @@ class Question:
       text, answer: short sentences; a grounding answer is "[start, end]".
       thought: what one says after having looked, before answering.
       event: what the question is about; None if the preview alone answers it.
-      options: the possible answers, where there are few.
     """
 
     task: str
@@ -27,7 +26,6 @@ class Question:
     answer: str
     thought: str
     event: Event | None = None
-    options: tuple[str, ...] = ()
 
 
 def span_text(start: float, end: float) -> str:
@@ -64,8 +62,7 @@ def hard_questions(procedure: Procedure, rng: np.random.Generator) -> list[Quest
             questions.append(Question("vqa", _open(event, name), value, thought, event))
         name = str(rng.choice(EVENTS[event.kind].details))
         text, answer = _yes_no(event, name, rng)
-        options = ("yes", "no")
-        questions.append(Question("perception", text, answer, thought, event, options))
+        questions.append(Question("perception", text, answer, thought, event))
         text, answer = _both(event)
         questions.append(Question("perception", text, answer, thought, event))
     return questions

@@ -149,7 +149,7 @@ def _record(
         "task": question.task,
         "question": question.text,
         "answer": question.answer,
-        "options": list(question.options),
+        "options": [],
         "turns": turns,
         "evidence": np.asarray(evidence, np.float32).reshape(-1, 2),
         "evidence_frame": np.float32(event.centre if one_frame else -1),

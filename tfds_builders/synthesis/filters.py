@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from medscope_jax.rl.choices import named_options
 from medscope_jax.rl.endpoint import parse_score
 from medscope_jax.rl.judge import judge_answer
 from medscope_jax.rl.words import normalize_answer
@@ -24,13 +25,15 @@ async def judged(question: Question, answer: str, ask: Ask, config: SynthesisCon
     Raises:
       Dropped: the model refused, or gave no score.
     """
-    score = judge_answer(answer, question.answer, question.task, question.spans)
+    score = judge_answer(answer, question.answer, question.task, question.spans, question.options)
     if score == 1 or question.task == "grounding":
         return score
+    if question.options and named_options(answer, question.options):
+        return 0.0  # another one, or several
     said = normalize_answer(answer)
     if said in ("", "unknown") or {said, normalize_answer(question.answer)} == {"yes", "no"}:
         return 0.0
-    values = {"question": question.text, "answer": answer, "reference": question.answer}
+    values = {"question": question.asked, "answer": answer, "reference": question.answer}
     for draw in range(config.reply_attempts):
         reply = await ask(Request("judge", values, draw=draw))
         if reply.refused:
@@ -49,7 +52,7 @@ async def blind(items: Sequence[Question], ask: Ask, config: SynthesisConfig) ->
     """
 
     async def one(question: Question) -> Question:
-        values = {"question": question.text, "duration": question.footage.duration}
+        values = {"question": question.asked, "duration": question.footage.duration}
         right = 0
         for draw in range(config.blind_attempts):
             request = Request("blind", values, draw=draw)
@@ -90,7 +93,7 @@ async def verify(items: Sequence[Question], ask: Ask, config: SynthesisConfig) -
 async def _seen(
     question: Question, frames: tuple[Frame, ...], ask: Ask, config: SynthesisConfig
 ) -> float:
-    values = {"question": question.text, "duration": question.footage.duration}
+    values = {"question": question.asked, "duration": question.footage.duration}
     return await _score(question, Request("answer", values, frames), ask, config)
 
 

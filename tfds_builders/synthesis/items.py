@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from medscope_jax.dialogue import question_text
 from medscope_jax.errors import UserError
 
 Span = tuple[float, float]  # seconds, start <= end
@@ -74,6 +75,11 @@ class Question:
     reason: str
     spans: tuple[Span, ...]
     options: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> str:
+        """The text with the options, as models are asked."""
+        return question_text({"question": self.text, "options": self.options})
 
 
 @dataclasses.dataclass(frozen=True)

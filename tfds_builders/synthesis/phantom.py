@@ -241,7 +241,7 @@ def _as_entry(question: Question, start: float, end: float) -> dict:
         "question": question.text,
         "answer": question.answer,
         "reason": question.thought,
-        "options": list(question.options),
+        "options": [],
         "evidence": [[start, end]],
     }
 

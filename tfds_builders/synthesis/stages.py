@@ -159,7 +159,7 @@ async def questions(items: Sequence[Clip], ask: Ask, config: SynthesisConfig) ->
 
     outcome = _opened(await for_each(items, about))
     return unrepeated(
-        outcome, lambda q: (q.footage.video, q.text.casefold()), "question: asked twice"
+        outcome, lambda q: (q.footage.video, q.asked.casefold()), "question: asked twice"
     )
 
 

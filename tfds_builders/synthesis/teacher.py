@@ -52,7 +52,7 @@ async def think(items: Sequence[Question], ask: Ask, config: SynthesisConfig) ->
 
     async def one(question: Question) -> Trajectory:
         frames = preview(question.footage, config.preview_frames)
-        turn = await _turn(Request("think", {"question": question.text}, frames), ask)
+        turn = await _turn(Request("think", {"question": question.asked}, frames), ask)
         if TOOL_CALL in turn:
             raise Dropped("trajectory: calls without tools")
         await _check_answer(question, turn, ask, config)
@@ -66,7 +66,7 @@ async def _demonstrate(
 ) -> Trajectory:
     footage = question.footage
     values = {
-        "question": question.text,
+        "question": question.asked,
         "duration": footage.duration,
         "evidence": ", ".join(span_text(*span) for span in question.spans),
         "max_calls": config.max_calls,

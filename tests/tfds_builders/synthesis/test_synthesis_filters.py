@@ -170,6 +170,17 @@ def test_yes_is_not_no(question):
     assert asyncio.run(judged(claim, "No.", Model(), SynthesisConfig())) == 0
 
 
+def test_options_are_asked_with_and_judged_by(question):
+    """By letter or text without the model; it sees them where an answer names none."""
+    choice = dataclasses.replace(question, options=("blue", "red"))
+    for answer, score in (("B", 1), ("red", 1), ("(B) red", 1), ("A", 0), ("A. red", 0)):
+        assert asyncio.run(judged(choice, answer, Model(), SynthesisConfig())) == score
+    model = Model(blind=says("crimson"), judge='{"score": 1}')
+    assert reasons(play(blind, [choice], model)) == ["blind: answered without frames"]
+    asked = {request.values["question"] for request in model.requests}
+    assert asked == {"What colour is the polyp?\nA. blue\nB. red"}
+
+
 def test_a_judge_without_a_score_is_asked_anew_then_the_question_is_dropped(question):
     model = Model(blind=says("crimson"), judge="Well...")
     outcome = play(blind, [question], model)

@@ -232,6 +232,9 @@ def test_no_more_questions_than_wanted_and_none_twice(footage):
     three = [entry(), entry(question="what COLOUR is the polyp?"), entry(question="Where is it?")]
     outcome, _ = ask_questions(footage, *three)
     assert len(outcome.kept) == 2 and reasons(outcome) == ["question: asked twice"]
+    # With other options it is another question.
+    others = [entry(options=["red", "blue"]), entry(options=["red", "green"])]
+    assert len(ask_questions(footage, *others)[0].kept) == 2
     outcome, _ = ask_questions(footage, *three, questions_per_event=1)
     assert len(outcome.kept) == 1 and not outcome.drops
 
