@@ -16,8 +16,10 @@ _BROKEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
 _TAG = re.compile("|".join(re.escape(tag) for tag in protocol.TAGS if tag.strip()))
+# The first </think> ends the thought: looking for a later one as well would take quadratic time.
 _TURN = re.compile(
-    r"\s*<think>(.*?)</think>\s*(?:<tool_call>(.*)</tool_call>|<answer>(.*)</answer>)", re.DOTALL
+    r"\s*<think>(?>(.*?)</think>)\s*(?:<tool_call>(.*)</tool_call>|<answer>(.*)</answer>)",
+    re.DOTALL,
 )
 
 

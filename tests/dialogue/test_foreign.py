@@ -53,6 +53,13 @@ def test_a_question_without_words(text):
         clean_question(text)
 
 
+@pytest.mark.parametrize("piece", ["</think><answer>", "<think>", "</answer>", " "])
+def test_hostile_turns_take_linear_time(piece):
+    for end in ("", "</answer>"):
+        with pytest.raises(UserError):
+            check_turns([f"<think>a</think><answer>{piece * (1_000_000 // len(piece))}{end}."])
+
+
 @pytest.mark.parametrize(
     "turns",
     [
