@@ -1,10 +1,12 @@
 """Qwen2.5-VL weights in and out.
 
     python -m medscope_jax.convert import --source HF_FOLDER --target CKPT
+    python -m medscope_jax.convert import --source PEFT_FOLDER --base CKPT --target ADAPTED
     python -m medscope_jax.convert save --source RUN --target CKPT
     python -m medscope_jax.convert export --source CKPT --target HF_FOLDER [--adapter]
 
-`import` makes a weights folder (models/weights.py) of a Hugging Face folder's safetensors shards;
+`import` makes a weights folder (models/weights.py) of a Hugging Face folder's safetensors shards,
+or of PEFT's folder of an adapter, which then points to the weights that it goes on;
 `save` makes one of a training run's newest model, which passes through memory as a whole;
 `export` makes a folder in the hub's form, with adapters merged into their kernels, or
 PEFT's folder of the adapters alone. Numbers that are not merged are kept bit for bit. A few hundred
@@ -24,8 +26,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from medscope_jax.config import parse_arguments, run_main
+from medscope_jax.dialogue import load_qwen_tokenizer
 from medscope_jax.errors import UserError, closest
 from medscope_jax.models import huggingface, safetensors_io, weights
+from medscope_jax.models.adapter_folder import import_adapter, is_adapter
 from medscope_jax.models.config import ModelConfig
 from medscope_jax.models.hf_config import hf_config_text
 from medscope_jax.models.hub_folder import cast, open_hub_folder
@@ -59,6 +63,10 @@ def import_folder(
     config, tensors = opened.config, opened.tensors
     for note in opened.notes:
         tell(note)
+    try:
+        load_qwen_tokenizer(source, config.text.vocab_size)
+    except UserError as error:
+        tell(f"the weights are imported, but can't be asked before this is mended: {error}")
     shapes = param_shapes(config)
     with new_folder(target) as partial:
         stores = weights.create_arrays(partial, shapes)
@@ -206,6 +214,9 @@ def main(argv: Sequence[str]) -> None:
         "--source": {"required": True, "metavar": "DIR", "help": "what to convert"},
         "--target": {"required": True, "metavar": "DIR", "help": "the folder to make"},
     }
+    if command not in ("save", "export"):
+        text = "of PEFT's adapter: the weights folder that it goes on"
+        options["--base"] = {"metavar": "CKPT", "help": text}
     if command not in ("import", "save"):
         text = "export the adapters alone, in PEFT's format"
         options["--adapter"] = {"action": "store_true", "help": text}
@@ -216,6 +227,14 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--source {source} is no folder")
     if command == "export" and flags.adapter:
         print(f"{export_adapter(source, target):,} parameters of adapters: {shown(target)}")
+        return
+    if command == "import" and (is_adapter(source) or flags.base):
+        lora, notes = import_adapter(source, flags.base and Path(flags.base), target)
+        for note in notes:
+            print(f"{shown(source)}: {shown(note)}")
+        names = " ".join(lora.targets)
+        where = f"on the weights in {shown(flags.base)}: {shown(target)}"
+        print(f"adapters of rank {lora.rank} on {names}, {where}")
         return
     if command == "save":
         name, count = save_run(source, target)

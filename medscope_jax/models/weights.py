@@ -67,6 +67,11 @@ def read_model(folder: Path) -> ModelConfig:
     return _read_model(folder)[0]
 
 
+def base_of(folder: Path) -> Path | None:
+    """The folder with the rest of the model, of a weights folder that holds a part of one."""
+    return _read_model(folder)[1]
+
+
 def _read_model(folder: Path) -> tuple[ModelConfig, Path | None]:
     """The ModelConfig, and the base folder if there is one."""
     if not (folder / MODEL).exists():
