@@ -4,10 +4,12 @@ import contextlib
 import difflib
 import errno
 import os
+import re
 import select
 import sys
 from collections.abc import Callable, Iterable
 
+from medscope_jax.quiet import quiet_storage
 from medscope_jax.visible import shown
 
 # Exit statuses of every entry point: 0 success, 2 a mistake or limit to act on, 3 training that
@@ -89,9 +91,17 @@ def path_fault(error: BaseException) -> str | None:
         return f"{what}; {_REMEDIES[cause.errno]}"
     text = one_line(error)
     for number, remedy in _REMEDIES.items():
-        if not isinstance(error, OSError) and os.strerror(number) in text:
-            return f"{text}; {remedy}"
+        reason = os.strerror(number)
+        if not isinstance(error, OSError) and reason in text:
+            path = _path_in(text)
+            return f"{path}: {reason}; {remedy}" if path else f"{text}; {remedy}"
     return None
+
+
+def _path_in(text: str) -> str:
+    """The first absolute path in quotes: a storage library's words name what could not be used."""
+    found = re.search(r"[\"'](/[^\"']*)[\"']", text)
+    return found[1] if found else ""
 
 
 def run_main(main: Callable[[list[str]], int | None]) -> None:
@@ -104,6 +114,7 @@ def run_main(main: Callable[[list[str]], int | None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # no stream at all, or one of another kind
             stream.reconfigure(errors="backslashreplace")
+    quiet_storage()
     try:
         status = main(sys.argv[1:]) or 0
         if sys.stdout is not None:
@@ -128,9 +139,10 @@ def _status(error: Exception) -> int:
         _say(f"error: {error}" if str(error).strip() else f"error: {type(error).__name__}")
         return error.status
     if is_disk_full(error):
-        target = getattr(error, "filename", None)
-        what = f"writing {target}" if target else one_line(error)
-        _say(f"error: disk full while {what}; free some space and run again")
+        target = getattr(error, "filename", None) or _path_in(one_line(error))
+        words = "" if isinstance(error, OSError) else f": {one_line(error)}"
+        what = f" while writing {target}" if target else words
+        _say(f"error: disk full{what}; free some space and run again")
     elif fault := path_fault(error):
         _say(f"error: {fault}")
     else:

@@ -3,8 +3,10 @@
 import contextlib
 import os
 import secrets
+import shutil
 import stat
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -137,6 +139,30 @@ def make_folder(path: str | os.PathLike, private: bool = False) -> None:
         Path(path).mkdir(mode=0o700 if private else 0o777, parents=True, exist_ok=True)
     except FileExistsError as error:
         raise UserError(f"{path} is no folder; name another") from error
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Names what is being made where the disk gets full inside: not every library says it.
+
+    Raises:
+      UserError: the disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or not is_disk_full(error):
+            raise
+        raise UserError(f"disk full while writing {path}; free some space and run again") from error
+
+
+def remove_folder(path: str | os.PathLike) -> None:
+    """Removes a folder that threads of a failed write may still put files into, for 2 s at most."""
+    for _ in range(20):
+        shutil.rmtree(path, ignore_errors=True)
+        time.sleep(0.1)
+        if not os.path.lexists(path):
+            return
 
 
 def _is_regular(path: str | os.PathLike) -> bool:

@@ -33,7 +33,7 @@ import tensorflow_datasets as tfds
 
 from medscope_jax.config import Parser
 from medscope_jax.errors import UserError, run_main
-from medscope_jax.files import check_folder
+from medscope_jax.files import check_folder, writing
 from medscope_jax.visible import shown
 from tfds_builders.built import recover
 from tfds_builders.clinvideo_frames.clinvideo_frames import ClinvideoFrames
@@ -162,7 +162,10 @@ def main(arguments: list[str]) -> None:
     flags = parser.parse_args(arguments)
     check_folder(flags.manual_dir, "--manual_dir")
     check_folder(flags.data_dir, "--data_dir")
-    with _spread(flags.num_processes, flags.beam_pipeline_options, flags.data_dir) as spread:
+    with (
+        writing(flags.data_dir),
+        _spread(flags.num_processes, flags.beam_pipeline_options, flags.data_dir) as spread,
+    ):
         build(
             flags.builder, flags.manual_dir, flags.data_dir, flags.config, spread, flags.overwrite
         )

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from medscope_jax.config import Parser
 from medscope_jax.errors import UserError, run_main
-from medscope_jax.files import check_folder, write_text
+from medscope_jax.files import check_folder, write_text, writing
 from medscope_jax.locks import alone
 from medscope_jax.video.frames import VideoError
 from medscope_jax.video.phantom import Procedure, from_json, to_json
@@ -147,7 +147,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--smoke", action="store_true", help="the tiny suite")
     flags = parser.parse_args(arguments)
     check_folder(flags.workdir, "--workdir")
-    print(shown(prepare_suite(flags.workdir, smoke_suite() if flags.smoke else SuiteConfig())))
+    with writing(flags.workdir):
+        folder = prepare_suite(flags.workdir, smoke_suite() if flags.smoke else SuiteConfig())
+    print(shown(folder))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from medscope_jax.errors import UserError, is_disk_full
+from medscope_jax.errors import UserError
+from medscope_jax.files import make_folder, remove_folder, writing
 
 
 @contextlib.contextmanager
@@ -17,26 +18,24 @@ def new_folder(target: Path) -> Iterator[Path]:
     What a killed process left there is removed by the next one.
 
     Raises:
-        UserError: the target exists, can't be made, or another process is writing it.
+        UserError: the target exists, the disk is full, or another process is writing it.
+        OSError: it can't be made.
     """
     check_new(target)
     partial = target.with_name(f"{target.name}.partial")
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
+    with writing(target):
+        make_folder(partial)
         lock = os.open(partial, os.O_RDONLY)
-    except OSError as error:
-        if is_disk_full(error):
-            raise
-        raise UserError(f"{partial} can't be made: {error.strerror}") from error
     try:
         _lock(lock, target)
         for left in partial.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         try:
-            yield partial
-            partial.rename(target)
+            with writing(target):
+                yield partial
+                partial.rename(target)
         except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
+            remove_folder(partial)
             raise
     finally:
         os.close(lock)

@@ -158,7 +158,7 @@ def write_file(file: Path, tensors: Sequence[Planned]) -> None:
         stream.write(start)
         for tensor in tensors:
             for block in tensor.blocks():
-                np.ascontiguousarray(as_integers(block)).tofile(stream)
+                stream.write(np.ascontiguousarray(as_integers(block)).data)
         stream.flush()
         os.fsync(stream.fileno())
         if stream.tell() != len(start) + sum(tensor.size for tensor in tensors):

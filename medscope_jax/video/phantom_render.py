@@ -81,16 +81,21 @@ def write_video(procedure: Procedure, path: str | pathlib.Path) -> None:
     path = pathlib.Path(path)
     check_folder(path.parent, "the folder")  # OpenCV does not survive other names
     partial = path.with_suffix(".partial.mp4")
-    writer = cv2.VideoWriter(
-        str(partial), cv2.VideoWriter_fourcc(*"mp4v"), float(FPS), (WIDTH, HEIGHT)
-    )
-    if not writer.isOpened():
-        raise VideoError(f"{path}: cannot be written; is the folder there and writable?")
-    with contextlib.closing(render(procedure)) as frames:
-        for frame in frames:
-            writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-    writer.release()
-    # OpenCV says nothing when a write fails; the container then lacks its index and frames.
+    # On a full disk it would print a line for every frame; what was written is counted below.
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        writer = cv2.VideoWriter(
+            str(partial), cv2.VideoWriter_fourcc(*"mp4v"), float(FPS), (WIDTH, HEIGHT)
+        )
+        if not writer.isOpened():
+            raise VideoError(f"{path}: cannot be written; is the folder there and writable?")
+        with contextlib.closing(render(procedure)) as frames:
+            for frame in frames:
+                writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        writer.release()
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+    # OpenCV raises nothing when a write fails; the container then lacks its index and frames.
     written = _count_frames(partial)
     if written != procedure.duration * FPS:
         partial.unlink(missing_ok=True)
