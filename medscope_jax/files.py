@@ -1,6 +1,7 @@
 """Files that are written whole or not at all; which paths and files are read or written at all."""
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -163,6 +164,24 @@ def remove_folder(path: str | os.PathLike) -> None:
         time.sleep(0.1)
         if not os.path.lexists(path):
             return
+
+
+def is_there(path: str | os.PathLike) -> bool:
+    """Whether there is something at a path, a link to nothing included.
+
+    Raises:
+      OSError: that can't be seen, as a folder on the way may not be looked into; os.path.exists
+        would say that nothing is there.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no name of a file
+        return False
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
+    return True
 
 
 def _is_regular(path: str | os.PathLike) -> bool:

@@ -14,7 +14,6 @@ devices of all.
 import argparse
 import contextlib
 import functools
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +35,7 @@ from medscope_jax.evaluation import (
     result_rows,
     write_results,
 )
-from medscope_jax.files import write_text
+from medscope_jax.files import is_there, write_text
 from medscope_jax.rl import judge_note, make_judge
 from medscope_jax.training.check import check_config
 from medscope_jax.training.checkpoint import Checkpoints
@@ -143,7 +142,7 @@ def run_all(flags: argparse.Namespace, stop: StopSignals) -> None:
     join_processes(flags.distributed)
     # Before the workdir: a config that can't run claims no folder; one that has claimed it can.
     mesh = run_mesh(config)
-    if not os.path.exists(Workdir(Path(flags.workdir)).config):
+    if not is_there(Workdir(Path(flags.workdir)).config):
         check_config(config, mesh)
     with contextlib.ExitStack() as stack:
         with first_process_first("workdir"):

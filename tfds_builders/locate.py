@@ -12,6 +12,7 @@ import pathlib
 import unicodedata
 from collections.abc import Callable
 
+from medscope_jax.files import is_there
 from tfds_builders.inside import fault_of, recording_fault
 
 
@@ -24,7 +25,7 @@ def locator(root: pathlib.Path) -> Callable[[pathlib.Path, str], pathlib.Path | 
 
     def entry(folder: pathlib.Path, name: str, is_last: bool) -> str | None:
         """The one entry that is meant by a name; None where there is none, "" for several."""
-        if os.path.lexists(folder / name):
+        if is_there(folder / name):
             return name
         if folder not in listings:
             listings[folder] = _listing(folder, root)
@@ -41,7 +42,10 @@ def locator(root: pathlib.Path) -> Callable[[pathlib.Path, str], pathlib.Path | 
             return "names a video outside its source's folder"
         path = folder
         for number, part in enumerate(relative.parts, 1):
-            found = entry(path, part, number == len(relative.parts))
+            try:
+                found = entry(path, part, number == len(relative.parts))
+            except OSError as error:
+                return f"names a video in a folder that can't be read ({error.strerror})"
             if found is None:
                 return "names a video that is not there"
             if not found:
@@ -60,7 +64,7 @@ def _listing(folder: pathlib.Path, root: pathlib.Path) -> dict[tuple[str, bool],
     """The entries of a folder by what a row may call them, and whether that is the whole name."""
     listing: dict[tuple[str, bool], set[str]] = {}
     if not fault_of(folder, root):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for name in os.listdir(folder):
                 endings = [place for place, letter in enumerate(name) if letter == "." and place]
                 for called in (name, *(name[:place] for place in endings)):

@@ -39,7 +39,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medscope_jax.errors import UserError, closest, one_line
-from medscope_jax.files import check_local, open_regular
+from medscope_jax.files import check_local, is_there, open_regular
 from medscope_jax.video.frames import RESAMPLES
 from tfds_builders.inside import fault_of
 
@@ -102,9 +102,10 @@ def read_manual(folder: str | os.PathLike) -> Manual:
     try:
         with open_regular(path) as file:
             listing = json.loads(file.read(_MAX_BYTES))
-    except OSError:
+    except OSError as error:
         raise UserError(
-            f"{path} cannot be read; a manual folder has one, see tfds_builders/manual.py"
+            f"{path} cannot be read ({error.strerror or one_line(error)}); a manual folder has "
+            "one, see tfds_builders/manual.py"
         ) from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON: {one_line(error)}") from None
@@ -191,7 +192,7 @@ def _path(folder: pathlib.Path, text: str, where: str) -> pathlib.Path:
     if relative.is_absolute() or ".." in relative.parts or "\0" in text:
         raise UserError(f"{where} must be a path inside the manual folder")
     path = folder / relative
-    if not os.path.lexists(path):
+    if not is_there(path):
         raise UserError(f"{where}: there is no {path}")
     if fault := fault_of(path, folder):
         raise UserError(f"{where}: {path} is not read: {fault}")

@@ -7,8 +7,10 @@ damage by a disk, a copy or a hand is noticed on restore, and the checkpoint bef
 
 import contextlib
 import dataclasses
+import errno
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from medscope_jax.errors import UserError, is_disk_full, one_line
+from medscope_jax.errors import UserError, is_disk_full, one_line, path_fault
 from medscope_jax.manifest import seal
 from medscope_jax.training import leaves as leaves_lib
 from medscope_jax.visible import shown
@@ -234,6 +236,9 @@ class Checkpoints(contextlib.AbstractContextManager):
         return arrays
 
     def _set_aside(self, number: int, error: Exception) -> None:
+        fault = path_fault(error) or ""
+        if os.strerror(errno.EACCES) in fault:  # whole for others, so no older one stands for it
+            raise UserError(fault) from error
         self._bad.add(number)
         reason = one_line(error)
         reason = reason if len(reason) <= 160 else reason[:157] + "..."

@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from ml_collections import ConfigDict
 from medscope_jax.config import check_keys, from_json, to_json
 from medscope_jax.errors import UserError, one_line
 from medscope_jax.evaluation import read_results
-from medscope_jax.files import write_text
+from medscope_jax.files import is_there, write_text
 from medscope_jax.locks import alone
 from medscope_jax.stored import read_json
 from medscope_jax.visible import shown
@@ -82,7 +81,7 @@ class Workdir:
 
     def is_done(self) -> bool:
         """Whether the run has ended: results.json is there, whole and not empty."""
-        if not os.path.lexists(self.results):
+        if not is_there(self.results):
             return False
         try:
             return bool(read_results(self.results))
@@ -142,7 +141,7 @@ def read_workdir(path: str | Path) -> tuple[Workdir, ConfigDict]:
 
 
 def _read_config(workdir: Workdir) -> ConfigDict:
-    if not os.path.lexists(workdir.config):
+    if not is_there(workdir.config):
         raise UserError(
             f"{workdir.path} holds no run (no config.json): train with --workdir {workdir.path} "
             "first"

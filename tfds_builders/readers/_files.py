@@ -9,10 +9,12 @@ import codecs
 import collections
 import contextlib
 import dataclasses
+import fnmatch
 import hashlib
 import io
 import itertools
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -41,6 +43,19 @@ def require_file(path: Path) -> Path:
     if not path.is_file():
         raise UserError(f"{path} is no file" if path.exists() else f"there is no file {path}")
     return path
+
+
+def listed(folder: Path, pattern: str) -> list[Path]:
+    """What a folder holds of names like `pattern`; nothing if there is no folder.
+
+    Raises:
+      OSError: it can't be read, where Path.glob would find nothing.
+    """
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [folder / name for name in names if fnmatch.fnmatchcase(name, pattern)]
 
 
 def annotate(

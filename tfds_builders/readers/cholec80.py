@@ -35,7 +35,7 @@ from typing import Any
 
 from medscope_jax.errors import UserError
 from tfds_builders.readers._fields import part_option
-from tfds_builders.readers._files import require_file, text_rows
+from tfds_builders.readers._files import listed, require_file, text_rows
 from tfds_builders.readers._labels import (
     MAX_RATE,
     MIN_RATE,
@@ -91,8 +91,11 @@ def files(path: Path, options: Mapping[str, Any]) -> list[Path]:
     """The annotation files, a video's phases before its instruments."""
     if not path.is_dir():
         return [path]
-    kinds = ("phase_annotations/*-phase.txt", "tool_annotations/*-tool.txt")
-    return sorted((file for kind in kinds for file in path.glob(kind)), key=lambda file: file.name)
+    found = [
+        *listed(path / "phase_annotations", "*-phase.txt"),
+        *listed(path / "tool_annotations", "*-tool.txt"),
+    ]
+    return sorted(found, key=lambda file: file.name)
 
 
 def _files(path: Path) -> list[Path]:

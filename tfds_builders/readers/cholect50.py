@@ -44,7 +44,7 @@ from typing import Any, NamedTuple
 
 from medscope_jax.errors import UserError
 from tfds_builders.readers._fields import part_option
-from tfds_builders.readers._files import json_document, require_file
+from tfds_builders.readers._files import json_document, listed, require_file
 from tfds_builders.readers._labels import (
     MAX_RATE,
     MIN_RATE,
@@ -104,7 +104,7 @@ def files(path: Path, options: Mapping[str, Any]) -> list[Path]:
     """The annotation files, one a video."""
     if not path.is_dir():
         return [path]
-    return sorted(path.glob("*.json")) or sorted(path.glob("labels/*.json"))
+    return sorted(listed(path, "*.json")) or sorted(listed(path / "labels", "*.json"))
 
 
 def _read(
