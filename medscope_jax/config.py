@@ -5,20 +5,20 @@
 Every config has the keys of `tpu_configs/cpu.py`: a mistyped key is found before anything starts.
 """
 
-import argparse
 import ast
 import hashlib
 import importlib.util
 import inspect
 import json
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from medscope_jax.errors import UserError, closest, one_line, run_main
+from medscope_jax.arguments import Parser, parse_arguments
+from medscope_jax.errors import ConfigError, UserError, closest, one_line, run_main
 from medscope_jax.files import check_folder, check_local
 
 __all__ = [
@@ -35,18 +35,11 @@ __all__ = [
 ]
 
 _REFERENCE = Path(__file__).resolve().parent.parent / "tpu_configs" / "cpu.py"
-# What a flag's metavar says of a value that is a path.
-_FILES = ("FILE", "FILE[:ARG]")
-_FOLDERS = ("CKPT", "DATA", "DIR", "FOLDER", "RUN")
 # The config's keys that name a folder.
 _FOLDER_KEYS = ("config.model.checkpoint", "config.suite.data_dir")
 _VALUES = (bool, int, float, str, type(None), tuple, list)
 # Keys that may be None where the reference has a number.
 _MAY_BE_NONE = ("judge.temperature",)
-
-
-class ConfigError(UserError):
-    """A config file, key or value that can't be used; names it and the closest known one."""
 
 
 def load_config(
@@ -112,63 +105,6 @@ def fingerprint(config: ConfigDict) -> str:
     values = {key: value for key, value in config.to_dict().items() if key != "log"}
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def parse_arguments(
-    description: str, argv: Sequence[str], flags: Mapping[str, Mapping[str, Any]]
-) -> argparse.Namespace:
-    """Parses a command line of which `--config.a.b=value` (or `--config.a.b value`) are overrides.
-
-    Args:
-      description: shown by --help.
-      argv: the arguments, without the program's name.
-      flags: name -> keyword arguments of `argparse.ArgumentParser.add_argument`, for example
-        {"--config": {"required": True, "metavar": "FILE[:ARG]", "help": "..."}}. A metavar of
-        _FILES or _FOLDERS says that the value is a path.
-
-    Returns:
-      A namespace with a field for each flag and `overrides`, a list for `load_config`.
-
-    Raises:
-      ConfigError: one line, naming the closest flag if there is one.
-      UserError: an address (gs://...) in the place of a path, or a folder whose name is no UTF-8.
-    """
-    parser = Parser(description=description, allow_abbrev=False)
-    for name, options in flags.items():
-        parser.add_argument(name, **options)
-    overrides, rest = [], []
-    arguments = iter(argv)
-    for argument in arguments:
-        if not argument.startswith("--config.") or "--config" not in flags:
-            rest.append(argument)
-            continue
-        key, equals, value = argument.removeprefix("--config.").partition("=")
-        if not equals:
-            value = next(arguments, None)
-            if value is None or value.startswith("--"):
-                raise ConfigError(f"--config.{key} needs a value: --config.{key}=VALUE")
-        overrides.append(f"{key}={value}")
-    namespace, unknown = parser.parse_known_args(rest)
-    if unknown:
-        known = [*flags, "--help"]
-        name = unknown[0].partition("=")[0]
-        raise ConfigError(
-            f"unknown argument {unknown[0]!r}{closest(name, known)}; known: {', '.join(known)}"
-        )
-    namespace.overrides = overrides
-    for name, options in flags.items():
-        value = getattr(namespace, name.removeprefix("--"))
-        if isinstance(value, str) and options.get("metavar") in (*_FILES, *_FOLDERS):
-            (check_folder if options["metavar"] in _FOLDERS else check_local)(value, name)
-    return namespace
-
-
-class Parser(argparse.ArgumentParser):
-    """Reports a bad command line as the one line that every other user error is."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises ConfigError."""
-        raise ConfigError(f"{message} (--help shows all arguments)")
 
 
 def _split(spec: str) -> tuple[Path, str]:

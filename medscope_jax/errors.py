@@ -48,6 +48,10 @@ class UserError(ValueError):
     status = EXIT_USER_ERROR  # that the program leaves with
 
 
+class ConfigError(UserError):
+    """A config file, key or value that can't be used; names it and the closest known one."""
+
+
 class NotFiniteError(UserError):
     """Training stopped: loss or gradient was not finite, several steps in a row."""
 

@@ -240,10 +240,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         if os.strerror(errno.EACCES) in fault:  # whole for others, so no older one stands for it
             raise UserError(fault) from error
         self._bad.add(number)
-        reason = one_line(error)
-        reason = reason if len(reason) <= 160 else reason[:157] + "..."
-        path = shown(self._path(number))
-        _LOG.warning("checkpoint %s is damaged and not used: %s", path, shown(reason))
+        path, reason = shown(self._path(number)), shown(one_line(error)[:160])
+        _LOG.warning("checkpoint %s is damaged and not used: %s", path, reason)
 
     def _prune(self) -> None:
         """Deletes what is neither among the newest nor a stage's last; never what is damaged.
