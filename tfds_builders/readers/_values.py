@@ -127,10 +127,13 @@ def choices(value: Any, name: str) -> dict[str, str]:
         found = found.split("|")
     if isinstance(found, dict):
         # Parquet has a field for each letter that any of its rows has: null where a row has less.
-        keys = sorted((key for key in found if found[key] is not None), key=lambda k: (len(k), k))
-        if not all(re.fullmatch("[A-Za-z]|[0-9]{1,2}", key) for key in keys):
+        given = {key.upper(): text for key, text in found.items() if text is not None}
+        keys = sorted(given, key=lambda key: (len(key), key))
+        if not all(re.fullmatch("[A-Z]|[0-9]{1,2}", key) for key in keys):
             raise Unusable(f"{name} is an object whose keys are no letters or numbers")
-        found = {key.upper(): found[key] for key in keys}
+        if len(keys) < sum(text is not None for text in found.values()):
+            raise Unusable(f"{name} has a letter twice")
+        found = {key: given[key] for key in keys}
     else:
         listed = texts(found, name)
         if len(listed) > len(string.ascii_uppercase):

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from tests.tfds_builders.readers.test_reader_fuzz import CALL, MESSAGES, TURN
+from tests.tfds_builders.readers.test_reader_fuzz import CALL, MESSAGES, TURN, VALID
 from tfds_builders.parquet_rows import lines
 from tfds_builders.readers import read_source
 from tfds_builders.record import Annotation, BadRow
@@ -48,18 +48,7 @@ ROWS = {
             "metadata": {"answer_gt": "A vein.", "video_segment": [11, 12]},
         },
     ],
-    "surgvidlm": [
-        {
-            "video_path": "v.mp4",
-            "split": "test",
-            "question": "What?",
-            "answer": "A vein.",
-            "qa_start_time": 1,
-            "qa_end_time": 2,
-            "clip_start_time": 0,
-            "clip_end_time": 9,
-        }
-    ],
+    "surgvidlm": [VALID["surgvidlm"] | {"split": "test"}],
     "medvideocap": [
         {"video": "v.mp4", "question": "What?", "answer": "A vein.", "anchor_frame_time": 1},
         {"video": "v.mp4", "caption": "A cut.", "split": "test"},
@@ -372,7 +361,8 @@ def test_options_in_every_form(write_rows, collect, options):
 
 
 @pytest.mark.parametrize(
-    "options", [7, True, "yes", [["yes"]], {"A": 1}, {"first": "a"}, ["a"] * 30]
+    "options",
+    [7, True, "yes", [["yes"]], {"A": 1}, {"first": "a"}, ["a"] * 30, {"A": "yes", "a": "no"}],
 )
 def test_options_that_are_none(write_rows, collect, options):
     row = {"video": "v.mp4", "question": "Is it?", "answer": "yes", "options": options}
