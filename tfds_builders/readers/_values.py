@@ -10,11 +10,11 @@ object or a list may also be a text of JSON, and an object a list of pairs, as P
 """
 
 import re
-import string
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from medscope_jax.dialogue.foreign import clean_question
+from medscope_jax.dialogue.options import choices
 from medscope_jax.errors import UserError
 from tfds_builders.readers._files import parsed
 from tfds_builders.record import Unusable
@@ -116,45 +116,39 @@ def texts(value: Any, name: str) -> list[str]:
     return list(value)
 
 
-def choices(value: Any, name: str) -> dict[str, str]:
-    """The options of a question by what an answer may call them: A, B, ... or the file's own keys.
+def options_of(value: Any, name: str) -> dict[str, str]:
+    """The options of a question, as they stand, by their labels: A, B, ... or those they bear.
 
     A list of texts, an object {"A": "yes", "B": "no"}, or a text: "yes | no", or JSON of the two.
-    Letters before all texts ("A. yes") are taken off.
     """
     found = from_json(value)
     if isinstance(found, str) and "|" in found:
         found = found.split("|")
-    if isinstance(found, dict):
-        # Parquet has a field for each letter that any of its rows has: null where a row has less.
-        given = {key.upper(): text for key, text in found.items() if text is not None}
-        keys = sorted(given, key=lambda key: (len(key), key))
-        if not all(re.fullmatch("[A-Z]|[0-9]{1,2}", key) for key in keys):
-            raise Unusable(f"{name} is an object whose keys are no letters or numbers")
-        if len(keys) < sum(text is not None for text in found.values()):
-            raise Unusable(f"{name} has a letter twice")
-        found = {key: given[key] for key in keys}
-    else:
-        listed = texts(found, name)
-        if len(listed) > len(string.ascii_uppercase):
-            raise Unusable(f"{name} holds more texts than there are letters")
-        found = dict(zip(string.ascii_uppercase, listed, strict=False))
-    said = {key: words(text, "an option") for key, text in found.items()}
-    bare = [re.fullmatch(rf"\(?{key}[.):] ?(.+)", text) for key, text in said.items()]
-    if bare and None not in bare:
-        said = {key: form[1] for key, form in zip(said, bare, strict=True)}
-    return said
+    if not isinstance(found, dict):
+        said = [words(text, "an option") for text in texts(found, name)]
+        return {choice.label: text for choice, text in zip(choices(said), said, strict=True)}
+    # Parquet has a field for each letter that any of its rows has: null where a row has less.
+    given = [(key.upper(), text) for key, text in found.items() if text is not None]
+    if not all(re.fullmatch("[A-Z]|[0-9]{1,2}", key) for key, _ in given):
+        raise Unusable(f"{name} is an object whose keys are no letters or numbers")
+    if len(dict(given)) < len(given):
+        raise Unusable(f"{name} has a letter twice")
+    given.sort(key=lambda pair: (len(pair[0]), pair[0]))
+    return {key: words(text, "an option") for key, text in given}
 
 
 def chosen(answer: str, options: dict[str, str]) -> str:
-    """The text of the option that an answer is, names by its letter, or repeats with its letter."""
+    """The option that an answer is, names by its label, or repeats with or without its label."""
     if not options or answer in options.values():
         return answer
-    form = re.fullmatch(r"\(?([A-Za-z]|[0-9]{1,2})(?:[.):] ?(.*))?", answer)
-    text = options.get(form[1].upper()) if form else None
-    if text is None or form[2] not in (None, "", text):
-        raise Unusable("the answer is none of the options")
-    return text
+    texts = [choice.text for choice in choices(list(options.values()))]
+    form = re.fullmatch(r"[(\[]?([A-Za-z]{1,2}|[0-9]{1,2})(?:[.):\]]+ ?(.*))?", answer)
+    for (label, option), text in zip(options.items(), texts, strict=True):
+        if answer == text and texts.count(text) == 1:
+            return option
+        if form and form[1].upper() == label and form[2] in (None, "", text):
+            return option
+    raise Unusable("the answer is none of the options")
 
 
 def plain_text(value: Any, name: str) -> str:

@@ -47,11 +47,11 @@ from tfds_builders.readers._files import annotate, json_rows, refuse_twice, requ
 from tfds_builders.readers._turns import calls_in, own_turns
 from tfds_builders.readers._values import (
     anything,
-    choices,
     chosen,
     identifier,
     mapping,
     optional,
+    options_of,
     required,
     split_name,
     texts,
@@ -116,7 +116,7 @@ def _annotation(place: str, video: str, row: dict) -> Annotation:
     frame_time = optional(row, seconds, "frame_time")
     if evidence and frame_time is not None:
         raise Unusable("spans and frame_time are both there: evidence is one or the other")
-    options = optional(row, choices, "options", {})
+    options = optional(row, options_of, "options", {})
     said = optional(row, texts, "turns", [])
     turns = own_turns(said) if said else ()
     if bool(turns) != (part in _TRAJECTORIES) and part not in ("cap", "qa"):

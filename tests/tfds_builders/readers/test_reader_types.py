@@ -339,8 +339,6 @@ OPTIONS = [
     {"b": "no", "a": "yes", "c": None},
     {"0": "yes", "1": "no"},
     '{"A": "yes", "B": "no"}',
-    ["A. yes", "B. no"],
-    ["(A) yes", "(B) no"],
 ]
 
 
@@ -360,9 +358,20 @@ def test_options_in_every_form(write_rows, collect, options):
     assert len(good) + len(bad) == len(rows)
 
 
+def test_options_with_letters_of_their_own_stay_as_they_are(write_rows, collect):
+    options = ["(A) yes", "(B) no"]
+    rows = [
+        {"video": "v.mp4", "question": f"{answer}?", "answer": answer, "options": options}
+        for answer in ("(B) no", "B", "no", "b)", "B. no", "B. yes", "maybe")
+    ]
+    good, bad = collect("plain", write_rows("rows.jsonl", rows))
+    assert [(made.answer, made.options) for made in good] == [("(B) no", tuple(options))] * 5
+    assert len(bad) == 2
+
+
 @pytest.mark.parametrize(
     "options",
-    [7, True, "yes", [["yes"]], {"A": 1}, {"first": "a"}, ["a"] * 30, {"A": "yes", "a": "no"}],
+    [7, True, "yes", [["yes"]], {"A": 1}, {"first": "a"}, {"A": "yes", "a": "no"}],
 )
 def test_options_that_are_none(write_rows, collect, options):
     row = {"video": "v.mp4", "question": "Is it?", "answer": "yes", "options": options}
