@@ -15,6 +15,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import functools
+import http.cookiejar
 import logging
 import random
 import ssl
@@ -78,8 +79,11 @@ async def open_client(config: EndpointConfig) -> AsyncIterator[httpx2.AsyncClien
             headers=headers,
             verify=_tls(),
             timeout=None,  # `complete` has one clock for all
-            # A connection an attempt: none inherits what another has left in it.
+            # A connection an attempt, and no cookies: none inherits what another has left.
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
+            cookies=http.cookiejar.CookieJar(
+                http.cookiejar.DefaultCookiePolicy(allowed_domains=())
+            ),
             trust_env=not is_local(parts.host),
         )
     except (ValueError, ImportError, httpx2.InvalidURL) as error:  # may show a proxy's password

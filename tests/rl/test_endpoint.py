@@ -357,6 +357,15 @@ def test_a_key_that_no_header_holds_is_one_line(serve, monkeypatch, key):
     assert key[-4:] not in str(caught.value) and not server.requests
 
 
+def test_no_cookie_is_kept(serve):
+    """One that no header can hold would have every later request fail."""
+    cookies = {"Set-Cookie": "a=b", "set-cookie": "c=\x85"}
+    server, config = serve((200, GOOD[1], cookies))
+    config = dataclasses.replace(config, workers=1)
+    assert judge_many(config, [("q", f"a{n}", "r") for n in range(3)]) == [1.0] * 3
+    assert not any("Cookie" in headers for _, headers, _ in server.requests)
+
+
 def test_a_running_loop_is_no_hindrance(serve):
     """As in a notebook."""
     _, config = serve(GOOD)
