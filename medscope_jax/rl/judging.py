@@ -41,15 +41,14 @@ def make_judge(section: Mapping) -> Judge:
         timeout_s=section["timeout"],
         workers=section["concurrency"],
     )
-    # Runs of before these keys were there have none in their config.json.
-    options = {key: section[key] for key in ("temperature", "max_failed") if key in section}
 
     def ask(questions: Sequence[Mapping], answers: Sequence[str]) -> list[float]:
         pairs = list(zip(questions, answers, strict=True))
         open_ended = [
             (question_text(q), a, q["answer"]) for q, a in pairs if q["task"] != "grounding"
         ]
-        replies = iter(judge_many(config, open_ended, **options))
+        scores = judge_many(config, open_ended, section["temperature"], section["max_failed"])
+        replies = iter(scores)
         return [rules(q, a) if q["task"] == "grounding" else next(replies) for q, a in pairs]
 
     return ask

@@ -168,6 +168,7 @@ def endpoint(monkeypatch):
         "model": "judge",
         "timeout": 2 * WAIT_S,
         "concurrency": 2,
+        "temperature": None,
         "max_failed": 0.5,
     }
     yield make_judge(section), hold

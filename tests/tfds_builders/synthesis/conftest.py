@@ -1,5 +1,6 @@
 """A local endpoint that answers like a model and misbehaves as told, and recordings to work on."""
 
+import asyncio
 import hashlib
 import http.server
 import json
@@ -11,9 +12,12 @@ import cv2
 import numpy as np
 import pytest
 
+from medscope_jax.rl.chat import open_client
 from medscope_jax.rl.chat_config import EndpointConfig
+from tfds_builders.synthesis.client import Client
 from tfds_builders.synthesis.config import SynthesisConfig
 from tfds_builders.synthesis.items import Footage, Frame, Question
+from tfds_builders.synthesis.journal import open_journal
 
 KEY = "sk-not-to-be-seen-anywhere"
 
@@ -177,6 +181,22 @@ def endpoint_of():
         return EndpointConfig(server.url, "clinical-vl", **quick)
 
     return make
+
+
+@pytest.fixture
+def session(tmp_path, endpoint_of):
+    """(server, work, changes) -> what the coroutine work(ask) gives, asked through a Client."""
+
+    def play(server, work, failures=20, **changes):
+        async def inside(journal):
+            endpoint = endpoint_of(server, **changes)
+            async with open_client(endpoint) as http:
+                return await work(Client(http, endpoint, journal, SynthesisConfig(), failures))
+
+        with open_journal(tmp_path / "journal.jsonl") as journal:
+            return asyncio.run(inside(journal))
+
+    return play
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Asking a server that misbehaves: each fault ends in the answer or in a counted drop."""
 
 import asyncio
-import dataclasses
 import json
 import socket
 import struct
@@ -10,14 +9,11 @@ import types
 import pytest
 
 from medscope_jax.errors import UserError
-from medscope_jax.rl.chat import open_client
-from tfds_builders.synthesis.client import Client
+from tests.tfds_builders.synthesis.request_cases import request
 from tfds_builders.synthesis.config import SynthesisConfig
-from tfds_builders.synthesis.items import AskFailed, Clip, Request
-from tfds_builders.synthesis.journal import open_journal
+from tfds_builders.synthesis.items import AskFailed, Clip
 from tfds_builders.synthesis.pipeline import Tally, metered
 from tfds_builders.synthesis.stages import caption
-from tfds_builders.synthesis.wire import request_body
 
 KEY = "sk-not-to-be-seen-anywhere"
 CONFIG = SynthesisConfig()
@@ -62,27 +58,6 @@ FAULTS = {
 }
 # How long an attempt may take; where nothing waits for its end, a slow machine has time.
 IN_TIME = {"slow": {"timeout_s": 1.0}, "trickle": {"timeout_s": 1.0}}
-
-
-def request(number=0):
-    """A request like no other."""
-    return Request("blind", {"question": f"What is item {number}.0 of x?", "duration": 60.0})
-
-
-@pytest.fixture
-def session(tmp_path, endpoint_of):
-    """(server, work, changes) -> what the coroutine work(ask) gives, asked through a Client."""
-
-    def play(server, work, failures=20, **changes):
-        async def inside(journal):
-            endpoint = endpoint_of(server, **changes)
-            async with open_client(endpoint) as http:
-                return await work(Client(http, endpoint, journal, CONFIG, failures))
-
-        with open_journal(tmp_path / "journal.jsonl") as journal:
-            return asyncio.run(inside(journal))
-
-    return play
 
 
 def once(ask):
@@ -219,31 +194,6 @@ def test_an_error_in_place_of_an_answer_is_one(serve, session):
     assert session(server, once).retries == 1
 
 
-def test_the_temperature_can_be_left_out(footage):
-    config = dataclasses.replace(CONFIG, own_temperature=True)
-    for draw in (0, 1):
-        body = request_body(dataclasses.replace(request(), draw=draw), "m", config)
-        assert "temperature" not in json.loads(body)
-        assert "temperature" in json.loads(request_body(request(), "m", CONFIG))
-
-
-@pytest.mark.parametrize(
-    ("reply", "said"),
-    [
-        ('<think>{"caption": "no"}</think>{"caption": "yes"}', ["yes"]),
-        ('{"caption": "no"}</think>\nHere:\n```json\n{"caption": "yes"}\n```', ["yes"]),
-        ('<think>{"caption": "no"}', []),
-    ],
-)
-def test_what_is_thought_is_not_said(serve, session, footage, reply, said):
-    server = serve(lambda body: reply)
-
-    async def work(ask):
-        return await caption([Clip(footage, 0.0, 9.0)], ask, CONFIG)
-
-    assert [clip.caption for clip in session(server, work).kept] == said
-
-
 def test_an_endpoint_that_is_gone_ends_the_run(serve, session):
     server = serve()
     server.shutdown()
@@ -259,51 +209,6 @@ def test_an_endpoint_that_is_gone_ends_the_run(serve, session):
 
     with pytest.raises(UserError, match="4 requests in a row failed"):
         session(server, work, failures=4)
-
-
-def test_refusals_are_answers(serve, session, footage):
-    body = {"choices": [{"message": {"content": None, "refusal": "I will not."}}]}
-    server = serve(lambda body: "I'm sorry, but I can't help.", faults=[(200, json.dumps(body))])
-
-    async def work(ask):
-        clips = [Clip(footage, 0.0, 9.0), Clip(footage, 10.0, 19.0)]
-        return await caption(clips, ask, CONFIG)
-
-    outcome = session(server, work, workers=1)
-    assert [drop.reason for drop in outcome.drops] == ["refused", "refused"]
-    assert len(server.keys) == 2  # asked once each: it would refuse again
-
-
-def test_a_reply_that_cannot_be_read_is_drawn_again(serve, session, footage):
-    """Independently: another seed and a temperature."""
-    good = json.dumps({"caption": "A polyp."})
-    server = serve(lambda body: good if body["seed"] else "A polyp, says I.")
-
-    async def work(ask):
-        return await caption([Clip(footage, 0.0, 9.0)], ask, CONFIG)
-
-    outcome = session(server, work)
-    assert [clip.caption for clip in outcome.kept] == ["A polyp."]
-    first, second = map(json.loads, server.bodies)
-    assert first["temperature"] == 0 and second["temperature"] == CONFIG.temperature
-    assert first["messages"] == second["messages"]
-
-
-def test_frames_go_as_jpeg_after_their_times(serve, session, footage):
-    server = serve(lambda body: json.dumps({"caption": "A polyp."}))
-
-    async def work(ask):
-        return await caption([Clip(footage, 8.0, 10.0)], ask, CONFIG)
-
-    session(server, work)
-    parts = json.loads(server.bodies[0])["messages"][1]["content"][1:-1]
-    images = ("anBlZyA4", "anBlZyA5", "anBlZyAxMA==")  # "jpeg 8", "jpeg 9", "jpeg 10"
-    expected = []
-    for time_s, image in zip((8, 9, 10), images, strict=True):
-        url = f"data:image/jpeg;base64,{image}"
-        expected.append({"type": "text", "text": f"<{time_s}.0s>"})
-        expected.append({"type": "image_url", "image_url": {"url": url}})
-    assert parts == expected
 
 
 def test_the_server_never_sees_more_at_once_than_allowed(serve, session):
