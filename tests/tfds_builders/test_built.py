@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import tensorflow_datasets as tfds
 
 from medscope_jax.errors import UserError
 from medscope_jax.locks import alone
@@ -12,6 +13,7 @@ from tests.tfds_builders import clinvideo_cases as cases
 from tests.tfds_builders.clinvideo_cases import digest
 from tfds_builders.build import build
 from tfds_builders.clinvideo import load_frames, load_part, splits_of, video_rows
+from tfds_builders.clinvideo_suite.clinvideo_suite import ClinvideoSuite
 from tfds_builders.stored_videos import read_listing
 
 ANSWERS = ("left", "right")
@@ -53,8 +55,15 @@ def test_withdrawn_answers_are_not_kept(manual, tmp_path, capsys):
     annotate(manual, "right", "left")
     with pytest.raises(UserError, match=r"other annotations .*: build it again with --overwrite"):
         build_rl(manual, data)
+    # TFDS's own way says the same.
+    builder = ClinvideoSuite(data_dir=data, config="rl", spread=map, read=cases.read_rows)
+    with pytest.raises(UserError, match="other annotations"):
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(manual_dir=manual)
+        )
     build_rl(manual, data, overwrite=True)
     assert answers(data) == ["right", "left"]
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual))
     assert digest(data / "clinvideo_frames") == frames
     cases.build_all(manual, data, config="rl")
     assert capsys.readouterr().out.count("was there already") == 2
