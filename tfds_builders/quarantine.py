@@ -30,9 +30,8 @@ from medscope_jax.stored import read_lines
 from medscope_jax.visible import shown
 
 NAME = "quarantine.jsonl"
-# A name of a file need not be UTF-8, so these texts may hold what no other text may.
 _LINE = {
-    **{"stage": str, "source": str, "place": object, "video?": object, "reason": object},
+    **dict.fromkeys(("stage", "source", "place", "video?", "reason"), str),
     "kept?": bool,
 }
 # (source, reason with every number as #) -> how many rows or videos.
@@ -59,10 +58,10 @@ class Quarantine:
           video: the video's path, where a row is about one.
           kept: whether it is an example all the same, and the reason says what was changed of it.
         """
-        line = {"stage": self._stage, "source": source, "place": place}
-        line |= {"video": video} if video else {}
+        line = {"stage": self._stage, "source": source, "place": _text(place)}
+        line |= {"video": _text(video)} if video else {}
         line |= {"kept": True} if kept else {}
-        self._file.write(json.dumps(line | {"reason": reason}) + "\n")
+        self._file.write(json.dumps(line | {"reason": _text(reason)}) + "\n")
         counts = self.changed if kept else self.counts
         counts[source, re.sub(r"\b\d+(\.\d+)?(e[+-]?\d+)?\b", "#", reason)] += 1
 
@@ -113,6 +112,11 @@ def _new(path: pathlib.Path) -> TextIO:
     """A new file to write, whatever lay there: a link is replaced and not followed."""
     path.unlink(missing_ok=True)
     return open(path, "x", encoding="utf-8")
+
+
+def _text(name: str) -> str:
+    r"""The name as a text; bytes of it that are no UTF-8 become \udc and their two digits."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def print_counts(counts: dict[str, Counts], console: Console | None = None) -> None:

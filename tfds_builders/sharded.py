@@ -99,6 +99,9 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         self._spread, self._read, self._plan, self._locked = spread, read, plan, locked
         super().__init__(file_format=file_format, **kwargs)
 
+    # Whether the data set that is there is removed where a newer one would be empty.
+    _goes_if_empty = False
+
     def _stage(self) -> str:
         """The stage's name in quarantine.jsonl."""
         raise NotImplementedError
@@ -160,8 +163,9 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
                 seal(new_of(folder))
                 put_in_place(folder)
             except EmptyDatasetError:
-                put_away(folder)  # what it would be made of now is nothing
-                shutil.rmtree(old_of(folder), ignore_errors=True)
+                if self._goes_if_empty:
+                    put_away(folder)
+                    shutil.rmtree(old_of(folder), ignore_errors=True)
                 raise
             finally:
                 self._data_dir = os.fspath(folder)

@@ -72,6 +72,12 @@ def test_withdrawn_answers_are_not_kept(manual, tmp_path, capsys):
     with pytest.raises(UserError, match="not one example"):
         build_rl(manual, data, overwrite=True)
     assert splits_of(data, "rl") == ()
+    # Frames are kept: a disk may not be mounted.
+    for path in (manual / "scope" / "videos").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="not one example"):
+        build("clinvideo_frames", manual, data, read=cases.read_rows, overwrite=True, quiet=True)
+    assert len(read_listing(data / "clinvideo_frames" / "1.0.0")) == 1
 
 
 def test_what_one_part_is_made_of_is_no_matter_of_another(manual, tmp_path):
@@ -223,6 +229,17 @@ def test_overwrite_mends_what_is_damaged(manual, tmp_path):
             build_rl(manual, data)
         build_rl(manual, data, overwrite=True)
         assert digest(data) == wanted
+
+
+def test_names_of_other_encodings_are_listed_and_read_again(manual, tmp_path):
+    name = os.fsdecode("m\xfcller.mp4".encode("latin-1"))
+    rows = [cases.row(name), cases.row("a.mp4")]
+    (manual / "scope" / "rows.json").write_text(json.dumps(rows))
+    for _ in range(2):
+        cases.build_all(manual, tmp_path / "data", quiet=True)
+    lines = [json.loads(line) for line in (manual / "quarantine.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines] == ["videos", "rl"]
+    assert all("m\\udcfcller.mp4" in line.get("video", line["place"]) for line in lines)
 
 
 @pytest.mark.parametrize(

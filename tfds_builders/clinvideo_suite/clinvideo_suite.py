@@ -71,6 +71,8 @@ class ClinvideoSuite(ShardedBuilder):
         "Put videos, annotations and a suite.json into the folder; see tfds_builders/manual.py."
     )
 
+    _goes_if_empty = True  # rows that were withdrawn are not kept
+
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
             features=record_features(),
