@@ -71,7 +71,9 @@ def named_options(answer: str, options: Sequence[str]) -> set[int]:
 
 
 def _read(options: Sequence[str]) -> list[_Option]:
-    return [_Option(label, answer_words(text or label)) for label, text in choices(options)]
+    made = choices(options)
+    # An option of marks alone, "?", has no words.
+    return [_Option(label, answer_words(text or label) or [text]) for label, text in made]
 
 
 def _named(answer: str, made: Sequence[_Option]) -> set[int]:

@@ -103,7 +103,8 @@ def answer_words(text: str) -> list[str]:
     text = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
     for pattern, spelling in _SPELLINGS:
         text = pattern.sub(spelling, text)
-    return [word for found in _WORD.findall(text) for word in _spelled(found)]
+    words = [word for found in _WORD.findall(text) for word in _spelled(found)]
+    return words or ["-"] * ("-" in text)  # a dash parts words, but alone it is a minus
 
 
 def _part(character: str) -> str:

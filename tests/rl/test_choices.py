@@ -85,6 +85,11 @@ def test_a_sentence_that_holds_the_text_is_half_right():
         ),
         ("B. hepatitis C", "hepatitis C", ["hepatitis A", "hepatitis B", "hepatitis C"], 0.0),
         ("A clip", "clip", ["suture", "clip"], 1.0),
+        # Signs.
+        ("-", "-", ["+", "-"], 1.0),
+        ("B", "-", ["+", "-"], 1.0),
+        ("+", "-", ["+", "-"], 0.0),
+        ("A", "B", ["?", "!"], 0.0),
         # Yes and no.
         ("No, it isn't torn.", "no", ["yes", "no"], 1.0),
         ("B. No, it isn't.", "no", ["yes", "no"], 1.0),

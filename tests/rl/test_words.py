@@ -42,6 +42,7 @@ from medscope_jax.rl import judge_answer, normalize_answer
         ("HER2+", "HER2", 0.0),
         ("+", "-", 0.0),
         ("+", "+", 1.0),
+        ("\u2212", "-", 1.0),
         # Decimals, groups of digits, exponents.
         (".5", "5", 0.0),
         (".5", "0.5", 1.0),
