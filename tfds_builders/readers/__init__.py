@@ -8,8 +8,9 @@ What holds for every reader:
 
 - A row that can't be used is a BadRow that says where it stands and why, and quotes none of it;
   the rows after it are read all the same. A row that repeats an earlier one is such a row, and a
-  file without rows is one BadRow. UserError is for what no row is to blame for: a path that is
-  not there, an unknown option.
+  file without rows is one BadRow. Of a file of whose first 10,000 rows (of labels: 10,000 lines or
+  instances anywhere) none can be used, no more is read, which is a BadRow, too. UserError is for
+  what no row is to blame for: a path that is not there, an unknown option.
 - A row's place is its line, of a Parquet file its number, of a JSON list its line and element.
 - What is read is bounded, whatever a file claims to hold: a line, or an element of a JSON list, of
   16 MiB; another JSON file of 16 MiB; a Parquet file of four million rows, a row group of it of

@@ -26,6 +26,8 @@ from tfds_builders.record import Annotation, BadRow, Unusable
 
 MAX_ROW = 16 * 2**20  # bytes of a line; characters of an element of a JSON list
 MAX_DOCUMENT = 16 * 2**20  # bytes of a JSON file that is read as a whole
+MAX_BAD = 10_000  # rows of a file that can't be used
+TOO_MANY_BAD = f"{MAX_BAD:,} lines or frames can't be read, so that no question is made of the file"
 _BLANK = re.compile(r"[ \t\r\n]*")
 _ESCAPED = re.compile("[\ud800-\udfff]")  # bytes that are no text
 _NO_MORE = "nothing more is read"
@@ -63,13 +65,16 @@ def annotate(
 ) -> Iterator[Annotation | BadRow]:
     """One Annotation or BadRow a row: `make(place, value)`, or why it raised Unusable.
 
-    A row that says what an earlier one said is a BadRow, and so is a file without rows.
+    A row that says what an earlier one said is a BadRow, and so is a file without rows. Of a file
+    of whose first MAX_BAD rows none can be used the others are not read.
     """
     earlier: dict[bytes, int | str] = {}
-    empty = True
+    bad = 0
     for number, value in rows:
-        empty = False
         place = f"{path.name}:{number}"
+        if bad == MAX_BAD and not earlier:
+            yield BadRow(place, f"none of {MAX_BAD:,} rows can be used; {_NO_MORE} of the file")
+            return
         try:
             if isinstance(value, Unusable):
                 raise value
@@ -79,10 +84,11 @@ def annotate(
                 raise Unusable(f"the row repeats row {earlier[digest]}")
             earlier[digest] = number
         except Unusable as error:
+            bad += 1
             yield BadRow(place, str(error))
         else:
             yield annotation
-    if empty:
+    if not (bad or earlier):
         yield BadRow(f"{path.name}:1", "the file holds no rows")
 
 

@@ -35,7 +35,7 @@ from typing import Any
 
 from medscope_jax.errors import UserError
 from tfds_builders.readers._fields import part_option
-from tfds_builders.readers._files import listed, require_file, text_rows
+from tfds_builders.readers._files import MAX_BAD, TOO_MANY_BAD, listed, require_file, text_rows
 from tfds_builders.readers._labels import (
     MAX_RATE,
     MIN_RATE,
@@ -120,8 +120,10 @@ def _read(
         labels: dict[float, tuple[str, ...]] = {}
         known: dict[tuple[str, ...], tuple[str, ...]] = {}  # the same labels take memory once
         names = ["Phase"] if kind == "phase" else []
-        empty = True
+        empty, bad = True, 0
         for number, line in text_rows(path):
+            if bad == MAX_BAD:
+                break
             try:
                 if isinstance(line, Unusable):
                     raise line
@@ -137,8 +139,12 @@ def _read(
                         raise Unusable(f"a file has more than {_MAX_LABELS:,} labelled frames")
                     labels[time] = known.setdefault(values, values)
             except Unusable as error:
+                bad += 1
                 yield BadRow(f"{path.name}:{number}", str(error))
             empty = False
+        if bad == MAX_BAD:
+            yield BadRow(path.name, TOO_MANY_BAD)
+            continue
         if empty:
             yield BadRow(f"{path.name}:1", "the file holds no rows")
         questions = _questions(labels, names, kind, steps[kind], grouping)

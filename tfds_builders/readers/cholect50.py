@@ -38,13 +38,14 @@ Obtaining: https://github.com/CAMMA-public/cholect50 names the request form; CC 
 Rendezvous (arXiv 2109.03223).
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from medscope_jax.errors import UserError
 from tfds_builders.readers._fields import part_option
-from tfds_builders.readers._files import json_document, listed, require_file
+from tfds_builders.readers._files import MAX_BAD, TOO_MANY_BAD, json_document, listed, require_file
 from tfds_builders.readers._labels import (
     MAX_RATE,
     MIN_RATE,
@@ -120,11 +121,20 @@ def _read(
             yield BadRow(f"{path.name}:1", str(error))
             continue
         labels = _Labels({}, {}, {})
-        for frame, instances in frames.items():
-            for error in _read_frame(frame, instances, fps, names, labels):
-                # A frame's number is its place; a key that is no number is content, never told.
-                number = frame if frame.isascii() and frame.isdecimal() else "?"
-                yield BadRow(f"{path.name}:frame {number[:12]}", str(error))
+        faults = (
+            (frame, error)
+            for frame, instances in frames.items()
+            for error in _read_frame(frame, instances, fps, names, labels)
+        )
+        bad = 0
+        for frame, error in itertools.islice(faults, MAX_BAD):
+            bad += 1
+            # A frame's number is its place; a key that is no number is content, never told.
+            number = frame if frame.isascii() and frame.isdecimal() else "?"
+            yield BadRow(f"{path.name}:frame {number[:12]}", str(error))
+        if bad == MAX_BAD:
+            yield BadRow(path.name, TOO_MANY_BAD)
+            continue
         if not frames:
             yield BadRow(f"{path.name}:1", "the file holds no rows")
         questions = _questions(labels, names, 1 / fps, grouping)

@@ -65,3 +65,27 @@ def test_as_many_triplets_as_a_file_holds(tmp_path, spread):
     asked = [made.question for made in found]
     assert len(asked) == len(set(asked)) >= 1 + 4 * count
     assert "Which instrument is used to v7 the t7?" in asked
+
+
+def test_files_of_nothing_but_bad_rows_are_given_up(tmp_path, collect):
+    """They would be read once for each part of a suite, and each row listed."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("7\n" * 12_000)
+    good, bad = collect("plain", rows)
+    assert not good and len(bad) == 10_001
+    assert bad[-1].place == "rows.jsonl:10001"
+    assert bad[-1].reason == "none of 10,000 rows can be used; nothing more is read of the file"
+    good_row = json.dumps({"video": "v.mp4", "question": "What?", "answer": "It."})
+    rows.write_text(f"{good_row}\n" + "7\n" * 12_000)
+    good, bad = collect("plain", rows)
+    assert len(good) == 1 and len(bad) == 12_000
+    phases = tmp_path / "video01-phase.txt"
+    phases.write_text("Frame\tPhase\n0\tPreparation\n1\tPreparation\n" + "x\n" * 12_000)
+    good, bad = collect("cholec80", phases)
+    assert not good and len(bad) == 10_001 and "no question is made" in bad[-1].reason
+    names = {kind: {"0": "x"} for kind in ("instrument", "verb", "target", "phase")}
+    labels = tmp_path / "VID01.json"
+    frames = {"0": [[0] * 15, *([[]] * 12_000)]}
+    labels.write_text(json.dumps({"categories": names, "annotations": frames}))
+    good, bad = collect("cholect50", labels)
+    assert not good and len(bad) == 10_001 and "no question is made" in bad[-1].reason
