@@ -76,7 +76,7 @@ def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
     model = for_mesh(with_vocabulary(config.model, config.dialogue.vocab_size), mesh)
     layout = make_layout(config, model)
     tokenizer, times = _tokenizer(config, model.text.vocab_size), _times(config)
-    width = prompt_width([_QUESTION], [times], tokenizer, layout, tools=True)
+    width = prompt_width([{"question": _QUESTION}], [times], tokenizer, layout, tools=True)
     questions = config.ga_grpo.batch_size // config.rl.parts
     require_split("ga_grpo.batch_size // rl.parts", questions, mesh)
     require_split("cold_start.batch_size", config.cold_start.batch_size, mesh)
