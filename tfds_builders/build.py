@@ -80,7 +80,8 @@ def build(
       what could not be used: stage -> counts of (source, reason).
 
     Raises:
-      UserError: an unknown builder or part, a fault of suite.json, or not one example.
+      UserError: an unknown builder or part, a fault of suite.json, not one example, another build
+        at work in data_dir, or what is there was built of something else or damaged.
     """
     if builder not in BUILDERS:
         raise UserError(f"unknown builder {builder!r}; there are {' and '.join(BUILDERS)}")

@@ -62,8 +62,9 @@ def check_seal(folder: pathlib.Path, again: str, names: Iterable[str] = ()) -> N
         path = folder / name
         try:
             same = path.stat().st_size == size and (name not in names or file_hash(path) == digits)
-        except OSError as error:
-            raise UserError(f"{path} can't be read ({error.strerror}): {again}") from error
+        except (OSError, ValueError) as error:  # also what no file can be called
+            reason = getattr(error, "strerror", None) or one_line(error)
+            raise UserError(f"{path} can't be read ({reason}): {again}") from error
         if not same:
             raise UserError(f"{path} is not what was built, damaged or edited: {again}")
 
@@ -103,10 +104,13 @@ def recover(folder: pathlib.Path) -> None:
     old = old_of(folder)
     if old.exists() and not folder.exists():
         os.rename(old, folder)
-    # TFDS's own, too: it writes down a data set's default part.
+    if new_of(folder).exists():
+        shutil.rmtree(new_of(folder))
+    # TFDS's own, too: it writes down a data set's default part. A worker that has not yet ended may
+    # still write there; the next build removes what it leaves.
     config = folder.parent.parent.glob(".config/*incomplete*")
     for left in [*folder.parent.glob("*incomplete*"), *config]:
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+        shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def new_of(folder: pathlib.Path) -> pathlib.Path:

@@ -83,7 +83,7 @@ def _prepare(folder: pathlib.Path, config: SuiteConfig, progress: bool, processe
     write_text(videos / PROCEDURES, json.dumps(listing))
     # What a killed build left is under a name of its own; TFDS would never look at it again.
     for left in [*data.rglob("*incomplete*"), *videos.glob("*.partial.mp4")]:
-        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
     with workers(processes) as spread:
         _draw(spread, scripts, videos, progress)
         with _quiet_tfds():
