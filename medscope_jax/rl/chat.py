@@ -17,7 +17,9 @@ import contextlib
 import functools
 import http.cookiejar
 import logging
+import os
 import random
+import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -25,7 +27,7 @@ from typing import TypeVar
 
 import httpx2
 
-from medscope_jax.errors import UserError
+from medscope_jax.errors import UserError, one_line
 from medscope_jax.rl.chat_config import EndpointConfig, is_local, key_of
 from medscope_jax.rl.chat_reply import (
     AttemptFailed,
@@ -58,7 +60,13 @@ def _warn_of_plain_text(host: str, variable: str) -> None:
 
 @functools.cache  # it reads hundreds of certificates
 def _tls() -> ssl.SSLContext:
-    return httpx2.create_ssl_context()
+    try:
+        return httpx2.create_ssl_context()
+    except OSError as error:
+        raise UserError(
+            f"the certificates that SSL_CERT_FILE or SSL_CERT_DIR names can't be used "
+            f"({one_line(error)}): mend or unset it"
+        ) from error
 
 
 @contextlib.asynccontextmanager
@@ -74,10 +82,11 @@ async def open_client(config: EndpointConfig) -> AsyncIterator[httpx2.AsyncClien
         headers["Authorization"] = f"Bearer {key}"
         if parts.scheme == "http" and not is_local(parts.host):
             _warn_of_plain_text(parts.host, config.key_variable)
+    certificates = _tls()
     try:
         client = httpx2.AsyncClient(
             headers=headers,
-            verify=_tls(),
+            verify=certificates,
             timeout=None,  # `complete` has one clock for all
             # A connection an attempt, and no cookies: none inherits what another has left.
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
@@ -147,8 +156,10 @@ async def _body(response: httpx2.Response) -> bytes:
 def _system_words(error: BaseException | None) -> str:
     """What the system says of the error that this one comes from: "Connection refused"; or ""."""
     while error is not None:
-        if isinstance(error, OSError) and error.strerror:
-            return quoted(error.strerror)
+        if isinstance(error, (ssl.SSLError, socket.gaierror)):  # whose numbers are their own
+            return quoted(error.strerror or str(error))
+        if isinstance(error, OSError) and error.errno:
+            return os.strerror(error.errno)
         error = error.__cause__ or error.__context__
     return ""
 

@@ -4,11 +4,13 @@ import asyncio
 import dataclasses
 import logging
 import math
+from pathlib import Path
 
 import pytest
 
 from medscope_jax.errors import UserError
 from medscope_jax.rl import EndpointConfig, endpoint_judge, judge_many
+from medscope_jax.rl.chat import _tls
 from medscope_jax.rl.chat_config import is_local
 from tests.rl.endpoint_server import completion
 
@@ -86,6 +88,15 @@ def test_another_host_is_reached_through_the_proxy_with_a_warning(serve, monkeyp
     with pytest.raises(UserError, match="the proxy .* can't be used") as caught:
         endpoint_judge(config, "q", "a", "r")
     assert KEY not in str(caught.value)
+
+
+def test_certificates_that_are_none_are_one_line(serve, monkeypatch, tmp_path):
+    _, config = serve(GOOD)
+    for path in (tmp_path / "none.pem", Path(__file__)):
+        monkeypatch.setenv("SSL_CERT_FILE", str(path))
+        _tls.cache_clear()
+        with pytest.raises(UserError, match="SSL_CERT_FILE .* can't be used .*: mend or unset it"):
+            endpoint_judge(config, "q", "a", "r")
 
 
 @pytest.mark.parametrize("key", ["sk-with\nline-break", "sk-with\x7fdelete", "sk-ключ"])

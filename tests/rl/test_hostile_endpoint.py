@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import socket
+import threading
 import time
 import tracemalloc
 import zlib
@@ -135,6 +137,17 @@ def test_one_clock_bounds_all_of_an_attempt(serve, name):
 def test_a_server_that_does_not_read_is_bounded_too(serve):
     found, seconds = attempt(serve(waits, read=False).url, body=MEBIBYTE * 16)
     assert "timed out" in str(found) and seconds < HANG_S
+
+
+def test_the_look_up_of_a_name_is_bounded_too(monkeypatch):
+    """Which runs in a thread that nothing can stop: nobody waits for it."""
+    over = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(60))
+    monkeypatch.setenv("no_proxy", "*")
+    begin = time.monotonic()
+    found, _ = attempt("http://model.invalid/v1")
+    assert "timed out" in str(found) and time.monotonic() - begin < HANG_S
+    over.set()
 
 
 @pytest.mark.parametrize("name", ENDLESS)
