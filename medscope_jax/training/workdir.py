@@ -128,7 +128,7 @@ def read_workdir(path: str | Path) -> tuple[Workdir, ConfigDict]:
       UserError: one line, if there is no run in it.
     """
     # Late: what a config may be is known to those that use it, which know the workdir.
-    from medscope_jax.training.check import check_values
+    from medscope_jax.training.values import check_values
 
     workdir = Workdir(Path(path))
     config = _read_config(workdir)
