@@ -5,20 +5,26 @@
 Files are hashed whole, but for chunks of arrays: each ends with a CRC-32C of all before it, which
 TensorStore compares while it reads. Of those the list holds the CRC, so that a chunk is not read
 twice for its checksum, a part of a model not in whole, and yet no chunk can stand for another.
+
+A single file among others that change has its checksum beside it, as sha256sum writes it:
+
+    FILE, FILE.sha256
 """
 
 import hashlib
 import json
+import logging
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from medscope_jax.errors import UserError
-from medscope_jax.files import open_regular, write_text
+from medscope_jax.files import open_regular, write_bytes, write_text
 from medscope_jax.strict_json import read_json_object
 
 MANIFEST = "manifest.json"
+_LOG = logging.getLogger(__name__)
 _WHOLE, _CHUNK = "sha256", "crc32c"
 _MOST = 2**26  # bytes of a manifest: a million chunks
 
@@ -92,3 +98,43 @@ def _checksum(path: Path, kind: str) -> str:
             return f"{kind}:{hashlib.file_digest(file, kind).hexdigest()}"
         file.seek(max(0, file.seek(0, 2) - 4))
         return f"{kind}:{file.read(4).hex()}"
+
+
+def write_checked(path: Path, data: bytes, remedy: str) -> None:
+    """Writes a file and its checksum; one that is made again must become what it was.
+
+    Raises:
+      UserError: the checksum of an earlier one is there, and this is another; `remedy` ends it.
+    """
+    line, beside = _checked_line(path, data), _beside(path)
+    if beside.exists() and beside.read_bytes() != line:
+        raise UserError(f"{path} would not become what it was (see {beside.name}): {remedy}")
+    write_bytes(beside, line)  # first: a kill in between leaves no file that can't be checked
+    write_bytes(path, data)
+
+
+def read_checked(path: Path, remedy: str) -> bytes:
+    """The bytes that write_checked wrote; a file of an earlier version is read with a warning.
+
+    Raises:
+      UserError: it is not what was written; `remedy` says what to do.
+      OSError: it can't be read.
+    """
+    with open_regular(path) as file:
+        data = file.read()
+    if not _beside(path).exists():
+        _LOG.warning("%s has no checksum beside it (an earlier version wrote it): unchecked", path)
+        return data
+    with open_regular(_beside(path)) as file:
+        line = file.read(len(data) + 1000)
+    if line != _checked_line(path, data):
+        raise UserError(f"{path} is not what {_beside(path).name} says was written: {remedy}")
+    return data
+
+
+def _checked_line(path: Path, data: bytes) -> bytes:
+    return f"{hashlib.sha256(data).hexdigest()}  {path.name}\n".encode()
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{_WHOLE}")

@@ -17,7 +17,7 @@ import sentencepiece
 
 from medscope_jax.dialogue import protocol
 from medscope_jax.errors import UserError
-from medscope_jax.files import write_bytes
+from medscope_jax.manifest import read_checked, write_checked
 
 _SPACE = "\u2581"  # SentencePiece writes a space as this character inside its pieces.
 _PHRASE_LIMIT = 80  # characters; the interpreter's byte table is as wide as the longest piece
@@ -175,16 +175,22 @@ def _piece_bytes(processor: sentencepiece.SentencePieceProcessor, index: int) ->
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    """Writes the tokenizer's file, whole or not at all: a run may be killed at any moment."""
+    """Writes the tokenizer's file and its checksum; a run may be killed at any moment.
+
+    Raises:
+        UserError: a checksum is there, of another tokenizer: a model knows the ids of that one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, tokenizer.serialized)
+    write_checked(path, tokenizer.serialized, "put back a copy, or choose another --workdir")
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Reads a tokenizer's file; UserError where it is missing or broken."""
+    """Reads a tokenizer's file; UserError where it is missing, broken or not as it was written."""
+    again = "put back a copy, or delete it and start the same training again, which makes it again"
     try:
-        return sentencepiece_tokenizer(path.read_bytes())
+        return sentencepiece_tokenizer(read_checked(path, again))
     except OSError as error:
-        raise UserError(f"{path}: no tokenizer there ({error.strerror}); train first") from error
+        reason = error.strerror or error
+        raise UserError(f"{path}: no tokenizer there ({reason}); train first") from error
     except RuntimeError as error:
         raise UserError(f"{path}: not a SentencePiece model; delete it and train again") from error

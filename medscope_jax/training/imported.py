@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from medscope_jax.config import from_json
 from medscope_jax.distributed import abstract, param_shardings
+from medscope_jax.manifest import read_manifest, write_manifest
 from medscope_jax.models import ModelConfig, load_params, merge_lora, read_model
 from medscope_jax.models.new_folder import new_folder
 from medscope_jax.models.weights import copy_companions, weight_shapes
@@ -49,6 +50,13 @@ def keep_companions(folder: Path, workdir: Workdir) -> None:
         return
     with new_folder(workdir.pretrained) as partial:
         copy_companions(folder, partial)
+        write_manifest(partial)
+
+
+def check_companions(workdir: Workdir) -> None:
+    """UserError where a file of keep_companions is not what was copied."""
+    again = "delete that folder and start the same training again, which copies it again"
+    read_manifest(workdir.pretrained, again)
 
 
 def imported_params(folder: Path, model: ModelConfig, mesh: Mesh) -> dict:

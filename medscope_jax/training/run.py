@@ -27,7 +27,7 @@ from medscope_jax.distributed.processes import fetch
 from medscope_jax.errors import UserError
 from medscope_jax.models import ModelConfig, encode_frames, for_mesh, frame_grid, model_config
 from medscope_jax.rollout import RolloutConfig, Vocabulary, make_rollout, vocabulary
-from medscope_jax.training.imported import keep_companions
+from medscope_jax.training.imported import check_companions, keep_companions
 from medscope_jax.training.suite import (
     make_suite,
     suite_records,
@@ -75,6 +75,7 @@ def open_run(config: ConfigDict, workdir: Workdir, mesh: Mesh, progress: bool = 
 def make_run(config: ConfigDict, workdir: Workdir, mesh: Mesh) -> Run:
     """The Run of a workdir whose tokenizer is there."""
     if config.model.checkpoint:
+        check_companions(workdir)
         tokenizer = load_qwen_tokenizer(workdir.pretrained, config.model.text.vocab_size)
     else:
         tokenizer = load_tokenizer(workdir.tokenizer)

@@ -90,7 +90,10 @@ def test_training_is_deterministic_across_processes(tokenizer, corpus):
 def test_save_and_load(tokenizer, tmp_path):
     path = tmp_path / "run" / "tokenizer.model"
     save_tokenizer(tokenizer, path)
-    assert [p.name for p in path.parent.iterdir()] == ["tokenizer.model"]
+    names = {p.name for p in path.parent.iterdir()}
+    assert names == {"tokenizer.model", "tokenizer.model.sha256"}
+    done = subprocess.run(["sha256sum", "-c", f"{path.name}.sha256"], cwd=path.parent)
+    assert done.returncode == 0
     loaded = load_tokenizer(path)
     assert loaded.pieces == tokenizer.pieces
     assert loaded.encode("the left edge\u2581") == tokenizer.encode("the left edge\u2581")
@@ -108,7 +111,31 @@ def test_a_save_that_fails_leaves_the_old_file(tokenizer, tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         save_tokenizer(tokenizer, path)
     assert load_tokenizer(path).pieces == tokenizer.pieces
-    assert os.listdir(tmp_path) == [path.name]
+    assert set(os.listdir(tmp_path)) == {path.name, f"{path.name}.sha256"}
+
+
+def test_a_flipped_bit_is_noticed(tokenizer, tmp_path):
+    path = tmp_path / "tokenizer.model"
+    save_tokenizer(tokenizer, path)
+    for place in range(0, len(tokenizer.serialized), 97):
+        data = bytearray(tokenizer.serialized)
+        data[place] ^= 1 << place % 8
+        path.write_bytes(data)
+        with pytest.raises(UserError, match="tokenizer.model is not what .* put back a copy"):
+            load_tokenizer(path)
+    path.unlink()  # as the message says: made again, it is the same
+    save_tokenizer(tokenizer, path)
+    assert load_tokenizer(path).pieces == tokenizer.pieces
+    path.unlink()
+    with pytest.raises(UserError, match="would not become what it was"):
+        save_tokenizer(train_tokenizer(["where?"] * 5, 600, 10), path)
+
+
+def test_a_run_of_an_earlier_version_has_no_checksum(tokenizer, tmp_path, caplog):
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(tokenizer.serialized)
+    assert load_tokenizer(path).pieces == tokenizer.pieces
+    assert "tokenizer.model has no checksum beside it" in caplog.text
 
 
 def test_missing_and_broken_files_are_one_line(tmp_path):

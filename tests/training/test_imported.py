@@ -14,8 +14,14 @@ from medscope_jax.distributed import make_mesh
 from medscope_jax.errors import UserError
 from medscope_jax.models import export_hf, read_model, safetensors_io
 from medscope_jax.training.check import check_config
-from medscope_jax.training.imported import imported_params, with_checkpoint_shapes
+from medscope_jax.training.imported import (
+    check_companions,
+    imported_params,
+    keep_companions,
+    with_checkpoint_shapes,
+)
 from medscope_jax.training.run import with_vocabulary
+from medscope_jax.training.workdir import Workdir
 from tests.dialogue import qwen_files
 from tests.models import model_cases, synthetic
 
@@ -62,6 +68,21 @@ def config_of(given):
     spec, *overrides = (argument.removeprefix("--config") for argument in given)
     overrides = [override.removeprefix(".") for override in overrides]
     return with_checkpoint_shapes(load_config(spec.removeprefix("="), overrides))
+
+
+def test_what_came_beside_the_weights_is_checked(checkpoint, tmp_path):
+    workdir = Workdir(tmp_path)
+    keep_companions(checkpoint, workdir)
+    check_companions(workdir)
+    file = workdir.pretrained / "tokenizer.json"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(UserError, match="tokenizer.json is not what .* delete that folder and"):
+        check_companions(workdir)
+    shutil.rmtree(workdir.pretrained)  # as it says
+    keep_companions(checkpoint, workdir)
+    check_companions(workdir)
 
 
 @pytest.mark.parametrize("rank, dtype", [(0, "float32"), (4, "bfloat16")])
