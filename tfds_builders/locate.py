@@ -15,6 +15,8 @@ from collections.abc import Callable
 from medscope_jax.files import is_there
 from tfds_builders.inside import fault_of, recording_fault
 
+_MOST_ENDINGS = 2  # of a file: "v.mp4.part"
+
 
 def locator(root: pathlib.Path) -> Callable[[pathlib.Path, str], pathlib.Path | str]:
     """A function (folder of a source's videos, name in a row) -> the path, or why it is not read.
@@ -66,8 +68,8 @@ def _listing(folder: pathlib.Path, root: pathlib.Path) -> dict[tuple[str, bool],
     if not fault_of(folder, root):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for name in os.listdir(folder):
-                endings = [place for place, letter in enumerate(name) if letter == "." and place]
-                for called in (name, *(name[:place] for place in endings)):
+                dots = [place for place, letter in enumerate(name) if letter == "." and place]
+                for called in (name, *(name[:place] for place in dots[-_MOST_ENDINGS:])):
                     for key in _keys(called):
                         listing.setdefault((key, called == name), set()).add(name)
     return listing
