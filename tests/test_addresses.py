@@ -7,7 +7,9 @@ import pytest
 from medscope_jax import ask, convert, evaluate, plan, train
 from medscope_jax.config import load_config
 from medscope_jax.errors import UserError
-from medscope_jax.files import check_local
+from medscope_jax.files import check_folder, check_local
+from medscope_jax.video.phantom import make_procedure
+from medscope_jax.video.phantom_render import write_video
 from tfds_builders import bank, build, card, prepare, tfds
 from tfds_builders.synthesis import __main__ as synthesis
 
@@ -59,6 +61,38 @@ def test_an_address_is_refused_before_anything_is_made(
     line = refusal(program.main, arguments)
     assert ADDRESS in line and "only paths of this machine" in line
     assert not list(tmp_path.iterdir())
+
+
+LATIN = "caf\udce9/run"  # a name of Latin-1, as Python holds it
+FILES = ("--config", "--video", "--html", "--json", "--output", "--out")
+
+
+def is_of_a_folder(arguments):
+    place = next(i for i, argument in enumerate(arguments) if ADDRESS in argument)
+    flag = arguments[place].partition("=")[0]
+    return (arguments[place - 1] if flag.startswith(ADDRESS) else flag) not in FILES
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments"), [entry for entry in ENTRIES if is_of_a_folder(entry[1])]
+)
+def test_a_folder_whose_name_is_no_utf8(refusal, tmp_path, monkeypatch, program, arguments):
+    """Storage libraries end in a traceback there, and OpenCV in a crash of the interpreter."""
+    monkeypatch.chdir(tmp_path)
+    line = refusal(program.main, [argument.replace(ADDRESS, LATIN) for argument in arguments])
+    assert "caf<byte E9>/run has bytes in its whole path that are no UTF-8" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_whole_path_counts(tmp_path, monkeypatch):
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match="--workdir run has bytes in its whole path"):
+        check_folder("run", "--workdir")
+    with pytest.raises(UserError, match="no UTF-8"):
+        write_video(make_procedure(0, "train", "ophthalmic", 0), "a.mp4")
+    check_folder(tmp_path / "é", "--workdir")
 
 
 def test_addresses_of_judges_are_none(tmp_path):

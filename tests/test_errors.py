@@ -98,6 +98,33 @@ def test_defects_keep_their_traceback():
         assert status == 1 and error.startswith("Traceback"), error
 
 
+LATE = """
+import asyncio, logging, threading
+async def fail():
+    raise OSError(errno.ENOSPC, "No space left on device", "/data/run/x")
+loop = asyncio.new_event_loop()
+logger = logging.getLogger("absl")
+logger.error("[process=0] _SignalingThread.run() raised an exception: No space left on device")
+logger.error("news")
+loop.close()
+try:
+    loop.call_soon_threadsafe(print)
+except RuntimeError as error:
+    sys.unraisablehook(type("Args", (), {"exc_value": error, "exc_type": RuntimeError,
+        "exc_traceback": None, "err_msg": None, "object": None}))
+asyncio.run(fail())
+"""
+
+
+def test_threads_of_storage_do_not_tell_it_again():
+    """What Orbax logs of an error that it raises, and TensorStore's late reports, stay unsaid."""
+    status, _, error = run(LATE.strip())
+    assert status == 2
+    assert error == (
+        "news\nerror: disk full while writing /data/run/x; free some space and run again\n"
+    )
+
+
 def test_what_a_path_of_the_user_says():
     status, _, error = run("open('/' + 'x' * 300)")
     assert status == 2 and error.count("\n") == 1 and "File name too long" in error

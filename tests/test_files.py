@@ -14,6 +14,8 @@ import pytest
 
 from medscope_jax import files
 from medscope_jax.errors import UserError
+from tfds_builders.locate import locator
+from tfds_builders.readers._files import listed
 
 
 def full(*_, **__):
@@ -209,6 +211,52 @@ def test_outputs_are_refused_before_any_work(tmp_path):
     assert "no regular file" in refused(html="/dev/null")
     files.check_outputs({"--html": new, "--json": None}, inputs)
     assert not new.parent.exists() and video.read_text() == "pixels"
+
+
+def test_what_can_not_be_seen_is_not_taken_for_absent(tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to("none")
+    assert files.is_there(tmp_path) and files.is_there(tmp_path / "link")
+    for name in ("none", "link/x", "x" * 300, "a\0b"):
+        assert not files.is_there(tmp_path / name)
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(os, "lstat", refuse)
+    with pytest.raises(PermissionError):
+        files.is_there(tmp_path / "none")
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(PermissionError):
+        listed(tmp_path, "*.json")
+    line = locator(tmp_path)(tmp_path, "a.mp4")
+    assert line == "names a video in a folder that can't be read (Permission denied)"
+
+
+def test_a_full_disk_is_named_where_a_library_does_not(tmp_path):
+    for error in (
+        OSError(errno.ENOSPC, "No space left on device"),
+        ValueError("No space left on device"),
+    ):
+        match = "disk full while writing /data/run; free some space"
+        with pytest.raises(UserError, match=match), files.writing("/data/run"):
+            raise error
+    for error in (UserError("mine"), KeyError("mine")):
+        with pytest.raises(type(error), match="mine"), files.writing("/data/run"):
+            raise error
+
+
+def test_a_folder_that_threads_still_write_into_goes(tmp_path, monkeypatch):
+    folder, made = tmp_path / "x.partial", []
+    folder.mkdir()
+
+    def late(_):
+        if len(made) < 3:
+            made.append(1)
+            (folder / "chunk").mkdir(parents=True)
+
+    monkeypatch.setattr(time, "sleep", late)
+    files.remove_folder(folder)
+    assert len(made) == 3 and not folder.exists()
 
 
 AS_NOBODY = """
