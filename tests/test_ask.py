@@ -26,7 +26,6 @@ from medscope_jax.dialogue import build_episode, protocol
 from medscope_jax.errors import UserError
 from medscope_jax.evaluation.trace import DISCLAIMER
 from medscope_jax.rollout import make_rollout
-from medscope_jax.training import workdir as workdir_room
 from medscope_jax.training.run import make_run, run_mesh
 from medscope_jax.training.stage import newest_model
 from medscope_jax.training.workdir import Workdir, read_workdir
@@ -313,7 +312,7 @@ def test_a_full_disk_while_writing_keeps_the_old_trace(
     page.write_text("old")
     found = ask.Trajectory("<think>a</think><answer>b</answer>", [], [], [])
     monkeypatch.setattr(ask, "answer_question", lambda *_: found)
-    monkeypatch.setattr(workdir_room.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     line = refusal(ask.main, arguments(micro_run, recording, html=page))
     assert "disk full while writing" in line and "the old one is kept" in line
     assert page.read_text() == "old" and not list(tmp_path.glob(".*"))
