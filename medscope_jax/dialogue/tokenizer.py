@@ -20,6 +20,7 @@ from medscope_jax.errors import UserError
 from medscope_jax.manifest import read_checked, write_checked
 
 _SPACE = "\u2581"  # SentencePiece writes a space as this character inside its pieces.
+_PROBE = f"a{_SPACE}\n\u00e9"  # nothing is put before a text, and any byte can be written
 _PHRASE_LIMIT = 80  # characters; the interpreter's byte table is as wide as the longest piece
 
 
@@ -121,9 +122,16 @@ def train_tokenizer(corpus: Iterable[str], vocab_size: int, ticks: int) -> Token
 
 
 def sentencepiece_tokenizer(serialized: bytes) -> Tokenizer:
-    """A tokenizer from a serialized SentencePiece model."""
-    processor = sentencepiece.SentencePieceProcessor(model_proto=serialized)
-    size = processor.get_piece_size()
+    """A tokenizer from a serialized SentencePiece model of train_tokenizer's.
+
+    Raises:
+        RuntimeError: it is none, or so damaged that tags are no single ids or text changes.
+    """
+    try:
+        processor = sentencepiece.SentencePieceProcessor(model_proto=serialized)
+        pieces = tuple(_piece_bytes(processor, i) for i in range(processor.get_piece_size()))
+    except (ValueError, IndexError) as error:  # the library's, of pieces that are no UTF-8
+        raise RuntimeError(f"a piece is broken: {error}") from error
     # Where a text itself holds SentencePiece's sign for a space, its bytes stand for it.
     sign = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
 
@@ -156,13 +164,18 @@ def sentencepiece_tokenizer(serialized: bytes) -> Tokenizer:
         encoded = (encode(text) if is_trusted else untagged(text) for text, is_trusted in parts)
         return [index for ids in encoded for index in ids]
 
-    return Tokenizer(
+    tokenizer = Tokenizer(
         encode=encode,
-        pieces=tuple(_piece_bytes(processor, i) for i in range(size)),
+        pieces=pieces,
         serialized=serialized,
         ends=(processor.piece_to_id(protocol.IM_END),),
         mixed=mixed,
     )
+    if any(len(encode(tag)) != 1 for tag in protocol.TAGS):
+        raise RuntimeError("a tag of the protocol is not one piece")
+    if tokenizer.decode(encode(_PROBE)) != _PROBE:
+        raise RuntimeError("text does not come back as it was")
+    return tokenizer
 
 
 def _piece_bytes(processor: sentencepiece.SentencePieceProcessor, index: int) -> bytes:

@@ -1,6 +1,7 @@
 """Tokenizers: no text is lost, tags and ticks are single ids, training is deterministic."""
 
 import os
+import random
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from medscope_jax.dialogue import (
     save_tokenizer,
     train_tokenizer,
 )
+from medscope_jax.dialogue.tokenizer import sentencepiece_tokenizer
 from medscope_jax.errors import UserError
 
 # Anything at all, and texts that are rich in what the tokenizer treats specially.
@@ -136,6 +138,27 @@ def test_a_run_of_an_earlier_version_has_no_checksum(tokenizer, tmp_path, caplog
     path.write_bytes(tokenizer.serialized)
     assert load_tokenizer(path).pieces == tokenizer.pieces
     assert "tokenizer.model has no checksum beside it" in caplog.text
+
+
+def test_a_damaged_model_is_read_or_refused(tokenizer):
+    """Whatever the library says of it: pieces that are no text, specs that are gone.
+
+    What is read all the same loses no text; that a bit is another shows by the file's checksum.
+    """
+    draw, whole, refused = random.Random(0), tokenizer.serialized, 0
+    for _ in range(300):
+        place, end = draw.randrange(len(whole)), draw.randrange(len(whole))
+        turned = bytearray(whole)
+        turned[place] ^= 1 << draw.randrange(8)
+        for damaged in (bytes(turned), whole[:end]):
+            try:
+                found = sentencepiece_tokenizer(damaged)
+            except RuntimeError:
+                refused += 1
+                continue
+            assert damaged != whole[:end]
+            assert found.decode(found.encode("Look at 12.0")) == "Look at 12.0"
+    assert refused > 400
 
 
 def test_missing_and_broken_files_are_one_line(tmp_path):
