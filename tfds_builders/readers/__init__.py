@@ -15,7 +15,7 @@ What holds for every reader:
 - What is read is bounded, whatever a file claims to hold: a line, or an element of a JSON list, of
   16 MiB; another JSON file of 16 MiB; a Parquet file of four million rows, a row group of it of
   256 MiB, and a row of 16 MiB and a million values. What is longer is a BadRow. Numbers have at
-  most 4,300 digits.
+  most 4,300 digits, a row at most 1,000 spans.
 - Text is UTF-8, with or without a byte order mark, or UTF-16 with one; a line feed, a carriage
   return or both end a line. A JSON file is JSON Lines, or, where it is named .json and starts with
   "[", one list.
