@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
+from ml_collections import ConfigDict
 
 from medscope_jax import evaluate, train
 from medscope_jax.evaluation.trace import DISCLAIMER
-from medscope_jax.training.metrics import read_metrics
+from medscope_jax.training.metrics import MetricsWriter, read_metrics
 from medscope_jax.training.stage import MODELS, STAGES
 from medscope_jax.training.workdir import Workdir
 
@@ -33,6 +35,21 @@ def test_metrics_hold_every_stage_in_order(micro_run):
     assert [line["step"] for line in lines if line["stage"] == "warm_up"] == [1, 2]
     assert all("loss" in line for line in lines if line["stage"] != "ga_grpo")
     assert all("reward" in line and "policy_loss" in line for line in lines[-1:])
+    assert (lines[-1]["judge"], lines[-1]["unscored"]) == ("built-in", 0)
+
+
+def test_another_judge_of_the_evaluation_is_noted(tmp_path):
+    """A judge may change on resume: metrics.jsonl says which one scored what."""
+    workdir = Workdir(tmp_path)
+    section = {"url": "http://host/v1", "model": "m", "temperature": None}
+    with MetricsWriter(workdir.metrics) as writer:
+        writer.write("ga_grpo", 1, {"judge": "built-in"})
+        for judge in ({"url": ""}, section, section, {"url": ""}):
+            run = SimpleNamespace(config=SimpleNamespace(judge=ConfigDict(judge)))
+            train.note_judge(run, workdir, writer)
+    lines = read_metrics(workdir.metrics)
+    assert [line["judge"] for line in lines] == ["built-in", section, "built-in"]
+    assert [line["stage"] for line in lines] == ["ga_grpo", "evaluation", "evaluation"]
 
 
 def test_report_is_one_page_with_traces(micro_run):
