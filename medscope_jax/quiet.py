@@ -9,6 +9,10 @@ import logging
 import sys
 from typing import Any
 
+from medscope_jax.visible import visible
+
+_RAISED = ("_SignalingThread.run() raised an exception", "Metadata file does not exist")
+
 
 def quiet_storage() -> None:
     """From now on, errors of storage threads are shown where they are raised alone."""
@@ -18,8 +22,9 @@ def quiet_storage() -> None:
 
 
 def _is_not_raised(record: logging.LogRecord) -> bool:
-    """Log filter: Orbax's threads log what their join() raises."""
-    return "_SignalingThread.run() raised an exception" not in record.getMessage()
+    """Log filter: what Orbax also raises is left out; names in the rest are made harmless."""
+    record.msg, record.args = visible(record.getMessage(), keep="\n\t"), ()
+    return not any(words in record.msg for words in _RAISED)
 
 
 def _show(unraisable: Any) -> None:
