@@ -1,14 +1,15 @@
 """The run's log, one JSON line a step, exact across kills; a progress display with time left."""
 
+import itertools
 import json
 import logging
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, BinaryIO, Self, TextIO
 
 import numpy as np
 from tqdm import tqdm
@@ -22,6 +23,7 @@ _LOG = logging.getLogger(__name__)
 _NOT_FINITE = ("nan", "inf", "-inf")
 # Fields that hold wall-clock figures start so; everything else is equal in a resumed run.
 _TIMING = ("seconds", "time")
+_LONGEST = 2**24  # bytes of a line
 _LINE = {"stage": str, "step": at_least(0), "time": float, ...: object}
 
 
@@ -57,16 +59,21 @@ class MetricsWriter:
         self.lines, self.bytes = keep, size or 0
         if self._file is None:
             return
-        self._file.seek(0)
-        data = self._file.read()
-        if not (keep and size and data[size - 1 : size] == b"\n"):
-            kept = data.split(b"\n")[:-1][:keep]
-            if len(kept) < keep:
-                _LOG.warning("%s has %d whole lines, not %d", shown(self._path), len(kept), keep)
-            self.lines, size = len(kept), sum(len(line) + 1 for line in kept)
+        if not (keep and size and self._ends_at(size)):
+            ends = [0, *itertools.islice(_ends(self._file), keep)]
+            if len(ends) <= keep:
+                name = shown(self._path)
+                _LOG.warning("%s has %d whole lines, not %d", name, len(ends) - 1, keep)
+            self.lines, size = len(ends) - 1, ends[-1]
         self.bytes = size
         self._file.truncate(size)
-        _tell_damaged(self._path, [_read(line) for line in data[:size].split(b"\n")[:-1]])
+        self._file.seek(0)
+        _tell_damaged(self._path, [_read(line) for line in _whole_lines(self._file)])
+
+    def _ends_at(self, size: int) -> bool:
+        """Whether a line ends after so many bytes."""
+        self._file.seek(size - 1)
+        return self._file.read(1) == b"\n"
 
     def write(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
         """Appends one line.
@@ -122,11 +129,25 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """
     try:
         with open_regular(path) as file:
-            records = [_read(line) for line in file if line.endswith(b"\n")]
+            records = [_read(line) for line in _whole_lines(file)]
     except OSError as error:
         raise UserError(f"{path} can't be read: {one_line(error)}") from error
     _tell_damaged(path, records)
     return [record for record in records if record is not None]
+
+
+def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines that end; of one too long to be ours, which is damaged, its end alone."""
+    while line := file.readline(_LONGEST):
+        if line.endswith(b"\n"):
+            yield line
+
+
+def _ends(file: BinaryIO) -> Iterator[int]:
+    """Where each line of a file ends, in bytes."""
+    file.seek(0)
+    for _ in _whole_lines(file):
+        yield file.tell()
 
 
 def _read(line: bytes) -> dict[str, Any] | None:

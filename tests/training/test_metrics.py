@@ -109,6 +109,20 @@ def test_a_line_that_was_never_written_is_named_and_left_out(tmp_path, caplog, l
     assert "line 2 can't be read" in caplog.text and len(caplog.records) == 1
 
 
+def test_a_line_without_end_takes_no_memory(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(metrics, "_LONGEST", 256)
+    path = tmp_path / "m.jsonl"
+    run(path, 0, 3)
+    first, second, third = path.read_bytes().splitlines(keepends=True)
+    damaged = first + b"x" * 10_000 + b"\n" + third
+    path.write_bytes(damaged + b"y" * 10_000)
+    assert [record["step"] for record in metrics.read_metrics(path)] == [0, 2]
+    with metrics.MetricsWriter(path, 3) as writer:
+        assert (writer.lines, writer.bytes) == (3, len(damaged))
+    assert path.read_bytes() == damaged
+    assert caplog.text.count("line 2 can't be read") == 2
+
+
 def test_all_kinds_of_numbers(tmp_path):
     path = tmp_path / "m.jsonl"
     with metrics.MetricsWriter(path) as writer:
