@@ -62,7 +62,7 @@ def shown(text: object) -> str:
     line = re.sub(
         rf"\S{{{_LONGEST_WORD + 1},}}",
         lambda word: _middle_out(word[0], _LONGEST_WORD),
-        visible(str(text)),
+        visible(_middle_out(str(text), 5 * _LONGEST_LINE)),
     )
     return _middle_out(line, _LONGEST_LINE)
 
@@ -110,7 +110,9 @@ def _joins(text: str, index: int, before: str, after: str) -> bool:
     if not before or not after:
         return False
     letter = index - 1  # vowel marks stand between a letter and its joiner
-    while letter > 0 and unicodedata.category(text[letter]) == "Mn" and text[letter] != "\ufe0f":
+    while (
+        letter > 0 and unicodedata.category(text[letter]) == "Mn" and not _BLANK.match(text[letter])
+    ):
         letter -= 1
     if unicodedata.bidirectional(text[letter]) == unicodedata.bidirectional(after) == "AL":
         return True

@@ -66,6 +66,7 @@ def test_what_people_write_stays(text):
     [
         ("pol\u200dyp", "pol<U+200D>yp"),
         ("می‌‌خواهم", "می<U+200C><U+200C>خواهم"),  # one joiner at a time
+        ("م\ufe0e\u200cی", "م<U+FE0E><U+200C>ی"),
         ("\u200cمی", "<U+200C>می"),
         ("a\ufe0f", "a<U+FE0F>"),
         ("☺\ufe0f\ufe0f", "☺\ufe0f<U+FE0F>"),
