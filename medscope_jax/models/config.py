@@ -91,7 +91,10 @@ class LoraConfig:
         _require(self.alpha > 0, f"lora.alpha is {self.alpha}; it must be positive")
         _require(len(self.targets) > 0, "lora.targets is empty; for no adapters set lora.rank=0")
         for name in self.targets:
-            _require(name in known, f"unknown name {name!r} in lora.targets{closest(name, known)}")
+            shown = name[:60]
+            _require(
+                name in known, f"unknown name {shown!r} in lora.targets{closest(shown, known)}"
+            )
         _require(
             self.base in BASES, f"lora.base is {self.base!r}; choose one of {', '.join(BASES)}"
         )
@@ -131,7 +134,8 @@ class ModelConfig:
         choices |= dict.fromkeys(("dtype", "param_dtype"), DTYPES)
         for name, known in choices.items():
             value = getattr(self, name)
-            _require(value in known, f"{name} is {value!r}; choose one of {', '.join(known)}")
+            shown = repr(value)[:60]
+            _require(value in known, f"{name} is {shown}; choose one of {', '.join(known)}")
         _require(
             text.hidden_size % text.num_attention_heads == 0,
             "text.hidden_size must be a multiple of num_attention_heads",
@@ -196,7 +200,7 @@ def _build(kind, values: dict, prefix: str):
     known = [field.name for field in dataclasses.fields(kind)]
     for key in values:
         if key not in known:
-            raise UserError(f"unknown model key {prefix}{key}{closest(key, known)}")
+            raise UserError(f"unknown model key {prefix}{key[:60]}{closest(key[:60], known)}")
     return kind(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in values.items()})
 
 

@@ -72,7 +72,7 @@ def from_hf_config(values: Mapping[str, Any]) -> ModelConfig:
     if kind != MODEL_TYPE:
         raise UserError(f"a {str(kind or 'nameless')[:60]} model, not Qwen2.5-VL ({MODEL_TYPE})")
     nested, vision = _section(values, "text_config"), _section(values, "vision_config")
-    for section in (values, nested):
+    for section in (values, nested, vision):
         quantization = _section(section, "quantization_config")
         if quantization:
             method = str(quantization.get("quant_method", "in some way"))[:60]
@@ -94,11 +94,19 @@ def from_hf_config(values: Mapping[str, Any]) -> ModelConfig:
     return config
 
 
-def stated_dtype(values: Mapping[str, Any]) -> str | None:
-    """The dtype of a config.json's weights, as NumPy's name; None where it states none of ours."""
+def stated_dtype(file: Path) -> str | None:
+    """The dtype of a config.json's weights, as NumPy's name; None where it states none of ours.
+
+    Raises:
+        UserError: it is no name.
+    """
+    values = read_json_object(file)
     sections = (values, _section(values, "text_config"))
     said = (section.get(key) for section in sections for key in ("dtype", "torch_dtype"))
-    name = str(next(filter(None, said), None)).removeprefix("torch.")
+    name = next((value for value in said if value is not None), "")
+    if not isinstance(name, str):
+        raise UserError(f"{file}: dtype is {repr(name)[:60]}; it must be the name of a type")
+    name = name.removeprefix("torch.")
     return name if name in DTYPES else None
 
 
@@ -187,6 +195,9 @@ def _refuse_sliding(text: Mapping[str, Any], layers: int) -> None:
     first = text.get("max_window_layers", 80)
     if type(first) is not int:
         raise UserError(f"max_window_layers is {repr(first)[:60]}; it must be a whole number")
-    windowed = text.get("use_sliding_window") and first < layers
+    sliding = text.get("use_sliding_window")
+    if sliding not in (None, True, False):
+        raise UserError(f"use_sliding_window is {repr(sliding)[:60]}; it must be true or false")
+    windowed = sliding and first < layers
     if windowed or "sliding_attention" in str(text.get("layer_types")):
         raise UserError("sliding-window attention is not supported")

@@ -19,7 +19,6 @@ from medscope_jax.models.hf_config import QUANTIZED, read_hf_config, stated_dtyp
 from medscope_jax.models.preprocessor import check_preprocessor
 from medscope_jax.models.safetensors_header import DTYPES, Tensor
 from medscope_jax.models.weights import shorten
-from medscope_jax.strict_json import read_json_object
 
 HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
 # Tensors that stand beside quantized ones: of fp8, GPTQ, AWQ, compressed-tensors, bitsandbytes.
@@ -62,7 +61,7 @@ def open_hub_folder(source: Path) -> HubFolder:
         tensors[hub] = tensor
     _refuse_quantized(source, config, tensors)
     kinds = {tensors[name].kind for name in _known(config) if name in tensors}
-    stated = stated_dtype(read_json_object(file))
+    stated = stated_dtype(file)
     dtype = _common_dtype({DTYPES[kind].name for kind in kinds}, stated)
     notes = []
     if tied and HEAD in tensors and not problems:

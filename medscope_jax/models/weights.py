@@ -210,9 +210,9 @@ def _check_chunks(homes: Mapping[LeafPath, Path]) -> None:
 
 
 def shorten(problems: list[str], most: int = 20) -> str:
-    """At most `most` of the problems on one line, and how many more there are."""
+    """At most `most` of the problems on one line, long ones cut, and how many more there are."""
     more = f"; and {len(problems) - most} more" if len(problems) > most else ""
-    return "; ".join(problems[:most]) + more
+    return "; ".join(problem[:300] for problem in problems[:most]) + more
 
 
 def _homes(folder: Path, shapes: Any) -> dict[LeafPath, Path]:

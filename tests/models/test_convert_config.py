@@ -128,7 +128,16 @@ def test_a_kept_config_stays_as_it_is(tmp_path):
         ({"num_hidden_layers": True}, "num_hidden_layers is True"),
         ({"num_key_value_heads": 3}, "must be a multiple of num_key_value_heads"),
         ({"rope_scaling": {"type": "mrope", "mrope_section": [1, 2]}}, "mrope_section must be"),
-        ({"vision_config": [1]}, "config.json: "),
+        ({"vision_config": [1]}, "vision_config is '.1.'; it must be an object"),
+        ({"vision_config": {**VISION, "quantization_config": {"bits": 4}}}, "are quantized"),
+        ({"quantization_config": "awq"}, "quantization_config is 'awq'; it must be an object"),
+        ({"use_sliding_window": "no"}, "use_sliding_window is 'no'; it must be true or false"),
+        ({"max_window_layers": None, "use_sliding_window": True}, "max_window_layers is None"),
+        ({"rope_scaling": 2}, "rope_scaling is '2'; it must be an object"),
+        ({"num_hidden_layers": 10**6}, "num_hidden_layers is 1000000; it must be from 1 to 1,024"),
+        ({"vocab_size": 10**12}, "vocab_size is 1000000000000; it must be from 1"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0; it must be from 1"),
+        ({"rms_norm_eps": -1.0}, "rms_norm_eps is -1.0; it must be from 0"),
     ],
 )
 def test_a_config_that_can_not_be_run(change, message, tmp_path):
@@ -142,7 +151,8 @@ def test_a_config_that_can_not_be_run(change, message, tmp_path):
 def test_a_config_that_can_not_be_read(tmp_path):
     with pytest.raises(UserError, match="can't be read: No such file"):
         read_hf_config(tmp_path / "config.json")
-    for text in ('{"model_type"', "[]", "\0"):
+    doubled = '{"model_type": "qwen2_5_vl", "model_type": "qwen2_5_vl"}'
+    for text in ('{"model_type"', "[]", "\0", "[" * 100_000, doubled, '{"a": NaN}', '{"a": 1e999}'):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(UserError, match="config.json"):
             read_hf_config(tmp_path / "config.json")

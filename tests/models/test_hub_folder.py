@@ -82,6 +82,13 @@ def test_mixed_types_are_cast_and_told(stated, dtype, tmp_path, capsys):
         assert array.tobytes() == mixed[name].astype(np.dtype(dtype)).tobytes(), name
 
 
+def test_a_dtype_that_is_no_name(tmp_path):
+    folder = synthetic.write_folder(tmp_path / "hf", *drawn())
+    change_json(folder / "config.json", lambda values: values.update(torch_dtype=[16]))
+    with pytest.raises(UserError, match="config.json: dtype is .16.; it must be the name"):
+        open_hub_folder(folder)
+
+
 def test_float64_and_numbers_that_are_too_large(tmp_path):
     config, base = drawn(dtype="float32")
     wide = {name: array.astype(np.float64) for name, array in base.items()}
