@@ -4,7 +4,7 @@ Everything raises Unusable, in words that quote none of the field's content.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from medscope_jax.errors import UserError, closest
@@ -12,16 +12,28 @@ from medscope_jax.rl.intervals import Span
 from tfds_builders.readers._values import (
     absent,
     anything,
+    chosen,
     has,
     identifier,
     optional,
+    options_of,
     required,
+    signs,
     split_name,
     words,
 )
 from tfds_builders.record import Annotation, Unusable
 from tfds_builders.times import answer_turn, interval_text, seconds, span, spans, stated_spans
 
+# What evidence_of looks at.
+EVIDENCE_FIELDS = (
+    "frame_time",
+    "anchor_frame_time",
+    "video_segment",
+    "spans",
+    "qa_start_time",
+    "qa_end_time",
+)
 CAPTION_QUESTION = "Describe what the clip shows."
 QUESTION_PARTS = ("rl", "eval", "qa")
 _EQUAL_SECONDS = 0.1  # an answer written with one decimal may differ from the evidence by this
@@ -55,16 +67,43 @@ def split_of(*rows: dict) -> str:
     return named.pop() if named else ""
 
 
-def evidence_of(row: dict) -> tuple[tuple[Span, ...], float | None]:
-    """(spans, frame time) of a row or its metadata; a frame time wins: it is the finer one."""
+def evidence_of(*rows: dict) -> tuple[tuple[Span, ...], float | None]:
+    """(spans, frame time) of a row, or an object inside it; ((), None) where none says it."""
+    found = {_evidence_of(row) for row in rows} - {((), None)}
+    if len(found) > 1:
+        raise Unusable("the row names two pieces of evidence")
+    return found.pop() if found else ((), None)
+
+
+def _evidence_of(row: dict) -> tuple[tuple[Span, ...], float | None]:
+    """The same of one of them; a frame time wins: it is the finer one."""
     for key in ("frame_time", "anchor_frame_time"):
         if has(row, key):
             return (), required(row, seconds, key)
-    given = optional(row, spans, "video_segment", ())
-    if given:
-        return given, None
+    for key in ("video_segment", "spans"):
+        if given := optional(row, spans, key, ()):
+            return given, None
     evidence = ends_of(row, "qa_start_time", "qa_end_time", "the evidence")
     return ((evidence,) if evidence else ()), None
+
+
+def evidence_in(row: dict, clip: Span | None, part: str) -> tuple[tuple[Span, ...], float | None]:
+    """(spans, frame time) of a row about a clip: the clip itself where nothing finer is there."""
+    given, frame_time = evidence_of(row)
+    if not given and frame_time is None:
+        given = (clip,) if clip else ()
+    ends = [end for found in given for end in found] if frame_time is None else [frame_time]
+    if part == "qa" and not (clip and all(clip[0] <= time <= clip[1] for time in ends)):
+        raise Unusable("the clip does not hold the evidence")
+    return given, frame_time
+
+
+def options_in(*rows: dict) -> dict[str, str]:
+    """The options that a row, or an object inside it, has, by their labels; {} for none."""
+    found = [given for row in rows if (given := optional(row, options_of, "options", {}))]
+    if any(given != found[0] for given in found):
+        raise Unusable("the row has two lists of options")
+    return found[0] if found else {}
 
 
 def asked(
@@ -78,7 +117,7 @@ def asked(
     frame_time: float | None = None,
     task: str = "",
     split: str = "",
-    options: tuple[str, ...] = (),
+    options: Mapping[str, str] | None = None,
     turns: tuple[str, ...] = (),
     window: Span | None = None,
 ) -> Annotation:
@@ -89,10 +128,14 @@ def asked(
       answer: a text, or for grounding also [start, end], or absent where the evidence says it.
       task: "" for grounding where the answer is intervals, vqa where it is not.
       evidence: for grounding also () where the answer says it.
+      options: by their labels; the answer is one of them, or names it. None or {} for none.
     """
     question = words(question, "the question")
     stated = ()
-    if isinstance(answer, (list, tuple, dict)):
+    if options:
+        answer = chosen(required({"the answer": answer}, signs, "the answer"), options)
+        task = task or "vqa"
+    elif isinstance(answer, (list, tuple, dict)):
         stated = spans(answer, "the answer's interval")
         answer = interval_text(stated)
     elif not absent(answer) or task != "grounding":
@@ -120,7 +163,7 @@ def asked(
         question=question,
         answer=answer,
         split=split,
-        options=options,
+        options=tuple((options or {}).values()),
         spans=() if frame_time is not None else evidence,
         frame_time=frame_time,
         turns=turns,

@@ -10,10 +10,10 @@ object or a list may also be a text of JSON, and an object a list of pairs, as P
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from medscope_jax.dialogue.foreign import clean_question
+from medscope_jax.dialogue.foreign import clean_words
 from medscope_jax.dialogue.options import choices
 from medscope_jax.errors import UserError
 from tfds_builders.readers._files import parsed
@@ -124,31 +124,40 @@ def options_of(value: Any, name: str) -> dict[str, str]:
     found = from_json(value)
     if isinstance(found, str) and "|" in found:
         found = found.split("|")
-    if not isinstance(found, dict):
-        said = [words(text, "an option") for text in texts(found, name)]
+    is_map = isinstance(found, list) and found and all(map(_pair, found))
+    if not (is_map or isinstance(found, dict)):
+        said = [signs(text, "an option") for text in texts(found, name)]
         return {choice.label: text for choice, text in zip(choices(said), said, strict=True)}
     # Parquet has a field for each letter that any of its rows has: null where a row has less.
-    given = [(key.upper(), text) for key, text in found.items() if text is not None]
-    if not all(re.fullmatch("[A-Z]|[0-9]{1,2}", key) for key, _ in given):
-        raise Unusable(f"{name} is an object whose keys are no letters or numbers")
-    if len(dict(given)) < len(given):
-        raise Unusable(f"{name} has a letter twice")
-    given.sort(key=lambda pair: (len(pair[0]), pair[0]))
-    return {key: words(text, "an option") for key, text in given}
+    given = {
+        key.upper(): _read(text, signs, "an option")
+        for key, text in mapping(found, name).items()
+        if text is not None
+    }
+    labels = sorted(given, key=lambda key: (len(key), key))
+    shown = [f"{key}. {given[key]}" if key.isdecimal() else given[key] for key in labels]
+    # With a gap among them a question would show an option under another letter than its own.
+    if [choice.label for choice in choices(shown)] != labels:
+        raise Unusable(f"{name} is an object whose keys are not A, B, C, ... or 1, 2, 3, ...")
+    return {key: given[key] for key in labels}
 
 
-def chosen(answer: str, options: dict[str, str]) -> str:
-    """The option that an answer is, names by its label, or repeats with or without its label."""
-    if not options or answer in options.values():
-        return answer
+def chosen(answer: str, options: Mapping[str, str]) -> str:
+    """The one option that an answer is, names by its label, or repeats with or without its label.
+
+    options: their texts by their labels.
+    """
     texts = [choice.text for choice in choices(list(options.values()))]
     form = re.fullmatch(r"[(\[]?([A-Za-z]{1,2}|[0-9]{1,2})(?:[.):\]]+ ?(.*))?", answer)
-    for (label, option), text in zip(options.items(), texts, strict=True):
-        if answer == text and texts.count(text) == 1:
-            return option
-        if form and form[1].upper() == label and form[2] in (None, "", text):
-            return option
-    raise Unusable("the answer is none of the options")
+    meant = [
+        option
+        for (label, option), text in zip(options.items(), texts, strict=True)
+        if answer in (option, text)
+        or (form and form[1].upper() == label and form[2] in (None, "", text))
+    ]
+    if len(meant) != 1:
+        raise Unusable(f"the answer is {'two' if meant else 'none'} of the options")
+    return meant[0]
 
 
 def plain_text(value: Any, name: str) -> str:
@@ -170,17 +179,22 @@ def identifier(value: Any, name: str) -> str:
 
 
 def words(value: Any, name: str) -> str:
-    """A question or an answer on one line."""
+    """A question or an answer on one line; a dash alone, or the like, is none."""
+    if isinstance(value, str) and not any(map(str.isalnum, value)):
+        raise Unusable(f"{name} is empty")
+    return signs(value, name)
+
+
+def signs(value: Any, name: str) -> str:
+    """A text on one line, be it a sign such as "+"."""
     if value is None:
         raise Unusable(f"{name} is missing")
     if not isinstance(value, str):
         raise Unusable(f"{name} is no text")
-    if not any(map(str.isalnum, value)):
-        raise Unusable(f"{name} is empty")
     if len(value) > MAX_WORDS:
         raise Unusable(f"{name} is longer than {MAX_WORDS} characters")
     try:
-        return clean_question(value, name)
+        return clean_words(value, name)
     except UserError as error:
         raise Unusable(str(error)) from None
 

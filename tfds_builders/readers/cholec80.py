@@ -171,8 +171,10 @@ def _label(fields: list[str], names: list[str], kind: str) -> tuple[int, tuple[s
         raise Unusable("the frame is no number of a frame")
     if kind == "tool" and not set(values) <= {"0", "1"}:
         raise Unusable("an instrument's value is neither 0 nor 1")
-    if "" in values:
+    if not all(any(map(str.isalnum, value)) for value in values):
         raise Unusable("the frame has no label")
+    if kind == "phase" and any(map(str.isdecimal, values)):
+        raise Unusable("the frame's phase is a number, not a name")
     return int(frame), tuple(values)
 
 

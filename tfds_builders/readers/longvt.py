@@ -29,9 +29,10 @@ What becomes of a row:
   of the option `instruction`.
 - The answer is metadata's answer_gt, else the one in the last turn. The task is grounding where it
   is an interval, vqa otherwise.
-- Evidence is metadata's video_segment, qa_start_time and qa_end_time, frame_time or
-  anchor_frame_time; a grounding answer is its own evidence. Where none is known none is invented:
-  what a teacher looked at is no evidence.
+- Evidence is frame_time or anchor_frame_time, video_segment or spans, or qa_start_time and
+  qa_end_time, in metadata or beside it, as `options` may be (see plain.py); a grounding
+  answer is its own evidence. Where none is known none is invented: what a teacher looked at is no
+  evidence.
 
 Refused: turns of another form, calls that can't be executed, a conversation that does not end in an
 answer, a second question, and questions about images, of which LongVT's files have many.
@@ -45,7 +46,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medscope_jax.rl.intervals import Span
-from tfds_builders.readers._fields import asked, ends_of, evidence_of, split_of, video_names
+from tfds_builders.readers._fields import (
+    EVIDENCE_FIELDS,
+    asked,
+    ends_of,
+    evidence_of,
+    options_in,
+    split_of,
+    video_names,
+)
 from tfds_builders.readers._files import annotate
 from tfds_builders.readers._parquet import table_rows
 from tfds_builders.readers._turns import calls_in, cut_instruction, final_answer, own_turns
@@ -85,7 +94,7 @@ def read(
       UserError: no such file.
     """
     name_of = video_names(video_root)
-    rows = table_rows(path, ("id", "messages", "metadata", "split"))
+    rows = table_rows(path, ("id", "messages", "metadata", "split", "options", *EVIDENCE_FIELDS))
     return annotate(path, rows, lambda place, row: _make(place, row, name_of, instruction))
 
 
@@ -101,7 +110,7 @@ def _make(place: str, value: Any, name_of: Callable[[Any], str], instruction: st
     if question is None:
         question = cut_instruction(prompt, instruction)
     answer = optional(about, anything, "answer_gt")
-    evidence, frame_time = evidence_of(about)
+    evidence, frame_time = evidence_of(row, about)
     return asked(
         place,
         name_of(video),
@@ -113,6 +122,7 @@ def _make(place: str, value: Any, name_of: Callable[[Any], str], instruction: st
         turns=turns,
         window=window,
         split=split_of(row, about),
+        options=options_in(row, about),
     )
 
 

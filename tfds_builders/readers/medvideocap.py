@@ -11,8 +11,8 @@ be named by `video` or `video_name`. A row that has `caption` and no question is
     {"video_path": "/data/clip.mp4", "caption": "Two hands hold a pipette over a rack."}
 
 A question becomes a vqa record whose evidence is the frame time. Its answer can't be an interval.
-With part="qa" the record shows the whole clip. A caption becomes a record of the cap part about the
-whole clip, without evidence.
+It may have `options`, as plain.py has them. With part="qa" the record shows the whole clip. A
+caption becomes a record of the cap part about the whole clip, without evidence.
 
 Obtaining: clips and captions are those of MedGen (FreedomIntelligence/MedVideoCap-55K on Hugging
 Face); read its terms, and those of the clips' own sources. The questions are MedScope's authors'.
@@ -24,6 +24,7 @@ from pathlib import Path
 from tfds_builders.readers._fields import (
     CAPTION_QUESTION,
     asked,
+    options_in,
     part_option,
     split_of,
     video_names,
@@ -52,6 +53,15 @@ def read(path: Path, *, part: str = "", video_root: str = "") -> Iterator[Annota
             return asked(place, video, "cap", *about, task="caption", split=split_of(row))
         question, answer = (required(row, anything, key) for key in ("question", "answer"))
         moment = required(row, seconds, "anchor_frame_time")
-        return asked(place, video, part, question, answer, frame_time=moment, split=split_of(row))
+        return asked(
+            place,
+            video,
+            part,
+            question,
+            answer,
+            frame_time=moment,
+            split=split_of(row),
+            options=options_in(row),
+        )
 
     return annotate(path, json_rows(require_file(path)), make)

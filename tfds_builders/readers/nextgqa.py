@@ -30,8 +30,8 @@ from tfds_builders.readers._values import (
     anything,
     identifier,
     required,
+    signs,
     split_of_file,
-    words,
 )
 from tfds_builders.record import Annotation, BadRow, Unusable
 from tfds_builders.times import spans
@@ -89,8 +89,7 @@ def _read(
     once = refuse_twice()
 
     def make(place: str, row: dict[str, str]) -> Annotation:
-        options = tuple(words(row[name], f"option {name}") for name in _OPTIONS)
-        answer = _answer(required(row, words, "answer"), options)
+        options = {name[1:]: signs(row[name], f"option {name}") for name in _OPTIONS}
         video, question = (required(row, identifier, key) for key in ("video_id", "qid"))
         evidence = _evidence(located, video, question)
         name = video if map_path is None else paths.get(video)
@@ -100,8 +99,7 @@ def _read(
             place,
             name_of(name + extension),
             part,
-            required(row, anything, "question"),
-            answer,
+            *(required(row, anything, key) for key in ("question", "answer")),
             evidence=evidence,
             task="vqa",
             split=split,
@@ -122,15 +120,6 @@ def _object(path: Path | None) -> tuple[dict[str, Any], list[BadRow]]:
         return value, []
     reason = str(value) if isinstance(value, Unusable) else "the file is no JSON object"
     return {}, [BadRow(f"{path.name}:1", reason)]
-
-
-def _answer(answer: str, options: tuple[str, ...]) -> str:
-    """The text of the right option, which the answer is or numbers."""
-    if answer in options:
-        return answer
-    if answer in ("0", "1", "2", "3", "4"):
-        return options[int(answer)]
-    raise Unusable("the answer is none of the options")
 
 
 def _evidence(located: dict, video: str, question: str) -> tuple[tuple[float, float], ...]:

@@ -13,8 +13,8 @@ and, of the same file or another, questions about a clip (OphVL's evidence is of
 
 The layout is that of MedScope's other sources, not OphVL's own release, whose key names are not
 known here: the options video_key, start_key, end_key and text_key say which keys hold the video,
-the clip and its narration. Questions may have qa_start_time and qa_end_time, which then are the
-evidence.
+the clip and its narration. Questions may have qa_start_time and qa_end_time, frame_time,
+video_segment or spans, which then are the evidence, and `options`, as plain.py has them.
 
 A narration becomes a record of the cap part that shows the clip, with the clip as its evidence. A
 question becomes grounding where its answer is an interval, vqa where it is words.
@@ -30,6 +30,8 @@ from tfds_builders.readers._fields import (
     CAPTION_QUESTION,
     asked,
     ends_of,
+    evidence_in,
+    options_in,
     part_option,
     split_of,
     video_names,
@@ -80,9 +82,7 @@ def read(
                 window=clip,
                 split=split_of(row),
             )
-        evidence = ends_of(row, "qa_start_time", "qa_end_time", "the evidence") or clip
-        if part == "qa" and not clip[0] <= evidence[0] < evidence[1] <= clip[1]:
-            raise Unusable("the clip does not hold the evidence")
+        evidence, frame_time = evidence_in(row, clip, part)
         question, answer = (required(row, anything, key) for key in ("question", "answer"))
         return asked(
             place,
@@ -90,9 +90,11 @@ def read(
             part,
             question,
             answer,
-            evidence=(evidence,),
+            evidence=evidence,
+            frame_time=frame_time,
             window=clip,
             split=split_of(row),
+            options=options_in(row),
         )
 
     return annotate(path, json_rows(require_file(path)), make)

@@ -42,16 +42,14 @@ from typing import Any
 from medscope_jax.errors import UserError, closest
 from medscope_jax.rl.intervals import Span
 from tfds_builders.readers._csv import csv_rows, unknown_field
-from tfds_builders.readers._fields import CAPTION_QUESTION, asked, video_names
+from tfds_builders.readers._fields import CAPTION_QUESTION, asked, options_in, video_names
 from tfds_builders.readers._files import annotate, json_rows, refuse_twice, require_file
 from tfds_builders.readers._turns import calls_in, own_turns
 from tfds_builders.readers._values import (
     anything,
-    chosen,
     identifier,
     mapping,
     optional,
-    options_of,
     required,
     split_name,
     texts,
@@ -116,7 +114,6 @@ def _annotation(place: str, video: str, row: dict) -> Annotation:
     frame_time = optional(row, seconds, "frame_time")
     if evidence and frame_time is not None:
         raise Unusable("spans and frame_time are both there: evidence is one or the other")
-    options = optional(row, options_of, "options", {})
     said = optional(row, texts, "turns", [])
     turns = own_turns(said) if said else ()
     if bool(turns) != (part in _TRAJECTORIES) and part not in ("cap", "qa"):
@@ -130,9 +127,7 @@ def _annotation(place: str, video: str, row: dict) -> Annotation:
     answer = optional(row, anything, "answer")
     if answer is None and evidence and part != "cap" and not turns:
         task = task or "grounding"  # what else could be asked is not said
-    if isinstance(answer, str):
-        answer = chosen(answer.strip(), options)
-    made = asked(
+    return asked(
         place,
         video,
         part,
@@ -142,13 +137,10 @@ def _annotation(place: str, video: str, row: dict) -> Annotation:
         frame_time=frame_time,
         task=task,
         split=split,
-        options=tuple(options.values()),
+        options=options_in(row),
         turns=turns,
         window=window,
     )
-    if made.options and made.answer not in made.options:
-        raise Unusable("the answer is none of the options")
-    return made
 
 
 def _choice(row: dict, key: str, known: tuple[str, ...]) -> str:

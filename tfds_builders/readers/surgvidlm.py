@@ -7,8 +7,9 @@ Layout: JSON Lines (or one list in a .json file), one question a row:
      "qa_end_time": 600.0, "question": "What is being avoided?", "answer": "Undue tension."}
 
 All times are absolute seconds of the video. clip_id is optional, and several rows may share it; of
-video_path and video_name one suffices. Where qa_start_time and qa_end_time are absent, the clip
-itself is the evidence, as in the authors' conversion.
+video_path and video_name one suffices. Evidence may also be frame_time, video_segment or spans;
+where none of them is there, the clip itself is the evidence, as in the authors' conversion. A row
+may have `options`, as plain.py has them.
 
 A row becomes one question with that span as its evidence: grounding where the answer is an
 interval, vqa where it is words. With part="qa" the record shows the clip, which must hold the
@@ -21,9 +22,18 @@ their terms. This module ships and downloads nothing.
 from collections.abc import Iterator
 from pathlib import Path
 
-from tfds_builders.readers._fields import asked, ends_of, part_option, split_of, video_names
+from tfds_builders.readers._fields import (
+    EVIDENCE_FIELDS,
+    asked,
+    ends_of,
+    evidence_in,
+    options_in,
+    part_option,
+    split_of,
+    video_names,
+)
 from tfds_builders.readers._files import annotate, json_rows, require_file
-from tfds_builders.readers._values import anything, mapping, required
+from tfds_builders.readers._values import anything, has, mapping, required
 from tfds_builders.record import Annotation, BadRow, Unusable
 
 
@@ -41,20 +51,20 @@ def read(path: Path, *, part: str = "", video_root: str = "") -> Iterator[Annota
         question, answer = (required(row, anything, key) for key in ("question", "answer"))
         video = required(row, name_of, "video_path", "video_name")
         clip = ends_of(row, "clip_start_time", "clip_end_time", "the clip")
-        evidence = ends_of(row, "qa_start_time", "qa_end_time", "the evidence") or clip
-        if evidence is None:
+        if clip is None and not has(row, *EVIDENCE_FIELDS):
             raise Unusable("qa_start_time and clip_start_time are missing")
-        if part == "qa" and (clip is None or not clip[0] <= evidence[0] < evidence[1] <= clip[1]):
-            raise Unusable("the clip does not hold the evidence")
+        evidence, frame_time = evidence_in(row, clip, part)
         return asked(
             place,
             video,
             part,
             question,
             answer,
-            evidence=(evidence,),
+            evidence=evidence,
+            frame_time=frame_time,
             window=clip,
             split=split_of(row),
+            options=options_in(row),
         )
 
     return annotate(path, json_rows(require_file(path)), make)

@@ -13,10 +13,12 @@ Layout: Parquet, JSON Lines or one list in a .json file, one question a row:
 
 A row becomes one question. Its text is extra_info's, else the last user message up to the peers'
 instruction, or up to the words of the option `instruction`; its answer is extra_info's, else
-reward_model's ground_truth. Evidence is extra_info's frame_time, else its video_segment (one span
-or several); a row without either has none, and only its answer can be rewarded. The task is
-grounding where the answer is an interval, vqa otherwise. extra_info's split decides the split, and
-with it the part: rows of a validation or test split are of the eval part and never trained on.
+reward_model's ground_truth. Evidence is frame_time, else video_segment or spans (one span or
+several), else qa_start_time and qa_end_time, in extra_info or beside it; a row without any has
+none, and only its answer can be rewarded. `options` may stand there, too, as plain.py has them. The
+task is grounding where the answer is an interval, vqa otherwise. extra_info's split decides the
+split, and with it the part: rows of a validation or test split are of the eval part and never
+trained on.
 
 Sampling options of `videos`, `ability`, `style` and `tools_kwargs` are left out: the project's own
 config decides these.
@@ -28,7 +30,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tfds_builders.readers._fields import asked, evidence_of, part_option, split_of, video_names
+from tfds_builders.readers._fields import (
+    EVIDENCE_FIELDS,
+    asked,
+    evidence_of,
+    options_in,
+    part_option,
+    split_of,
+    video_names,
+)
 from tfds_builders.readers._files import annotate
 from tfds_builders.readers._parquet import table_rows
 from tfds_builders.readers._turns import cut_instruction
@@ -60,7 +70,8 @@ def read(
     """
     part = part_option(part, ("rl", "eval"))
     name_of = video_names(video_root)
-    rows = table_rows(path, ("prompt", "videos", "reward_model", "extra_info", "split"))
+    columns = ("prompt", "videos", "reward_model", "extra_info", "split", "options")
+    rows = table_rows(path, (*columns, *EVIDENCE_FIELDS))
     return annotate(path, rows, lambda place, row: _make(place, row, part, name_of, instruction))
 
 
@@ -69,7 +80,7 @@ def _make(
 ) -> Annotation:
     row = mapping(value)
     info, judged = (optional(row, mapping, key, {}) for key in ("extra_info", "reward_model"))
-    evidence, frame_time = evidence_of(info)
+    evidence, frame_time = evidence_of(row, info)
     question, answer = (optional(info, anything, key) for key in ("question", "answer"))
     if question is None:
         question = _question(required(row, anything, "prompt"), instruction)
@@ -84,6 +95,7 @@ def _make(
         evidence=evidence,
         frame_time=frame_time,
         split=split_of(row, info),
+        options=options_in(row, info),
     )
 
 

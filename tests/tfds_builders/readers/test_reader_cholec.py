@@ -293,3 +293,12 @@ def test_cholect50_empty_and_other_rates(tmp_path, collect):
     good, _ = collect("cholect50", path, extension=".mp4", part="eval")
     assert by_question(good)["When is the grasper in view?"].spans == ((0.0, 4.75),)
     assert {(made.video, made.part) for made in good} == {("VID01.mp4", "eval")}
+
+
+def test_a_phase_without_a_name_is_no_label(tmp_path, collect):
+    path = tmp_path / "video01-phase.txt"
+    path.write_text("Frame\tPhase\n0\tPreparation\n1\t-\n2\t3\n3\tPreparation\n")
+    good, bad = collect("cholec80", path)
+    assert [made.question for made in good] == ["When does the preparation phase take place?"]
+    assert [row.place for row in bad] == ["video01-phase.txt:3", "video01-phase.txt:4"]
+    assert "no label" in bad[0].reason and "a number, not a name" in bad[1].reason
