@@ -43,7 +43,7 @@ def write_manifest(folder: Path, is_chunk: Callable[[str], bool] = lambda name: 
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     )
     kinds = {name: _CHUNK if is_chunk(name) else _WHOLE for name in names if name != MANIFEST}
-    files = {name: _checksum(folder / name, kind) for name, kind in kinds.items()}
+    files = {name: file_checksum(folder / name, kind) for name, kind in kinds.items()}
     text = json.dumps({"files": files, "seal": seal(files)}, indent=0)
     write_text(folder / MANIFEST, text + "\n")
 
@@ -84,7 +84,7 @@ def check_files(folder: Path, files: dict[str, str], names: Iterable[str], remed
     for name in names:
         kind = files[name].partition(":")[0]
         try:
-            found = _checksum(folder / name, kind)
+            found = file_checksum(folder / name, kind)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise UserError(f"{folder / name} can't be read ({reason}): {remedy}") from error
@@ -92,7 +92,8 @@ def check_files(folder: Path, files: dict[str, str], names: Iterable[str], remed
             raise UserError(f"{folder / name} is not what was written there: {remedy}")
 
 
-def _checksum(path: Path, kind: str) -> str:
+def file_checksum(path: Path, kind: str = _WHOLE) -> str:
+    """A file's checksum as a manifest has it; a chunk's is what stands at its end."""
     with open_regular(path) as file:
         if kind == _WHOLE:
             return f"{kind}:{hashlib.file_digest(file, kind).hexdigest()}"

@@ -1,6 +1,6 @@
 """A model's weights as a folder: what convert imports to, and what runs start from.
 
-    CKPT/model.json       the ModelConfig, and the base folder of one that holds a part of a model
+    CKPT/model.json       the ModelConfig; of a part of a model its base folder, with a checksum
     CKPT/params/          the parameter tree, as plain Orbax restores it onto any mesh
     CKPT/tokenizer.json   and the other small files of the Hugging Face folder that it came from
     CKPT/manifest.json    checksums of all of these: what is damaged or edited is refused by name
@@ -19,7 +19,13 @@ import numpy as np
 import tensorstore as ts
 
 from medscope_jax.errors import UserError, one_line
-from medscope_jax.manifest import check_files, read_manifest, write_manifest
+from medscope_jax.manifest import (
+    MANIFEST,
+    check_files,
+    file_checksum,
+    read_manifest,
+    write_manifest,
+)
 from medscope_jax.models.config import ModelConfig, model_config
 from medscope_jax.models.huggingface import Path as LeafPath
 from medscope_jax.models.huggingface import leaves
@@ -80,13 +86,26 @@ def _read_model(folder: Path) -> tuple[ModelConfig, Path | None]:
         )
     read_manifest(folder, REMEDY)
     values = read_json_object(folder / MODEL)
-    base = values.pop("base", None)
-    if base is not None and not isinstance(base, str):
-        raise UserError(f"{folder / MODEL} is broken: base must be the path of a folder")
+    base, known = values.pop("base", None), values.pop("base_manifest", None)
+    if base is not None:
+        if not isinstance(base, str):
+            raise UserError(f"{folder / MODEL} is broken: base must be the path of a folder")
+        _check_base(folder, Path(base), known)
     try:
         return model_config(values), base and Path(base)
     except UserError as error:
         raise UserError(f"{folder / MODEL} is broken: {error}") from error
+
+
+def _check_base(folder: Path, base: Path, known: str) -> None:
+    """UserError where a folder's base is gone, or is no longer the one that it was made on."""
+    if not (base / MANIFEST).is_file():
+        raise UserError(f"{folder} holds a part of a model, and the rest, {base}, is not there")
+    if file_checksum(base / MANIFEST) != known:
+        raise UserError(
+            f"{base} has other weights than those that {folder} was made on: put those back, or "
+            "make the folder again on these"
+        )
 
 
 def weight_shapes(config: ModelConfig) -> dict:
@@ -164,7 +183,8 @@ def write_model(
     values = dataclasses.asdict(config)
     del values["attention"]  # of the devices that it ran on, not of the model
     if base is not None:
-        values = {"base": str(base.resolve()), **values}
+        known = file_checksum(base / MANIFEST)
+        values = {"base": str(base.resolve()), "base_manifest": known, **values}
     (folder / MODEL).write_text(json.dumps(values, indent=2) + "\n")
     if like is not None:
         copy_companions(like, folder)
@@ -218,8 +238,6 @@ def shorten(problems: list[str], most: int = 20) -> str:
 def _homes(folder: Path, shapes: Any) -> dict[LeafPath, Path]:
     """The folder that holds each leaf: this one, or the base where this one has it not."""
     base = _read_model(folder)[1]
-    if base is not None and not base.is_dir():
-        raise UserError(f"{folder} holds a part of a model, and the rest, {base}, is not there")
     own = {path: base is None or array_folder(folder, path).is_dir() for path, _ in leaves(shapes)}
     return {path: folder if mine else base for path, mine in own.items()}
 

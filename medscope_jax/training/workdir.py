@@ -1,6 +1,6 @@
 """A run's folder: what lies where, one run at a time, and files that are whole or not there.
 
-config.json    the config that the run was started with
+config.json    the config that the run was started with, and a checksum of it
 suite/         the prepared data
 tokenizer.model, or pretrained/ with what came beside imported weights, their tokenizer included
 checkpoints/   training state and data position
@@ -24,6 +24,7 @@ from medscope_jax.errors import UserError, one_line
 from medscope_jax.evaluation import read_results
 from medscope_jax.files import is_there, write_text
 from medscope_jax.locks import alone
+from medscope_jax.manifest import seal
 from medscope_jax.stored import read_json
 from medscope_jax.visible import shown
 
@@ -33,6 +34,7 @@ _BUSY = "{} is in use by another run{}: wait for it, or choose another --workdir
 # Keys of the judge section that runs of before they were there have not in their config.json.
 _LATER = {"temperature": 0.0, "max_failed": 0.25, "unscored": "left_out"}
 _CONFIG_AGAIN = "put back a copy of it, or choose another --workdir"
+_SEAL = "seal"  # the checksum's key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +149,11 @@ def _read_config(workdir: Workdir) -> ConfigDict:
             "first"
         )
     values = read_json(workdir.config, {...: object}, _CONFIG_AGAIN)
+    stated = values.pop(_SEAL, None)
+    if stated is None:
+        _LOG.warning("%s has no checksum (an earlier version wrote it)", shown(workdir.config))
+    elif stated != seal(values):
+        raise UserError(f"{workdir.config} is not what was written: {_CONFIG_AGAIN}")
     if isinstance(values.get("judge"), dict):
         values["judge"] = {**_LATER, **values["judge"]}
     try:
@@ -156,7 +163,9 @@ def _read_config(workdir: Workdir) -> ConfigDict:
 
 
 def _check_config(workdir: Workdir, config: ConfigDict) -> None:
-    text = to_json(config) + "\n"
+    text = to_json(config)
+    values = json.loads(text)
+    sealed = json.dumps({**values, _SEAL: seal(values)}, indent=2) + "\n"
     if not workdir.config.exists():
         made = [p for p in (workdir.checkpoints, workdir.metrics, workdir.results) if p.exists()]
         if made:
@@ -164,7 +173,7 @@ def _check_config(workdir: Workdir, config: ConfigDict) -> None:
                 f"{workdir.path} has {made[0].name} but no config.json, so its config is unknown: "
                 "choose another --workdir"
             )
-        write_text(workdir.config, text)
+        write_text(workdir.config, sealed)
         return
     found = differences(_read_config(workdir), from_json(text))
     different = [row for row in found if not row[0].startswith("judge.")]
@@ -175,8 +184,8 @@ def _check_config(workdir: Workdir, config: ConfigDict) -> None:
             f"{workdir.path} was made with another config: {few}{more}. "
             "Choose another --workdir or the same config"
         )
-    if workdir.config.read_text() != text:  # only how it logs or judges has changed
-        write_text(workdir.config, text)
+    if workdir.config.read_text() != sealed:  # only how it logs or judges has changed
+        write_text(workdir.config, sealed)
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[tuple[str, str, str]]:

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from medscope_jax import convert, models
+from medscope_jax.errors import UserError
 from medscope_jax.models import safetensors_io, weight_arrays
 from medscope_jax.models.safetensors_header import read_header
 from medscope_jax.models.safetensors_io import Planned, write_file
@@ -83,6 +85,22 @@ def test_in_and_out_again(base, tmp_path, capsys, monkeypatch, chunk_bytes):
     run("export", "--source", tmp_path / "ck", "--target", tmp_path / "merged")
     merged = models.import_hf(read(tmp_path / "merged", safetensors_io.SINGLE), CONFIG)
     assert_bitwise(merged, models.merge_lora(params, config)[0])
+
+
+def test_another_base_in_its_place_is_refused(base, tmp_path):
+    source = write_adapter(tmp_path / "adapter", draw_adapters())
+    own = shutil.copytree(base, tmp_path / "own")
+    run("import", "--source", source, "--base", own, "--target", tmp_path / "ck")
+    shapes = models.weight_shapes(models.read_model(tmp_path / "ck"))
+    shutil.rmtree(own)
+    with pytest.raises(UserError, match=f"ck holds a part of a model, and the rest, {own}, is not"):
+        models.load_params(tmp_path / "ck", shapes)
+    model = dataclasses.replace(CONFIG, lora=None)
+    weights = synthetic.plain_weights(model, "float32", seed=5)
+    synthetic.write_folder(tmp_path / "hf", model, weights)
+    convert.import_folder(tmp_path / "hf", own)
+    with pytest.raises(UserError, match=f"{own} has other weights than those that .*ck was made"):
+        models.load_params(tmp_path / "ck", shapes)
 
 
 def test_what_is_missing_is_said(base, tmp_path, refusal):

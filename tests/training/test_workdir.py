@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import random
 import subprocess
 import sys
 
@@ -74,6 +75,7 @@ def test_the_judge_may_change(tmp_path, config):
 def test_a_run_of_before_a_judge_might_fail_is_read(tmp_path, config):
     reopen(tmp_path, config)
     values = json.loads((tmp_path / "config.json").read_text())
+    del values["seal"]
     for key in ("temperature", "max_failed", "unscored"):
         del values["judge"][key]
     (tmp_path / "config.json").write_text(json.dumps(values))
@@ -102,10 +104,12 @@ def places(value, path=()):
 
 
 def test_a_config_that_was_edited_or_damaged_is_one_line(tmp_path, config):
-    """Read where it is one that a run could have; json.loads says what it is then."""
+    """Of a version without checksums, read where a run could have it, as json.loads says."""
     reopen(tmp_path, config)
     path = tmp_path / "config.json"
-    text = path.read_text()
+    values = json.loads(path.read_text())
+    del values["seal"]
+    text = json.dumps(values, indent=2)
     read = refused = 0
     every = list(places(json.loads(text)))
     for number, place in enumerate(every[::4]):
@@ -133,6 +137,20 @@ def test_a_config_that_was_edited_or_damaged_is_one_line(tmp_path, config):
     path.mkdir()
     with pytest.raises(UserError, match="config.json can't be read"):
         workdir_lib.read_workdir(tmp_path)
+
+
+def test_a_config_with_a_flipped_bit_is_not_read_as_another(tmp_path, config):
+    reopen(tmp_path, config)
+    path, chance = tmp_path / "config.json", random.Random(0)
+    whole = path.read_bytes()
+    for _ in range(200):
+        flipped = bytearray(whole)
+        flipped[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        path.write_bytes(flipped)
+        try:
+            assert workdir_lib.read_workdir(tmp_path)[1] == config  # a space that became another
+        except UserError as error:
+            assert "config.json" in str(error)
 
 
 HOLD = """
