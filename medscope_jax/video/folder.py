@@ -7,9 +7,11 @@ and hidden ones are no frames. Times come from `times.csv` in the folder, where 
     frame1.jpg,0.0
     frame2.jpg,0.04
 
-seconds, one row a frame, rows in any order: then times decide the order. Without it, frames are
-spaced evenly at the rate that the caller gives. There a number missing among the names is a frame
-missing from the folder: it is an error, or with partial the others keep their places in time.
+seconds, one row a frame, rows in any order: then times decide the order. The header may be in
+capitals, and tabs or semicolons may part the cells; beside semicolons, `0,04` is a time. Without
+the file, frames are spaced evenly at the rate that the caller gives. There a number missing among
+the names is a frame missing from the folder: it is an error, or with partial the others keep their
+places in time.
 """
 
 import csv
@@ -42,6 +44,7 @@ _FRAMES = (".jpg", ".jpeg", ".png")
 _FOREIGN = (".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".ppm", ".dcm")
 _MAX_PICTURE = 1 << 28  # bytes of a picture's file; the largest one that is read has fewer
 _MAX_TIMES = 1 << 26  # bytes of times.csv
+_NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,4})?)\s*", re.ASCII)
 _SAME_TIME = 1e-6  # seconds
 # Numbers in names that leave out this many times what is there are dates or the like.
 _MAX_LEAP = 1000
@@ -164,12 +167,15 @@ def _read_times(path: str, names: frozenset[str]) -> dict[str, float]:
                 f"{TIMES_FILE} is no file of at most {_MAX_TIMES >> 20} MiB; write it again", path
             )
         with open(table, newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if set(rows.fieldnames or ()) != {"file", "time"}:
+            header = file.readline()
+            delimiter = max(",;\t", key=header.count)
+            columns = [name.strip(' "\r\n').lower() for name in header.split(delimiter)]
+            rows = csv.DictReader(file, columns, delimiter=delimiter)
+            if sorted(columns) != ["file", "time"]:
                 raise VideoError(f"{TIMES_FILE} must have the columns file,time; mend it", path)
             for row in rows:
-                where = f"{TIMES_FILE}, line {rows.line_num}"
-                time = _number(row["time"])
+                where = f"{TIMES_FILE}, line {rows.line_num + 1}"
+                time = _number(row["time"], decimal_comma=delimiter == ";")
                 if time is None:
                     raise VideoError(f"{where}: the time is no number of seconds; mend it", path)
                 if row["file"] not in names:
@@ -178,15 +184,13 @@ def _read_times(path: str, names: frozenset[str]) -> dict[str, float]:
                     raise VideoError(f"{where}: a frame that was named before; mend it", path)
                 stated[row["file"]] = time
     except (OSError, UnicodeDecodeError, csv.Error):
-        raise VideoError(f"{TIMES_FILE} cannot be read; write it again", path) from None
+        raise VideoError(f"{TIMES_FILE} cannot be read; write it again, in UTF-8", path) from None
     return stated
 
 
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
+def _number(text: str | None, decimal_comma: bool) -> float | None:
+    found = _NUMBER.fullmatch((text or "").replace("," if decimal_comma else ".", "."))
+    value = float(found[1]) if found else math.inf
     return value if math.isfinite(value) else None
 
 

@@ -164,6 +164,10 @@ def test_an_open_order(fill, refused):
         ("name,seconds\n1.jpg,0\n", "must have the columns file,time"),
         ("file,time\n1.jpg,0\n2.jpg,soon\n", "line 3: the time is no number"),
         ("file,time\n1.jpg,0\n2.jpg,nan\n", "line 3: the time is no number"),
+        ("file,time\n1.jpg,0\n2.jpg,1_0\n", "line 3: the time is no number"),
+        ('file,time\n1.jpg,0\n2.jpg,"1,5"\n', "line 3: the time is no number"),
+        ("file;time\n1.jpg;0\n2.jpg;1,5,5\n", "line 3: the time is no number"),
+        ("file,time,note\n1.jpg,0,a\n2.jpg,1,b\n", "must have the columns file,time"),
         ("file,time\n1.jpg,0\n2.jpg\n", "line 3: the time is no number"),
         ("file,time\n1.jpg,0\n1.jpg,1\n", "line 3: a frame that was named before"),
         ("file,time\n1.jpg,0\n", "no time for frames in the folder: 1 of"),
@@ -323,9 +327,27 @@ def test_any_line_ends(fill, ends, mark, index_of):
 
 
 @pytest.mark.parametrize(
+    "table",
+    [
+        "File;Time\n3.png;0\n2.png;1,5\n1.png;2,0\n",
+        "TIME\tFILE\r0\t3.png\r1.5\t2.png\r2\t1.png\r",
+        '\ufeff"file","time"\r\n"3.png","0"\r\n"2.png","1.5"\r\n"1.png","2e0"\r\n',
+        " file , Time \n3.png, 0\n2.png, 1.5 \n1.png, 2\n\n",
+    ],
+)
+def test_a_spreadsheets_table(fill, table, index_of):
+    folder = fill(["1.png", "2.png", "3.png"])
+    (folder / "times.csv").write_bytes(table.encode())
+    video = read_video(folder, fps=5.0, size=SIZE)
+    np.testing.assert_array_equal(index_of(video.frames), [2, 1, 0])
+    np.testing.assert_allclose(video.times, [0.0, 1.5, 2.0])
+
+
+@pytest.mark.parametrize(
     "text",
     [
         b"file,time\n1.png,0\n2.png," + b"9" * 200_000,
+        b"file,time\n1.png,0\n2.png," + b"9" * 130_000 + b"x\n",
         b"a" * 3_000_000,
         b"file,time\n1.png,0\n2\0.png,1\n",
         b"file,time\n1.png,0\n2.png,1\0\n",
