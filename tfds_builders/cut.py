@@ -1,7 +1,7 @@
 """Annotations cut to their recording: only a builder knows where it ends.
 
 Annotators' clocks, other copies of a recording and rounding put the end of a span past the end.
-Then evidence, window, and what the answer and the turns say of them end with the recording, all
+Then evidence, window, and what question, answer and turns say of them end with the recording, all
 alike, and the build counts the row as cut. A span that lies outside for more than half of it, or
 altogether, is of another recording or in other units: its row is a bad one.
 """
@@ -10,9 +10,11 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from medscope_jax.dialogue.protocol import TOOL_CALL, TOOL_CALL_END, crop_call
 from medscope_jax.rl.intervals import Span
+from medscope_jax.tools import CallStatus, parse_call
 from tfds_builders.record import Annotation, Unusable
-from tfds_builders.times import answer_turn, interval_text, stated_spans
+from tfds_builders.times import answer_turn, interval_text, period_text, stated_spans
 
 MIN_INSIDE = 0.5  # share of a span that must lie within the recording
 _ROUNDING = 0.1  # seconds that an answer with one decimal may be off
@@ -28,17 +30,22 @@ def cut_to(annotation: Annotation, duration: float) -> tuple[Annotation, str]:
     window = annotation.window and _cut(annotation.window, duration, "window")
     if annotation.frame_time is not None:
         _cut((annotation.frame_time,) * 2, duration, "evidence")
-    answer, turns = annotation.answer, annotation.turns
+    question, answer, turns = annotation.question, annotation.answer, annotation.turns
+    for whole, short in zip(annotation.spans, spans, strict=True):
+        question = question.replace(period_text(whole), period_text(short))
     if annotation.task == "grounding" and _differ(spans, annotation.spans):
         answer = interval_text(spans)
     if turns == (answer_turn(annotation.answer, annotation.window),):
         turns = (answer_turn(answer, window),)
     elif turns:
-        turns = (*turns[:-1], _cut_answer(turns[-1], duration))
-    made = dataclasses.replace(annotation, spans=spans, window=window, answer=answer, turns=turns)
+        calls = (_cut_call(turn, duration) for turn in turns[:-1])
+        turns = (*calls, _cut_answer(turns[-1], duration))
+    said = {"question": question, "answer": answer, "turns": turns}
+    made = dataclasses.replace(annotation, spans=spans, window=window, **said)
     pairs = (
         ("evidence", _differ(spans, annotation.spans)),
         ("window", bool(window) and _differ((window,), (annotation.window,))),
+        ("calls", turns[:-1] != annotation.turns[:-1]),
         ("last turn", turns[-1:] != annotation.turns[-1:]),
     )
     cut = [what for what, differs in pairs if differs]
@@ -60,6 +67,18 @@ def _cut(span: Span, duration: float, what: str) -> Span:
     if end - duration > MIN_INSIDE * (end - start):
         raise Unusable(f"{what} [{start}, {end}] lies mostly {past}: is it of another recording?")
     return start, min(end, duration)
+
+
+def _cut_call(turn: str, duration: float) -> str:
+    """A turn, its call cut where its window ends past the end."""
+    thought, tag, text = turn.partition(TOOL_CALL)
+    call = parse_call(text.removesuffix(TOOL_CALL_END), math.inf)
+    if not tag or call.status != CallStatus.OK:
+        return turn
+    # As calls are written; the grammar reads them as float32.
+    window = round(call.start, 1), round(call.end, 1)
+    cut = _cut(window, duration, "a call's window")
+    return turn if cut == window else thought + crop_call(*cut)
 
 
 def _cut_answer(turn: str, duration: float) -> str:

@@ -171,6 +171,11 @@ def interval_text(intervals: Sequence[Span]) -> str:
     return ", ".join(texts)
 
 
+def period_text(span: Span) -> str:
+    """A span as questions about labels write it."""
+    return f"from {span[0]:.1f} to {span[1]:.1f} seconds"
+
+
 def answer_turn(answer: str, window: Span | None) -> str:
     """The one turn of a record that shows a clip; what it thinks is true whatever is asked."""
     clip = "The clip is the whole video."

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medscope_jax.dialogue.protocol import crop_call, frame_call
 from medscope_jax.rl import parse_intervals
 from tfds_builders.cut import cut_to
 from tfds_builders.record import Annotation, Unusable
-from tfds_builders.times import answer_turn, interval_text
+from tfds_builders.times import answer_turn, interval_text, period_text
 
 THOUGHT = "<think>There.</think>"
 
@@ -75,6 +76,36 @@ def test_clips_and_turns_say_the_same():
     assert made.turns == (turns[0], f"{THOUGHT}<answer>[2.5, 6.0]</answer>")
     words = (turns[0], f"{THOUGHT}<answer>A vein.</answer>")
     assert cut_to(annotation((2.0, 3.0), turns=words), 6.0)[0].turns == words
+
+
+def calling(*calls):
+    turns = [THOUGHT + call for call in calls]
+    return annotation(part="vcot", turns=(*turns, f"{THOUGHT}<answer>A vein.</answer>"))
+
+
+def test_calls_are_cut_as_spans_are():
+    row = calling(crop_call(2.0, 8.0), frame_call(5.9), crop_call(1.0, 6.0))
+    made, note = cut_to(row, 6.0)
+    assert made == calling(crop_call(2.0, 6.0), frame_call(5.9), crop_call(1.0, 6.0))
+    assert note == "its calls cut at the video's end at 6.000 s"
+    assert cut_to(made, 6.0) == (made, "")
+    for call, words in (
+        (crop_call(2.0, 50.0), "window [2.0, 50.0] lies mostly after"),
+        (crop_call(20.0, 50.0), "window [20.0, 50.0] starts after"),
+        (frame_call(6.5), "window [6.5, 6.5] starts after"),
+    ):
+        with pytest.raises(Unusable) as caught:
+            cut_to(calling(call), 6.0)
+        assert words in str(caught.value)
+    # A recording's end is no round number: the call says the same, and nothing is counted.
+    row = calling(crop_call(5.9, 6.0))
+    assert cut_to(row, 5.97) == (row, "")
+
+
+def test_a_question_says_no_more_than_its_evidence():
+    question = f"What does the hook do {period_text((2.0, 9.0))}?"
+    made, _ = cut_to(annotation((2.0, 9.0), question=question), 6.0)
+    assert made.question == "What does the hook do from 2.0 to 6.0 seconds?"
 
 
 times = st.floats(0, 100).map(lambda time: round(time, 2))

@@ -24,6 +24,7 @@ from medscope_jax.errors import UserError
 from medscope_jax.rl.intervals import Span
 from tfds_builders.readers._fields import asked, video_names
 from tfds_builders.record import Annotation, BadRow, Unusable
+from tfds_builders.times import period_text
 
 MIN_RATE, MAX_RATE = 0.001, 250.0  # labels a second: times are rounded to milliseconds
 _EPSILON = 1e-6
@@ -132,7 +133,7 @@ def instrument_questions(
     rank = {name: place for place, name in enumerate(order)}
     sets = {time: tuple(sorted(seen[time], key=rank.__getitem__)) for time in times}
     for (start, end), names in longest_stretches(sets, step, grouping):
-        text = f"Which instruments are in view from {start:.1f} to {end:.1f} seconds?"
+        text = f"Which instruments are in view {period_text((start, end))}?"
         answer = ", ".join(map(plain_name, names))
         questions.append(Question("perception", text, answer, ((start, end),)))
     return questions
@@ -199,7 +200,7 @@ def triplet_questions(
     stretches.sort(key=lambda one: (one[0][0] - one[0][1], one[0][0], one[1]))
     for (start, end), triplet in sorted(stretches[: grouping.stretches]):
         tool, verb, target = map(plain_name, triplet)
-        text = f"What {_do(tool)} the {tool} do from {start:.1f} to {end:.1f} seconds?"
+        text = f"What {_do(tool)} the {tool} do {period_text((start, end))}?"
         questions.append(Question("vqa", text, f"{verb} the {target}", ((start, end),)))
     return questions
 
