@@ -258,7 +258,8 @@ def _size(folder: Path) -> int | None:
     if (folder / weights.MODEL).is_file():
         config = weights.read_model(folder)
         return count_params(config) * np.dtype(config.param_dtype).itemsize
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) or None
+    files = (file for file in folder.glob("*.safetensors") if file.is_file())  # no dangling link
+    return sum(file.stat().st_size for file in files) or None
 
 
 if __name__ == "__main__":

@@ -82,8 +82,10 @@ def from_hf_config(values: Mapping[str, Any]) -> ModelConfig:
         activation = section.get("hidden_act", "silu")
         if activation != "silu":
             raise UserError(f"{name} has hidden_act {str(activation)[:60]}, not silu")
-    tied = values.get("tie_word_embeddings") or nested.get("tie_word_embeddings")
-    text = _TEXT_DEFAULTS | dict(text) | {"tie_word_embeddings": bool(tied)} | _rotary(text)
+    ties = [section.get("tie_word_embeddings") for section in (values, nested)]
+    if wrong := [tie for tie in ties if tie is not None and not isinstance(tie, bool)]:
+        raise UserError(f"tie_word_embeddings is {repr(wrong[0])[:60]}; it must be true or false")
+    text = _TEXT_DEFAULTS | dict(text) | {"tie_word_embeddings": any(ties)} | _rotary(text)
     if text["num_key_value_heads"] is None:
         text["num_key_value_heads"] = text["num_attention_heads"]
     config = ModelConfig(

@@ -24,7 +24,7 @@ HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
 # Tensors that stand beside quantized ones: of fp8, GPTQ, AWQ, compressed-tensors, bitsandbytes.
 _QUANTIZED = re.compile(
     r"\.(qweight|qzeros|g_idx|scales|SCB|absmax|nested_absmax|quant_map|nested_quant_map|"
-    r"quant_state\..*|weight_format|weight_(scale|zero_point|packed|shape)\w*|(input|output)_scale)"
+    r"quant_state\..*|weight_format|weight_(zero_point|packed|shape)\w*|\w*_scale\w*)"
 )
 _BLOCK = 2**24  # elements that are compared at a time
 
@@ -67,9 +67,16 @@ def open_hub_folder(source: Path) -> HubFolder:
     if tied and HEAD in tensors and not problems:
         config, tensors = _settle_head(config, tensors, dtype, notes)
     problems += huggingface.differences({name: t.shape for name, t in tensors.items()}, config)
+    if not tied and (HEAD in tensors) != (TABLE in tensors):
+        problems.append(
+            f"{HEAD} and {TABLE} are two, unless config.json has tie_word_embeddings true: write "
+            "it there if the model was made so"
+        )
     if problems:
         raise UserError(f"{source} is not a whole model: {shorten(problems)}")
     wanted = {name: tensors[name] for name in huggingface.hf_shapes(config)}
+    if stated not in (None, dtype):
+        notes.append(f"all tensors are {dtype} and stay it, though config.json says {stated}")
     changed = sum(tensor.dtype.name != dtype for tensor in wanted.values())
     if changed:
         why = "config.json's dtype" if dtype == stated else "the widest that a model may have"

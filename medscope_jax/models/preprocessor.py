@@ -5,6 +5,7 @@ preprocessor_config.json, for videos video_preprocessor_config.json before it.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,15 @@ def check_preprocessor(folder: Path, vision: VisionConfig) -> None:
     }
     for name in ("image_processor", "video_processor"):
         file, values = _processor(folder, name)
+        kind = values.get(f"{name}_type")
+        if kind is not None and not re.match("Qwen2(_5_|_)?VL", str(kind)):
+            raise UserError(
+                f"{file} has {name}_type {str(kind)[:80]}, and frames are only prepared as "
+                "Qwen2.5-VL's are here: take a model that was trained with it"
+            )
         for key, wanted in expected.items():
-            found = values.get(key)
-            if found is not None and not _equal(found, wanted):
+            found = values.get(key, wanted)  # null is not left out: it switches a step off
+            if not _equal(found, wanted):
                 raise UserError(
                     f"{file} has {key} {str(found)[:80]}, and frames are only prepared with "
                     f"{wanted} here: take a model that was trained with it"

@@ -131,6 +131,7 @@ def test_a_kept_config_stays_as_it_is(tmp_path):
         ({"vision_config": [1]}, "vision_config is '.1.'; it must be an object"),
         ({"vision_config": {**VISION, "quantization_config": {"bits": 4}}}, "are quantized"),
         ({"quantization_config": "awq"}, "quantization_config is 'awq'; it must be an object"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false'; it must be true or"),
         ({"use_sliding_window": "no"}, "use_sliding_window is 'no'; it must be true or false"),
         ({"max_window_layers": None, "use_sliding_window": True}, "max_window_layers is None"),
         ({"rope_scaling": 2}, "rope_scaling is '2'; it must be an object"),

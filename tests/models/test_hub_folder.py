@@ -82,6 +82,37 @@ def test_mixed_types_are_cast_and_told(stated, dtype, tmp_path, capsys):
         assert array.tobytes() == mixed[name].astype(np.dtype(dtype)).tobytes(), name
 
 
+def test_one_type_that_config_json_does_not_say(tmp_path):
+    """It stays, and a line says so."""
+    config, base = drawn(dtype="float32")
+    folder = synthetic.write_folder(tmp_path / "hf", config, base)
+    assert not open_hub_folder(folder).notes
+    change_json(folder / "config.json", lambda values: values.update(torch_dtype="bfloat16"))
+    opened = open_hub_folder(folder)
+    assert opened.config.param_dtype == "float32"
+    assert opened.notes == ["all tensors are float32 and stay it, though config.json says bfloat16"]
+
+
+@pytest.mark.parametrize("name", [HEAD, TABLE])
+def test_one_of_two_that_are_not_tied(name, tmp_path):
+    config, base = drawn(tied=False)
+    del base[name]
+    folder = synthetic.write_folder(tmp_path / "hf", config, base)
+    with pytest.raises(UserError, match=f"missing {name}; .*tie_word_embeddings true: write it"):
+        open_hub_folder(folder)
+    change_json(folder / "config.json", lambda values: values.update(tie_word_embeddings=True))
+    assert open_hub_folder(folder).config.text.tie_word_embeddings  # as the remedy says
+
+
+def test_a_shard_that_is_a_link_to_nothing(tmp_path):
+    folder = synthetic.write_folder(tmp_path / "hf", *drawn(), shard_bytes=50_000)
+    shard = min(folder.glob("model-*"))
+    shard.unlink()
+    shard.symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=f"shard {shard.name} is missing"):
+        convert.main(["import", "--source", str(folder), "--target", str(tmp_path / "ck")])
+
+
 def test_a_dtype_that_is_no_name(tmp_path):
     folder = synthetic.write_folder(tmp_path / "hf", *drawn())
     change_json(folder / "config.json", lambda values: values.update(torch_dtype=[16]))
@@ -153,6 +184,8 @@ def test_an_index_that_names_an_absent_head(tied, tmp_path):
         (("qweight", "qzeros", "scales", "g_idx"), np.float16),  # GPTQ, AWQ
         (("weight.absmax", "weight.quant_map", "weight.quant_state.bitsandbytes__nf4"), np.float32),
         (("weight", "SCB"), np.float32),
+        (("weight", "k_scale"), np.float32),  # of a cache in fp8
+        (("weight", "input_global_scale"), np.float32),  # NVFP4
     ],
 )
 def test_quantized_folders_are_called_so(names, dtype, tmp_path):
@@ -200,7 +233,8 @@ PLAIN = {
     "rescale_factor": 0.00392156862745098,
     "resample": 3,
     "do_normalize": True,
-    "do_rescale": None,
+    "do_rescale": True,
+    "image_processor_type": "Qwen2VLImageProcessorFast",
     "patch_size": 14,
     "merge_size": 2,
     "min_pixels": 784,
@@ -235,6 +269,8 @@ def with_files(plain_folder, tmp_path, **files):
         ("rescale_factor", 1 / 127.5),
         ("do_normalize", False),
         ("do_rescale", 0),
+        ("do_rescale", None),  # transformers then leaves the step out
+        ("image_processor_type", "CLIPImageProcessor"),
         ("resample", 2),
         ("patch_size", 16),
         ("merge_size", 1),
@@ -254,7 +290,7 @@ def test_frames_prepared_otherwise_are_refused_by_key(plain_folder, tmp_path, ke
     (folder / "processor_config.json").write_text(json.dumps({"image_processor": PLAIN}))
     (folder / "video_preprocessor_config.json").write_text(json.dumps(PLAIN))
     open_hub_folder(folder)
-    if not key.startswith(("m", "size")) or key == "merge_size":
+    if not key.startswith(("m", "size", "image_p")) or key == "merge_size":
         nested = {"image_processor": PLAIN, "video_processor": changed}
         (folder / "processor_config.json").write_text(json.dumps(nested))
         with pytest.raises(UserError, match=f"/processor_config.json has {key}"):
