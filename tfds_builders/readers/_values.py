@@ -149,15 +149,17 @@ def chosen(answer: str, options: Mapping[str, str]) -> str:
     """
     texts = [choice.text for choice in choices(list(options.values()))]
     form = re.fullmatch(r"[(\[]?([A-Za-z]{1,2}|[0-9]{1,2})(?:[.):\]]+ ?(.*))?", answer)
-    meant = [
+    meant = {
         option
         for (label, option), text in zip(options.items(), texts, strict=True)
         if answer in (option, text)
         or (form and form[1].upper() == label and form[2] in (None, "", text))
-    ]
-    if len(meant) != 1:
-        raise Unusable(f"the answer is {'two' if meant else 'none'} of the options")
-    return meant[0]
+    }
+    # An option that is there twice is two: its text alone is stored, and judged.
+    found = [option for option in options.values() if option in meant]
+    if len(found) != 1:
+        raise Unusable(f"the answer is {'two' if found else 'none'} of the options")
+    return found[0]
 
 
 def plain_text(value: Any, name: str) -> str:

@@ -86,6 +86,7 @@ def test_the_answer_is_an_option_as_it_stands(write_rows, collect, options, answ
         ({"A": "B", "B": "A"}, "A", "keys are not A, B, C"),
         (["O", "A"], "A", "two of the options"),
         (["yes", "no", "yes"], "yes", "two of the options"),
+        (["yes", "no", "yes"], "A", "two of the options"),
         (["yes", "no"], 1, "the answer is no text"),  # a class label's number, from 0 or from 1?
         (["1", "2"], 1, "the answer is no text"),
         (["yes", "no"], ["A", "B"], "the answer is no text"),
