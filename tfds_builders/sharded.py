@@ -18,7 +18,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_builder
 
-from medscope_jax.errors import UserError
+from medscope_jax.errors import UserError, one_line
 from medscope_jax.locks import alone
 from tfds_builders.built import (
     new_of,
@@ -97,7 +97,15 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         **kwargs: Any,
     ):
         self._spread, self._read, self._plan, self._locked = spread, read, plan, locked
-        super().__init__(file_format=file_format, **kwargs)
+        try:
+            super().__init__(file_format=file_format, **kwargs)
+        except Exception as error:  # TFDS reads what is there at once, and has many kinds of errors
+            if (folder := getattr(self, "_data_dir", None)) is None:
+                raise
+            raise UserError(
+                f"{folder} is damaged or edited ({one_line(error)[:120]}): delete that folder, a "
+                "build writes it again"
+            ) from error
 
     # Whether the data set that is there is removed where a newer one would be empty.
     _goes_if_empty = False

@@ -1,6 +1,7 @@
 """Annotations as users have them, through a whole build: what is read, cut, refused, and said."""
 
 import json
+import shutil
 import unicodedata
 
 import pytest
@@ -88,3 +89,20 @@ def test_files_that_annotations_name_stay_inside(tmp_path):
     with pytest.raises(UserError, match="leads out of the folder"):
         build("clinvideo_suite", manual, tmp_path / "data", quiet=True)
     assert [line["place"] for line in listed(manual)] == ["gsub_val.json"]
+
+
+def test_a_damaged_description_of_a_built_suite_is_one_line(tmp_path):
+    manual, data = tmp_path / "manual", tmp_path / "data"
+    source = {"name": "rows", "reader": "plain", "annotations": "rows.csv", "videos": "v"}
+    write(manual, [source])
+    (manual / "rows.csv").write_text("video,question,answer\na.mp4,What?,It.\n")
+    build("clinvideo_frames", manual, data, quiet=True)
+    (info,) = data.rglob("dataset_info.json")
+    for text in ("", "[]", '{"a":', "{}"):
+        info.write_text(text)
+        for overwrite in (False, True):
+            with pytest.raises(UserError, match="1.0.0 is damaged or edited .*delete that folder"):
+                build("clinvideo_frames", manual, data, quiet=True, overwrite=overwrite)
+    shutil.rmtree(info.parent)
+    build("clinvideo_frames", manual, data, quiet=True)
+    assert len(video_rows(data, "train")) == 1
