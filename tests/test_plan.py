@@ -173,6 +173,7 @@ def test_the_real_programs_compile_for_a_slice(name):
 
 
 @needs_libtpu
+@pytest.mark.invariant
 def test_two_real_programs_compile_for_a_slice():
     config = load_config(f"{V5E}:topology=2x4", SMALL)
     costs = plan.plan(config, plan.plan_mesh(config), ["encode", "rollout"])

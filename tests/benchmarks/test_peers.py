@@ -74,6 +74,7 @@ def test_windows_are_the_readers_frames(folder, crop):
         np.testing.assert_array_equal(frames, video.frames[chosen])
 
 
+@pytest.mark.invariant
 def test_both_ways_write_the_same_tokens(world, capsys):
     questions = ["where is it?", "is it left?", "so where?", "left?", "where so?", "it?"]
     records = [{"video": "ab"[i % 2], "question": text} for i, text in enumerate(questions)]

@@ -69,6 +69,7 @@ def test_two_processes_train_as_one(whole, tmp_path, cache):
         np.testing.assert_allclose(found[name], wanted[name], atol=2e-4, err_msg=name)
 
 
+@pytest.mark.invariant
 def test_a_signal_to_one_stops_both_at_the_same_step(whole, tmp_path, cache):
     """Saved together, they go on together, bit for bit."""
     processes = mini(2, tmp_path, cache, pause=0.5)

@@ -131,7 +131,13 @@ def assert_trees_close(actual, expected, tolerance):
     jax.tree_util.tree_map_with_path(compare, actual, expected)
 
 
-@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "mixed" else pytest.param(name, marks=pytest.mark.invariant)
+        for name in MESHES
+    ],
+)
 def test_sharding_changes_nothing(name):
     (losses, gradients, state), placed = run(MESHES[name])
     want_losses, want_gradients, want_state = one_device()

@@ -40,7 +40,10 @@ def test_questions_are_split_over_context(world, wanted, axes, rows):
     assert max(map(int, caches)) == rows
 
 
-@pytest.mark.parametrize("axes, slots", [({"data": 2, "tensor": 2}, 3), ({"tensor": 2}, 0)])
+@pytest.mark.parametrize(
+    "axes, slots",
+    [({"data": 2, "tensor": 2}, 3), pytest.param({"tensor": 2}, 0, marks=pytest.mark.invariant)],
+)
 def test_heads_are_split_over_tensor(world, wanted, axes, slots):
     """Invariant: data and tensor axes change nothing; no device holds another's heads or rows."""
     tokenizer, model, params, bank, _, _ = world

@@ -33,7 +33,9 @@ def lockstep(world):
     return play(world, CONFIG, scripted(world))
 
 
-@pytest.mark.parametrize("slots, together, tokens", [(1, 3, 0), (3, 2, 7)])
+@pytest.mark.parametrize(
+    "slots, together, tokens", [(1, 3, 0), pytest.param(3, 2, 7, marks=pytest.mark.invariant)]
+)
 def test_calls_do_not_depend_on_slots(world, lockstep, slots, together, tokens):
     """Rows of different lengths, numbers of turns and kinds of calls: as the host has them.
 

@@ -1,4 +1,7 @@
-"""24,000 seeded calls, a third and more of them malformed: device and host must agree on each."""
+"""24,000 seeded calls, a third and more malformed: device and host must agree on each.
+
+The default run tries 6,000 of them.
+"""
 
 import collections
 import random
@@ -8,7 +11,7 @@ import pytest
 
 from medscope_jax.tools import CallStatus, Tool, byte_table
 
-CALLS = 12_000  # of each tokenization
+CALLS = [3_000, pytest.param(12_000, marks=pytest.mark.invariant)]  # of each tokenization
 WIDTH = 640
 # fmt: off
 ODD_NUMBERS = [
@@ -186,8 +189,9 @@ def check_coverage(host):
     assert min(good[Tool.CROP_VIDEO], good[Tool.GET_FRAME]) > len(host) / 20
 
 
-def test_byte_tokens(agree):
-    calls, durations = generate(1, CALLS)
+@pytest.mark.parametrize("count", CALLS)
+def test_byte_tokens(agree, count):
+    calls, durations = generate(1, count)
     check_coverage(agree(calls, durations, 1024, WIDTH))
 
 
@@ -221,7 +225,8 @@ def piece_tokens():
     return byte_table(list(pieces)), encode
 
 
-def test_piece_tokens(agree, piece_tokens):
+@pytest.mark.parametrize("count", CALLS)
+def test_piece_tokens(agree, piece_tokens, count):
     table, encode = piece_tokens
-    calls, durations = generate(2, CALLS)
+    calls, durations = generate(2, count)
     check_coverage(agree(calls, durations, 1024, WIDTH, table, encode))

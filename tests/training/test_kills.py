@@ -77,7 +77,10 @@ def lines(folder):
     return without_timing(read_metrics(folder / "metrics.jsonl"))
 
 
-@pytest.mark.parametrize("kills, steps", [(3, 6), pytest.param(20, 40, marks=SLOW)])
+@pytest.mark.parametrize(
+    "kills, steps",
+    [pytest.param(3, 6, marks=pytest.mark.invariant), pytest.param(20, 40, marks=SLOW)],
+)
 def test_the_mini_program_killed_ends_the_same(tmp_path, kills, steps):
     """Every third kill hits a save, the others seeded random moments since training went on."""
     whole, broken, cache = (tmp_path / name for name in ("whole", "broken", "compiled"))

@@ -134,7 +134,14 @@ def test_one_adapter_on_one_base_through_the_stages(run, whole):
 SLOW = [pytest.mark.slow, pytest.mark.invariant]
 
 
-@pytest.mark.parametrize("kill", [pytest.param(2, marks=SLOW), pytest.param(5, marks=SLOW), 9])
+@pytest.mark.parametrize(
+    "kill",
+    [
+        pytest.param(2, marks=SLOW),
+        pytest.param(5, marks=SLOW),
+        pytest.param(9, marks=pytest.mark.invariant),
+    ],
+)
 def test_killed_in_any_stage_the_program_ends_the_same(run, whole, tmp_path, kill):
     states, folder, _ = whole
     with pytest.raises(Killed):

@@ -351,6 +351,7 @@ case.build(Path(sys.argv[1]), case.make_videos(case.MANY), "int8", slow)
 MANY = (3, 40, 20, 1, 33, 7, 64, 18, 50, 2, 29, 31)
 
 
+@pytest.mark.invariant
 def test_killed_builds_end_with_the_very_bytes(tmp_path):
     """SIGKILL at random moments: finished videos stay untouched, at most one is half-written."""
     whole, folder = tmp_path / "whole", tmp_path / "killed"
