@@ -24,7 +24,8 @@ _SPELLINGS = {  # beginning of a name -> of the hub's; the first that fits
     "language_model.model.": "model.",
     "language_model.": "model.",
 }
-_COMPUTED = "rotary_emb.inv_freq"  # what old checkpoints store although it follows from the config
+# What some checkpoints store although it follows from the config; the second is the vision tower's.
+_COMPUTED = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")
 Path = tuple[str, ...]  # of a leaf in the parameter tree
 
 _NAMES = {  # our path outside the layers -> the hub's name
