@@ -87,17 +87,6 @@ def _evidence_of(row: dict) -> tuple[tuple[Span, ...], float | None]:
     return ((evidence,) if evidence else ()), None
 
 
-def evidence_in(row: dict, clip: Span | None, part: str) -> tuple[tuple[Span, ...], float | None]:
-    """(spans, frame time) of a row about a clip: the clip itself where nothing finer is there."""
-    given, frame_time = evidence_of(row)
-    if not given and frame_time is None:
-        given = (clip,) if clip else ()
-    ends = [end for found in given for end in found] if frame_time is None else [frame_time]
-    if part == "qa" and not (clip and all(clip[0] <= time <= clip[1] for time in ends)):
-        raise Unusable("the clip does not hold the evidence")
-    return given, frame_time
-
-
 def options_in(*rows: dict) -> dict[str, str]:
     """The options that a row, or an object inside it, has, by their labels; {} for none."""
     found = [given for row in rows if (given := optional(row, options_of, "options", {}))]
@@ -219,3 +208,26 @@ def _below(path: str) -> str:
     if too_long or re.search(r"[\x00-\x1f\x7f]", path):
         raise Unusable("the video's path is no path of a file")
     return "/".join(parts)
+
+
+def asked_of_clip(row: dict, place: str, video: str, part: str, clip: Span | None) -> Annotation:
+    """A row's question about a clip of a video; the clip is its evidence if it states none."""
+    evidence, frame_time = evidence_of(row)
+    if not evidence and frame_time is None:
+        evidence = (clip,) if clip else ()
+    ends = [end for found in evidence for end in found] if frame_time is None else [frame_time]
+    if part == "qa" and not (clip and all(clip[0] <= time <= clip[1] for time in ends)):
+        raise Unusable("the clip does not hold the evidence")
+    question, answer = (required(row, anything, key) for key in ("question", "answer"))
+    return asked(
+        place,
+        video,
+        part,
+        question,
+        answer,
+        evidence=evidence,
+        frame_time=frame_time,
+        window=clip,
+        split=split_of(row),
+        options=options_in(row),
+    )

@@ -29,9 +29,8 @@ from pathlib import Path
 from tfds_builders.readers._fields import (
     CAPTION_QUESTION,
     asked,
+    asked_of_clip,
     ends_of,
-    evidence_in,
-    options_in,
     part_option,
     split_of,
     video_names,
@@ -82,19 +81,6 @@ def read(
                 window=clip,
                 split=split_of(row),
             )
-        evidence, frame_time = evidence_in(row, clip, part)
-        question, answer = (required(row, anything, key) for key in ("question", "answer"))
-        return asked(
-            place,
-            video,
-            part,
-            question,
-            answer,
-            evidence=evidence,
-            frame_time=frame_time,
-            window=clip,
-            split=split_of(row),
-            options=options_in(row),
-        )
+        return asked_of_clip(row, place, video, part, clip)
 
     return annotate(path, json_rows(require_file(path)), make)

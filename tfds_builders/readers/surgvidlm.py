@@ -24,16 +24,13 @@ from pathlib import Path
 
 from tfds_builders.readers._fields import (
     EVIDENCE_FIELDS,
-    asked,
+    asked_of_clip,
     ends_of,
-    evidence_in,
-    options_in,
     part_option,
-    split_of,
     video_names,
 )
 from tfds_builders.readers._files import annotate, json_rows, require_file
-from tfds_builders.readers._values import anything, has, mapping, required
+from tfds_builders.readers._values import has, mapping, required
 from tfds_builders.record import Annotation, BadRow, Unusable
 
 
@@ -48,23 +45,10 @@ def read(path: Path, *, part: str = "", video_root: str = "") -> Iterator[Annota
 
     def make(place: str, value: object) -> Annotation:
         row = mapping(value)
-        question, answer = (required(row, anything, key) for key in ("question", "answer"))
         video = required(row, name_of, "video_path", "video_name")
         clip = ends_of(row, "clip_start_time", "clip_end_time", "the clip")
         if clip is None and not has(row, *EVIDENCE_FIELDS):
             raise Unusable("qa_start_time and clip_start_time are missing")
-        evidence, frame_time = evidence_in(row, clip, part)
-        return asked(
-            place,
-            video,
-            part,
-            question,
-            answer,
-            evidence=evidence,
-            frame_time=frame_time,
-            window=clip,
-            split=split_of(row),
-            options=options_in(row),
-        )
+        return asked_of_clip(row, place, video, part, clip)
 
     return annotate(path, json_rows(require_file(path)), make)
