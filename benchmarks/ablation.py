@@ -33,11 +33,11 @@ from medscope_jax.config import (
 from medscope_jax.distributed import use_huge_pages
 from medscope_jax.errors import UserError, closest
 from medscope_jax.evaluate import evaluate_model, make_programs
-from medscope_jax.evaluation import print_results, read_results, result_rows, write_results
+from medscope_jax.metrics import print_results, read_results, result_rows, write_results
 from medscope_jax.rl import make_judge
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.ga_grpo import prepare_ga_grpo
-from medscope_jax.training.metrics import MetricsWriter
+from medscope_jax.training.metrics_log import MetricsWriter
 from medscope_jax.training.run import Run, load_records, load_split, make_run
 from medscope_jax.training.stage import finished_params, run_stage
 from medscope_jax.training.workdir import Workdir, open_workdir

@@ -29,7 +29,7 @@ from benchmarks.trained import machine
 from medscope_jax.config import ConfigError, parse_arguments, run_main
 from medscope_jax.distributed import use_huge_pages
 from medscope_jax.errors import UserError
-from medscope_jax.evaluation import write_results
+from medscope_jax.metrics import write_results
 
 JOBS = ("prefill", "sample", "train")
 

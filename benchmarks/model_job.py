@@ -64,7 +64,8 @@ def write_job(folder: Path, size: str, seed: int = 0) -> int:
     """Writes weights (hub names), batch and configs of a size; returns the number of parameters."""
     import jax  # not at the top: the reference's side reads this file and runs without JAX
 
-    from medscope_jax.models import count_params, export_hf, hf_config, init_params, model_config
+    from medscope_jax.models import count_params, export_hf, init_params, model_config
+    from medscope_jax.models.hf import hf_config
 
     job = SIZES[size]
     model = model_config(job["model"])

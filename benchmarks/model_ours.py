@@ -22,8 +22,8 @@ from medscope_jax.models import (
     model_config,
     mrope_positions,
 )
-from medscope_jax.training.state import init_state, make_optimizer
 from medscope_jax.training.steps import sft_step
+from medscope_jax.training.train_state import init_state, make_optimizer
 
 
 def prefill(params, tokens, frame, frames, *, model, grid, room):

@@ -31,11 +31,12 @@ from benchmarks.peers_device import encode_all, make_device
 from benchmarks.peers_video import Recording, crop_whole, crop_window
 from benchmarks.rollouts_report import Outcome, agreement, print_report, ratios, summary
 from benchmarks.trained import machine, open_trained, trained_params
+from medscope_jax.bank import FrameBank, make_bank, take_videos
 from medscope_jax.config import ConfigError, parse_arguments, run_main
 from medscope_jax.dialogue import Role, stamp_ids
 from medscope_jax.distributed import use_huge_pages
 from medscope_jax.errors import UserError
-from medscope_jax.evaluation import write_results
+from medscope_jax.metrics import write_results
 from medscope_jax.rollout import (
     make_prompts,
     make_rollout,
@@ -44,7 +45,7 @@ from medscope_jax.rollout import (
     row_keys,
 )
 from medscope_jax.training.run import Run, load_records, rollout_config
-from medscope_jax.video import FrameBank, Video, make_bank, preview_indices, read_video, take_videos
+from medscope_jax.video import Video, preview_indices, read_video
 
 _BANK_FRAMES = 128  # frames of one call of the vision tower; as the peers'
 

@@ -10,8 +10,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from medscope_jax.errors import UserError, run_main
-from medscope_jax.evaluation import columns_of, over_seeds, read_results, write_results
-from medscope_jax.evaluation.table import Column, model_rows
+from medscope_jax.metrics import columns_of, over_seeds, read_results, write_results
+from medscope_jax.metrics.table import Column, model_rows
 from medscope_jax.training.workdir import differences, read_workdir
 
 OUT_OF_DOMAIN = ("laparoscopic",)

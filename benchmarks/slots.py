@@ -25,13 +25,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from medscope_jax.bank import FrameBank, stack_bank
 from medscope_jax.dialogue import Layout, Tokenizer, protocol, train_tokenizer
 from medscope_jax.distributed import check_device
 from medscope_jax.errors import run_main
-from medscope_jax.evaluation import write_results
+from medscope_jax.metrics import write_results
 from medscope_jax.models import init_params, model_config
 from medscope_jax.rollout import Prompts, RolloutConfig, rollout, vocabulary
-from medscope_jax.video import FrameBank, stack_bank
 
 QUESTIONS, GROUP = 64, 8
 CALLS = (0.35, 0.33, 0.16, 0.09, 0.04, 0.03)  # share of rollouts with 0, 1, .. 5 calls

@@ -31,11 +31,11 @@ from rich.table import Table
 from benchmarks.suite_reading import CONFIG, measure_reading
 from benchmarks.trained import machine
 from medscope_jax.config import ConfigError, load_config, parse_arguments, run_main
+from medscope_jax.data.listing import read_listing
 from medscope_jax.distributed import check_device
-from medscope_jax.evaluation import write_results
+from medscope_jax.metrics import write_results
 from tfds_builders.build import build
-from tfds_builders.spread import Spread, workers
-from tfds_builders.stored_videos import read_listing
+from tfds_builders.parallel import Spread, workers
 
 FPS = 25
 BANK = {"fps": 1.0, "height": 28, "width": 56, "max_frames": 3600}

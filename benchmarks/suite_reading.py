@@ -13,14 +13,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from medscope_jax.config import load_config
+from medscope_jax.data.clinvideo_reader import load_frames, load_part, suite_texts, video_rows
+from medscope_jax.data.examples import clip_example, clip_row, compact, measure_rows
 from medscope_jax.dialogue import train_tokenizer
 from medscope_jax.models import init_params
-from medscope_jax.training.examples import clip_example, clip_row, compact, measure_rows
 from medscope_jax.training.run import layouts, with_vocabulary
-from medscope_jax.training.state import init_state, make_optimizer
 from medscope_jax.training.steps import sft_step
+from medscope_jax.training.train_state import init_state, make_optimizer
 from medscope_jax.video import Video
-from tfds_builders.clinvideo import load_frames, load_part, suite_texts, video_rows
 
 CONFIG = Path(__file__).resolve().parent.parent / "tpu_configs" / "cpu.py"
 

@@ -10,12 +10,13 @@ import numpy as np
 
 from benchmarks.chatter import WORDS, chatter
 from benchmarks.peers_video import Recording
+from medscope_jax.bank import FrameBank, make_bank, stack_bank
 from medscope_jax.config import load_config
 from medscope_jax.dialogue import stamp_ids, train_tokenizer
 from medscope_jax.models import count_params, encode_frames
 from medscope_jax.rollout import vocabulary
 from medscope_jax.training.run import Run, make_layout, with_vocabulary
-from medscope_jax.video import FrameBank, Video, make_bank, read_video, stack_bank
+from medscope_jax.video import Video, read_video
 
 _CPU = Path(__file__).resolve().parent.parent / "tpu_configs" / "cpu.py"
 _HEADS = {"num_key_value_heads": 2, "mrope_section": (8, 12, 12)}

@@ -34,6 +34,7 @@ from benchmarks.train_step_job import (
     read_recordings,
     recorded_bank,
 )
+from medscope_jax.bank import FrameBank, flat_tokens, take_videos
 from medscope_jax.dialogue import Episode
 from medscope_jax.distributed import use_huge_pages
 from medscope_jax.rl import LossConfig
@@ -41,9 +42,9 @@ from medscope_jax.rollout import make_rollout, prompt_width
 from medscope_jax.training.ga_grpo import most_generated
 from medscope_jax.training.packing import measure_packing
 from medscope_jax.training.run import rollout_config
-from medscope_jax.training.state import init_state, make_optimizer
 from medscope_jax.training.steps import ga_grpo_step
-from medscope_jax.video import FrameBank, flat_tokens, preview_indices, take_videos
+from medscope_jax.training.train_state import init_state, make_optimizer
+from medscope_jax.video import preview_indices
 
 SIDES = ("ours", "peers", "peers_keep", "transformers", "transformers_keep")
 _FIELDS = ("tokens", "frame", "role", "logprobs")

@@ -20,7 +20,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from benchmarks import peers as peers_lib
 from benchmarks.model_torch import build, patches
 from medscope_jax.dialogue import Role, Tokenizer, protocol
-from medscope_jax.models import ModelConfig, export_hf, hf_config
+from medscope_jax.models import ModelConfig, export_hf
+from medscope_jax.models.hf import hf_config
 
 _ENCODED = 128  # frames of one call of the vision tower
 

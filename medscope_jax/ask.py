@@ -25,16 +25,17 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from medscope_jax.bank import take_videos
 from medscope_jax.config import ConfigError, parse_arguments, run_main
 from medscope_jax.dialogue import Layout, stamp_ids
-from medscope_jax.dialogue.foreign import clean_question
+from medscope_jax.dialogue.sanitize import clean_question
 from medscope_jax.distributed import batch_shardings, make_mesh
 from medscope_jax.errors import UserError
-from medscope_jax.evaluation import Trace, render_trace, trace_json
-from medscope_jax.evaluation.trace import DISCLAIMER
-from medscope_jax.evaluation.traces import make_trace
 from medscope_jax.files import check_outputs, make_folder, write_text
 from medscope_jax.models import read_model
+from medscope_jax.report import Trace, render_trace, trace_json
+from medscope_jax.report.make_trace import make_trace
+from medscope_jax.report.trace import DISCLAIMER
 from medscope_jax.rollout import (
     Trajectory,
     make_prompts,
@@ -55,14 +56,7 @@ from medscope_jax.training.run import (
 )
 from medscope_jax.training.stage import MODELS, newest_model
 from medscope_jax.training.workdir import Workdir, read_workdir
-from medscope_jax.video import (
-    FrameSize,
-    Video,
-    VideoError,
-    pair_frames,
-    read_video,
-    take_videos,
-)
+from medscope_jax.video import FrameSize, Video, VideoError, pair_frames, read_video
 from medscope_jax.visible import shown, visible
 
 # How the command offers what read_video does about a fault.

@@ -28,13 +28,15 @@ from rich.progress import Progress
 from medscope_jax.config import parse_arguments, run_main
 from medscope_jax.dialogue import load_qwen_tokenizer
 from medscope_jax.errors import UserError, closest
-from medscope_jax.models import huggingface, safetensors_io, weights
-from medscope_jax.models.adapter_folder import import_adapter, is_adapter
-from medscope_jax.models.config import ModelConfig
-from medscope_jax.models.hf_config import hf_config_text
-from medscope_jax.models.hub_folder import cast, open_hub_folder
+from medscope_jax.models import weights
+from medscope_jax.models.hf import safetensors_io
+from medscope_jax.models.hf import tensors as huggingface
+from medscope_jax.models.hf.adapter_folder import import_adapter, is_adapter
+from medscope_jax.models.hf.hf_config import hf_config_text
+from medscope_jax.models.hf.hub_folder import cast, open_hub_folder
+from medscope_jax.models.hf.peft import adapter_config, peft_state_dict
 from medscope_jax.models.lora import LEAVES, adapter_shapes, merged_kernel
-from medscope_jax.models.lora_hf import adapter_config, peft_state_dict
+from medscope_jax.models.model_config import ModelConfig
 from medscope_jax.models.new_folder import check_new, new_folder
 from medscope_jax.models.qwen import count_params, param_shapes
 from medscope_jax.training.export import save_run

@@ -6,15 +6,19 @@ train one, see medscope_jax.train.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from medscope_jax.bank import FrameBank, take_videos
 from medscope_jax.config import ConfigError, parse_arguments, run_main
-from medscope_jax.dialogue import question_text
+from medscope_jax.dialogue import Layout, Tokenizer, question_text
 from medscope_jax.distributed import batch_shardings, use_huge_pages
-from medscope_jax.distributed.processes import (
+from medscope_jax.distributed.multihost import (
+    fetch,
     first_process_first,
     from_first,
     is_first,
@@ -23,15 +27,22 @@ from medscope_jax.distributed.processes import (
     put,
     put_whole,
 )
-from medscope_jax.evaluation import Scored, Trace, print_results, result_rows, write_results
-from medscope_jax.evaluation.runner import run_questions, score_questions
-from medscope_jax.evaluation.traces import make_trace
+from medscope_jax.metrics import Scored, print_results, result_rows, write_results
+from medscope_jax.metrics.scoring import score_questions
+from medscope_jax.report import Trace
+from medscope_jax.report.make_trace import make_trace
 from medscope_jax.rl import Judge, RewardConfig, make_judge
-from medscope_jax.rollout import Trajectory, prompt_width
-from medscope_jax.training.bank import split_bank
+from medscope_jax.rollout import (
+    Trajectory,
+    Vocabulary,
+    make_prompts,
+    prompt_width,
+    read_trajectories,
+    row_keys,
+)
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.groups import judge_all, reward_all
-from medscope_jax.training.metrics import Progress
+from medscope_jax.training.metrics_log import Progress
 from medscope_jax.training.run import (
     Run,
     Split,
@@ -42,11 +53,69 @@ from medscope_jax.training.run import (
     rollout_program,
     run_mesh,
 )
+from medscope_jax.training.split_bank import split_bank
 from medscope_jax.training.stage import MODELS, finished_params
 from medscope_jax.training.workdir import Workdir, read_workdir
 from medscope_jax.visible import shown
 
 SPLITS = ("validation", "test")
+
+
+def run_questions(
+    params: dict,
+    program: Callable,
+    records: Sequence[Mapping],
+    places: Sequence[int],
+    times: Sequence[np.ndarray],
+    bank: FrameBank,
+    key: jax.Array,
+    *,
+    width: int,
+    group: int,
+    batch_size: int,
+    tools: bool,
+    tokenizer: Tokenizer,
+    words: Vocabulary,
+    layout: Layout,
+    place_batch: Callable = lambda tree: tree,
+) -> Iterator[list[list[Trajectory]]]:
+    """Rolls out questions batch by batch.
+
+    Args:
+        program: from rollout.make_rollout, for this group and layout.
+        records: N questions; places [N]: each one's video in the bank; times: each video's frame
+            times [T_v], seconds, by place.
+        width: slots that hold every prompt, see rollout.prompt_width.
+        key: question i's rollouts use row_keys(key, i * group ...), whatever the batches.
+        batch_size: questions a batch; the last one is filled up with its first question.
+        tools: whether the prompt offers tools.
+        place_batch: puts a tree of arrays on the mesh.
+
+    Yields:
+        For each batch, a list of `group` trajectories for each of its (real) questions.
+    """
+    shown = [times[place] for place in places]
+    num_frames = bank.tokens.shape[1]
+    for first in range(0, len(records), batch_size):
+        real = list(range(first, min(first + batch_size, len(records))))
+        chosen = real + [first] * (batch_size - len(real))
+        part = place_batch(take_videos(bank, np.array([places[i] for i in chosen], np.int32)))
+        ids = np.asarray(chosen)[:, None] * group + np.arange(group)
+        keys = row_keys(key, jnp.asarray(ids.reshape(-1))).reshape(ids.shape)
+        prompts = make_prompts(
+            [records[i] for i in chosen],
+            range(batch_size),
+            [shown[i] for i in chosen],
+            part,
+            keys,
+            width,
+            tokenizer,
+            layout,
+            tools,
+        )
+        episode, _ = program(params, part, place_batch(prompts), words)
+        found = read_trajectories(fetch(episode), num_frames, tokenizer, layout)
+        yield [found[i * group : (i + 1) * group] for i in range(len(real))]
 
 
 def make_programs(run: Run) -> dict[str, Callable]:

@@ -25,10 +25,10 @@ from medscope_jax.distributed import check_device, compile_for, make_mesh, topol
 from medscope_jax.errors import UserError, run_main
 from medscope_jax.files import check_outputs, make_folder, write_text
 from medscope_jax.planning import Cost, assume, cost_of, print_plan, to_dict, units_of
-from medscope_jax.published import published_size
-from medscope_jax.training.check import check_config
+from medscope_jax.planning.programs import programs
+from medscope_jax.training.config_checks import check_config
 from medscope_jax.training.imported import with_checkpoint_shapes
-from medscope_jax.training.programs import programs
+from tpu_configs.published import published_size
 
 
 def main(argv: list[str]) -> int:

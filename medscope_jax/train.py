@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medscope_jax.config import load_config, parse_arguments, run_main
+from medscope_jax.data.open_suite import has_part
 from medscope_jax.distributed import use_huge_pages
-from medscope_jax.distributed.processes import (
+from medscope_jax.distributed.multihost import (
     first_process_first,
     is_first,
     join_processes,
@@ -28,25 +29,19 @@ from medscope_jax.distributed.processes import (
 )
 from medscope_jax.errors import EXIT_STOPPED
 from medscope_jax.evaluate import evaluate_model, make_programs, telling_traces
-from medscope_jax.evaluation import (
-    print_results,
-    read_results,
-    render_report,
-    result_rows,
-    write_results,
-)
 from medscope_jax.files import is_there, write_text
+from medscope_jax.metrics import print_results, read_results, result_rows, write_results
+from medscope_jax.report import render_report
 from medscope_jax.rl import judge_note, make_judge
-from medscope_jax.training.check import check_config
 from medscope_jax.training.checkpoint import Checkpoints
+from medscope_jax.training.config_checks import check_config
 from medscope_jax.training.ga_grpo import prepare_ga_grpo
 from medscope_jax.training.imported import with_checkpoint_shapes
-from medscope_jax.training.metrics import MetricsWriter, read_metrics
+from medscope_jax.training.metrics_log import MetricsWriter, read_metrics
+from medscope_jax.training.preemption import Stopped, StopSignals
 from medscope_jax.training.run import Run, load_records, load_split, open_run, run_mesh
 from medscope_jax.training.sft import prepare_clips, prepare_dialogues
 from medscope_jax.training.stage import initial_params, run_stage
-from medscope_jax.training.stopping import Stopped, StopSignals
-from medscope_jax.training.suite import has_part
 from medscope_jax.training.workdir import Workdir, open_workdir
 from medscope_jax.visible import shown
 

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from medscope_jax import ask, convert, evaluate, plan, train
+from medscope_jax import encode as bank
 from medscope_jax.config import load_config
 from medscope_jax.errors import UserError
 from medscope_jax.files import check_folder, check_local
-from medscope_jax.video.phantom import make_procedure
-from medscope_jax.video.phantom_render import write_video
-from tfds_builders import bank, build, card, prepare, tfds
+from medscope_jax.phantom.procedure import make_procedure
+from medscope_jax.phantom.render import write_video
+from tfds_builders import build, card, prepare, tfds
 from tfds_builders.synthesis import __main__ as synthesis
 
 CPU = str(Path(__file__).resolve().parent.parent / "tpu_configs" / "cpu.py")

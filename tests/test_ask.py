@@ -24,7 +24,7 @@ from rich.console import Console
 from medscope_jax import ask
 from medscope_jax.dialogue import build_episode, protocol
 from medscope_jax.errors import UserError
-from medscope_jax.evaluation.trace import DISCLAIMER
+from medscope_jax.report.trace import DISCLAIMER
 from medscope_jax.rollout import make_rollout
 from medscope_jax.training.run import make_run, run_mesh
 from medscope_jax.training.stage import newest_model
@@ -180,8 +180,8 @@ def test_outputs_that_are_no_files(micro_run, pictures, refusal, tmp_path):
 
 
 def test_notes_of_the_recording_reach_the_trace(run, recording):
-    from medscope_jax.evaluation import render_trace, trace_json
-    from medscope_jax.evaluation.traces import make_trace
+    from medscope_jax.report import render_trace, trace_json
+    from medscope_jax.report.make_trace import make_trace
     from medscope_jax.rollout import Trajectory
 
     video = read_video(recording, 1.0, (28, 56), max_frames=7)

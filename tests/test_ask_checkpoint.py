@@ -9,8 +9,8 @@ import pytest
 from medscope_jax import ask
 from medscope_jax.convert import import_folder
 from medscope_jax.dialogue import build_episode, load_qwen_tokenizer, protocol
-from medscope_jax.evaluation.trace import DISCLAIMER
 from medscope_jax.models import ModelConfig, TextConfig, VisionConfig, read_model
+from medscope_jax.report.trace import DISCLAIMER
 from medscope_jax.rollout import make_rollout
 from medscope_jax.training import pretrained
 from medscope_jax.video import preview_indices, read_video

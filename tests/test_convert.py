@@ -17,8 +17,9 @@ import pytest
 from medscope_jax import convert, models
 from medscope_jax.distributed import make_mesh, param_shardings
 from medscope_jax.errors import UserError
-from medscope_jax.models import new_folder, safetensors_io, weight_arrays, weights
-from medscope_jax.models.hub_folder import open_hub_folder
+from medscope_jax.models import new_folder, weight_arrays, weights
+from medscope_jax.models.hf import safetensors_io
+from medscope_jax.models.hf.hub_folder import open_hub_folder
 from tests.models import model_cases, synthetic
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,7 +7,7 @@ from pathlib import Path
 import nbclient
 import nbformat
 
-from medscope_jax.evaluation.trace import DISCLAIMER
+from medscope_jax.report.trace import DISCLAIMER
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"

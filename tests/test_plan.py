@@ -14,7 +14,7 @@ from medscope_jax.config import load_config
 from medscope_jax.distributed import make_mesh
 from medscope_jax.errors import UserError
 from medscope_jax.planning import to_dict
-from medscope_jax.training.programs import Program, programs
+from medscope_jax.planning.programs import Program, programs
 
 FOLDER = Path(__file__).parent.parent / "tpu_configs"
 V5E = str(FOLDER / "v5e.py")

@@ -8,8 +8,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from medscope_jax import evaluate, train
-from medscope_jax.evaluation.trace import DISCLAIMER
-from medscope_jax.training.metrics import MetricsWriter, read_metrics
+from medscope_jax.report.trace import DISCLAIMER
+from medscope_jax.training.metrics_log import MetricsWriter, read_metrics
 from medscope_jax.training.stage import MODELS, STAGES
 from medscope_jax.training.workdir import Workdir
 

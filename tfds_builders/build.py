@@ -32,16 +32,17 @@ from collections.abc import Callable
 import tensorflow_datasets as tfds
 
 from medscope_jax.config import Parser
+from medscope_jax.data.built import recover
 from medscope_jax.errors import UserError, run_main
 from medscope_jax.files import check_folder, writing
+from medscope_jax.parts import PARTS
 from medscope_jax.visible import shown
-from tfds_builders.built import recover
 from tfds_builders.clinvideo_frames.clinvideo_frames import ClinvideoFrames
 from tfds_builders.clinvideo_suite.clinvideo_suite import ClinvideoSuite
 from tfds_builders.manual import Manual, read_manual
-from tfds_builders.plan import Read, make_plan
+from tfds_builders.parallel import SHARED, Spread, available_processes, beam_workers, workers
 from tfds_builders.quarantine import NAME, Counts, print_counts
-from tfds_builders.sharded import (
+from tfds_builders.sharded_builder import (
     EmptyDatasetError,
     ShardedBuilder,
     changed,
@@ -50,8 +51,7 @@ from tfds_builders.sharded import (
     read_source,
     reports_folder,
 )
-from tfds_builders.spread import SHARED, Spread, available_processes, beam_workers, workers
-from tfds_builders.suite import PARTS
+from tfds_builders.video_plan import Read, make_plan
 
 BUILDERS = (ClinvideoFrames.name, ClinvideoSuite.name)
 

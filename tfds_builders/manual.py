@@ -38,32 +38,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from medscope_jax.data.listing import VideoSettings
 from medscope_jax.errors import UserError, closest, one_line
 from medscope_jax.files import check_local, is_there, open_regular
+from medscope_jax.parts import SPLITS
 from medscope_jax.video.frames import RESAMPLES
 from tfds_builders.inside import fault_of
 
-SPLITS = ("train", "validation", "test")
 _MAX_BYTES = 16 * 2**20  # of suite.json
 _DEFAULT_SHARES = {"train": 0.9, "validation": 0.05, "test": 0.05}
 # Files are named after a source and a hash of 128 digits, in at most 255 bytes.
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-
-
-@dataclasses.dataclass(frozen=True)
-class VideoSettings:
-    """How videos are stored: bank frames a second, their pixels, most and fewest frames a video.
-
-    resample: how frames are resized, one of video.frames.RESAMPLES. min_frames: the rate of a
-    recording that makes fewer at fps rises until it makes so many, if it has them.
-    """
-
-    fps: float
-    height: int
-    width: int
-    max_frames: int
-    resample: str = "area"
-    min_frames: int = 8
 
 
 @dataclasses.dataclass(frozen=True)

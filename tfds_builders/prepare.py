@@ -22,26 +22,26 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from medscope_jax.config import Parser
+from medscope_jax.data.built import file_hash, seal
+from medscope_jax.data.phantom_reader import PROCEDURES, is_done, suite_dir
 from medscope_jax.errors import UserError, run_main
 from medscope_jax.files import check_folder, write_text, writing
 from medscope_jax.locks import alone
-from medscope_jax.video.frames import VideoError
-from medscope_jax.video.phantom import Procedure, from_json, to_json
-from medscope_jax.video.phantom_render import write_video
-from medscope_jax.visible import shown
-from tfds_builders.built import file_hash, seal
-from tfds_builders.phantom_frames.phantom_frames import PhantomFrames
-from tfds_builders.phantom_suite.phantom_suite import PhantomSuite
-from tfds_builders.read import PROCEDURES, is_done, suite_dir
-from tfds_builders.spread import Spread, workers
-from tfds_builders.suite import (
-    PARTS,
+from medscope_jax.parts import PARTS
+from medscope_jax.phantom.procedure import Procedure, from_json, to_json
+from medscope_jax.phantom.render import write_video
+from medscope_jax.phantom.suite_config import (
     SuiteConfig,
     config_to_json,
     fingerprint,
     procedures,
     smoke_suite,
 )
+from medscope_jax.video.frames import VideoError
+from medscope_jax.visible import shown
+from tfds_builders.parallel import Spread, workers
+from tfds_builders.phantom_frames.phantom_frames import PhantomFrames
+from tfds_builders.phantom_suite.phantom_suite import PhantomSuite
 
 
 def prepare_suite(

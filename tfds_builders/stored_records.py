@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from medscope_jax.data.listing import ListedVideo, read_times
 from medscope_jax.dialogue import question_text
-from medscope_jax.dialogue.foreign import check_turns
+from medscope_jax.dialogue.sanitize import check_turns
 from medscope_jax.errors import UserError
-from tfds_builders.conversation import conversation
 from tfds_builders.cut import cut_to
+from tfds_builders.messages import conversation
 from tfds_builders.record import Annotation, Unusable, make_record, record_fields
 from tfds_builders.shard import Rejected
-from tfds_builders.stored_videos import ListedVideo, read_times
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,14 +1,5 @@
-"""Videos as clinvideo_frames stores them, and its listing: times and durations without the frames.
+"""Makes the videos of clinvideo_frames and their listing (see medscope_jax.data.listing)."""
 
-Beside its shards the dataset holds, in the order of its examples:
-
-    videos.jsonl  a line a video: id, source, split, duration (seconds), num_frames, notes
-    times.f64     the times of all videos' frames one after the other, little-endian float64 seconds
-
-Records are made from these two; nothing reads the frames for it.
-"""
-
-import dataclasses
 import json
 import multiprocessing
 import pathlib
@@ -19,13 +10,12 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from medscope_jax.data.listing import LISTING, TIMES, VideoSettings
 from medscope_jax.video.decode import iter_frames
 from medscope_jax.video.frames import VideoError
-from tfds_builders.built import check_seal
 from tfds_builders.inside import recording_fault
-from tfds_builders.manual import VideoSettings
-from tfds_builders.plan import PlannedVideo
 from tfds_builders.shard import Rejected
+from tfds_builders.video_plan import PlannedVideo
 
 JPEG_QUALITY = 95
 # How suite.json offers what read_video does about a fault.
@@ -33,18 +23,6 @@ _REMEDIES = {
     "frame_rate": '"frame_rate" of its source in suite.json',
     "partial": '"partial": true of its source in suite.json',
 }
-_LISTING, _TIMES = "videos.jsonl", "times.f64"
-
-
-@dataclasses.dataclass(frozen=True)
-class ListedVideo:
-    """A stored video: its row within the split, seconds, and where its times are in times.f64."""
-
-    split: str
-    row: int
-    duration: float
-    first: int
-    num_frames: int
 
 
 def video_features() -> tfds.features.FeaturesDict:
@@ -132,37 +110,13 @@ def _jpeg(frame: np.ndarray) -> bytes:
 
 
 def _parts(part: str) -> tuple[pathlib.Path, pathlib.Path]:
-    return pathlib.Path(f"{part}.{_LISTING}"), pathlib.Path(f"{part}.{_TIMES}")
+    return pathlib.Path(f"{part}.{LISTING}"), pathlib.Path(f"{part}.{TIMES}")
 
 
 def join_listing(folder: pathlib.Path, parts: list[str]) -> None:
     """Makes the dataset's listing of its shards' parts, which are removed."""
-    with open(folder / _LISTING, "wb") as lines, open(folder / _TIMES, "wb") as seconds:
+    with open(folder / LISTING, "wb") as lines, open(folder / TIMES, "wb") as seconds:
         for part in parts:
             for path, target in zip(_parts(part), (lines, seconds), strict=True):
                 target.write(path.read_bytes())
                 path.unlink()
-
-
-def read_listing(folder: pathlib.Path) -> dict[str, ListedVideo]:
-    """The videos of a built clinvideo_frames by id, in the order of its examples.
-
-    Raises:
-      UserError: its listing or its times are not what was built.
-    """
-    check_seal(folder, "build clinvideo_frames again with --overwrite", (_LISTING, _TIMES))
-    videos, rows, first = {}, {}, 0
-    with open(folder / _LISTING, encoding="utf-8") as lines:
-        for line in map(json.loads, lines):
-            split, count = line["split"], line["num_frames"]
-            row = rows[split] = rows.get(split, -1) + 1
-            videos[line["id"]] = ListedVideo(split, row, line["duration"], first, count)
-            first += count
-    return videos
-
-
-def read_times(folder: pathlib.Path, video: ListedVideo) -> np.ndarray:
-    """The times of a video's frames, float64 [T] seconds."""
-    offset = video.first * 8
-    times = np.fromfile(folder / _TIMES, "<f8", count=video.num_frames, offset=offset)
-    return times.astype(np.float64, copy=False)

@@ -2,13 +2,13 @@
 
 Everything that is not said here is as in cpu.py. Steps and rates are scaled up from there, not
 tuned on this hardware. With a size in its argument (`v5e.py:7b`), a config trains Qwen2.5-VL
-instead: medscope_jax/published.py says what such a size changes below.
+instead: tpu_configs/published.py says what such a size changes below.
 """
 
 from ml_collections import ConfigDict
 
-from medscope_jax.published import Target, use_published_size
 from tpu_configs.cpu import get_config as get_cpu_config
+from tpu_configs.published import Target, use_published_size
 
 
 def accelerator_config(target: Target, device: dict, mesh: dict) -> ConfigDict:

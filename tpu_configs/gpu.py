@@ -7,12 +7,12 @@ Needs JAX's CUDA wheels: `python -m pip install "jax[cuda12]"`, or `"jax[cuda13]
 
 from ml_collections import ConfigDict
 
-from medscope_jax.published import read_target
 from tpu_configs.accelerator import accelerator_config
+from tpu_configs.published import read_target
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """arg: nothing, a size such as "3b", or "3b,full"; see medscope_jax.published."""
+    """arg: nothing, a size such as "3b", or "3b,full"; see tpu_configs.published."""
     target = read_target(arg)
     device = {"platform": "gpu", "kind": "H100", "count": 1}
     return accelerator_config(target, device, {"data": 1, "fsdp": 1, "tensor": 1})

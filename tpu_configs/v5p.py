@@ -9,12 +9,12 @@ on any machine.
 
 from ml_collections import ConfigDict
 
-from medscope_jax.published import read_target
 from tpu_configs.accelerator import accelerator_config
+from tpu_configs.published import read_target
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """arg: parts such as "topology=SHAPE" (in chips) or "7b,full", see medscope_jax.published."""
+    """arg: parts such as "topology=SHAPE" (in chips) or "7b,full", see tpu_configs.published."""
     target = read_target(arg, topology="2x2x1")
     topology = f"v5p:{target.topology}"
     device = {"platform": "tpu", "kind": "v5p", "count": target.chips, "topology": topology}

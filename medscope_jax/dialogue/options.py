@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from medscope_jax.dialogue.foreign import clean_question, clean_words
+from medscope_jax.dialogue.sanitize import clean_question, clean_words
 
 # "A. left", "A) left", "(A) left", "A: left", "A - left", "1. left", or "A" alone.
 _LABELLED = re.compile(

@@ -3,17 +3,12 @@
 Flax stays inside this room; others see frozen configs, plain parameter trees and functions.
 """
 
-from medscope_jax.models.attention import Packed
+from medscope_jax.models.attention.dense import Packed
+from medscope_jax.models.attention.dispatch import for_mesh
 from medscope_jax.models.cache import Cache, init_cache, put_rows, repeat_rows, take_rows
-from medscope_jax.models.config import (
-    LoraConfig,
-    ModelConfig,
-    TextConfig,
-    VisionConfig,
-    model_config,
-)
-from medscope_jax.models.hf_config import hf_config
-from medscope_jax.models.huggingface import export_hf, hf_shapes, import_hf
+from medscope_jax.models.hf.hf_config import hf_config
+from medscope_jax.models.hf.peft import adapter_config, import_peft, peft_state_dict
+from medscope_jax.models.hf.tensors import export_hf, hf_shapes, import_hf
 from medscope_jax.models.lora import (
     adapter_shapes,
     add_lora,
@@ -24,7 +19,13 @@ from medscope_jax.models.lora import (
     split_lora,
     unmerge_lora,
 )
-from medscope_jax.models.lora_hf import adapter_config, import_peft, peft_state_dict
+from medscope_jax.models.model_config import (
+    LoraConfig,
+    ModelConfig,
+    TextConfig,
+    VisionConfig,
+    model_config,
+)
 from medscope_jax.models.positions import Kind, conversation_positions, token_kinds
 from medscope_jax.models.presets import PRESETS, preset
 from medscope_jax.models.quantize import (
@@ -44,7 +45,6 @@ from medscope_jax.models.qwen import (
     param_shapes,
 )
 from medscope_jax.models.rope import mrope_positions
-from medscope_jax.models.self_attention import for_mesh
 from medscope_jax.models.vision import frame_grid
 from medscope_jax.models.visuals import encode_clips, visual_rows
 from medscope_jax.models.weights import load_params, read_model, save_params, weight_shapes

@@ -12,7 +12,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec
 
 from medscope_jax.distributed import ROWS, WIDTH, constrain, free_axes, usable_axes
-from medscope_jax.models.config import ModelConfig
+from medscope_jax.models.model_config import ModelConfig
 from medscope_jax.models.quantize import dequantize, quantize
 
 

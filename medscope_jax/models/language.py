@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from medscope_jax.distributed import ROWS, SLOTS, STREAM, WIDTH, constrain
-from medscope_jax.models.attention import Packed, attend
+from medscope_jax.models.attention.dense import Packed, attend
+from medscope_jax.models.attention.dispatch import attend_self
 from medscope_jax.models.cache import Cache, join_layers, read, split_layers, write
-from medscope_jax.models.config import ModelConfig
 from medscope_jax.models.layers import RMSNorm, SwiGLU, dense, precision, remat
+from medscope_jax.models.model_config import ModelConfig
 from medscope_jax.models.rope import mrope_tables, rotate
-from medscope_jax.models.self_attention import attend_self
 
 
 class Context(NamedTuple):

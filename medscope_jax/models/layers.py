@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from medscope_jax.distributed import ROWS, WIDTH, constrain
-from medscope_jax.models.config import ModelConfig
+from medscope_jax.models.model_config import ModelConfig
 
 
 def precision(dtype: str) -> jax.lax.Precision | None:

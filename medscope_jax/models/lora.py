@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medscope_jax.models.config import PROJECTIONS, LoraConfig, ModelConfig
+from medscope_jax.models.model_config import PROJECTIONS, LoraConfig, ModelConfig
 from medscope_jax.models.quantize import dequantize
 
 LEAVES = ("lora_a", "lora_b")

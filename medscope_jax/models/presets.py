@@ -9,7 +9,7 @@
 """
 
 from medscope_jax.errors import UserError, closest
-from medscope_jax.models.config import ModelConfig, TextConfig, VisionConfig
+from medscope_jax.models.model_config import ModelConfig, TextConfig, VisionConfig
 
 # vocabulary, width, feed-forward width, layers, heads, key-value heads, tied; vision feed-forward
 _SIZES = {

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from medscope_jax.models.config import PROJECTIONS
+from medscope_jax.models.model_config import PROJECTIONS
 
 _LARGEST = 127  # -128 is not used, so that signs are symmetric
 

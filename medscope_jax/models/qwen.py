@@ -9,11 +9,11 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from medscope_jax.distributed import ROWS, SLOTS, usable_axes
-from medscope_jax.models.attention import Packed
+from medscope_jax.models.attention.dense import Packed
+from medscope_jax.models.attention.dispatch import slots_to_add
 from medscope_jax.models.cache import Cache
-from medscope_jax.models.config import ModelConfig
 from medscope_jax.models.language import LanguageModel, make_context
-from medscope_jax.models.self_attention import slots_to_add
+from medscope_jax.models.model_config import ModelConfig
 from medscope_jax.models.vision import VisionTower, frame_grid
 
 

@@ -18,9 +18,9 @@ import numpy as np
 
 from medscope_jax.distributed import ROWS, constrain
 from medscope_jax.errors import UserError
-from medscope_jax.models.attention import attend
-from medscope_jax.models.config import ModelConfig, VisionConfig
+from medscope_jax.models.attention.dense import attend
 from medscope_jax.models.layers import RMSNorm, SwiGLU, dense, precision, remat
+from medscope_jax.models.model_config import ModelConfig, VisionConfig
 from medscope_jax.models.rope import rotate, vision_tables
 
 # Mean and standard deviation of CLIP's training images, channels RGB in [0, 1]: what Qwen's

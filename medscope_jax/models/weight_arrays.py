@@ -19,8 +19,8 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 
 from medscope_jax.errors import UserError, one_line
-from medscope_jax.models.huggingface import Path as LeafPath
-from medscope_jax.models.huggingface import leaves
+from medscope_jax.models.hf.tensors import Path as LeafPath
+from medscope_jax.models.hf.tensors import leaves
 
 PARAMS = "params"
 _CHUNK = re.compile(rf"{PARAMS}/[^/]+/c(\.\d+)+")

@@ -26,10 +26,10 @@ from medscope_jax.manifest import (
     read_manifest,
     write_manifest,
 )
-from medscope_jax.models.config import ModelConfig, model_config
-from medscope_jax.models.huggingface import Path as LeafPath
-from medscope_jax.models.huggingface import leaves
+from medscope_jax.models.hf.tensors import Path as LeafPath
+from medscope_jax.models.hf.tensors import leaves
 from medscope_jax.models.lora import LEAVES, adapter_shapes, join_params
+from medscope_jax.models.model_config import ModelConfig, model_config
 from medscope_jax.models.new_folder import new_folder
 from medscope_jax.models.qwen import param_shapes
 from medscope_jax.models.weight_arrays import (

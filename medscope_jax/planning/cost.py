@@ -12,8 +12,8 @@ from medscope_jax.planning.buffers import Buffer, largest_buffers
 from medscope_jax.planning.chips import CHIPS, SIDES, Roofline, roofline
 from medscope_jax.planning.flops import Assumed, count_flops
 from medscope_jax.planning.hlo import ChipWork, read_work
+from medscope_jax.planning.programs import Program
 from medscope_jax.rollout import question_axes
-from medscope_jax.training.programs import Program
 from medscope_jax.training.run import ENCODE_FRAMES
 
 # What a rollout does, which only a trained policy knows: the paper's trajectories look once or

@@ -2,12 +2,7 @@
 
 from medscope_jax.rollout.loop import make_rollout, question_axes, rollout
 from medscope_jax.rollout.observation import Vocabulary, observe, vocabulary
-from medscope_jax.rollout.questions import (
-    Trajectory,
-    make_prompts,
-    prompt_width,
-    read_trajectories,
-)
+from medscope_jax.rollout.prompts import Trajectory, make_prompts, prompt_width, read_trajectories
 from medscope_jax.rollout.sampling import row_keys, sample
 from medscope_jax.rollout.state import Prompts, RolloutConfig
 

@@ -22,13 +22,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from medscope_jax.bank import FrameBank, flat_tokens
 from medscope_jax.dialogue import Episode, Layout
 from medscope_jax.distributed import ROWS, SLOTS
 from medscope_jax.models import ModelConfig
-from medscope_jax.rollout.look import look
+from medscope_jax.rollout.decode_step import write
 from medscope_jax.rollout.observation import Vocabulary
-from medscope_jax.rollout.refill import fill_all, open_slots, read_questions, ready, refill
 from medscope_jax.rollout.sampling import sample
+from medscope_jax.rollout.scheduler import fill_all, open_slots, read_questions, ready, refill
 from medscope_jax.rollout.state import (
     WAITING,
     WRITING,
@@ -37,8 +38,7 @@ from medscope_jax.rollout.state import (
     Scene,
     State,
 )
-from medscope_jax.rollout.write import write
-from medscope_jax.video import FrameBank, flat_tokens
+from medscope_jax.rollout.tool_step import look
 
 _STOP, _WRITE, _LOOK, _REFILL, _READ = range(5)  # what the next step does
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from medscope_jax.bank import FrameBank
 from medscope_jax.dialogue import Layout, Tokenizer, frame_text_ids, protocol
 from medscope_jax.tools import CallStatus, byte_table, error_text, select_frames
-from medscope_jax.video import FrameBank
 
 
 class Vocabulary(NamedTuple):

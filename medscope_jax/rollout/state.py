@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from medscope_jax.bank import FrameBank
 from medscope_jax.dialogue import CallRecord, Episode, Layout, Role
 from medscope_jax.models import Cache, ModelConfig, init_cache, mrope_positions
 from medscope_jax.rollout.observation import Vocabulary
-from medscope_jax.video import FrameBank
 
 WRITING, WAITING, DONE = 0, 1, 2  # a slot's phase; DONE is also a slot that has no item
 _FEW_LAYERS = 12  # layers that are compiled one by one

@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 
 from medscope_jax.errors import UserError, is_disk_full, one_line, path_fault
 from medscope_jax.manifest import seal
-from medscope_jax.training import leaves as leaves_lib
+from medscope_jax.training import checkpoint_arrays as leaves_lib
 from medscope_jax.visible import shown
 
 _LOG = logging.getLogger(__name__)

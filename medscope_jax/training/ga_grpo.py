@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from medscope_jax.bank import flat_tokens
+from medscope_jax.data.batches import make_batches
 from medscope_jax.dialogue import Role
 from medscope_jax.distributed import bank_shardings, batch_shardings, on_mesh
-from medscope_jax.distributed.processes import own_copy, put, put_whole
+from medscope_jax.distributed.multihost import own_copy, put, put_whole
 from medscope_jax.rl import (
     AdvantageConfig,
     Judge,
@@ -20,17 +22,15 @@ from medscope_jax.rl import (
     judge_note,
 )
 from medscope_jax.rollout import row_keys
-from medscope_jax.training.bank import put_videos, split_bank
-from medscope_jax.training.data import make_batches
 from medscope_jax.training.groups import Groups, summarize
 from medscope_jax.training.guard import stop_if_not_finite
 from medscope_jax.training.packing import few_sizes, measure_packing
-from medscope_jax.training.rolling import Drawn, draw_groups, make_roll
+from medscope_jax.training.rollout_batch import Drawn, draw_groups, make_roll
 from medscope_jax.training.run import Run, Split, load_records
+from medscope_jax.training.split_bank import put_videos, split_bank
 from medscope_jax.training.stage import Batches, Update, shardings_of
-from medscope_jax.training.state import kl_reference, optimizer_of
 from medscope_jax.training.steps import ga_grpo_step
-from medscope_jax.video import flat_tokens
+from medscope_jax.training.train_state import kl_reference, optimizer_of
 
 
 def prepare_ga_grpo(run: Run, split: Split, judge: Judge, params: dict) -> tuple[Batches, Update]:

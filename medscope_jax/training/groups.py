@@ -134,7 +134,7 @@ def reward_all(
     def reward(trajectory: Trajectory, question: dict, score: float) -> Reward:
         scored = score_transcript(
             trajectory.text,
-            as_evidence(question["evidence"], question["evidence_frame"]),
+            as_evidence(question["evidence"], question["evidence_time"]),
             1.0 if math.isnan(score) else score,
             config,
             duration=float(question["duration"]),

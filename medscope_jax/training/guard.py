@@ -10,7 +10,7 @@ import numpy as np
 
 from medscope_jax.errors import NotFiniteError
 from medscope_jax.files import write_bytes
-from medscope_jax.training.state import SKIPS_TO_STOP, TrainState
+from medscope_jax.training.train_state import SKIPS_TO_STOP, TrainState
 
 _PIXELS = "frames"  # may show names, and being bytes are always finite
 

@@ -15,7 +15,7 @@ from medscope_jax.dialogue import Layout, load_qwen_tokenizer, protocol
 from medscope_jax.distributed import abstract, make_mesh, param_shardings
 from medscope_jax.errors import UserError
 from medscope_jax.models import ModelConfig, frame_grid, load_params
-from medscope_jax.models.preprocessor import pixel_limits
+from medscope_jax.models.hf.preprocessor import pixel_limits
 from medscope_jax.models.weights import weight_shapes
 from medscope_jax.rollout import vocabulary
 from medscope_jax.training.run import Run

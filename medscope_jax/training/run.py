@@ -12,6 +12,14 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from medscope_jax.bank import FrameBank, make_bank
+from medscope_jax.data.open_suite import (
+    make_suite,
+    suite_records,
+    suite_rows,
+    suite_texts,
+    suite_videos,
+)
 from medscope_jax.dialogue import (
     Layout,
     Tokenizer,
@@ -23,20 +31,13 @@ from medscope_jax.dialogue import (
     train_tokenizer,
 )
 from medscope_jax.distributed import check_device, make_mesh, on_mesh
-from medscope_jax.distributed.processes import fetch
+from medscope_jax.distributed.multihost import fetch
 from medscope_jax.errors import UserError
 from medscope_jax.models import ModelConfig, encode_frames, for_mesh, frame_grid, model_config
 from medscope_jax.rollout import RolloutConfig, Vocabulary, make_rollout, vocabulary
 from medscope_jax.training.imported import check_companions, keep_companions
-from medscope_jax.training.suite import (
-    make_suite,
-    suite_records,
-    suite_rows,
-    suite_texts,
-    suite_videos,
-)
 from medscope_jax.training.workdir import Workdir
-from medscope_jax.video import FrameBank, Video, make_bank, pair_frames
+from medscope_jax.video import Video, pair_frames
 
 ENCODE_FRAMES = 512  # frames of one call of the vision tower when a bank is made
 jitted_encode = jax.jit(encode_frames, static_argnums=1)  # one, so that it compiles once for all

@@ -10,15 +10,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from medscope_jax.dialogue import Role, Row
-from medscope_jax.distributed import on_mesh
-from medscope_jax.distributed.processes import local_rows, put_batch
-from medscope_jax.errors import UserError
-from medscope_jax.files import write_text
-from medscope_jax.training import lengths
-from medscope_jax.training.bank import split_bank
-from medscope_jax.training.data import make_batches, mix
-from medscope_jax.training.examples import (
+from medscope_jax.data.batches import make_batches, mix
+from medscope_jax.data.examples import (
     clip_example,
     clip_row,
     compact,
@@ -26,11 +19,18 @@ from medscope_jax.training.examples import (
     dialogue_row,
     measure_rows,
 )
+from medscope_jax.data.open_suite import has_part
+from medscope_jax.dialogue import Role, Row
+from medscope_jax.distributed import on_mesh
+from medscope_jax.distributed.multihost import local_rows, put_batch
+from medscope_jax.errors import UserError
+from medscope_jax.files import write_text
+from medscope_jax.training import length_bucketing as lengths
 from medscope_jax.training.run import Run, Split, load_records
+from medscope_jax.training.split_bank import split_bank
 from medscope_jax.training.stage import Batches, Update, shardings_of
-from medscope_jax.training.state import optimizer_of
 from medscope_jax.training.steps import sft_step
-from medscope_jax.training.suite import has_part
+from medscope_jax.training.train_state import optimizer_of
 from medscope_jax.visible import shown
 
 # What each stage reads: parts of the suite, mixed in the proportion of their sizes.

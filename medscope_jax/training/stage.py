@@ -12,18 +12,19 @@ import optax
 from medscope_jax.distributed import param_shardings
 from medscope_jax.errors import UserError
 from medscope_jax.models import init_params, rounding_error
-from medscope_jax.training.checkpoint import Checkpoints
-from medscope_jax.training.guard import stop_if_not_finite
-from medscope_jax.training.imported import imported_params
-from medscope_jax.training.metrics import MetricsWriter, Progress
-from medscope_jax.training.run import Run, model_key
-from medscope_jax.training.start import (
+from medscope_jax.models.initialization import (
     with_balanced_scales,
     with_copying_heads,
     with_local_heads,
     with_ticks,
 )
-from medscope_jax.training.state import (
+from medscope_jax.training.checkpoint import Checkpoints
+from medscope_jax.training.guard import stop_if_not_finite
+from medscope_jax.training.imported import imported_params
+from medscope_jax.training.metrics_log import MetricsWriter, Progress
+from medscope_jax.training.preemption import Stopped, StopSignals
+from medscope_jax.training.run import Run, model_key
+from medscope_jax.training.train_state import (
     KL_REFERENCES,
     TrainState,
     abstract_state,
@@ -34,7 +35,6 @@ from medscope_jax.training.state import (
     trained,
     updates_of,
 )
-from medscope_jax.training.stopping import Stopped, StopSignals
 from medscope_jax.training.workdir import Workdir
 
 STAGES = ("warm_up", "passive", "cold_start", "ga_grpo")

@@ -13,9 +13,9 @@ import optax
 from medscope_jax.dialogue import Episode
 from medscope_jax.models import ModelConfig, encode_frames, join_params, split_lora
 from medscope_jax.rl import LossConfig, loss_normalizer, policy_loss, reference_kl
+from medscope_jax.training.logprobs import find_targets, packed_logprobs, token_logprobs
 from medscope_jax.training.packing import Packing
-from medscope_jax.training.scores import find_targets, packed_logprobs, token_logprobs
-from medscope_jax.training.state import TrainState, apply_gradients, trained
+from medscope_jax.training.train_state import TrainState, apply_gradients, trained
 
 
 def sft_step(

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
+from medscope_jax.bank.bank_codec import check_dtype
 from medscope_jax.dialogue import Layout, protocol
 from medscope_jax.errors import UserError
 from medscope_jax.rl import UNSCORED, AdvantageConfig, LossConfig, RewardConfig, make_judge
 from medscope_jax.training.run import layouts, with_vocabulary
 from medscope_jax.training.stage import STAGES
-from medscope_jax.video.bank_codec import check_dtype
 from medscope_jax.video.frames import RESAMPLES
 
 # Keys by the least value that they may have; {stage} stands for each of STAGES.

@@ -21,10 +21,10 @@ from ml_collections import ConfigDict
 
 from medscope_jax.config import check_keys, from_json, to_json
 from medscope_jax.errors import UserError, one_line
-from medscope_jax.evaluation import read_results
 from medscope_jax.files import is_there, write_text
 from medscope_jax.locks import alone
 from medscope_jax.manifest import seal
+from medscope_jax.metrics import read_results
 from medscope_jax.stored import read_json
 from medscope_jax.visible import shown
 

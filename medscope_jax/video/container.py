@@ -14,7 +14,8 @@ from collections.abc import Iterator
 import av
 import numpy as np
 
-from medscope_jax.video import clock, deinterlace, formats, limits
+from medscope_jax.video import clock, deinterlace, formats
+from medscope_jax.video import size_limits as limits
 from medscope_jax.video.clock import Clock
 from medscope_jax.video.demux import Packets, Source
 from medscope_jax.video.frames import (

@@ -14,7 +14,8 @@ import av
 import numpy as np
 from av.container.core import Flags
 
-from medscope_jax.video import formats, limits
+from medscope_jax.video import formats
+from medscope_jax.video import size_limits as limits
 from medscope_jax.video.fields import FieldProbe
 from medscope_jax.video.frames import VideoError
 

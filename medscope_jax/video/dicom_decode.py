@@ -17,7 +17,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from medscope_jax.video import limits
+from medscope_jax.video import size_limits as limits
 from medscope_jax.video.dicom_frames import Places
 from medscope_jax.video.dicom_header import Header
 from medscope_jax.video.dicom_jpeg import decode_baseline, frame_info

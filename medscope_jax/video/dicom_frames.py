@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from medscope_jax.video import limits
+from medscope_jax.video import size_limits as limits
 from medscope_jax.video.dicom_elements import ITEM, SEQUENCE_END
 from medscope_jax.video.dicom_header import Header
 from medscope_jax.video.dicom_tags import EXTENDED_OFFSETS

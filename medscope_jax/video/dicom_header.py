@@ -18,7 +18,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from medscope_jax.video import limits
+from medscope_jax.video import size_limits as limits
 from medscope_jax.video.dicom_elements import (
     UNDEFINED,
     BrokenElements,

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from medscope_jax.video import limits
+from medscope_jax.video import size_limits as limits
 from medscope_jax.video.dicom_elements import Elements
 from medscope_jax.video.dicom_tags import (
     CINE_RATE,

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ImageOps, JpegImagePlugin, PngImagePlugin
 
-from medscope_jax.video import limits
+from medscope_jax.video import size_limits as limits
 from medscope_jax.video.frames import (
     Reading,
     VideoError,

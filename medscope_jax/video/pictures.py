@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import av
 import numpy as np
 
-from medscope_jax.video import demux, limits
+from medscope_jax.video import demux
+from medscope_jax.video import size_limits as limits
 from medscope_jax.video.demux import Packets, Source
 from medscope_jax.video.frames import VideoError
 from medscope_jax.video.streams import Stream

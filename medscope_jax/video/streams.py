@@ -10,7 +10,8 @@ import av.logging
 import numpy as np
 from av.stream import Disposition
 
-from medscope_jax.video import demux, formats, limits
+from medscope_jax.video import demux, formats
+from medscope_jax.video import size_limits as limits
 from medscope_jax.video.demux import Columns, Packets, Source
 from medscope_jax.video.ends import Extent, end_notes
 from medscope_jax.video.frames import VideoError

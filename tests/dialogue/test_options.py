@@ -8,17 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medscope_jax.bank import stack_bank
+from medscope_jax.data.examples import clip_row, dialogue_row
 from medscope_jax.dialogue import Layout, Role, protocol, question_text, stamp_ids, train_tokenizer
 from medscope_jax.dialogue.options import choices
 from medscope_jax.errors import UserError
-from medscope_jax.evaluation import render_trace
-from medscope_jax.evaluation.traces import make_trace
+from medscope_jax.report import render_trace
+from medscope_jax.report.make_trace import make_trace
 from medscope_jax.rl import make_judge
 from medscope_jax.rl.endpoint import judge_messages
 from medscope_jax.rollout import Trajectory, make_prompts, prompt_width, row_keys
-from medscope_jax.training.examples import clip_row, dialogue_row
-from medscope_jax.video import Video, stack_bank
-from tfds_builders.conversation import conversation
+from medscope_jax.video import Video
+from tfds_builders.messages import conversation
 
 RECORD = {
     "id": "eval-7",

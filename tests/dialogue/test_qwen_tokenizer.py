@@ -14,6 +14,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medscope_jax.bank import stack_bank
 from medscope_jax.dialogue import (
     Layout,
     Role,
@@ -31,7 +32,6 @@ from medscope_jax.dialogue.qwen_tokenizer import SINGLE_TAGS, qwen_tokenizer
 from medscope_jax.errors import UserError
 from medscope_jax.rollout import observe, vocabulary
 from medscope_jax.tools import Call, CallStatus, interpret, parse_call
-from medscope_jax.video import stack_bank
 from tests.dialogue import qwen_files
 
 LAYOUT = Layout(

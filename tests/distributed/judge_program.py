@@ -3,7 +3,7 @@
 import sys
 from types import SimpleNamespace
 
-from medscope_jax.distributed.processes import join_processes
+from medscope_jax.distributed.multihost import join_processes
 from medscope_jax.evaluate import judge_of
 
 JUDGE = {"model": "odd", "timeout": 10.0, "concurrency": 2, "temperature": 0, "max_failed": 0.0}

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from medscope_jax.bank import take_videos
 from medscope_jax.distributed import batch_shardings, make_mesh, state_shardings
-from medscope_jax.distributed.processes import (
+from medscope_jax.distributed.multihost import (
     fetch,
     is_first,
     join_processes,
@@ -26,9 +27,8 @@ from medscope_jax.models import init_params, model_config
 from medscope_jax.rl import LossConfig
 from medscope_jax.rollout import RolloutConfig, make_rollout, row_keys, vocabulary
 from medscope_jax.training.packing import Packing
-from medscope_jax.training.state import init_state
 from medscope_jax.training.steps import ga_grpo_step, sft_step
-from medscope_jax.video import take_videos
+from medscope_jax.training.train_state import init_state
 from tests.rollout.rollout_cases import LAYOUT, make_prompts, make_world
 from tests.training import step_cases as cases
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medscope_jax.models import Kind, ModelConfig, TextConfig, VisionConfig, hf_config, token_kinds
+from medscope_jax.models import Kind, ModelConfig, TextConfig, VisionConfig, token_kinds
+from medscope_jax.models.hf import hf_config
 from tests.models import model_cases
 
 UNIT = 28  # pixels a side of a merged token

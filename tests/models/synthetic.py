@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medscope_jax.models import ModelConfig, hf_config, hf_shapes, safetensors_io
+from medscope_jax.models import ModelConfig, hf_shapes
+from medscope_jax.models.hf import hf_config, safetensors_io
 from tests.models import model_cases
 
 COMPANIONS = {  # stand-ins: convert copies them as they are

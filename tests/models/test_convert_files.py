@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from medscope_jax.errors import UserError
-from medscope_jax.models import safetensors_io
-from medscope_jax.models.safetensors_io import Planned
+from medscope_jax.models.hf import safetensors_io
+from medscope_jax.models.hf.safetensors_io import Planned
 
 TENSORS = {
     "a.weight": np.arange(12, dtype=np.float32).reshape(4, 3),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medscope_jax import convert, models
-from medscope_jax.models import safetensors_io
+from medscope_jax.models.hf import safetensors_io
 from tests.models import model_cases, synthetic
 
 torch = pytest.importorskip("torch", reason="the live comparison needs PyTorch")

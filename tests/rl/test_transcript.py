@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medscope_jax.evaluation.grounding import answer_spans, stated_window
-from medscope_jax.evaluation.scoring import score
-from medscope_jax.evaluation.traces import make_trace
+from medscope_jax.metrics.grounding import answer_spans, stated_window
+from medscope_jax.metrics.scoring import score
+from medscope_jax.report.make_trace import make_trace
 from medscope_jax.rl import extract_answer, format_reward, last_valid_calls, score_transcript
 from medscope_jax.rl.transcript import elements
 from medscope_jax.rollout import Trajectory

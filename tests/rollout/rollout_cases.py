@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from medscope_jax.bank import flat_tokens, stack_bank
 from medscope_jax.dialogue import Layout, Role, build_episode, pad_row, protocol, train_tokenizer
 from medscope_jax.models import init_params, model_config
 from medscope_jax.rollout import (
@@ -16,8 +17,8 @@ from medscope_jax.rollout import (
     sample,
     vocabulary,
 )
-from medscope_jax.training.scores import find_targets, token_logprobs
-from medscope_jax.video import flat_tokens, preview_indices, stack_bank
+from medscope_jax.training.logprobs import find_targets, token_logprobs
+from medscope_jax.video import preview_indices
 
 LAYOUT = Layout(
     length=256,

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from medscope_jax import models
+from medscope_jax.bank import make_bank
 from medscope_jax.dialogue import (
     Layout,
     Role,
@@ -30,7 +31,7 @@ from medscope_jax.rollout import (
     row_keys,
     vocabulary,
 )
-from medscope_jax.video import Video, make_bank
+from medscope_jax.video import Video
 from tests.models import model_cases
 
 HEIGHT, WIDTH, GRID = 56, 84, (2, 3)

@@ -12,9 +12,9 @@ import signal
 import sys
 import traceback
 
+from medscope_jax.phantom.suite_config import suite_config
 from tests.tfds_builders import clinvideo_cases as cases
 from tfds_builders.prepare import prepare_suite
-from tfds_builders.suite import suite_config
 
 _CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
 

@@ -6,11 +6,11 @@ import unicodedata
 
 import pytest
 
+from medscope_jax.data.clinvideo_reader import load_part, video_rows
 from medscope_jax.errors import UserError
 from tests.tfds_builders import clinvideo_cases as cases
 from tfds_builders.build import build
-from tfds_builders.card import main as card
-from tfds_builders.clinvideo import load_part, video_rows
+from tfds_builders.card.__main__ import main as card
 
 TABLE = """Video;Question;Answer;Spans
 Op\u00e9ration.mp4;When is the clip closed?;;2,0-9,0

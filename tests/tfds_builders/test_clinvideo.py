@@ -8,13 +8,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from medscope_jax.dialogue.chat_template import render_chat
-from medscope_jax.errors import UserError
-from medscope_jax.video import read_video
-from tests.tfds_builders import clinvideo_cases as cases
-from tests.tfds_builders.clinvideo_cases import build_all, digest
-from tfds_builders.build import build, main
-from tfds_builders.clinvideo import (
+from medscope_jax.data.clinvideo_reader import (
     load_frames,
     load_part,
     splits_of,
@@ -22,10 +16,15 @@ from tfds_builders.clinvideo import (
     video_rows,
     video_settings,
 )
-from tfds_builders.manual import VideoSettings
-from tfds_builders.phantom_suite.records import SPLITS_OF_PART
-from tfds_builders.spread import workers
-from tfds_builders.suite import PARTS
+from medscope_jax.data.listing import VideoSettings
+from medscope_jax.dialogue.chat_template import render_chat
+from medscope_jax.errors import UserError
+from medscope_jax.parts import PARTS, SPLITS_OF_PART
+from medscope_jax.video import read_video
+from tests.tfds_builders import clinvideo_cases as cases
+from tests.tfds_builders.clinvideo_cases import build_all, digest
+from tfds_builders.build import build, main
+from tfds_builders.parallel import workers
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +77,7 @@ def test_every_video_is_stored_once_with_its_own_times(folders):
 def evidence(record, times):
     """Frames of the evidence, once more: plain loops over the times."""
     spans = [tuple(map(float, span)) for span in record["evidence"]]
-    moment = float(record["evidence_frame"])
+    moment = float(record["evidence_time"])
     chosen, frames = set(), []
     for start, end in spans + ([(moment, moment)] if moment >= 0 else []):
         start, end = np.float32(start), np.float32(end)
@@ -97,7 +96,9 @@ def test_evidence_in_frames_and_mask(folders):
     for record in records:
         video = videos[record["video"]]
         frames, mask = evidence(record, video["times"])
-        np.testing.assert_array_equal(record["evidence_frames"].reshape(-1, 2).tolist(), frames)
+        np.testing.assert_array_equal(
+            record["evidence_frame_range"].reshape(-1, 2).tolist(), frames
+        )
         np.testing.assert_array_equal(record["evidence_mask"], mask)
         assert record["duration"] == np.float32(video["duration"])
         assert (record["evidence"] <= record["duration"]).all()
@@ -238,7 +239,7 @@ def test_other_splits_need_overwrite(tmp_path):
     with pytest.raises(UserError, match="not one example"):
         build_all(manual, data, config="rl", overwrite=True)
     build_all(manual, data, config="eval")
-    assert load_part(data, "eval", "test")[0]["evidence_frames"].tolist() == [[2, 4]]
+    assert load_part(data, "eval", "test")[0]["evidence_frame_range"].tolist() == [[2, 4]]
 
 
 def test_one_line_for_mistakes(folders, tmp_path, refusal):

@@ -13,21 +13,22 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from medscope_jax.bank.bank_build import build_bank
+from medscope_jax.bank.bank_file import PARTIAL
+from medscope_jax.bank.bank_store import bank_path, load_bank
+from medscope_jax.data.clinvideo_reader import built_folder, load_frames, load_part, video_settings
+from medscope_jax.data.listing import VideoSettings
+from medscope_jax.encode import frame_sources
 from medscope_jax.errors import UserError
-from medscope_jax.training.bank import preprocessing
+from medscope_jax.training.split_bank import preprocessing
 from medscope_jax.video import read_video
-from medscope_jax.video.bank_build import build_bank
-from medscope_jax.video.bank_file import PARTIAL
-from medscope_jax.video.bank_store import bank_path, load_bank
 from tests.tfds_builders import clinvideo_cases as cases
-from tfds_builders import plan as plan_room
-from tfds_builders import spread
-from tfds_builders.bank import frame_sources
+from tfds_builders import parallel as spread
+from tfds_builders import video_plan as plan_room
 from tfds_builders.build import build
-from tfds_builders.clinvideo import built_folder, load_frames, load_part, video_settings
 from tfds_builders.clinvideo_frames.clinvideo_frames import ClinvideoFrames, _deal
-from tfds_builders.manual import VideoSettings, read_manual
-from tfds_builders.plan import make_plan
+from tfds_builders.manual import read_manual
+from tfds_builders.video_plan import make_plan
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

@@ -12,17 +12,17 @@ import cv2
 import numpy as np
 import pytest
 
+from medscope_jax.data.clinvideo_reader import load_frames
 from medscope_jax.errors import UserError
 from tests.tfds_builders import clinvideo_cases as cases
 from tfds_builders.build import build
-from tfds_builders.clinvideo import load_frames
 from tfds_builders.inside import recordings_below
 from tfds_builders.manual import read_manual
-from tfds_builders.plan import content_hash, make_plan
 from tfds_builders.synthesis import __main__ as synthesis
-from tfds_builders.synthesis.config import SynthesisConfig
 from tfds_builders.synthesis.footage import find_videos, read_footage
 from tfds_builders.synthesis.items import Dropped
+from tfds_builders.synthesis.settings import SynthesisConfig
+from tfds_builders.video_plan import content_hash, make_plan
 
 SOURCE = {"name": "rec", "videos": "rec", "split": "train", "frame_rate": 2.0}
 

@@ -13,13 +13,14 @@ import time
 import numpy as np
 import pytest
 
+from medscope_jax.data.phantom_reader import load_frames, load_part, prepared_config, video_rows
 from medscope_jax.errors import UserError
 from medscope_jax.locks import alone
+from medscope_jax.parts import PARTS, SPLITS_OF_PART
+from medscope_jax.phantom.records import records
+from medscope_jax.phantom.suite_config import SuiteConfig, procedures
 from tfds_builders import prepare
-from tfds_builders.phantom_suite.records import SPLITS_OF_PART, records
 from tfds_builders.prepare import prepare_suite
-from tfds_builders.read import load_frames, load_part, prepared_config, video_rows
-from tfds_builders.suite import PARTS, SuiteConfig, procedures
 
 TINY = SuiteConfig(
     train_ophthalmic=1,
@@ -180,7 +181,7 @@ def test_killed_preparation_is_continued_to_the_same_bytes(tmp_path, workdir):
     code = (
         "import sys\n"
         "from tfds_builders.prepare import prepare_suite\n"
-        "from tfds_builders.suite import suite_config\n"
+        "from medscope_jax.phantom.suite_config import suite_config\n"
         "if __name__ == '__main__':\n"
         "    prepare_suite(sys.argv[1], suite_config(eval(sys.argv[2])), False, 2)\n"
     )

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from medscope_jax.data.batches import make_batches
 from medscope_jax.distributed import make_mesh
-from medscope_jax.distributed.processes import (
+from medscope_jax.distributed.multihost import (
     fetch,
     is_first,
     join_processes,
@@ -29,14 +30,13 @@ from medscope_jax.distributed.processes import (
 )
 from medscope_jax.errors import EXIT_STOPPED
 from medscope_jax.training.checkpoint import Checkpoints
-from medscope_jax.training.data import make_batches
-from medscope_jax.training.leaves import named
-from medscope_jax.training.metrics import MetricsWriter
+from medscope_jax.training.checkpoint_arrays import named
+from medscope_jax.training.metrics_log import MetricsWriter
+from medscope_jax.training.preemption import Stopped, StopSignals
 from medscope_jax.training.run import Run
 from medscope_jax.training.stage import run_stage, state_of
-from medscope_jax.training.state import optimizer_of
 from medscope_jax.training.steps import sft_step
-from medscope_jax.training.stopping import Stopped, StopSignals
+from medscope_jax.training.train_state import optimizer_of
 from tests.training import step_cases as cases
 
 STAGES = ("warm_up", "cold_start")

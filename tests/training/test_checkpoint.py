@@ -13,11 +13,11 @@ import optax
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from medscope_jax.data import batches as data_lib
 from medscope_jax.distributed import abstract, make_mesh, shard_state, state_shardings
 from medscope_jax.errors import UserError
-from medscope_jax.training import data as data_lib
 from medscope_jax.training.checkpoint import Checkpoints
-from medscope_jax.training.state import init_state, make_optimizer
+from medscope_jax.training.train_state import init_state, make_optimizer
 from tests.training import step_cases as cases
 
 

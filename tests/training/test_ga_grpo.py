@@ -12,7 +12,7 @@ from medscope_jax.tools import CallStatus, Tool
 from medscope_jax.training.ga_grpo import most_generated, summary_of
 from medscope_jax.training.groups import Groups, judge_all, reward_all
 from medscope_jax.training.packing import few_sizes
-from medscope_jax.training.rolling import Drawn, Rolled
+from medscope_jax.training.rollout_batch import Drawn, Rolled
 
 CALL = (
     '<tool_call>{"name": "crop_video", "arguments": {"start_time": %s, "end_time": %s}}</tool_call>'
@@ -27,7 +27,7 @@ def question(answer="left", evidence=((10.0, 20.0),), frame=-1.0):
         "answer": answer,
         "task": "vqa",
         "evidence": np.array(evidence, np.float32).reshape(-1, 2),
-        "evidence_frame": np.float32(frame),
+        "evidence_time": np.float32(frame),
         "duration": np.float32(60),
     }
 

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from medscope_jax.bank import FrameBank
 from medscope_jax.distributed import make_mesh
 from medscope_jax.errors import NotFiniteError
 from medscope_jax.training import ga_grpo
 from medscope_jax.training.checkpoint import Checkpoints
-from medscope_jax.training.metrics import MetricsWriter, read_metrics, without_timing
-from medscope_jax.training.rolling import Rolled
+from medscope_jax.training.metrics_log import MetricsWriter, read_metrics, without_timing
+from medscope_jax.training.rollout_batch import Rolled
 from medscope_jax.training.run import Run
 from medscope_jax.training.stage import run_stage, state_of
-from medscope_jax.training.state import apply_gradients
-from medscope_jax.video import FrameBank
+from medscope_jax.training.train_state import apply_gradients
 from tests.training import step_cases as cases
 from tests.training.group_cases import GROUP, LENGTH, STRIDE, make_groups
 from tpu_configs.cpu import get_config

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medscope_jax.training.groups import join_groups, pick_groups, replace_groups
-from medscope_jax.training.rolling import Rolled, draw_groups
+from medscope_jax.training.rollout_batch import Rolled, draw_groups
 from tests.training.group_cases import GROUP, STRIDE, make_groups, names_of, roles_of
 
 

@@ -11,17 +11,17 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
+from medscope_jax.data.batches import make_batches
 from medscope_jax.distributed import make_mesh
 from medscope_jax.errors import EXIT_NOT_FINITE, NotFiniteError, run_main
 from medscope_jax.rl import LossConfig
 from medscope_jax.training.checkpoint import Checkpoints
-from medscope_jax.training.data import make_batches
-from medscope_jax.training.metrics import MetricsWriter, read_metrics
+from medscope_jax.training.metrics_log import MetricsWriter, read_metrics
 from medscope_jax.training.packing import Packing
 from medscope_jax.training.run import Run
 from medscope_jax.training.stage import run_stage, state_of
-from medscope_jax.training.state import apply_gradients, init_state, make_optimizer
 from medscope_jax.training.steps import ga_grpo_step, sft_step
+from medscope_jax.training.train_state import apply_gradients, init_state, make_optimizer
 from tests.training import step_cases as cases
 
 STAGE = {"steps": 12, "batch_size": 2, "learning_rate": 1e-2, "train_vision": False}

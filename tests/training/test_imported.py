@@ -12,8 +12,9 @@ from medscope_jax import ask, convert, train
 from medscope_jax.config import load_config
 from medscope_jax.distributed import make_mesh
 from medscope_jax.errors import UserError
-from medscope_jax.models import export_hf, read_model, safetensors_io
-from medscope_jax.training.check import check_config
+from medscope_jax.models import export_hf, read_model
+from medscope_jax.models.hf import safetensors_io
+from medscope_jax.training.config_checks import check_config
 from medscope_jax.training.imported import (
     check_companions,
     imported_params,

@@ -18,7 +18,7 @@ import pytest
 
 from medscope_jax.distributed import check_device, make_mesh
 from medscope_jax.training.checkpoint import Checkpoints
-from medscope_jax.training.metrics import read_metrics, without_timing
+from medscope_jax.training.metrics_log import read_metrics, without_timing
 from medscope_jax.training.run import make_run
 from medscope_jax.training.stage import STAGES, state_of
 from medscope_jax.training.workdir import Workdir, read_workdir

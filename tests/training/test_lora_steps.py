@@ -19,14 +19,14 @@ from medscope_jax.dialogue import Role
 from medscope_jax.distributed import batch_shardings, make_mesh, param_shardings, state_shardings
 from medscope_jax.rl import LossConfig
 from medscope_jax.training.packing import Packing
-from medscope_jax.training.state import (
+from medscope_jax.training.steps import ga_grpo_step, sft_step
+from medscope_jax.training.train_state import (
     init_state,
     kl_reference,
     make_optimizer,
     stage_params,
     trained,
 )
-from medscope_jax.training.steps import ga_grpo_step, sft_step
 from tests.training import step_cases as cases
 
 ROWS, TARGETS = 8, 10

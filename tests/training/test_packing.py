@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from medscope_jax.dialogue import Role
 from medscope_jax.distributed import make_mesh, on_mesh
+from medscope_jax.training.logprobs import find_targets, packed_logprobs
 from medscope_jax.training.packing import Packing, measure_packing, pack
-from medscope_jax.training.scores import find_targets, packed_logprobs
 from tests.training import step_cases as cases
 
 TARGETS = 10

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from medscope_jax.data.batches import make_batches
 from medscope_jax.distributed import make_mesh
 from medscope_jax.training.checkpoint import Checkpoints
-from medscope_jax.training.data import make_batches
-from medscope_jax.training.metrics import MetricsWriter, read_metrics, without_timing
+from medscope_jax.training.metrics_log import MetricsWriter, read_metrics, without_timing
 from medscope_jax.training.run import Run
 from medscope_jax.training.stage import run_stage, state_of
-from medscope_jax.training.state import optimizer_of
 from medscope_jax.training.steps import sft_step
+from medscope_jax.training.train_state import optimizer_of
 from tests.training import step_cases as cases
 
 STEPS = 5

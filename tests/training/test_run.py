@@ -11,8 +11,8 @@ from medscope_jax.config import load_config
 from medscope_jax.dialogue import train_tokenizer
 from medscope_jax.distributed import make_mesh
 from medscope_jax.models import encode_frames, init_params
+from medscope_jax.planning.programs import programs
 from medscope_jax.training import run as run_room
-from medscope_jax.training.programs import programs
 from medscope_jax.training.run import (
     Split,
     load_split,

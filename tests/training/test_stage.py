@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from medscope_jax.data.batches import make_batches
 from medscope_jax.distributed import make_mesh
 from medscope_jax.training.checkpoint import Checkpoints
-from medscope_jax.training.data import make_batches
-from medscope_jax.training.metrics import MetricsWriter, read_metrics
+from medscope_jax.training.metrics_log import MetricsWriter, read_metrics
 from medscope_jax.training.run import Run
 from medscope_jax.training.stage import finished_params, run_stage, state_of
-from medscope_jax.training.state import apply_gradients, init_state, make_optimizer, updates_of
+from medscope_jax.training.train_state import (
+    apply_gradients,
+    init_state,
+    make_optimizer,
+    updates_of,
+)
 from tests.training import step_cases as cases
 
 

@@ -18,10 +18,10 @@ from medscope_jax import models
 from medscope_jax.dialogue import Role
 from medscope_jax.distributed import batch_shardings, make_mesh, state_shardings
 from medscope_jax.rl import LossConfig
+from medscope_jax.training.logprobs import find_targets
 from medscope_jax.training.packing import Packing
-from medscope_jax.training.scores import find_targets
-from medscope_jax.training.state import init_state
 from medscope_jax.training.steps import ga_grpo_step, sft_step
+from medscope_jax.training.train_state import init_state
 from tests.training import step_cases as cases
 
 ROWS, TARGETS = 8, 10

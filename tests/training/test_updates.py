@@ -12,8 +12,8 @@ from medscope_jax import models
 from medscope_jax.dialogue import Role
 from medscope_jax.rl import LossConfig
 from medscope_jax.training.packing import Packing
-from medscope_jax.training.state import init_state, kl_reference, stage_params
 from medscope_jax.training.steps import ga_grpo_step
+from medscope_jax.training.train_state import init_state, kl_reference, stage_params
 from tests.training import step_cases as cases
 
 ROWS, TEMPERATURE, KL = 8, 0.7, 0.5

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from medscope_jax.config import from_json, load_config
 from medscope_jax.errors import UserError
-from medscope_jax.evaluation import Scored, read_results, result_rows, write_results
+from medscope_jax.metrics import Scored, read_results, result_rows, write_results
 from medscope_jax.training import workdir as workdir_lib
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from medscope_jax.video import VideoError, read_video
-from medscope_jax.video.limits import MAX_PIXELS
+from medscope_jax.video.size_limits import MAX_PIXELS
 from tests.video.corpus_write import Track, write
 
 ROOT = Path(__file__).resolve().parents[2]

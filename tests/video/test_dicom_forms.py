@@ -19,7 +19,8 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
 )
 
-from medscope_jax.video import VideoError, limits, read_video
+from medscope_jax.video import VideoError, read_video
+from medscope_jax.video import size_limits as limits
 from medscope_jax.video.dicom import sniff
 from tests.video.dicom_files import encode_stream, without_meta, without_preamble
 

@@ -16,13 +16,13 @@ from rich.console import Console
 
 from benchmarks.damage_files import CONTAINERS, DAMAGES, damaged, good_recordings
 from medscope_jax import ask
+from medscope_jax.data.clinvideo_reader import load_frames
 from medscope_jax.errors import UserError
 from medscope_jax.video import VideoError, read_video
 from tests.video import corpus_interlaced
 from tests.video.corpus_pictures import SIZE
 from tests.video.corpus_write import Track, write
 from tfds_builders.build import build
-from tfds_builders.clinvideo import load_frames
 
 _MAGENTA = (220, 30, 220)
 # Endings, and streams of the good ones: of the bad ones' codecs, and of their size.

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
-from tfds_builders.manual import SPLITS, Manual
-from tfds_builders.plan import Plan, PlannedVideo
+from medscope_jax.parts import SPLITS
+from tfds_builders.manual import Manual
 from tfds_builders.quarantine import Quarantine
 from tfds_builders.shard import Shard, Written
-from tfds_builders.sharded import ShardedBuilder
+from tfds_builders.sharded_builder import ShardedBuilder
 from tfds_builders.stored_videos import join_listing, make_videos, video_features
+from tfds_builders.video_plan import Plan, PlannedVideo
 
 # Files of a split: up to so many videos one each; beyond that, so many files or more, of at most
 # so many videos. Few enough for a file system, enough for many workers.

@@ -8,19 +8,18 @@ from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
+from medscope_jax.data.built import open_dataset
+from medscope_jax.data.clinvideo_reader import built_folder
+from medscope_jax.data.listing import ListedVideo, read_listing
 from medscope_jax.errors import UserError
-from tfds_builders.built import open_dataset
-from tfds_builders.clinvideo import built_folder
+from medscope_jax.parts import PARTS, SPLITS_OF_PART
 from tfds_builders.manual import Manual, Source
-from tfds_builders.phantom_suite.records import SPLITS_OF_PART
-from tfds_builders.plan import Plan, source_rows
 from tfds_builders.quarantine import Quarantine
 from tfds_builders.record import Annotation, BadRow
 from tfds_builders.shard import Shard
-from tfds_builders.sharded import ShardedBuilder
+from tfds_builders.sharded_builder import ShardedBuilder
 from tfds_builders.stored_records import PlacedRow, make_records, record_features
-from tfds_builders.stored_videos import ListedVideo, read_listing
-from tfds_builders.suite import PARTS
+from tfds_builders.video_plan import Plan, source_rows
 
 # Rows of a shard: what a worker is handed, and what several of which wait in memory.
 _ROWS = 4096
@@ -46,14 +45,14 @@ class ClinvideoSuite(ShardedBuilder):
     which builds clinvideo_frames first where DATA has none; without --config it builds every part
     that has a row. tfds_builders/tfds.py is TFDS's `tfds build` for it.
 
-    What comes out: splits as in phantom_suite.records.SPLITS_OF_PART; the fields that its records
+    What comes out: splits as in medscope_jax.parts.SPLITS_OF_PART; the fields that its records
     documents, evidence in frames being the bank frames within each span (the nearest one where
     none is); and
       messages: str, JSON of the conversation in Hugging Face's form for records with turns, "" for
-        others; see tfds_builders/conversation.py
+        others; see tfds_builders/messages.py
     Records name their video by id; its frames are in clinvideo_frames.
 
-    A row's split is its video's (tfds_builders/plan.py). An rl question about a validation or test
+    A row's split is its video's (video_plan.py). An rl question about a validation or test
     video is a record of eval, so what a model is tested on never enters stage 3; other rows whose
     part has no such split are quarantined. So are rows that name another split, whose video is
     missing or can't be read, whose evidence is not a time of the video, or whose words hold tags of

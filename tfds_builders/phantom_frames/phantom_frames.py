@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from medscope_jax.data.phantom_reader import read_procedures
 from medscope_jax.video.decode import read_video
-from tfds_builders.read import read_procedures
 
 _JPEG_QUALITY = 95
 

@@ -4,11 +4,12 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from medscope_jax.video.phantom import from_json
-from tfds_builders.phantom_suite.records import SPLITS_OF_PART, records
-from tfds_builders.read import read_procedures
+from medscope_jax.data.phantom_reader import read_procedures
+from medscope_jax.parts import PARTS, SPLITS_OF_PART
+from medscope_jax.phantom.procedure import from_json
+from medscope_jax.phantom.records import records
+from medscope_jax.phantom.suite_config import suite_config
 from tfds_builders.record import record_fields
-from tfds_builders.suite import PARTS, suite_config
 
 
 class PhantomSuite(tfds.core.GeneratorBasedBuilder):

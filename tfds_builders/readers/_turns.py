@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from medscope_jax.dialogue.foreign import check_turns
 from medscope_jax.dialogue.protocol import crop_call, frame_call
+from medscope_jax.dialogue.sanitize import check_turns
 from medscope_jax.errors import UserError
 from medscope_jax.tools import CallStatus, Tool, parse_call
 from tfds_builders.record import Unusable

@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from medscope_jax.dialogue.foreign import clean_words
 from medscope_jax.dialogue.options import choices
+from medscope_jax.dialogue.sanitize import clean_words
 from medscope_jax.errors import UserError
 from tfds_builders.readers._files import parsed
 from tfds_builders.record import Unusable

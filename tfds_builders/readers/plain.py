@@ -23,7 +23,7 @@ The file's ending decides: .csv or .tsv; .jsonl; or .json, one list of the same 
                                                                     cap and qa only
     note        anything                 anything                   no; is never read
 
-Times are seconds. Parts are those of tfds_builders.suite.PARTS, tasks grounding, vqa, perception,
+Times are seconds. Parts are those of medscope_jax.parts.PARTS, tasks grounding, vqa, perception,
 order, description and caption. A field that is empty or null is absent; one that is not in this
 table makes its row (in a header: every row) a bad one, since it is most likely a slip of the pen
 that would lose something. A CSV file has a header and double quotes; commas, semicolons (then
@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from medscope_jax.errors import UserError, closest
+from medscope_jax.parts import PARTS
 from medscope_jax.rl.intervals import Span
 from tfds_builders.readers._csv import csv_rows, unknown_field
 from tfds_builders.readers._fields import CAPTION_QUESTION, asked, options_in, video_names
@@ -55,7 +56,6 @@ from tfds_builders.readers._values import (
     texts,
 )
 from tfds_builders.record import Annotation, BadRow, Unusable
-from tfds_builders.suite import PARTS
 from tfds_builders.times import seconds, spans
 
 TASKS = ("grounding", "vqa", "perception", "order", "description", "caption")

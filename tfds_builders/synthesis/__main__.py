@@ -33,20 +33,20 @@ from tqdm import tqdm
 from medscope_jax.config import parse_arguments
 from medscope_jax.errors import UserError, run_main
 from medscope_jax.files import check_outputs, make_folder, write_text
+from medscope_jax.phantom.procedure import SOURCES, SPLITS, make_procedure
 from medscope_jax.rl.chat import open_client
 from medscope_jax.rl.chat_config import EndpointConfig
-from medscope_jax.video.phantom import SOURCES, SPLITS, make_procedure
 from medscope_jax.visible import shown
 from tfds_builders.synthesis.client import Client
-from tfds_builders.synthesis.config import SynthesisConfig
 from tfds_builders.synthesis.footage import find_videos, read_footage
 from tfds_builders.synthesis.journal import open_journal
-from tfds_builders.synthesis.phantom import phantom_ask, phantom_footage
+from tfds_builders.synthesis.phantom_writer import phantom_ask, phantom_footage
 from tfds_builders.synthesis.pipeline import STAGES, Source, Tally, run
-from tfds_builders.synthesis.report import print_stages, stages_json
 from tfds_builders.synthesis.rows import row_line
+from tfds_builders.synthesis.settings import SynthesisConfig
+from tfds_builders.synthesis.synthesis_report import print_stages, stages_json
 
-_WHERE = " Thresholds and sizes are explained in tfds_builders/synthesis/config.py."
+_WHERE = " Thresholds and sizes are explained in tfds_builders/synthesis/settings.py."
 _FLAGS = {
     "--out": {"required": True, "metavar": "FILE", "help": "the rows to write, .jsonl"},
     "--manual_dir": {"metavar": "DIR", "help": "folder of recordings"},
@@ -169,7 +169,7 @@ def phantom_rows(
         for i in range(flags.phantom)
     ]
     if flags.videos:
-        from medscope_jax.video.phantom_render import write_video
+        from medscope_jax.phantom.render import write_video
 
         folder = pathlib.Path(flags.videos)
         make_folder(folder)

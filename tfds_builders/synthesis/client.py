@@ -11,9 +11,9 @@ from medscope_jax.errors import UserError
 from medscope_jax.rl.chat import persist
 from medscope_jax.rl.chat_config import EndpointConfig
 from medscope_jax.rl.chat_reply import AttemptFailed, Completion
-from tfds_builders.synthesis.config import SynthesisConfig
 from tfds_builders.synthesis.items import AskFailed, Reply, Request
 from tfds_builders.synthesis.journal import Journal
+from tfds_builders.synthesis.settings import SynthesisConfig
 from tfds_builders.synthesis.wire import request_body
 
 _LOG = logging.getLogger(__name__)

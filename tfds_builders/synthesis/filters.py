@@ -6,9 +6,9 @@ from medscope_jax.rl.choices import named_options
 from medscope_jax.rl.endpoint import parse_score
 from medscope_jax.rl.judge import judge_answer
 from medscope_jax.rl.words import normalize_answer
-from tfds_builders.synthesis.config import SynthesisConfig
 from tfds_builders.synthesis.footage import frames_inside, frames_outside, local_window
 from tfds_builders.synthesis.items import Ask, Dropped, Frame, Outcome, Question, Request
+from tfds_builders.synthesis.settings import SynthesisConfig
 from tfds_builders.synthesis.stages import for_each
 from tfds_builders.synthesis.wire import ask_object
 

@@ -14,8 +14,8 @@ from medscope_jax.video.decode import iter_frames
 from medscope_jax.video.frames import VideoError, preview_indices
 from medscope_jax.video.resize import bucket_size
 from tfds_builders.inside import NO_VIDEO, recording_fault, recordings_below
-from tfds_builders.synthesis.config import SynthesisConfig
 from tfds_builders.synthesis.items import Dropped, Footage, Frame, Span
+from tfds_builders.synthesis.settings import SynthesisConfig
 
 # How the command offers what read_video does about a fault.
 _REMEDIES = {"frame_rate": "--frame_rate RATE", "partial": "--partial"}

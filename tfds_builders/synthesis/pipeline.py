@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tfds_builders.synthesis.config import SynthesisConfig
 from tfds_builders.synthesis.filters import EASY, blind, verify
 from tfds_builders.synthesis.items import (
     Ask,
@@ -17,8 +16,9 @@ from tfds_builders.synthesis.items import (
     Request,
 )
 from tfds_builders.synthesis.rows import Made, rows_of
+from tfds_builders.synthesis.settings import SynthesisConfig
 from tfds_builders.synthesis.stages import caption, for_each, merge, questions, segment
-from tfds_builders.synthesis.teacher import teach, think
+from tfds_builders.synthesis.trajectories import teach, think
 
 STAGES = (
     "read",

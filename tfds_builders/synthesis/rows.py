@@ -5,10 +5,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfds_builders.phantom_suite.teacher import answer_turn
-from tfds_builders.synthesis.config import SynthesisConfig
+from medscope_jax.phantom.teacher import answer_turn
 from tfds_builders.synthesis.footage import local_window
 from tfds_builders.synthesis.items import Clip, Question, Span, Trajectory
+from tfds_builders.synthesis.settings import SynthesisConfig
 
 _CAPTION_QUESTION = "Describe what the clip shows."
 # What a recording's split takes of the suite's parts. Where the builders choose the split ("") they

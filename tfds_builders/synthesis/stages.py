@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from medscope_jax.dialogue.foreign import clean_question
+from medscope_jax.dialogue.sanitize import clean_question
 from medscope_jax.errors import UserError
+from medscope_jax.phantom.questions import span_text
 from medscope_jax.rl.intervals import merge_spans
-from tfds_builders.phantom_suite.questions import span_text
-from tfds_builders.synthesis.config import SynthesisConfig
 from tfds_builders.synthesis.footage import frames_inside
 from tfds_builders.synthesis.items import (
     Ask,
@@ -28,6 +27,7 @@ from tfds_builders.synthesis.items import (
     joined,
     unrepeated,
 )
+from tfds_builders.synthesis.settings import SynthesisConfig
 from tfds_builders.synthesis.wire import ask_object
 
 TASKS = ("grounding", "vqa", "perception")

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from medscope_jax.rl.endpoint import judge_messages, without_thinking
-from tfds_builders.synthesis.config import SynthesisConfig
 from tfds_builders.synthesis.items import Ask, Dropped, Frame, Reply, Request
-from tfds_builders.synthesis.prompts import PROMPTS, stamp
+from tfds_builders.synthesis.request_texts import PROMPTS, stamp
+from tfds_builders.synthesis.settings import SynthesisConfig
 
 _REFUSAL = re.compile(
     r"\s*(?:I(?:'m| am) (?:very )?(?:sorry|unable|not able)|I (?:can(?:'|no)t|won't|must decline)|"

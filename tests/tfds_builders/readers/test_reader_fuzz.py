@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medscope_jax.dialogue.foreign import check_turns, clean_question
+from medscope_jax.dialogue.sanitize import check_turns, clean_question
+from medscope_jax.parts import PARTS
 from medscope_jax.rl import parse_intervals
 from tfds_builders.readers import read_source, source_names
 from tfds_builders.record import Annotation, BadRow, make_record
-from tfds_builders.suite import PARTS
 
 SECRET = "Doe8Jane"  # is in every text of the structured files, and never in a reason
 

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from medscope_jax.dialogue.foreign import check_turns
 from medscope_jax.dialogue.protocol import crop_call, frame_call
+from medscope_jax.dialogue.sanitize import check_turns
 
 THINK = "<think>I look closer.</think>"
 CROP = (

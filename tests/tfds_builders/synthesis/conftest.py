@@ -15,9 +15,9 @@ import pytest
 from medscope_jax.rl.chat import open_client
 from medscope_jax.rl.chat_config import EndpointConfig
 from tfds_builders.synthesis.client import Client
-from tfds_builders.synthesis.config import SynthesisConfig
 from tfds_builders.synthesis.items import Footage, Frame, Question
 from tfds_builders.synthesis.journal import open_journal
+from tfds_builders.synthesis.settings import SynthesisConfig
 
 KEY = "sk-not-to-be-seen-anywhere"
 

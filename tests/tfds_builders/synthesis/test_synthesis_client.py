@@ -10,9 +10,9 @@ import pytest
 
 from medscope_jax.errors import UserError
 from tests.tfds_builders.synthesis.request_cases import request
-from tfds_builders.synthesis.config import SynthesisConfig
 from tfds_builders.synthesis.items import AskFailed, Clip
 from tfds_builders.synthesis.pipeline import Tally, metered
+from tfds_builders.synthesis.settings import SynthesisConfig
 from tfds_builders.synthesis.stages import caption
 
 KEY = "sk-not-to-be-seen-anywhere"

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from tfds_builders.synthesis.config import SynthesisConfig
 from tfds_builders.synthesis.filters import blind, judged, verify
 from tfds_builders.synthesis.items import Reply
+from tfds_builders.synthesis.settings import SynthesisConfig
 
 
 class Model:

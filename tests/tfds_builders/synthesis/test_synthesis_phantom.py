@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from medscope_jax.dialogue.foreign import check_turns
+from medscope_jax.dialogue.sanitize import check_turns
+from medscope_jax.phantom.procedure import make_procedure
 from medscope_jax.tools import CallStatus, parse_call
 from medscope_jax.video.decode import read_video
-from medscope_jax.video.phantom import make_procedure
 from tfds_builders.readers import plain
 from tfds_builders.record import Annotation, make_record
 from tfds_builders.synthesis.__main__ import main

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from tests.tfds_builders.synthesis.request_cases import request
-from tfds_builders.synthesis.config import SynthesisConfig
 from tfds_builders.synthesis.items import Clip
+from tfds_builders.synthesis.settings import SynthesisConfig
 from tfds_builders.synthesis.stages import caption
 from tfds_builders.synthesis.wire import request_body
 

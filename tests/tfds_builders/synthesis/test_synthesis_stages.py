@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from tfds_builders.synthesis.config import SynthesisConfig
 from tfds_builders.synthesis.items import Clip, Footage, Frame, Reply
+from tfds_builders.synthesis.settings import SynthesisConfig
 from tfds_builders.synthesis.stages import caption, merge, questions, segment
 
 

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from tfds_builders.synthesis.config import SynthesisConfig
 from tfds_builders.synthesis.items import Reply
-from tfds_builders.synthesis.teacher import teach, think
+from tfds_builders.synthesis.settings import SynthesisConfig
+from tfds_builders.synthesis.trajectories import teach, think
 
 
 def call(name="crop_video", thought="I look closer.", **arguments):

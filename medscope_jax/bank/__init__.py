@@ -1,0 +1,11 @@
+"""The frame bank: visual tokens of sampled frames, in memory and on disk."""
+
+from medscope_jax.bank.frame_bank import FrameBank, flat_tokens, make_bank, stack_bank, take_videos
+
+__all__ = [
+    "FrameBank",
+    "flat_tokens",
+    "make_bank",
+    "stack_bank",
+    "take_videos",
+]

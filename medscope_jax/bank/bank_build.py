@@ -1,0 +1,263 @@
+"""Builds frame banks on disk: resumable, the same bytes whatever happened on the way.
+
+Each frame goes through the tower in the same batch and at the same place as in make_bank, even
+where only some of the batch's videos are still to be stored: on no back end is a frame's result
+promised to be the same to the bit at another place.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from medscope_jax.bank.bank_codec import RoundingError, check_dtype
+from medscope_jax.bank.bank_file import PARTIAL, DamagedBank, TokenWriter, opened
+from medscope_jax.bank.bank_key import BankKey, Preprocessing, differences, video_hash, video_hasher
+from medscope_jax.bank.bank_store import FrameSource, bank_path, write_index
+from medscope_jax.bank.frame_bank import make_bank
+from medscope_jax.errors import UserError, is_disk_full
+from medscope_jax.locks import alone
+from medscope_jax.video.frames import Video
+
+_BLOCK = 256  # frames in memory while a video is only hashed
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """What a build did.
+
+    Attributes:
+      key: reads what was built.
+      made, kept: how many videos were encoded, and how many were there already.
+      remade: why files that were there could not be kept, by id.
+      error: of all these videos' rounding; its frame and token are of the video `worst`.
+      worst: id of the video with the worst token; "" where nothing was rounded.
+    """
+
+    key: BankKey
+    made: int
+    kept: int
+    remade: Mapping[str, str]
+    error: RoundingError
+    worst: str
+
+
+@dataclasses.dataclass
+class _Job:
+    """One video on its way through the batches.
+
+    Attributes:
+      source: None once its last frame is through, so that it holds no memory.
+      content: its hash; "" until all of its frames were read.
+      reason: why it is encoded, "" if it is new; None if its file is kept.
+      hasher, writer: while it is encoded.
+    """
+
+    name: str
+    source: FrameSource | None
+    content: str
+    reason: str | None
+    hasher: Any = None
+    writer: TokenWriter | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Piece:
+    """Frames start .. stop - 1 of a video, as a part of a batch."""
+
+    job: _Job
+    start: int
+    stop: int
+    is_last: bool
+
+
+def build_bank(
+    folder: Path,
+    sources: Iterable[FrameSource],
+    encode: Callable[[jax.Array], jax.Array],
+    batch_frames: int,
+    preprocessing: Preprocessing,
+    weights: str,
+    dtype: str = "bfloat16",
+) -> Built:
+    """Encodes the videos that the folder has not yet, or not intact, and writes index.json.
+
+    Frames of all videos run through encode as in make_bank, batch_frames at a time across videos.
+    Memory holds one batch of frames and of tokens, and the sources that it touches. A build that is
+    killed has lost the one video whose file it was writing, and the batch in the tower. A second
+    process waits for the first.
+
+    Args:
+      folder: made if it is missing.
+      sources: the videos, always in the same order; taken one after another.
+      encode, batch_frames: as in make_bank.
+      preprocessing: what encode does with frames; they must have its size.
+      weights: weights_hash of the tower in encode.
+      dtype: bfloat16, int8 or float32.
+
+    Raises:
+      UserError: a source can't be used, the tower gives no finite values, or the disk is full.
+    """
+    check_dtype(dtype)
+    if batch_frames < 1:
+        raise ValueError(f"batch_frames must be at least 1, got {batch_frames}")
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = BankKey(preprocessing, weights, {})
+    jobs: dict[str, _Job] = {}
+    with alone(folder / ".lock"):
+        for left in folder.glob(f"*{PARTIAL}"):
+            left.unlink()
+        try:
+            for batch in _batches(_jobs(folder, sources, settings, dtype, jobs), batch_frames):
+                if any(piece.job.reason is not None for piece in batch):
+                    _encode(folder, batch, encode, batch_frames, settings, dtype)
+                for piece in batch:
+                    if piece.is_last:
+                        piece.job.source = None
+        finally:
+            for job in jobs.values():
+                if job.writer is not None:
+                    job.writer.abandon()
+        error, worst = write_index(folder, settings, dtype, set(jobs))
+    return Built(
+        BankKey(preprocessing, weights, {job.name: job.content for job in jobs.values()}),
+        made=sum(job.reason is not None for job in jobs.values()),
+        kept=sum(job.reason is None for job in jobs.values()),
+        remade={job.name: job.reason for job in jobs.values() if job.reason},
+        error=error,
+        worst=worst,
+    )
+
+
+def _jobs(
+    folder: Path,
+    sources: Iterable[FrameSource],
+    settings: BankKey,
+    dtype: str,
+    jobs: dict[str, _Job],
+) -> Iterator[_Job]:
+    """A job for each source, entered in jobs."""
+    for source in sources:
+        if source.id in jobs:
+            raise UserError(f"two videos have the id {source.id}")
+        if not len(source.times):
+            raise UserError(f"video {source.id} has no frames")
+        content, reason = _state(bank_path(folder, source.id), source, settings, dtype)
+        jobs[source.id] = _Job(source.id, source, content, reason)
+        yield jobs[source.id]
+
+
+def _state(
+    path: Path, source: FrameSource, settings: BankKey, dtype: str
+) -> tuple[str, str | None]:
+    """(hash or "", why the video must be encoded or None) of a video."""
+    if not path.exists():
+        return "", ""
+    try:
+        with opened(path) as (found, blocks):
+            if found["dtype"] != dtype:
+                return "", f"it was stored as {found['dtype']}"
+            different = differences(found, settings, None)
+            content = "" if different else _content(source)
+            different = different or differences(found, settings, content)
+            if different:
+                return "", f"it was made of {' and '.join(different)}"
+            for _ in blocks:
+                pass
+    except DamagedBank as error:
+        return "", f"it is damaged: {error}"
+    return content, None
+
+
+def _content(source: FrameSource) -> str:
+    total = len(source.times)
+    blocks = (source.read(at, min(at + _BLOCK, total)) for at in range(0, total, _BLOCK))
+    return video_hash(source.times, source.duration, blocks)
+
+
+def _batches(jobs: Iterable[_Job], batch_frames: int) -> Iterator[list[_Piece]]:
+    """All frames in order, cut into batches; the last one may be shorter."""
+    batch, room = [], batch_frames
+    for job in jobs:
+        start, total = 0, len(job.source.times)
+        while start < total:
+            stop = min(start + room, total)
+            batch.append(_Piece(job, start, stop, stop == total))
+            room -= stop - start
+            start = stop
+            if not room:
+                yield batch
+                batch, room = [], batch_frames
+    if batch:
+        yield batch
+
+
+def _encode(
+    folder: Path,
+    batch: list[_Piece],
+    encode: Callable[[jax.Array], jax.Array],
+    batch_frames: int,
+    settings: BankKey,
+    dtype: str,
+) -> None:
+    """Encodes a batch and hands its tokens to the videos that want them."""
+    size = settings.preprocessing.shape
+    pieces = []
+    for piece in batch:
+        frames = piece.job.source.read(piece.start, piece.stop)
+        if frames.shape != (piece.stop - piece.start, *size) or frames.dtype != np.uint8:
+            raise UserError(
+                f"video {piece.job.name}: frames {piece.start} to {piece.stop - 1} are "
+                f"{frames.dtype}{list(frames.shape)}, must be uint8 and each {list(size)}"
+            )
+        pieces.append(frames)
+    # To make_bank the batch is one video: it fills up the last batch and calls encode.
+    frames = np.concatenate(pieces)
+    whole = Video(frames, np.arange(len(frames), dtype=np.float64), float(len(frames)))
+    bank = make_bank(encode, [whole], lambda times: [[] for _ in times], batch_frames)
+    tokens, at = np.asarray(bank.tokens[0]), 0
+    for piece, frames in zip(batch, pieces, strict=True):
+        if piece.job.reason is not None:
+            _store(folder, piece, frames, tokens[at : at + len(frames)], settings, dtype)
+        at += len(frames)
+
+
+def _store(
+    folder: Path,
+    piece: _Piece,
+    frames: np.ndarray,
+    tokens: np.ndarray,
+    settings: BankKey,
+    dtype: str,
+) -> None:
+    """Adds a piece's tokens to its video's file, and finishes the file at the video's end."""
+    job, source = piece.job, piece.job.source
+    try:
+        if job.writer is None:
+            job.writer = TokenWriter(bank_path(folder, job.name), dtype)
+            job.hasher = video_hasher(source.times, source.duration)
+        job.hasher.update(np.ascontiguousarray(frames).reshape(-1))
+        job.writer.add(tokens)
+        if piece.is_last:
+            job.content = job.hasher.hexdigest()
+            job.writer.finish(
+                id=job.name,
+                times=np.asarray(source.times, np.float64).tolist(),
+                duration=float(source.duration),
+                content=job.content,
+                preprocessing=settings.preprocessing.to_json(),
+                weights=settings.weights,
+            )
+            job.writer = job.hasher = None
+    except UserError as error:
+        raise UserError(f"video {job.name}: {error}") from error
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        raise UserError(
+            f"disk full while storing the bank of video {job.name}; finished videos are kept; "
+            "free some space and run again"
+        ) from error

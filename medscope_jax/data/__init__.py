@@ -1,0 +1,1 @@
+"""Data sets as a run reads them: records, videos and batches."""

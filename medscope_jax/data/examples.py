@@ -1,0 +1,104 @@
+"""Records -> training examples: fixed-shape arrays, ready to batch."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from medscope_jax.dialogue import (
+    Layout,
+    Role,
+    Row,
+    Tokenizer,
+    build_episode,
+    pad_row,
+    question_text,
+)
+from medscope_jax.dialogue.sanitize import check_turns
+from medscope_jax.errors import UserError
+from medscope_jax.tools import Tool, select_frames_host
+from medscope_jax.video import Video, preview_indices
+
+
+def _words(record: Mapping) -> tuple[str, Sequence[str]]:
+    """The question, with its options, and the turns of a record, which may be anybody's."""
+    name = f"record {record['id']}"
+    check_turns(record["turns"], name)
+    return question_text(record, f"the question of {name}"), record["turns"]
+
+
+def clip_row(record: Mapping, video: Video, tokenizer: Tokenizer, layout: Layout):
+    """Stage 1: an episode about a clip whose frames it shows. Returns (Row, shown frame indices).
+
+    UserError where the record's words can't be part of a conversation, see dialogue.foreign. The
+    row's frame indices count within the shown frames, because their bank is made in the step.
+    """
+    start, end = (float(x) for x in record["window"])
+    indices, count = select_frames_host(
+        Tool.CROP_VIDEO, start, end, video.times, len(video.times), layout.window_frames
+    )
+    shown = indices[:count]
+    row = build_episode(
+        *_words(record),
+        range(count),
+        video.times[shown],
+        video.duration,
+        tokenizer,
+        layout,
+        tools=False,
+    )
+    return row, shown
+
+
+def clip_example(row: Row, shown: np.ndarray, video: Video, layout: Layout) -> dict:
+    """clip_row's result as arrays: tokens, frame, role [L] and frames uint8 [F, H, W, 3]."""
+    frames = np.zeros((layout.window_frames, *video.frames.shape[1:]), np.uint8)
+    frames[: len(shown)] = video.frames[shown]
+    return {**pad_row(row, layout.length), "frames": frames}
+
+
+def dialogue_row(
+    record: Mapping, video: Video, tokenizer: Tokenizer, layout: Layout, tools: bool
+) -> Row:
+    """Stage 2: the whole-video preview, then the record's turns with their observations.
+
+    tools: whether the prompt offers tools. That is the model's doing, not the record's: the passive
+    baseline reads the easy questions that everyone reads, in the words in which it will be asked.
+    """
+    return build_episode(
+        *_words(record),
+        preview_indices(len(video.times), layout.preview_frames),
+        video.times,
+        video.duration,
+        tokenizer,
+        layout,
+        tools=tools,
+    )
+
+
+def dialogue_example(row: Row, tokens: np.ndarray, layout: Layout, seen: int) -> dict:
+    """dialogue_row as arrays: tokens, frame, role [L], and visual [seen, D], which `frame` points
+    into.
+
+    tokens: [T, S, D] of the video. The example takes along what it shows, so that the devices hold
+    a batch's frames and no more. seen: visual slots of the longest row.
+    """
+    arrays = pad_row(row, layout.length)
+    shown = arrays["frame"] >= 0
+    visual = np.zeros((seen, tokens.shape[-1]), tokens.dtype)
+    visual[: np.count_nonzero(shown)] = tokens.reshape(-1, tokens.shape[-1])[arrays["frame"][shown]]
+    arrays["frame"] = np.where(shown, np.cumsum(shown) - 1, -1).astype(np.int32)
+    return {**arrays, "visual": visual}
+
+
+def compact(row: Row) -> Row:
+    """The row as small arrays, without its calls: laid out once, kept for every epoch."""
+    return Row(np.int32(row.tokens), np.int32(row.frame), np.int8(row.role), [])
+
+
+def measure_rows(rows: Sequence[Row], multiple: int = 8) -> tuple[int, int]:
+    """(slots, generated tokens) that hold every row, rounded up: shapes that waste little."""
+    if not rows:
+        raise UserError("the suite has no records for this stage")
+    slots = max(len(row.tokens) for row in rows)
+    generated = max(np.count_nonzero(np.equal(row.role, Role.GENERATED)) for row in rows)
+    return -slots // multiple * -multiple, -generated // multiple * -multiple

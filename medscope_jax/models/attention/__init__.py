@@ -1,0 +1,1 @@
+"""Attention: dense, and the kernels of TPUs (splash) and GPUs (cuDNN)."""

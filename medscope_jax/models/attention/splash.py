@@ -1,0 +1,159 @@
+"""Self-attention by JAX's Pallas kernel for TPUs ("splash": sparse flash attention).
+
+The kernel holds scores of one block of queries and keys at a time in the chip's fast memory and
+skips blocks that a mask leaves empty. Masks are rules on slot numbers, see attention.sees: nothing
+of length x length ever exists, on the chip or on the host. Padding is a matter of segments: real
+slots are of segment 1, the others of segment 0, and a slot sees its own segment only.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    BlockSizes,
+    SegmentIds,
+    make_splash_mha,
+)
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+from jax.sharding import NamedSharding, PartitionSpec
+
+from medscope_jax.distributed import ROWS, SLOTS, WIDTH, free_axes, split_size, usable_axes
+from medscope_jax.models.attention.dense import RowPlan, sees
+
+SMALLEST_BLOCK, LARGEST_BLOCK = 128, 512  # slots
+
+
+def attend_splash(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    real: jax.Array,
+    plan: RowPlan,
+    interpret: bool = False,
+) -> jax.Array:
+    """Attention of each slot to the real slots that its plan lets it see.
+
+    Args:
+        query: [B, L, H, hd]; key, value: [B, L, K, hd], H a multiple of K. L is a multiple of
+            SMALLEST_BLOCK, times the size of the mesh's context axis.
+        real: bool [B, L].
+        interpret: run the kernel's program without a TPU, slowly.
+
+    Returns:
+        [B, L, H, hd] in query's dtype; slots that are not real mean nothing.
+    """
+    batch, length, heads, width = query.shape
+    slots = usable_axes(length, SLOTS)
+    shards = length // split_size(length, SLOTS)
+    kernel = _kernel(length, plan, shards, interpret)
+    query, key, value = (x.transpose(0, 2, 1, 3) for x in (query * width**-0.5, key, value))
+    segments = real.astype(jnp.int32)
+
+    def attend(kernel, query, key, value, own, every):
+        return jax.vmap(lambda q, k, v, a, b: kernel(q, k, v, SegmentIds(a, b)))(
+            query, key, value, own, every
+        )
+
+    if free_axes():
+        # A kernel is one device's program: it is told what the device holds.
+        rows, width = usable_axes(batch, ROWS), usable_axes(key.shape[1], WIDTH)
+        rows, slots, width = (axes or None for axes in (rows, slots, width))
+        mesh = jax.sharding.get_abstract_mesh()
+        place = NamedSharding(mesh, PartitionSpec(None, slots))
+        whole = PartitionSpec(rows, width)
+        attend = jax.shard_map(
+            attend,
+            in_specs=(
+                kernel.manual_sharding_spec(place),
+                PartitionSpec(rows, width, slots),
+                whole,
+                whole,
+                PartitionSpec(rows, slots),
+                PartitionSpec(rows),
+            ),
+            out_specs=PartitionSpec(rows, width, slots),
+            axis_names=set(free_axes()),
+            check_vma=False,
+        )
+    out = attend(kernel, query, key, value, segments, segments)
+    return out.transpose(0, 2, 1, 3)
+
+
+def padding_for_splash(length: int, shards: int) -> int:
+    """Slots to add to `length`, so that blocks of a good size divide each shard of them."""
+    block = LARGEST_BLOCK if length >= shards * LARGEST_BLOCK else SMALLEST_BLOCK
+    return -length % (shards * block)
+
+
+@dataclasses.dataclass(frozen=True)
+class SlotMask(masks.Mask):
+    """attention.sees as the kernel wants it: a rule to compute, never an array of its shape."""
+
+    length: int
+    plan: RowPlan
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Queries and keys."""
+        return self.length, self.length
+
+    @functools.cached_property
+    def q_sequence(self) -> np.ndarray:
+        """int32 [L]: the slot of each query; with it, the kernel calls mask_function."""
+        return np.arange(self.length, dtype=np.int32)
+
+    @functools.cached_property
+    def mask_function(self) -> Callable:
+        """(slots of queries, slots of keys) -> bool."""
+        return functools.partial(sees, plan=self.plan)
+
+    def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
+        """bool, a block of the mask, or [1, 1] where all of the block is alike.
+
+        Only whether a block is full, empty or mixed counts. At 150,000 slots there are 80,000 of
+        them, and evaluating each would take minutes.
+        """
+        (top, bottom), (left, right) = ((s.start or 0, s.stop or self.length) for s in index)
+        prompt, rest = self.plan
+        if left >= bottom:
+            return np.zeros((1, 1), bool)
+        if right <= top + 1 and right <= prompt:
+            return np.ones((1, 1), bool)
+        if min(top, left) >= prompt:
+            first, last = ((slot - prompt) // rest for slot in (top, bottom - 1))
+            if first > (right - 1 - prompt) // rest:
+                return np.zeros((1, 1), bool)
+            if first == last == (left - prompt) // rest and right <= top + 1:
+                return np.ones((1, 1), bool)
+        queries, keys = np.arange(top, bottom), np.arange(left, right)
+        return sees(queries[:, None], keys, self.plan)
+
+
+def _kernel(length: int, plan: RowPlan, shards: int, interpret: bool):
+    """The kernel of all heads (they share a mask), its queries in `shards` parts."""
+    sizes = range(LARGEST_BLOCK, SMALLEST_BLOCK - 1, -SMALLEST_BLOCK)
+    block = next((size for size in sizes if length // shards % size == 0), None)
+    if block is None or length % shards:
+        raise ValueError(f"{length} slots do not split into {shards} x blocks of {SMALLEST_BLOCK}")
+    blocks = BlockSizes(
+        block_q=block,
+        block_kv=block,
+        block_kv_compute=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_kv_dkv_compute=block,
+        block_q_dq=block,
+        block_kv_dq=block,
+    )
+    return make_splash_mha(
+        masks.MultiHeadMask((SlotMask(length, plan),)),
+        block_sizes=blocks,
+        head_shards=1,
+        q_seq_shards=shards,
+        residual_checkpoint_name="attention",
+        interpret=interpret,
+    )

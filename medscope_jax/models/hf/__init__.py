@@ -1,0 +1,1 @@
+"""Hugging Face's folders: configurations, weights and adapters, in and out."""

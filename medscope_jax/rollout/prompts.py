@@ -1,0 +1,153 @@
+"""Between records and rollouts: questions become prompts, finished episodes become trajectories."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from medscope_jax.bank import FrameBank
+from medscope_jax.dialogue import (
+    Episode,
+    Layout,
+    Role,
+    Tokenizer,
+    build_prompt,
+    generated_text,
+    question_text,
+    turn_texts,
+)
+from medscope_jax.dialogue.episode import question_ids
+from medscope_jax.errors import UserError
+from medscope_jax.rollout.state import Prompts
+from medscope_jax.video import preview_indices
+
+
+@dataclasses.dataclass(frozen=True)
+class Trajectory:
+    """One finished rollout, read back on the host."""
+
+    text: str  # the transcript: turns and observations, see dialogue.generated_text
+    turns: list[str]  # the assistant's turns
+    calls: list[tuple]  # (tool, start, end, status) of each executed call, seconds
+    frames: list[list[int]]  # bank frames that each call's observation showed
+
+
+def prompt_width(
+    records: Sequence[Mapping],
+    times: Sequence[np.ndarray],
+    tokenizer: Tokenizer,
+    layout: Layout,
+    tools: bool,
+    spare: int = 1,
+) -> int:
+    """Slots that hold the prompt of every question: the longest one, rounded up to a multiple of 8.
+
+    What a frame's stamp takes depends on its time: "3.0" may be one token where "3.4" is four.
+
+    Args:
+        records: N questions, with their options; times [N]: the frame times [T] in seconds of the
+            video that each is about. Only those of the preview count.
+        tools: whether the prompt offers tools.
+        spare: slots of layout.length that every prompt must leave to what follows.
+
+    Raises:
+        UserError: no questions, one that can't be asked (see dialogue.foreign), or a prompt that
+            leaves fewer slots.
+    """
+    if not records:
+        raise UserError("there are no questions to roll out")
+    without: dict[bytes, int] = {}  # preview -> tokens of its prompt up to the question
+    empty = len(question_ids(tokenizer, "", tools))
+    longest, at = 0, ""
+    for record, when in zip(records, times, strict=True):
+        question = _asked(record)
+        shown = np.asarray(when, np.float64)[preview_indices(len(when), layout.preview_frames)]
+        key = shown.tobytes()
+        if key not in without:
+            row = build_prompt("", range(len(shown)), shown, tokenizer, layout, tools)
+            without[key] = len(row.tokens) - empty
+        count = without[key] + len(question_ids(tokenizer, question, tools))
+        if count > longest:
+            longest, at = count, question
+    over = longest + spare - layout.length
+    if over > 0:
+        raise UserError(
+            f"the prompt of {at[:60]!r} is {over} tokens too long for this model's conversations "
+            f"of {layout.length}: shorten the question, or train with a larger dialogue.length"
+        )
+    return min(-longest // 8 * -8, layout.length)
+
+
+def _asked(record: Mapping) -> str:
+    return question_text(record, f"the question {record['question'][:60]!r}")
+
+
+def make_prompts(
+    records: Sequence[Mapping],
+    videos: Sequence[int],
+    times: Sequence[np.ndarray],
+    bank: FrameBank,
+    keys,
+    width: int,
+    tokenizer: Tokenizer,
+    layout: Layout,
+    tools: bool,
+) -> Prompts:
+    """The prompts of P questions about videos [P] (rows of bank); times [P] of arrays, seconds.
+
+    records: question, and options or none; keys: [P, group] random keys.
+    """
+    stride = bank.tokens.shape[1] * layout.tokens_per_frame
+    tokens = np.zeros((len(records), width), np.int32)
+    frame = np.full((len(records), width), -1, np.int32)
+    length = np.zeros(len(records), np.int32)
+    for i, (record, place, when) in enumerate(zip(records, videos, times, strict=True)):
+        shown = preview_indices(len(when), layout.preview_frames)
+        row = build_prompt(_asked(record), shown, when, tokenizer, layout, tools)
+        length[i] = len(row.tokens)
+        if length[i] > width:
+            raise UserError(
+                f"a prompt of {length[i]} tokens is over {width}: {record['question'][:60]!r}"
+            )
+        tokens[i, : length[i]] = row.tokens
+        local = np.asarray(row.frame)
+        frame[i, : length[i]] = np.where(local >= 0, local + place * stride, -1)
+    return Prompts(
+        tokens=jnp.asarray(tokens),
+        frame=jnp.asarray(frame),
+        length=jnp.asarray(length),
+        video=jnp.asarray(np.asarray(videos, np.int32)),
+        keys=keys,
+    )
+
+
+def read_trajectories(
+    episode: Episode, num_frames: int, tokenizer: Tokenizer, layout: Layout
+) -> list[Trajectory]:
+    """The trajectories of a finished episode's rows (arrays on the host).
+
+    num_frames: T of the bank that the episode's frame indices point into.
+    """
+    size = layout.tokens_per_frame
+    calls = [array.tolist() for array in episode.calls]
+    lengths = np.count_nonzero(episode.role != int(Role.PADDING), axis=1).tolist()
+    result = []
+    for b, row in enumerate(zip(*calls, strict=True)):
+        made = [call for call in zip(*row, strict=True) if call[3] >= 0]
+        # An observation stands between its call and the next one, or the row's end.
+        ends = [*(call[4] for call in made[1:]), lengths[b]]
+        frames = []
+        for call, end in zip(made, ends[: len(made)], strict=True):
+            seen = episode.frame[b, call[4] : end]
+            frames.append((seen[seen >= 0][::size] // size % num_frames).tolist())
+        tokens, role = episode.tokens[b], episode.role[b]
+        result.append(
+            Trajectory(
+                text=generated_text(tokens, role, tokenizer),
+                turns=turn_texts(tokens, role, tokenizer),
+                calls=[(tool, start, end, status) for tool, start, end, status, _ in made],
+                frames=frames,
+            )
+        )
+    return result

@@ -1,0 +1,84 @@
+"""Looking: the calls of waiting rows are executed, and what they show is read."""
+
+import jax.numpy as jnp
+
+from medscope_jax.dialogue import CallRecord, Role
+from medscope_jax.models import mrope_positions, put_rows, take_rows
+from medscope_jax.rollout.observation import observe
+from medscope_jax.rollout.prefill import feed
+from medscope_jax.rollout.state import DONE, WAITING, WRITING, Scene, State
+from medscope_jax.tools import CallStatus, interpret
+
+
+def look(scene: Scene, state: State) -> State:
+    """Executes the calls of up to `prefill_rows` waiting slots and prefills what they see."""
+    layout, rows = scene.layout, min(scene.config.prefill_rows, scene.slots)
+    waiting = state.phase == WAITING
+    chosen = jnp.argsort(~waiting, stable=True)[:rows]
+    active = waiting[chosen]
+    episode, item, length = state.episode, state.item[chosen], state.length[chosen]
+    video = scene.video(item)
+    call = _read_calls(scene, state, chosen, video)
+    tokens, frame, count = observe(call, video, scene.bank, scene.words, layout)
+
+    # An observation that leaves no slot for an answer ends the row: nothing is half shown.
+    fits = length + count < layout.length
+    count = jnp.where(active & fits, count, 0)
+    inside = jnp.arange(tokens.shape[1]) < count[:, None]
+    positions, following = mrope_positions(frame, inside, layout.grid, state.position[chosen])
+    place = jnp.where(inside, length[:, None] + jnp.arange(tokens.shape[1]), layout.length)
+
+    def put(array, value):
+        return array.at[item[:, None], place].set(value, mode="drop")
+
+    # Rows that were chosen but do not wait aim past the calls' end.
+    entry = jnp.where(active, state.turn[chosen], layout.max_tool_turns)
+    record = (call.tool, call.start, call.end, call.status, length - 1)
+    calls = CallRecord(
+        *(
+            array.at[item, entry].set(value.astype(array.dtype), mode="drop")
+            for array, value in zip(episode.calls, record, strict=True)
+        )
+    )
+    episode = episode.replace(
+        tokens=put(episode.tokens, tokens),
+        frame=put(episode.frame, frame),
+        role=put(episode.role, int(Role.OBSERVATION)),
+        positions=episode.positions.at[:, item[:, None], place].set(positions, mode="drop"),
+        calls=calls,
+    )
+    part = take_rows(state.cache, chosen)
+    last, part = feed(scene, part, tokens, frame, positions, length, count)
+    goes_on = active & fits
+    phase = jnp.where(goes_on, WRITING, DONE)
+
+    def update(array, value, where):
+        keep = where.reshape((-1,) + (1,) * (value.ndim - 1))
+        return array.at[chosen].set(jnp.where(keep, value, array[chosen]))
+
+    return state.replace(
+        episode=episode,
+        cache=put_rows(state.cache, chosen, part),
+        hidden=update(state.hidden, last, goes_on),
+        length=update(state.length, length + count, active),
+        position=update(state.position, following, goes_on),
+        phase=update(state.phase, phase, active),
+        turn=update(state.turn, state.turn[chosen] + 1, active),
+        turn_start=update(state.turn_start, length + count, active),
+        call_start=update(state.call_start, jnp.zeros_like(length), active),
+        looks=state.looks + 1,
+    )
+
+
+def _read_calls(scene: Scene, state: State, chosen, video):
+    """Interprets the text between <tool_call> and </tool_call> of the chosen slots [R]."""
+    begin, end = state.call_start[chosen], state.length[chosen] - 1  # end: </tool_call>'s place
+    size = end - begin
+    places = jnp.clip(begin[:, None] + jnp.arange(scene.config.call_tokens), 0, None)
+    tokens = state.episode.tokens[state.item[chosen]]
+    text = jnp.take_along_axis(tokens, places, axis=1, mode="clip")
+    # No <tool_call> in this turn, or too long a text: nothing is read, which is NOT_JSON.
+    readable = (begin > 0) & (size <= scene.config.call_tokens)
+    size = jnp.where(readable, size, 0)
+    call = interpret(text, size, scene.bank.duration[video], scene.words.table)
+    return call._replace(status=jnp.where(readable, call.status, int(CallStatus.NOT_JSON)))

@@ -1,0 +1,98 @@
+"""The TPU's attention kernel, run as a plain program here, against dense attention."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import NamedSharding, PartitionSpec
+
+from medscope_jax import models
+from medscope_jax.distributed import compile_for, make_mesh, topology_devices
+from medscope_jax.models.attention.dense import RowPlan, sees
+from medscope_jax.models.attention.splash import SlotMask, attend_splash, padding_for_splash
+from tests.models.attention.attention_cases import assert_dense, causal_case, packed_case
+
+
+def by_kernel(case):
+    def attend(query, key, value):
+        padded = jnp.pad(case.real, [(0, 0), (0, query.shape[1] - case.real.shape[1])])
+        return attend_splash(query, key, value, padded, case.plan, interpret=True)
+
+    return attend
+
+
+@pytest.mark.parametrize("case", [causal_case, packed_case])
+def test_values_and_gradients_are_those_of_dense_attention(case):
+    assert_dense(by_kernel, case())
+
+
+@pytest.mark.parametrize("axes", [{"fsdp": 2, "tensor": 2}, {"context": 2, "tensor": 2}])
+def test_a_mesh_changes_nothing(axes):
+    """Rows, heads and, with a context axis, slots: each device runs the kernel on its own part."""
+    assert_dense(by_kernel, packed_case(), make_mesh(axes, jax.devices()[:4]))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 20), st.integers(1, 9), st.integers(1, 4), st.sampled_from([2, 3, 4, 8]))
+def test_blocks_of_the_mask(prompt, rest, group, block):
+    """Full, empty or mixed, and in detail where mixed: as the rule says slot by slot."""
+    length = -(prompt + rest * group) // block * -block
+    plan = RowPlan(prompt, rest)
+    mask, slots = SlotMask(length, plan), np.arange(length)
+    whole = np.zeros((length, length), bool)
+    for i in range(length):
+        for j in range(i + 1):
+            same = i >= prompt and j >= prompt and (i - prompt) // rest == (j - prompt) // rest
+            whole[i, j] = j < prompt or same
+    np.testing.assert_array_equal(sees(slots[:, None], slots, plan), whole)
+    for top in range(0, length, block):
+        for left in range(0, length, block):
+            part = slice(top, top + block), slice(left, left + block)
+            found, wanted = mask[part], whole[part]
+            assert (found.any(), found.all()) == (wanted.any(), wanted.all())
+            if wanted.any() and not wanted.all():
+                np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_it_compiles_for_a_tpu():
+    """Packed rows, forward and backward, in less memory than one head's scores of one row."""
+    mesh = make_mesh({"fsdp": 2, "tensor": 2}, topology_devices("v5e:2x2"))
+    length, plan = 8192, RowPlan(2100, 1500)
+
+    def shape(dtype, *size):
+        spec = PartitionSpec("fsdp", *((None, "tensor") if len(size) > 2 else ()))
+        return jax.ShapeDtypeStruct(size, dtype, sharding=NamedSharding(mesh, spec))
+
+    query = shape(jnp.bfloat16, 2, length, 4, 128)
+    key = shape(jnp.bfloat16, 2, length, 2, 128)
+
+    def slope(query, key, value, real):
+        def total(*inputs):
+            return attend_splash(*inputs, real, plan).astype(jnp.float32).sum()
+
+        return jax.grad(total, argnums=(0, 1, 2))(query, key, value)
+
+    arguments = {"query": query, "key": key, "value": key, "real": shape(jnp.bool_, 2, length)}
+    report = compile_for(slope, arguments)
+    assert report.fits and report.temporaries_bytes < length**2
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_the_devices_choose():
+    """By their kind: a TPU slice gets the kernel, there or not, and only for bfloat16."""
+    slice_mesh = make_mesh({"fsdp": 4}, topology_devices("v5e:2x2"))
+    here = make_mesh({}, jax.devices()[:1])
+    half = models.ModelConfig(dtype="bfloat16")
+    assert models.for_mesh(half, slice_mesh).attention == "splash"
+    assert models.for_mesh(half, here).attention == "xla"
+    assert models.for_mesh(models.ModelConfig(), slice_mesh).attention == "xla"
+
+
+def test_padding():
+    assert [padding_for_splash(n, 1) for n in (1, 128, 129, 512, 513)] == [127, 0, 127, 0, 511]
+    assert padding_for_splash(300, 2) == 212 and padding_for_splash(1100, 2) == 948

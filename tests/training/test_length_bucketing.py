@@ -1,0 +1,112 @@
+"""Batches in a short and a long part: the same step, in fewer slots."""
+
+import functools
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medscope_jax.dialogue import Role, Row
+from medscope_jax.distributed import make_mesh
+from medscope_jax.training.length_bucketing import Split, plan_split, split_batch
+from medscope_jax.training.sft import _plan_split
+from medscope_jax.training.steps import sft_step
+from medscope_jax.training.train_state import init_state
+from tests.training import step_cases as cases
+
+
+def rows_of(batch):
+    """Each row's real slots and what else belongs to it, as bytes, sorted."""
+    real = batch["role"] != Role.PADDING
+    found = []
+    for row in range(len(real)):
+        texts = [batch[name][row][real[row]].tobytes() for name in ("tokens", "frame", "role")]
+        found.append((*texts, batch["frames"][row].tobytes()))
+    return sorted(found)
+
+
+def batch_with_frames(rows=8):
+    batch = cases.batch(rows, local=True)
+    random = np.random.default_rng(3)
+    shape = (rows, cases.FRAMES, 28, 56, 3)
+    return {**batch, "frames": random.integers(0, 255, shape).astype(np.uint8)}
+
+
+@pytest.mark.parametrize("train_vision", [True, False])
+def test_the_same_step(train_vision):
+    """Loss, entropy and every updated parameter are those of the whole batch."""
+    batch = batch_with_frames()
+    if not train_vision:
+        batch["visual"] = cases.sft_batch(8)["visual"]
+    used = np.sort(np.sum(batch["role"] != Role.PADDING, axis=1))
+    split = Split(5, -int(used[4]) // 8 * -8, 8)
+    parts = split_batch(batch, split)
+    assert [part["tokens"].shape for part in parts] == [(5, split.slots), (3, cases.LENGTH)]
+    optimizer = optax.sgd(0.1)
+    step = functools.partial(
+        sft_step,
+        model=cases.MODEL,
+        optimizer=optimizer,
+        grid=cases.GRID,
+        targets=(split.targets, 16),
+        train_vision=train_vision,
+    )
+    state = init_state(cases.params(), optimizer, jax.random.key(0), train_vision)
+    whole, split_up = (jax.jit(step)(state, given) for given in (batch, parts))
+    for name, value in whole[1].items():
+        np.testing.assert_allclose(split_up[1][name], value, rtol=1e-5, err_msg=name)
+    for a, b in zip(*(jax.tree.leaves(done[0].params) for done in (split_up, whole)), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+def test_no_row_is_lost():
+    batch = batch_with_frames()
+    parts = split_batch(batch, Split(5, 24, 8))
+    assert sorted(row for part in parts for row in rows_of(part)) == rows_of(batch)
+
+
+def test_a_batch_that_does_not_fit_stays_whole():
+    batch = batch_with_frames()
+    assert split_batch(batch, Split(7, 8, 8)) is batch
+    assert split_batch(batch, None) is batch
+
+
+@given(
+    st.lists(st.integers(1, 200), min_size=1, max_size=60),
+    st.sampled_from([8, 16, 32]),
+    st.sampled_from([1, 2, 4]),
+)
+def test_what_a_split_may_be(lengths, batch_size, shards):
+    slots = -max(lengths) // 8 * -8
+    split = plan_split(np.array(lengths), np.array(lengths) // 2, batch_size, slots, shards)
+    if split is None:
+        return
+    assert 0 < split.rows < batch_size and split.slots <= slots
+    assert split.targets >= max(length // 2 for length in lengths if length <= split.slots)
+    assert split.rows % shards == (batch_size - split.rows) % shards == 0
+    assert split.rows * split.slots + (batch_size - split.rows) * slots < 0.9 * batch_size * slots
+
+
+def test_few_long_rows():
+    """One row in twenty is three times as long: three quarters of a batch hold none of them."""
+    lengths = np.array([60] * 19 + [180])
+    assert plan_split(lengths, lengths // 3, 32, 184) == Split(24, 64, 24)
+    assert plan_split(np.full(100, 60), np.full(100, 9), 32, 64) is None
+
+
+def test_a_stage_of_few_steps_is_not_split():
+    """A split is two programs to compile: a stage must be long enough to earn them back."""
+    rows = [Row(*(np.ones(n, np.int32),) * 3, calls=[]) for n in [10] * 30 + [100] * 2]
+    mesh = make_mesh({}, jax.devices()[:1])
+
+    def planned(steps):
+        section = SimpleNamespace(steps=steps, batch_size=16)
+        run = SimpleNamespace(config={"cold_start": section}, mesh=mesh)
+        return _plan_split(run, "cold_start", rows, 104)
+
+    assert planned(49) is None
+    assert planned(50) is not None

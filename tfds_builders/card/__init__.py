@@ -1,0 +1,1 @@
+"""The card of a suite: statistics, blind guesses and leaks between its splits."""
