@@ -48,8 +48,8 @@ VARIANTS = {
     "no_modulation": {"advantage.mode": "none"},
     "no_evidence": {"advantage.mode": "none", "reward.evidence_weight": 0.0},
     "step": {"reward.crop_reward": "step"},
-    "each": {"reward.looks": "each"},
-    "published": {"reward.crop_reward": "step", "reward.looks": "each"},
+    "each": {"reward.scored_calls": "each"},
+    "published": {"reward.crop_reward": "step", "reward.scored_calls": "each"},
 }
 _DEFAULT = "full,no_evidence,no_modulation,published"
 _SHARED = ("suite", "tokenizer.model", "pretrained")

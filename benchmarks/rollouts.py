@@ -44,7 +44,8 @@ from medscope_jax.rollout import (
     read_trajectories,
     row_keys,
 )
-from medscope_jax.training.run import Run, load_records, rollout_config
+from medscope_jax.training.from_config import rollout_config
+from medscope_jax.training.run import Run, load_records
 from medscope_jax.video import Video, preview_indices, read_video
 
 _BANK_FRAMES = 128  # frames of one call of the vision tower; as the peers'
@@ -90,7 +91,9 @@ def ours(
                 )
             )
         with clock("program"):
-            episode, work = jax.block_until_ready(program(params, part, prompts, run.words))
+            episode, work = jax.block_until_ready(
+                program(params, part, prompts, run.special_tokens)
+            )
         with clock("text"):
             host = jax.device_get(episode)
             read_trajectories(host, bank.tokens.shape[1], run.tokenizer, run.layout)

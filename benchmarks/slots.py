@@ -31,7 +31,7 @@ from medscope_jax.distributed import check_device
 from medscope_jax.errors import run_main
 from medscope_jax.metrics import write_results
 from medscope_jax.models import init_params, model_config
-from medscope_jax.rollout import Prompts, RolloutConfig, rollout, vocabulary
+from medscope_jax.rollout import Prompts, RolloutConfig, find_special_tokens, rollout
 
 QUESTIONS, GROUP = 64, 8
 CALLS = (0.35, 0.33, 0.16, 0.09, 0.04, 0.03)  # share of rollouts with 0, 1, .. 5 calls
@@ -88,7 +88,7 @@ def make_counter(
     model = model_config({"text": {**_TEXT, "vocab_size": tokenizer.vocab_size}})
     params = init_params(model, jax.random.key(0))
     bank = jax.device_put(_bank(model.text.hidden_size))
-    words = vocabulary(tokenizer, layout)
+    special_tokens = find_special_tokens(tokenizer, layout)
     config = RolloutConfig(group, length, 8, prefill_rows, 0.0, 1.0, slots)
 
     @jax.jit
@@ -97,11 +97,13 @@ def make_counter(
             row = jax.random.key_data(keys)[:, -1]
             return script[row, position], jnp.zeros(len(row))
 
-        episode, counts = rollout(params, bank, prompts, words, model, layout, config, draw)
+        episode, counts = rollout(
+            params, bank, prompts, special_tokens, model, layout, config, draw
+        )
         return counts
 
     def count(turns: Sequence[Sequence[int]]) -> dict[str, int]:
-        script = _script(turns, tokenizer, words, length)
+        script = _script(turns, tokenizer, special_tokens, length)
         counts = jax.device_get(run(_prompts(len(turns) // group, group), script))
         if counts["decoded"] != sum(map(sum, turns)):
             raise ValueError(f"rows of {length} are too short for these rollouts")
@@ -122,13 +124,19 @@ def _prompts(questions: int, group: int) -> Prompts:
     )
 
 
-def _script(turns: Sequence[Sequence[int]], tokenizer: Tokenizer, words, length: int) -> jax.Array:
+def _script(
+    turns: Sequence[Sequence[int]], tokenizer: Tokenizer, special_tokens, length: int
+) -> jax.Array:
     """What stands at each place of each row [I, length]: words, and the tags that end turns.
 
     A call is empty, so that every observation is the same: the text of an error.
     """
-    error = words.errors[1]
-    observation = len(words.opening) + int(np.sum(np.asarray(error) >= 0)) + len(words.closing)
+    error = special_tokens.errors[1]
+    observation = (
+        len(special_tokens.opening)
+        + int(np.sum(np.asarray(error) >= 0))
+        + len(special_tokens.closing)
+    )
     close, end = (tokenizer.tag(tag) for tag in (protocol.TOOL_CALL_END, protocol.IM_END))
     script = np.full((len(turns), length), tokenizer.encode("it")[0], np.int32)
     for row, lengths in zip(script, turns, strict=True):
@@ -173,7 +181,7 @@ def print_report(result: dict) -> None:
     """A table of the counts."""
     table = Table("way", "slots", "decode steps", "looks", "share kept")
     for row in result["rows"]:
-        counts = (row["slots"], row["decode_steps"], row["looks"])
+        counts = (row["slots"], row["decode_steps"], row["observation_prefills"])
         table.add_row(row["way"], *map(str, counts), f"{row['share']:.1%}")
     tokens = result["tokens"]
     Console().print(

@@ -17,7 +17,7 @@ from medscope_jax.data.clinvideo_reader import load_frames, load_part, suite_tex
 from medscope_jax.data.examples import clip_example, clip_row, compact, measure_rows
 from medscope_jax.dialogue import train_tokenizer
 from medscope_jax.models import init_params
-from medscope_jax.training.run import layouts, with_vocabulary
+from medscope_jax.training.from_config import layouts, with_vocabulary
 from medscope_jax.training.steps import sft_step
 from medscope_jax.training.train_state import init_state, make_optimizer
 from medscope_jax.video import Video

@@ -14,8 +14,9 @@ from medscope_jax.bank import FrameBank, make_bank, stack_bank
 from medscope_jax.config import load_config
 from medscope_jax.dialogue import stamp_ids, train_tokenizer
 from medscope_jax.models import count_params, encode_frames
-from medscope_jax.rollout import vocabulary
-from medscope_jax.training.run import Run, make_layout, with_vocabulary
+from medscope_jax.rollout import find_special_tokens
+from medscope_jax.training.from_config import make_layout, with_vocabulary
+from medscope_jax.training.run import Run
 from medscope_jax.video import Video, read_video
 
 _CPU = Path(__file__).resolve().parent.parent / "tpu_configs" / "cpu.py"
@@ -114,8 +115,8 @@ def make_world(folder: Path, job: Job) -> World:
     tokenizer = train_tokenizer(letters, 1024 + ticks, ticks)
     model = with_vocabulary(config.model, tokenizer.vocab_size)
     layout = make_layout(config, model)
-    words = vocabulary(tokenizer, layout)
-    run = Run(config, folder, None, tokenizer, words, model, layout, layout)
+    special_tokens = find_special_tokens(tokenizer, layout)
+    run = Run(config, folder, None, tokenizer, special_tokens, model, layout, layout)
     late = 60 if job.always else 10  # of a minute: no window has fewer frames than it may have
     params = chatter(
         tokenizer,

@@ -39,9 +39,9 @@ from medscope_jax.dialogue import Episode
 from medscope_jax.distributed import use_huge_pages
 from medscope_jax.rl import LossConfig
 from medscope_jax.rollout import make_rollout, prompt_width
+from medscope_jax.training.from_config import rollout_config
 from medscope_jax.training.ga_grpo import most_generated
 from medscope_jax.training.packing import measure_packing
-from medscope_jax.training.run import rollout_config
 from medscope_jax.training.steps import ga_grpo_step
 from medscope_jax.training.train_state import init_state, make_optimizer
 from medscope_jax.video import preview_indices

@@ -10,8 +10,9 @@ from medscope_jax.config import ConfigError
 from medscope_jax.distributed import check_device, make_mesh
 from medscope_jax.errors import UserError
 from medscope_jax.training.checkpoint import Checkpoints
+from medscope_jax.training.from_config import MODELS
 from medscope_jax.training.run import Run, make_run
-from medscope_jax.training.stage import MODELS, finished_params
+from medscope_jax.training.stage import finished_params
 from medscope_jax.training.workdir import Workdir, read_workdir
 
 

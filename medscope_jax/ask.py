@@ -45,16 +45,16 @@ from medscope_jax.rollout import (
     row_keys,
 )
 from medscope_jax.training import pretrained
+from medscope_jax.training.from_config import MODELS, rollout_config
 from medscope_jax.training.run import (
     Run,
-    Split,
+    VideoSplit,
     make_run,
     make_split_bank,
     model_key,
-    rollout_config,
     run_mesh,
 )
-from medscope_jax.training.stage import MODELS, newest_model
+from medscope_jax.training.stage import newest_model
 from medscope_jax.training.workdir import Workdir, read_workdir
 from medscope_jax.video import FrameSize, Video, VideoError, pair_frames, read_video
 from medscope_jax.visible import shown, visible
@@ -91,7 +91,7 @@ def answer_question(run: Run, params: dict, video: Video, question: str) -> Traj
     )
     # Every device that rows are split over needs one: they all get the same question.
     rows = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
-    bank = make_split_bank(run, params, Split([video], {}))
+    bank = make_split_bank(run, params, VideoSplit([video], {}))
     bank = take_videos(bank, np.zeros(rows, np.int32))
     keys = row_keys(model_key(run.config, "ask"), jnp.arange(rows)).reshape(rows, 1)
     prompts = make_prompts(
@@ -107,7 +107,7 @@ def answer_question(run: Run, params: dict, video: Video, question: str) -> Traj
     )
     bank, prompts = jax.device_put((bank, prompts), batch_shardings((bank, prompts), run.mesh))
     program = make_rollout(run.mesh, run.model, layout, rollout_config(run.config, 1, greedy=True))
-    episode = jax.device_get(program(params, bank, prompts, run.words)[0])
+    episode = jax.device_get(program(params, bank, prompts, run.special_tokens)[0])
     return read_trajectories(episode, bank.tokens.shape[1], run.tokenizer, layout)[0]
 
 

@@ -18,14 +18,14 @@ from medscope_jax.config import ConfigError, parse_arguments, run_main
 from medscope_jax.dialogue import Layout, Tokenizer, question_text
 from medscope_jax.distributed import batch_shardings, use_huge_pages
 from medscope_jax.distributed.multihost import (
-    fetch,
+    broadcast,
     first_process_first,
-    from_first,
+    gather,
     is_first,
     join_processes,
     leaving_at_once,
     put,
-    put_whole,
+    replicate,
 )
 from medscope_jax.metrics import Scored, print_results, result_rows, write_results
 from medscope_jax.metrics.scoring import score_questions
@@ -33,19 +33,20 @@ from medscope_jax.report import Trace
 from medscope_jax.report.make_trace import make_trace
 from medscope_jax.rl import Judge, RewardConfig, make_judge
 from medscope_jax.rollout import (
+    SpecialTokens,
     Trajectory,
-    Vocabulary,
     make_prompts,
     prompt_width,
     read_trajectories,
     row_keys,
 )
 from medscope_jax.training.checkpoint import Checkpoints
+from medscope_jax.training.from_config import MODELS
 from medscope_jax.training.groups import judge_all, reward_all
 from medscope_jax.training.metrics_log import Progress
 from medscope_jax.training.run import (
     Run,
-    Split,
+    VideoSplit,
     load_records,
     load_split,
     make_run,
@@ -54,7 +55,7 @@ from medscope_jax.training.run import (
     run_mesh,
 )
 from medscope_jax.training.split_bank import split_bank
-from medscope_jax.training.stage import MODELS, finished_params
+from medscope_jax.training.stage import finished_params
 from medscope_jax.training.workdir import Workdir, read_workdir
 from medscope_jax.visible import shown
 
@@ -75,7 +76,7 @@ def run_questions(
     batch_size: int,
     tools: bool,
     tokenizer: Tokenizer,
-    words: Vocabulary,
+    special_tokens: SpecialTokens,
     layout: Layout,
     place_batch: Callable = lambda tree: tree,
 ) -> Iterator[list[list[Trajectory]]]:
@@ -113,8 +114,8 @@ def run_questions(
             layout,
             tools,
         )
-        episode, _ = program(params, part, place_batch(prompts), words)
-        found = read_trajectories(fetch(episode), num_frames, tokenizer, layout)
+        episode, _ = program(params, part, place_batch(prompts), special_tokens)
+        found = read_trajectories(gather(episode), num_frames, tokenizer, layout)
         yield [found[i * group : (i + 1) * group] for i in range(len(real))]
 
 
@@ -129,7 +130,7 @@ def evaluate_model(
     model: str,
     params: dict,
     records: Sequence[dict],
-    split: Split,
+    split: VideoSplit,
     programs: Mapping[str, Callable],
 ) -> tuple[list[Scored], list[Trajectory]]:
     """Scores of one model on all records, greedy and sampled, and its greedy trajectories.
@@ -172,7 +173,7 @@ def evaluate_model(
             batch_size=batch_size,
             tools=can_look,
             tokenizer=run.tokenizer,
-            words=put_whole(run.words, run.mesh),
+            special_tokens=replicate(run.special_tokens, run.mesh),
             layout=run.layout,
             place_batch=functools.partial(_place, run),
         ):
@@ -200,7 +201,7 @@ def judge_of(run: Run) -> Judge:
 
     def ask(questions, answers):
         scores = judge(questions, answers) if is_first() else [0.0] * len(answers)
-        return from_first(np.array(scores, np.float32)).tolist()
+        return broadcast(np.array(scores, np.float32)).tolist()
 
     return ask
 
@@ -210,7 +211,7 @@ def _place(run: Run, tree):
 
 
 def telling_traces(
-    run: Run, model: str, records: Sequence[dict], found: Sequence[Trajectory], split: Split
+    run: Run, model: str, records: Sequence[dict], found: Sequence[Trajectory], split: VideoSplit
 ) -> list[Trace]:
     """Traces of a few questions: the first of each task and source in turn."""
     kinds: dict[tuple, list[int]] = {}

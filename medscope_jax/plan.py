@@ -24,11 +24,11 @@ from medscope_jax.config import config_file, load_config, parse_arguments
 from medscope_jax.distributed import check_device, compile_for, make_mesh, topology_devices
 from medscope_jax.errors import UserError, run_main
 from medscope_jax.files import check_outputs, make_folder, write_text
+from medscope_jax.models.presets import published_size
 from medscope_jax.planning import Cost, assume, cost_of, print_plan, to_dict, units_of
 from medscope_jax.planning.programs import programs
 from medscope_jax.training.config_checks import check_config
 from medscope_jax.training.imported import with_checkpoint_shapes
-from tpu_configs.published import published_size
 
 
 def main(argv: list[str]) -> int:

@@ -68,7 +68,7 @@ def script(run, monkeypatch):
         def sample(scores, keys, position, temperature, top_p):
             return jnp.take(tokens, position, mode="clip"), jnp.zeros(position.shape)
 
-        monkeypatch.setattr(ask, "make_rollout", functools.partial(make_rollout, draw=sample))
+        monkeypatch.setattr(ask, "make_rollout", functools.partial(make_rollout, sampler=sample))
 
     return play
 

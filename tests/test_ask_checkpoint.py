@@ -73,7 +73,7 @@ def test_what_it_looks_at_and_answers(checkpoint, recording, tmp_path, monkeypat
         assert scores.shape == (1, model.text.vocab_size)
         return jnp.take(tokens, position, mode="clip"), jnp.zeros(position.shape)
 
-    monkeypatch.setattr(ask, "make_rollout", functools.partial(make_rollout, draw=sample))
+    monkeypatch.setattr(ask, "make_rollout", functools.partial(make_rollout, sampler=sample))
     arguments = ["--checkpoint", str(checkpoint), "--video", str(recording)]
     arguments += ["--question", QUESTION, "--json", str(tmp_path / "trace.json")]
     ask.main(arguments)

@@ -36,7 +36,7 @@ PLACES = [1, 0, 2]
 def silent(seen):
     """A rollout program that ends every conversation after its prompt and notes the prompts."""
 
-    def program(params, bank, prompts, words):
+    def program(params, bank, prompts, special_tokens):
         seen.append(prompts)
         rows, width = prompts.tokens.shape
         role = np.where(np.arange(width) < np.asarray(prompts.length)[:, None], Role.PROMPT, 0)
@@ -75,7 +75,7 @@ def test_every_question_is_asked_about_its_own_times():
         batch_size=2,
         tools=True,
         tokenizer=tokenizer,
-        words=None,
+        special_tokens=None,
         layout=LAYOUT,
     )
     assert [[len(group) for group in batch] for batch in batches] == [[1, 1], [1]]

@@ -10,7 +10,7 @@ from medscope_jax.config import ConfigError, from_json, load_config, to_json
 from medscope_jax.distributed import axis_sizes
 from medscope_jax.models import LoraConfig, count_params
 from medscope_jax.models.presets import PRESETS, preset
-from medscope_jax.training.run import make_layout, with_vocabulary
+from medscope_jax.training.from_config import make_layout, with_vocabulary
 from tpu_configs.published import Target, read_target
 
 FOLDER = Path(__file__).parent.parent / "tpu_configs"

@@ -9,7 +9,7 @@ import pytest
 from medscope_jax.config import ConfigError, from_json, load_config, to_json
 from medscope_jax.distributed import axis_sizes, topology_devices
 from medscope_jax.models import LoraConfig, count_params, frame_grid
-from medscope_jax.training.run import with_vocabulary
+from medscope_jax.training.from_config import with_vocabulary
 
 FOLDER = Path(__file__).parent.parent / "tpu_configs"
 TPU = ("v5e", "v6e", "v5p", "v4")

@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 
 from medscope_jax import evaluate, train
 from medscope_jax.report.trace import DISCLAIMER
+from medscope_jax.training.from_config import MODELS, STAGES
 from medscope_jax.training.metrics_log import MetricsWriter, read_metrics
-from medscope_jax.training.stage import MODELS, STAGES
 from medscope_jax.training.workdir import Workdir
 
 COLUMNS = {"recall_0.3", "recall_0.5", "recall_0.7", "miou", "accuracy", "tool_rate"}

@@ -155,7 +155,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "format_weight": 1.0,
             "evidence_weight": 1.0,
             "crop_reward": "smooth",  # "step" is the paper's; benchmarks/ablation.py compares them
-            "looks": "last",  # "each" is the paper's; benchmarks/ablation.py compares them
+            "scored_calls": "last",  # "each" is the paper's; benchmarks/ablation.py compares them
         }
     )
     config.advantage = ConfigDict(

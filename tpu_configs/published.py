@@ -13,7 +13,6 @@ max_frames count pairs. The other way, single frames of 112x196, would have show
 
 import dataclasses
 import math
-from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
@@ -71,20 +70,6 @@ def read_target(arg: str, topology: str = "") -> Target:
     if "full" in found and "size" not in found:
         raise ValueError(f"argument {arg!r} needs a size: {', '.join(PRESETS)}, as in 3b,full")
     return Target(**{"topology": topology, **found})
-
-
-def published_size(section: Mapping) -> str:
-    """Which of PRESETS has the shapes of a config's model section; "" if none has."""
-    for size in PRESETS:
-        model = preset(size)
-        if all(
-            value == getattr(getattr(model, tower), key)
-            for tower in ("vision", "text")
-            for key, value in section[tower].items()
-            if key != "initializer_range"
-        ):
-            return size
-    return ""
 
 
 def use_published_size(config: ConfigDict, target: Target) -> None:

@@ -3,8 +3,8 @@
 Left to itself, the compiler may follow the weights' sharding and hold all rows of a batch on every
 chip. The model therefore says of its few large arrays how they are split:
 
-    hidden [B, L, D]      constrain(hidden, ROWS, STREAM, None)   rows over data and fsdp
-    heads  [B, L, H, hd]  constrain(heads, ROWS, SLOTS, WIDTH, None)
+    hidden [B, L, D]      constrain(hidden, BATCH, STREAM, None)   rows over data and fsdp
+    heads  [B, L, H, hd]  constrain(heads, BATCH, SEQUENCE, TENSOR, None)
 
 Without a mesh, or on one device, nothing is said and nothing changes.
 """
@@ -17,11 +17,11 @@ import jax
 from jax.sharding import Mesh, PartitionSpec
 
 # Mesh axes that a dimension of an intermediate array is split over.
-ROWS = ("data", "fsdp")  # rows of a batch: episodes, frames
-SLOTS = ("context",)  # slots of an episode
-WIDTH = ("tensor",)  # heads, the width inside a feed-forward, the vocabulary
+BATCH = ("data", "fsdp")  # rows of a batch: episodes, frames
+SEQUENCE = ("context",)  # slots of an episode
+TENSOR = ("tensor",)  # heads, the width inside a feed-forward, the vocabulary
 # Slots of the residual stream, which devices along tensor would else all hold, layer by layer.
-STREAM = SLOTS + WIDTH
+STREAM = SEQUENCE + TENSOR
 ANY = ()  # as the compiler likes
 
 
@@ -46,7 +46,7 @@ def constrain(x: jax.Array, *split: tuple[str, ...] | None) -> jax.Array:
 
     Args:
         x: any array of a program that is being traced.
-        split: for each dimension mesh axes, such as ROWS, or None: whole on every device. A
+        split: for each dimension mesh axes, such as BATCH, or None: whole on every device. A
             dimension is split as far as usable_axes says, or else left to the compiler.
     """
     sizes = free_axes()
@@ -84,7 +84,7 @@ def usable_axes(size: int, axes: tuple[str, ...]) -> tuple[str, ...]:
 def split_size(size: int, axes: tuple[str, ...]) -> int:
     """What one device holds of a dimension of `size` that is split over the usable mesh axes.
 
-    Traced under a mesh of data=2, fsdp=4, split_size(16, ROWS) is 2; 16 without one.
+    Traced under a mesh of data=2, fsdp=4, split_size(16, BATCH) is 2; 16 without one.
     """
     sizes = free_axes()
     return size // math.prod(sizes[name] for name in usable_axes(size, axes))

@@ -194,7 +194,7 @@ def put_rows(tree: Any, rows: np.ndarray, shardings: Any) -> Any:
     return jax.tree.map(place, tree, shardings)
 
 
-def put_whole(tree: Any, mesh: Mesh) -> Any:
+def replicate(tree: Any, mesh: Mesh) -> Any:
     """What every process holds in whole, as an argument of the mesh's programs.
 
     With one process it is left where it is: the programs take it from there.
@@ -217,7 +217,7 @@ def _put(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(place, tree, shardings)
 
 
-def own_copy(leaf: jax.Array) -> jax.Array:
+def addressable_copy(leaf: jax.Array) -> jax.Array:
     """A replicated array (or random key) of the mesh, on a device of this process alone.
 
     With one process it is left where it is.
@@ -225,19 +225,19 @@ def own_copy(leaf: jax.Array) -> jax.Array:
     if jax.process_count() == 1:
         return leaf
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        data = own_copy(jax.random.key_data(leaf))
+        data = addressable_copy(jax.random.key_data(leaf))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     return jnp.asarray(np.asarray(leaf))
 
 
-def fetch(tree: Any) -> Any:
+def gather(tree: Any) -> Any:
     """jax.device_get, on every process, of arrays that lie on all processes' devices."""
     if jax.process_count() > 1:
         tree = jax.tree.map(_whole, tree)
     return jax.device_get(tree)
 
 
-def from_first(values: np.ndarray) -> np.ndarray:
+def broadcast(values: np.ndarray) -> np.ndarray:
     """What process 0 holds, on every process; the others give anything of its shape and type."""
     if jax.process_count() == 1:
         return values

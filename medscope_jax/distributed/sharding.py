@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from medscope_jax.distributed.activations import ROWS
+from medscope_jax.distributed.activations import BATCH
 
 # What each logical axis is split over. A dimension that its mesh axis does not divide is replicated
 # instead, and reported.
@@ -123,7 +123,7 @@ def shard_state(state: Any, mesh: Mesh) -> Any:
 
 def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
     """Rows along `axis` split over data and fsdp, everything else whole."""
-    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, ROWS))
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, BATCH))
 
 
 def batch_shardings(batch: Any, mesh: Mesh) -> Any:
@@ -141,7 +141,7 @@ def batch_shardings(batch: Any, mesh: Mesh) -> Any:
         if not leaf.shape:
             return replicated(mesh)
         if leaf.shape[axis] % size:
-            fallbacks.append(Fallback(name, axis, leaf.shape[axis], ROWS, size))
+            fallbacks.append(Fallback(name, axis, leaf.shape[axis], BATCH, size))
             return replicated(mesh)
         return batch_sharding(mesh, axis)
 
@@ -157,7 +157,7 @@ def bank_shardings(bank: Any, mesh: Mesh) -> Any:
     A device along context holds a part of its rows' videos; see models.embed with local=True. Where
     the axes do not divide the videos: as batch_shardings.
     """
-    axes = (*ROWS, "context")
+    axes = (*BATCH, "context")
     size = math.prod(mesh.shape[name] for name in axes)
     if any(leaf.shape[0] % size for leaf in jax.tree.leaves(bank)):
         return batch_shardings(bank, mesh)

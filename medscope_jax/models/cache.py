@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec
 
-from medscope_jax.distributed import ROWS, WIDTH, constrain, free_axes, usable_axes
+from medscope_jax.distributed import BATCH, TENSOR, constrain, free_axes, usable_axes
 from medscope_jax.models.model_config import ModelConfig
 from medscope_jax.models.quantize import dequantize, quantize
 
@@ -46,7 +46,7 @@ def init_cache(
 
     def zeros(tail: tuple[int, ...], dtype):
         def one():
-            split = (None, ROWS, WIDTH, None, *(None for _ in tail))
+            split = (None, BATCH, TENSOR, None, *(None for _ in tail))
             return constrain(jnp.zeros(shape + tail, dtype), *split)
 
         return tuple(one() for _ in range(layers)) if per_layer else one()
@@ -95,7 +95,7 @@ def _in_order(whole: jax.Array) -> jax.Array:
     def order(part):
         return with_layout_constraint(part, Layout(tuple(range(part.ndim))))
 
-    rows, heads = usable_axes(whole.shape[1], ROWS), usable_axes(whole.shape[2], WIDTH)
+    rows, heads = usable_axes(whole.shape[1], BATCH), usable_axes(whole.shape[2], TENSOR)
     if not rows + heads:
         return order(whole)
     # Left to the compiler, each device would be sent the whole array to put in order.

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from medscope_jax.distributed import ROWS, SLOTS, STREAM, WIDTH, constrain
+from medscope_jax.distributed import BATCH, SEQUENCE, STREAM, TENSOR, constrain
 from medscope_jax.models.attention.dense import Packed, attend
 from medscope_jax.models.attention.dispatch import attend_self
 from medscope_jax.models.cache import Cache, join_layers, read, split_layers, write
@@ -39,7 +39,7 @@ class Attention(nn.Module):
 
         def project(name: str, heads: int) -> jax.Array:
             out = dense(heads * head, True, self.config, name)(x)
-            return constrain(out.reshape(*x.shape[:-1], heads, head), ROWS, SLOTS, WIDTH, None)
+            return constrain(out.reshape(*x.shape[:-1], heads, head), BATCH, SEQUENCE, TENSOR, None)
 
         query = rotate(project("q_proj", text.num_attention_heads), context.cos, context.sin)
         key = rotate(project("k_proj", text.num_key_value_heads), context.cos, context.sin)
@@ -63,7 +63,7 @@ def _stream(cache: Cache | None) -> tuple[str, ...]:
     There rows on other devices are in a loop of their own, at another turn: an exchange of slots
     along tensor (a collective permute, which waits for all devices) would wait for ever.
     """
-    return STREAM if cache is None else SLOTS
+    return STREAM if cache is None else SEQUENCE
 
 
 class Block(nn.Module):
@@ -81,10 +81,10 @@ class Block(nn.Module):
             RMSNorm(*norm, name="input_layernorm")(x), layer, cache, context
         )
         stream = _stream(cache)
-        x = constrain(x + out, ROWS, stream, None)
-        mlp = SwiGLU(self.config, text.intermediate_size, False, SLOTS, name="mlp")
+        x = constrain(x + out, BATCH, stream, None)
+        mlp = SwiGLU(self.config, text.intermediate_size, False, SEQUENCE, name="mlp")
         x = x + mlp(RMSNorm(*norm, name="post_attention_layernorm")(x))
-        return (constrain(x, ROWS, stream, None), cache), None
+        return (constrain(x, BATCH, stream, None), cache), None
 
 
 class LanguageModel(nn.Module):
@@ -114,7 +114,7 @@ class LanguageModel(nn.Module):
 
     def __call__(self, embeddings, context: Context, cache: Cache | None = None):
         """Hidden states [B, N, D] after the final norm, and the cache with new slots written."""
-        x = constrain(embeddings.astype(self.config.dtype), ROWS, _stream(cache), None)
+        x = constrain(embeddings.astype(self.config.dtype), BATCH, _stream(cache), None)
         if cache is not None and isinstance(cache.k, tuple):
             x, cache = self.layer_by_layer(x, context, cache)
         else:

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from medscope_jax.distributed import ROWS, WIDTH, constrain
+from medscope_jax.distributed import BATCH, TENSOR, constrain
 from medscope_jax.models.model_config import ModelConfig
 
 
@@ -121,7 +121,7 @@ class SwiGLU(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map x [B, L, D] to [B, L, D]."""
         width, rest = self.intermediate_size, (self.use_bias, self.config)
-        split = (ROWS, self.slots, WIDTH)
+        split = (BATCH, self.slots, TENSOR)
         gate = constrain(dense(width, *rest, "gate_proj")(x), *split)
         up = constrain(dense(width, *rest, "up_proj")(x), *split)
         inner = constrain(jax.nn.silu(gate) * up, *split)

@@ -8,6 +8,8 @@
 | 72b | 73,410,777,344 | 8192, 80, 64 / 8 | 3456 |
 """
 
+from collections.abc import Mapping
+
 from medscope_jax.errors import UserError, closest
 from medscope_jax.models.model_config import ModelConfig, TextConfig, VisionConfig
 
@@ -65,3 +67,17 @@ def preset(size: str, dtype: str = "bfloat16", remat: bool = False) -> ModelConf
         param_dtype=dtype,
         remat=remat,
     )
+
+
+def published_size(section: Mapping) -> str:
+    """Which of PRESETS has the shapes of a config's model section; "" if none has."""
+    for size in PRESETS:
+        model = preset(size)
+        if all(
+            value == getattr(getattr(model, tower), key)
+            for tower in ("vision", "text")
+            for key, value in section[tower].items()
+            if key != "initializer_range"
+        ):
+            return size
+    return ""

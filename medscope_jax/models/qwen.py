@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from medscope_jax.distributed import ROWS, SLOTS, usable_axes
+from medscope_jax.distributed import BATCH, SEQUENCE, usable_axes
 from medscope_jax.models.attention.dense import Packed
 from medscope_jax.models.attention.dispatch import slots_to_add
 from medscope_jax.models.cache import Cache
@@ -97,7 +97,7 @@ def embed(
     text = LanguageModel(config).apply({"params": params["text"]}, tokens, method="embed")
     if bank.shape[0] == 0:
         return text
-    if local and usable_axes(len(bank), ROWS) == usable_axes(len(frame), ROWS) != ():
+    if local and usable_axes(len(bank), BATCH) == usable_axes(len(frame), BATCH) != ():
         seen = _take_local(bank, frame)
     else:
         seen = jnp.take(bank, jnp.maximum(frame, 0), axis=0, mode="clip")
@@ -109,7 +109,7 @@ def _take_local(bank: jax.Array, frame: jax.Array) -> jax.Array:
 
     The bank is split over a context axis too, along which devices sum up what each of them has.
     """
-    rows, parts = usable_axes(len(frame), ROWS), usable_axes(len(bank), ROWS + SLOTS)
+    rows, parts = usable_axes(len(frame), BATCH), usable_axes(len(bank), BATCH + SEQUENCE)
     along = parts[len(rows) :]
 
     def take(part, frame):

@@ -34,19 +34,19 @@ from medscope_jax.distributed import (
     replicated,
 )
 from medscope_jax.models import ModelConfig, encode_frames, for_mesh
+from medscope_jax.models.presets import published_size
 from medscope_jax.rl import LossConfig
-from medscope_jax.rollout import Prompts, make_rollout, prompt_width, vocabulary
-from medscope_jax.training.packing import Packing
-from medscope_jax.training.run import (
-    ENCODE_FRAMES,
+from medscope_jax.rollout import Prompts, find_special_tokens, make_rollout, prompt_width
+from medscope_jax.training.from_config import (
     make_layout,
     require_split,
     rollout_config,
     with_vocabulary,
 )
+from medscope_jax.training.packing import Packing
+from medscope_jax.training.run import ENCODE_FRAMES
 from medscope_jax.training.steps import ga_grpo_step, sft_step
 from medscope_jax.training.train_state import TrainState, abstract_state, kl_reference, optimizer_of
-from tpu_configs.published import published_size
 
 # A plan reads no suite and trains no tokenizer. One whose ids mean nothing stands in for it, with
 # one piece as long as the longest that there is.
@@ -82,8 +82,10 @@ def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
     require_split("cold_start.batch_size", config.cold_start.batch_size, mesh)
     params = abstract_state(config, model, mesh, "ga_grpo").params
     stamp = max(map(len, stamp_ids(tokenizer, layout, times[-1:])))
-    words = vocabulary(tokenizer, layout)
-    shown = layout.window_frames * (layout.tokens_per_frame + stamp + words.frame_text.size)
+    special_tokens = find_special_tokens(tokenizer, layout)
+    shown = layout.window_frames * (
+        layout.tokens_per_frame + stamp + special_tokens.frame_text.size
+    )
     piece = config.rollout.prefill_tokens or layout.length
     return {
         "encode": _encoding(config, model, params),
@@ -95,7 +97,7 @@ def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
                 "parameters": params,
                 "bank": _split(_bank(config, model, layout, questions, stamp), mesh),
                 "prompts": _split(_prompts(width, questions, config.rl.group_size), mesh),
-                "words": _whole(words, mesh),
+                "special_tokens": _whole(special_tokens, mesh),
             },
             pieces=(-(-width // piece), -(-shown // piece)),
         ),

@@ -4,7 +4,7 @@ Follows MedScope (arXiv 2602.13332): R = R_acc + R_format + R_crop + R_frame, wi
 traps. `floor` in floating point loses a step at exact marks, so margins get 1e-9. The published
 crop reward scores a partial overlap below no call at all; `crop_reward="smooth"` is without that
 cliff. And the published evidence is a sum over tools: a policy earns most by a window that it never
-narrows and a frame anywhere inside the evidence; `looks="last"` scores the last look alone.
+narrows and a frame anywhere inside the evidence; `scored_calls="last"` scores the last look alone.
 """
 
 import dataclasses
@@ -44,9 +44,9 @@ class RewardConfig:
       frame_window: seconds over which the reward of a frame time falls to 0.
       answer_weight, format_weight, evidence_weight: weights in the total.
       crop_reward: "step" as published, or "smooth" (alpha * IoU in place of the sign).
-      looks: "each" as published: the last valid call of each tool earns; "last": only the last
-        valid call of all, and a get_frame on a segment earns as the window that it shows does,
-        `frame_window` seconds to either side.
+      scored_calls: "each" as published: the last valid call of each tool earns; "last": only the
+        last valid call of all, and a get_frame on a segment earns as the window that it shows
+        does, `frame_window` seconds to either side.
       fidelity: "masked" (a validity mask of its own) or "fork" (negative values mean "unknown").
     """
 
@@ -59,14 +59,14 @@ class RewardConfig:
     format_weight: float = 1.0
     evidence_weight: float = 1.0
     crop_reward: str = "step"
-    looks: str = "each"
+    scored_calls: str = "each"
     fidelity: str = "masked"
 
     def __post_init__(self):
         if self.crop_reward not in ("step", "smooth"):
             raise UserError(f'crop_reward is "{self.crop_reward}"; choose "step" or "smooth"')
-        if self.looks not in ("each", "last"):
-            raise UserError(f'looks is "{self.looks}"; choose "each" or "last"')
+        if self.scored_calls not in ("each", "last"):
+            raise UserError(f'scored_calls is "{self.scored_calls}"; choose "each" or "last"')
         if self.fidelity not in ("masked", "fork"):
             raise UserError(f'fidelity is "{self.fidelity}"; choose "masked" or "fork"')
         if not (self.delta > 0 and self.frame_window > 0):
@@ -242,7 +242,7 @@ def score_transcript(
         calls = [call for call in calls if int(call[3]) >= 0]
         if text.count(TOOL_RESPONSE) > len(calls):
             formatted = 0.0
-    if config.looks == "last":
+    if config.scored_calls == "last":
         calls = [call for call in calls if int(call[3]) == CallStatus.OK][-1:]
     window, timestamp = _last_of_each(calls)
 
@@ -255,7 +255,7 @@ def score_transcript(
         crop = iou if single else crop_reward(iou, config)
     if grounded and timestamp is not None:
         frame = frame_reward(timestamp, evidence, config)
-        if config.looks == "last":
+        if config.scored_calls == "last":
             reach = config.frame_window
             iou = window_iou((max(0.0, timestamp - reach), timestamp + reach), evidence)
             frame = frame if single else crop_reward(iou, config)
@@ -283,7 +283,7 @@ def fidelity(reward: Reward, config: RewardConfig = RewardConfig()) -> tuple[flo
     value = reward.crop if reward.window is not None else reward.frame
     if config.fidelity == "fork":
         return value, reward.grounded and looked and value >= 0
-    spanned = reward.window is not None or config.looks == "last"
+    spanned = reward.window is not None or config.scored_calls == "last"
     if config.crop_reward == "smooth" and spanned:
         value = reward.iou - config.h0 + MARK_EPSILON
     return value, reward.grounded and looked

@@ -1,7 +1,7 @@
 """The agent loop on the device: sampling, observations, the compiled rollout."""
 
 from medscope_jax.rollout.loop import make_rollout, question_axes, rollout
-from medscope_jax.rollout.observation import Vocabulary, observe, vocabulary
+from medscope_jax.rollout.observation import SpecialTokens, find_special_tokens, observe
 from medscope_jax.rollout.prompts import Trajectory, make_prompts, prompt_width, read_trajectories
 from medscope_jax.rollout.sampling import row_keys, sample
 from medscope_jax.rollout.state import Prompts, RolloutConfig
@@ -10,7 +10,7 @@ __all__ = [
     "Prompts",
     "RolloutConfig",
     "Trajectory",
-    "Vocabulary",
+    "SpecialTokens",
     "make_prompts",
     "make_rollout",
     "observe",
@@ -20,5 +20,5 @@ __all__ = [
     "rollout",
     "row_keys",
     "sample",
-    "vocabulary",
+    "find_special_tokens",
 ]

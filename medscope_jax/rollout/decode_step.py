@@ -4,49 +4,49 @@ import jax.numpy as jnp
 
 from medscope_jax.dialogue import Role
 from medscope_jax.models import embed, forward_cached, logits
-from medscope_jax.rollout.state import DONE, WAITING, WRITING, Scene, State
+from medscope_jax.rollout.state import DONE, WAITING, WRITING, RolloutInputs, State
 
 
-def write(scene: Scene, state: State) -> State:
+def decode_step(inputs: RolloutInputs, state: State) -> State:
     """One token for every writing slot; the others stand still.
 
     </tool_call> makes a row wait, <|im_end|> or another of words.ends ends it; so do a full row,
     too long a turn, and a call beyond the layout's last tool turn.
     """
-    config, layout, words = scene.config, scene.layout, scene.words
+    config, layout, special_tokens = inputs.config, inputs.layout, inputs.special_tokens
     writing = state.phase == WRITING
-    scores = logits(scene.params, scene.model, state.hidden)
-    keys = scene.prompts.keys.reshape(-1)[state.item]
-    token, logprob = scene.draw(scores, keys, state.length, config.temperature, config.top_p)
+    scores = logits(inputs.params, inputs.model, state.hidden)
+    keys = inputs.prompts.keys.reshape(-1)[state.request]
+    token, logprob = inputs.sampler(scores, keys, state.length, config.temperature, config.top_p)
     # Rows that stand still aim one past the end, where the scatter discards them.
     place = jnp.where(writing, state.length, layout.length)
 
     def put(array, value):
-        return array.at[state.item, place].set(value, mode="drop")
+        return array.at[state.request, place].set(value, mode="drop")
 
     episode = state.episode
     episode = episode.replace(
         tokens=put(episode.tokens, token),
         role=put(episode.role, int(Role.GENERATED)),
         logprobs=put(episode.logprobs, logprob),
-        positions=episode.positions.at[:, state.item, place].set(state.position, mode="drop"),
+        positions=episode.positions.at[:, state.request, place].set(state.position, mode="drop"),
     )
     # A token that a model samples is text, even the image placeholder: it has no frame behind it.
     none = jnp.full((token.shape[0], 1), -1)
     nothing = jnp.zeros((0, state.hidden.shape[-1]))
-    inputs = embed(scene.params, scene.model, token[:, None], none, nothing)
+    embedded = embed(inputs.params, inputs.model, token[:, None], none, nothing)
     positions = jnp.broadcast_to(state.position[:, None], (3, token.shape[0], 1))
     count = writing.astype(jnp.int32)
     hidden, cache = forward_cached(
-        scene.params, scene.model, inputs, positions, state.cache, state.length, count
+        inputs.params, inputs.model, embedded, positions, state.cache, state.length, count
     )
     length = state.length + writing
     full = (length >= layout.length) | (length - state.turn_start >= config.turn_tokens)
-    called = token == words.call_close
-    ended = jnp.any(token[:, None] == words.ends, axis=1)
-    tired = called & (state.turn >= layout.max_tool_turns)
+    opened, called = token == special_tokens.call_open, token == special_tokens.call_close
+    ended = jnp.any(token[:, None] == special_tokens.ends, axis=1)
+    out_of_turns = called & (state.turn >= layout.max_tool_turns)
     phase = jnp.where(called, WAITING, WRITING)
-    phase = jnp.where(ended | full | tired, DONE, phase)
+    phase = jnp.where(ended | full | out_of_turns, DONE, phase)
     return state.replace(
         episode=episode,
         cache=cache,
@@ -54,7 +54,9 @@ def write(scene: Scene, state: State) -> State:
         length=length,
         position=state.position + writing,
         phase=jnp.where(writing, phase, state.phase),
-        call_start=jnp.where(writing & (token == words.call_open), length, state.call_start),
+        call_start=jnp.where(
+            writing & (token == special_tokens.call_open), length, state.call_start
+        ),
         decode_steps=state.decode_steps + 1,
         decoded=state.decoded + jnp.sum(writing),
     )

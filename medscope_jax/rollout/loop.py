@@ -24,21 +24,27 @@ from jax.sharding import Mesh, PartitionSpec
 
 from medscope_jax.bank import FrameBank, flat_tokens
 from medscope_jax.dialogue import Episode, Layout
-from medscope_jax.distributed import ROWS, SLOTS
+from medscope_jax.distributed import BATCH, SEQUENCE
 from medscope_jax.models import ModelConfig
-from medscope_jax.rollout.decode_step import write
-from medscope_jax.rollout.observation import Vocabulary
+from medscope_jax.rollout.decode_step import decode_step
+from medscope_jax.rollout.observation import SpecialTokens
 from medscope_jax.rollout.sampling import sample
-from medscope_jax.rollout.scheduler import fill_all, open_slots, read_questions, ready, refill
+from medscope_jax.rollout.scheduler import (
+    admit_all,
+    admit_request,
+    empty_scheduler,
+    prefill_prompts,
+    ready,
+)
 from medscope_jax.rollout.state import (
     WAITING,
     WRITING,
     Prompts,
     RolloutConfig,
-    Scene,
+    RolloutInputs,
     State,
 )
-from medscope_jax.rollout.tool_step import look
+from medscope_jax.rollout.tool_step import execute_tools
 
 _STOP, _WRITE, _LOOK, _REFILL, _READ = range(5)  # what the next step does
 
@@ -47,66 +53,69 @@ def rollout(
     params: dict,
     bank: FrameBank,
     prompts: Prompts,
-    words: Vocabulary,
+    special_tokens: SpecialTokens,
     model: ModelConfig,
     layout: Layout,
     config: RolloutConfig,
-    draw: Callable = sample,
+    sampler: Callable = sample,
 ) -> tuple[Episode, dict]:
     """Runs all rollouts of a batch of questions to their end; jit with the last four static.
 
     A row's tokens depend neither on the number of slots nor on what runs beside it.
 
     Args:
-        draw: chooses each slot's next token and says its log-probability, as sampling.sample does.
+        sampler: chooses each batch slot's next token and says its log-probability, as
+            sampling.sample does.
 
     Returns:
         (Episode of B = P * group rows of layout.length slots, metrics: decode_steps [], decoded []
         tokens that they produced, slot_steps [] tokens that they had room for, looks [] prefills of
         observations). decoded / slot_steps is the share of decode work that is kept.
     """
-    scene = Scene(params, bank, flat_tokens(bank), prompts, words, model, layout, config, draw)
-    actions = {_LOOK: look, _WRITE: write}
-    if scene.slots < scene.items:
-        state = open_slots(scene)
-        actions = {_READ: read_questions, _REFILL: refill} | actions
+    inputs = RolloutInputs(
+        params, bank, flat_tokens(bank), prompts, special_tokens, model, layout, config, sampler
+    )
+    actions = {_LOOK: execute_tools, _WRITE: decode_step}
+    if inputs.slots < inputs.requests:
+        state = empty_scheduler(inputs)
+        actions = {_READ: prefill_prompts, _REFILL: admit_request} | actions
     else:
-        state = fill_all(scene)
+        state = admit_all(inputs)
 
     def body(state):
         # A loop for each kind of step, not a choice at each step: a compiled conditional copies the
         # whole cache on its way in or out, a loop writes to it in place.
-        for kind, action in actions.items():
+        for kind, action in actions.requests():
             state = jax.lax.while_loop(
-                lambda s, kind=kind: _next_action(scene, s) == kind,
-                functools.partial(action, scene),
+                lambda s, kind=kind: _next_action(inputs, s) == kind,
+                functools.partial(action, inputs),
                 state,
             )
         return state
 
-    state = jax.lax.while_loop(lambda s: _next_action(scene, s) != _STOP, body, state)
+    state = jax.lax.while_loop(lambda s: _next_action(inputs, s) != _STOP, body, state)
     metrics = {
         "decode_steps": state.decode_steps,
         "decoded": state.decoded,
-        "slot_steps": state.decode_steps * scene.slots,
-        "looks": state.looks,
+        "slot_steps": state.decode_steps * inputs.slots,
+        "observation_prefills": state.observation_prefills,
     }
     return state.episode, metrics
 
 
-def _next_action(scene: Scene, state: State) -> jax.Array:
+def _next_action(inputs: RolloutInputs, state: State) -> jax.Array:
     """What the next step does: the kind of the action that is due."""
     waiting = jnp.sum(state.phase == WAITING)
     writing = jnp.sum(state.phase == WRITING)
-    rows = min(scene.config.prefill_rows, scene.slots)
-    if state.pool is None:
+    rows = min(inputs.config.prefill_rows, inputs.slots)
+    if state.prefix_cache is None:
         enough = jnp.where(writing > 0, rows, 1)
         action = jnp.where(waiting >= enough, _LOOK, _WRITE)
         return jnp.where(waiting + writing > 0, action, _STOP)
     # Towards the end, when few rows are left, as many as still write are enough.
     action = jnp.where(waiting >= jnp.clip(writing, 1, rows), _LOOK, _WRITE)
     action = jnp.where(waiting + writing > 0, action, _STOP)
-    due, there = ready(scene, state)
+    due, there = ready(inputs, state)
     return jnp.where(due, jnp.where(there, _REFILL, _READ), action)
 
 
@@ -115,7 +124,7 @@ def make_rollout(
     model: ModelConfig,
     layout: Layout,
     config: RolloutConfig,
-    draw: Callable = sample,
+    sampler: Callable = sample,
 ):
     """The compiled rollout: (params, bank, prompts, words) -> (Episode, metrics); see `rollout`.
 
@@ -125,11 +134,11 @@ def make_rollout(
     must lie in its device's part. Devices along the tensor axis share a loop, each with its heads'
     part of the key-value cache.
     """
-    program = functools.partial(rollout, model=model, layout=layout, config=config, draw=draw)
+    program = functools.partial(rollout, model=model, layout=layout, config=config, sampler=sampler)
     if mesh is None or mesh.size == 1:
         return jax.jit(program)
 
-    def local(axes, params, bank, prompts, words):
+    def local(axes, params, bank, prompts, special_tokens):
         # Indices count over the whole bank outside, over this device's part of it inside.
         videos = bank.length.shape[0] * jax.lax.axis_index(axes)
         stride = bank.tokens.shape[1] * bank.tokens.shape[2]
@@ -138,15 +147,15 @@ def make_rollout(
             return jnp.where(frame >= 0, frame + by * stride, -1)
 
         prompts = prompts.replace(video=prompts.video - videos, frame=move(prompts.frame, -videos))
-        episode, metrics = program(params, bank, prompts, words)
+        episode, metrics = program(params, bank, prompts, special_tokens)
         episode = episode.replace(frame=move(episode.frame, videos))
         return episode, jax.tree.map(lambda x: jax.lax.psum(x, axes), metrics)
 
-    def split_program(params, bank, prompts, words):
+    def split_program(params, bank, prompts, special_tokens):
         axes = question_axes(mesh, len(prompts.tokens), len(bank.length))
         if not axes:
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-                return program(params, bank, prompts, words)
+                return program(params, bank, prompts, special_tokens)
         split, whole = PartitionSpec(axes), PartitionSpec()
         episode = Episode(
             tokens=split,
@@ -162,9 +171,9 @@ def make_rollout(
             in_specs=(whole, split, split, whole),
             out_specs=(episode, whole),
             # Where context divides no questions, devices along it all do the same.
-            axis_names={*axes, *SLOTS} & set(mesh.axis_names),
+            axis_names={*axes, *SEQUENCE} & set(mesh.axis_names),
             check_vma=False,
-        )(params, bank, prompts, words)
+        )(params, bank, prompts, special_tokens)
 
     return jax.jit(split_program)
 
@@ -174,7 +183,7 @@ def question_axes(mesh: Mesh, *counts: int) -> tuple[str, ...]:
 
     counts: numbers of questions and of videos, which context is left out for if it must.
     """
-    axes = tuple(name for name in ROWS + SLOTS if mesh.shape.get(name, 1) > 1)
+    axes = tuple(name for name in BATCH + SEQUENCE if mesh.shape.get(name, 1) > 1)
     size = math.prod(mesh.shape[name] for name in axes)
     fits = all(count % size == 0 for count in counts)
-    return axes if fits else tuple(name for name in axes if name not in SLOTS)
+    return axes if fits else tuple(name for name in axes if name not in SEQUENCE)

@@ -11,7 +11,7 @@ from medscope_jax.dialogue import Layout, Tokenizer, frame_text_ids, protocol
 from medscope_jax.tools import CallStatus, byte_table, error_text, select_frames
 
 
-class Vocabulary(NamedTuple):
+class SpecialTokens(NamedTuple):
     """The token ids that the compiled loop needs, as device arrays. -1 pads rows of ids."""
 
     table: object  # tools.byte_table: the bytes of every id
@@ -25,8 +25,8 @@ class Vocabulary(NamedTuple):
     errors: jax.Array  # [statuses, M] ids of each CallStatus's error text
 
 
-def vocabulary(tokenizer: Tokenizer, layout: Layout) -> Vocabulary:
-    """Builds the Vocabulary of a tokenizer once, outside the loop."""
+def find_special_tokens(tokenizer: Tokenizer, layout: Layout) -> SpecialTokens:
+    """Builds the SpecialTokens of a tokenizer once, outside the loop."""
     errors = [tokenizer.encode(error_text(status)) for status in CallStatus]
     padded = np.full((len(errors), max(map(len, errors))), -1, np.int32)
     for row, ids in zip(padded, errors, strict=True):
@@ -36,7 +36,7 @@ def vocabulary(tokenizer: Tokenizer, layout: Layout) -> Vocabulary:
         return jnp.asarray(tokenizer.encode(text), jnp.int32)
 
     opening, closing = protocol.observation_frame(layout.response_format)
-    return Vocabulary(
+    return SpecialTokens(
         table=byte_table(tokenizer.pieces),
         image=jnp.int32(tokenizer.tag(protocol.IMAGE)),
         ends=jnp.asarray(tokenizer.ends, jnp.int32),
@@ -50,7 +50,7 @@ def vocabulary(tokenizer: Tokenizer, layout: Layout) -> Vocabulary:
 
 
 def observe(
-    call, video: jax.Array, bank: FrameBank, words: Vocabulary, layout: Layout
+    call, video: jax.Array, bank: FrameBank, special_tokens: SpecialTokens, layout: Layout
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The observation of each row's call.
 
@@ -67,32 +67,36 @@ def observe(
         indices, count = select_frames(
             tool, start, end, bank.times[video], bank.length[video], layout.window_frames
         )
-        tokens, frame = _frames(indices, count, video, bank, words, layout.stamp_first)
+        tokens, frame = _frames(indices, count, video, bank, special_tokens, layout.stamp_first)
         good = status == CallStatus.OK
-        error = words.errors[status]
+        error = special_tokens.errors[status]
         tokens = jnp.concatenate(
             [
-                words.opening,
+                special_tokens.opening,
                 jnp.where(good, tokens, -1),
                 jnp.where(good, -1, error),
-                words.closing,
+                special_tokens.closing,
             ]
         )
-        pads = [(len(words.opening), len(error) + len(words.closing))]
+        pads = [(len(special_tokens.opening), len(error) + len(special_tokens.closing))]
         frame = jnp.pad(jnp.where(good, frame, -1), pads, constant_values=-1)
         return _compact(tokens, frame)
 
     return jax.vmap(one)(call.tool, call.start, call.end, call.status, video)
 
 
-def _frames(indices, count, video, bank: FrameBank, words: Vocabulary, stamp_first: bool):
+def _frames(
+    indices, count, video, bank: FrameBank, special_tokens: SpecialTokens, stamp_first: bool
+):
     """Stamp, visual tokens and constant text of each selected frame: ids and bank indices."""
     total, size = bank.tokens.shape[1:3]
     selected = jnp.arange(indices.shape[0]) < count
     stamps = bank.stamps[video, indices]  # [F, W]
     visual = (video * total + indices)[:, None] * size + jnp.arange(size)  # [F, S]
-    texts = jnp.broadcast_to(words.frame_text, (indices.shape[0], len(words.frame_text)))
-    tokens = [stamps, jnp.full_like(visual, words.image), texts]
+    texts = jnp.broadcast_to(
+        special_tokens.frame_text, (indices.shape[0], len(special_tokens.frame_text))
+    )
+    tokens = [stamps, jnp.full_like(visual, special_tokens.image), texts]
     frame = [jnp.full_like(stamps, -1), visual, jnp.full_like(texts, -1)]
     order = 1 if stamp_first else -1
     tokens = jnp.concatenate(tokens[::order], axis=1)

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 
 from medscope_jax.models import Cache, embed, forward_cached
-from medscope_jax.rollout.state import Scene
+from medscope_jax.rollout.state import RolloutInputs
 
 
-def feed(
-    scene: Scene,
+def chunked_prefill(
+    inputs: RolloutInputs,
     cache: Cache,
     tokens: jax.Array,
     frame: jax.Array,
@@ -30,14 +30,14 @@ def feed(
         (hidden [R, D] after each row's last real input; of no meaning without one, the cache).
     """
     length = tokens.shape[1]
-    size = min(scene.config.prefill_tokens or length, length)
+    size = min(inputs.config.prefill_tokens or length, length)
 
     def read(cache, first, tokens, frame, positions):
         """A piece that begins with input `first`: hidden of the last real input in it, cache."""
-        inputs = embed(scene.params, scene.model, tokens, frame, scene.flat)
+        embedded = embed(inputs.params, inputs.model, tokens, frame, inputs.flat)
         real = jnp.clip(count - first, 0, size)
         hidden, cache = forward_cached(
-            scene.params, scene.model, inputs, positions, cache, start + first, real
+            inputs.params, inputs.model, embedded, positions, cache, start + first, real
         )
         last = jnp.maximum(real - 1, 0)[:, None, None]
         return jnp.take_along_axis(hidden, last, axis=1)[:, 0], cache
@@ -58,6 +58,6 @@ def feed(
         hidden, cache = read(cache, first, *part)
         return jnp.where((count > first)[:, None], hidden, last), cache
 
-    last = jnp.zeros((len(tokens), scene.model.text.hidden_size), scene.model.dtype)
+    last = jnp.zeros((len(tokens), inputs.model.text.hidden_size), inputs.model.dtype)
     pieces = (jnp.max(count) + size - 1) // size
     return jax.lax.fori_loop(0, pieces, body, (last, cache))

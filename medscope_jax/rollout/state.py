@@ -17,7 +17,7 @@ from flax import struct
 from medscope_jax.bank import FrameBank
 from medscope_jax.dialogue import CallRecord, Episode, Layout, Role
 from medscope_jax.models import Cache, ModelConfig, init_cache, mrope_positions
-from medscope_jax.rollout.observation import Vocabulary
+from medscope_jax.rollout.observation import SpecialTokens
 
 WRITING, WAITING, DONE = 0, 1, 2  # a slot's phase; DONE is also a slot that has no item
 _FEW_LAYERS = 12  # layers that are compiled one by one
@@ -50,37 +50,39 @@ class Prompts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Scene:
+class RolloutInputs:
     """What a rollout reads and never writes."""
 
     params: dict
     bank: FrameBank
     flat: jax.Array  # [V * T * S, D] the bank's visual tokens, one a row
     prompts: Prompts
-    words: Vocabulary
+    special_tokens: SpecialTokens
     model: ModelConfig
     layout: Layout
     config: RolloutConfig
-    draw: Callable  # (scores [S, V], keys [S], position [S], temperature, top_p) as sampling.sample
+    sampler: (
+        Callable  # (scores [S, V], keys [S], position [S], temperature, top_p) as sampling.sample
+    )
 
     @property
-    def items(self) -> int:
+    def requests(self) -> int:
         """Rollouts, I = P * group."""
         return self.prompts.length.shape[0] * self.config.group
 
     @property
     def slots(self) -> int:
         """Rows that run at once, at most one for each item."""
-        return min(self.config.slots or self.items, self.items)
+        return min(self.config.slots or self.requests, self.requests)
 
     @property
-    def pooled(self) -> int:
+    def cached_prompts(self) -> int:
         """Questions that the pool holds: no more than all slots work on at once."""
         return max(1, min(self.slots // self.config.group, self.config.prefill_rows))
 
-    def video(self, item: jax.Array) -> jax.Array:
+    def video(self, request: jax.Array) -> jax.Array:
         """The bank's row of each item's video."""
-        return self.prompts.video[item // self.config.group]
+        return self.prompts.video[request // self.config.group]
 
     def empty_cache(self, rows: int, length: int) -> Cache:
         """A cache of that many rows and slots."""
@@ -91,7 +93,7 @@ class Scene:
 
 
 @struct.dataclass
-class Pool:
+class PrefixCache:
     """Q questions whose prompts have been read; what their rollouts start from."""
 
     cache: Cache  # Q rows of N slots
@@ -106,8 +108,8 @@ class State:
 
     episode: Episode  # I rows
     cache: Cache | None  # S rows of L positions; None before a rollout's first prefill
-    pool: Pool | None  # None where every item has a slot of its own
-    item: jax.Array  # [S] what each slot works on, or worked on last
+    prefix_cache: PrefixCache | None  # None where every item has a slot of its own
+    request: jax.Array  # [S] what each slot works on, or worked on last
     hidden: jax.Array  # [S, D] after the last position, from which the next token is sampled
     length: jax.Array  # [S] filled positions
     position: jax.Array  # [S] next M-RoPE position
@@ -118,16 +120,16 @@ class State:
     begun: jax.Array  # [] items that have been given a slot; they go in order
     decode_steps: jax.Array  # [] decode iterations so far
     decoded: jax.Array  # [] tokens that they produced
-    looks: jax.Array  # [] times that observations were prefilled
+    observation_prefills: jax.Array  # [] times that observations were prefilled
 
 
-def written_prompts(scene: Scene) -> Episode:
+def written_prompts(inputs: RolloutInputs) -> Episode:
     """The episode of all items [I, L] when nothing but the prompts is written."""
-    prompts, group, length = scene.prompts, scene.config.group, scene.layout.length
+    prompts, group, length = inputs.prompts, inputs.config.group, inputs.layout.length
     count, width = prompts.tokens.shape
     valid = jnp.arange(width) < prompts.length[:, None]
     zeros = jnp.zeros_like(prompts.length)
-    positions, _ = mrope_positions(prompts.frame, valid, scene.layout.grid, zeros)
+    positions, _ = mrope_positions(prompts.frame, valid, inputs.layout.grid, zeros)
 
     def rows(array, axis=0, fill=0):
         """[.., P, N] to [.., I, L]."""
@@ -136,27 +138,27 @@ def written_prompts(scene: Scene) -> Episode:
         return jnp.repeat(jnp.pad(array, pads, constant_values=fill), group, axis=axis)
 
     role = jnp.where(valid, int(Role.PROMPT), int(Role.PADDING))
-    none = jnp.full((scene.items, scene.layout.max_tool_turns), -1, jnp.int32)
+    none = jnp.full((inputs.requests, inputs.layout.max_tool_turns), -1, jnp.int32)
     return Episode(
         tokens=rows(jnp.where(valid, prompts.tokens, 0)),
         frame=rows(jnp.where(valid, prompts.frame, -1), fill=-1),
         role=rows(role.astype(jnp.int32)),
         positions=rows(jnp.where(valid, positions, 0), axis=1),
-        logprobs=jnp.zeros((scene.items, length), jnp.float32),
+        logprobs=jnp.zeros((inputs.requests, length), jnp.float32),
         calls=CallRecord(none * 0, none * 0.0, none * 0.0, none, none),
     )
 
 
-def empty_slots(scene: Scene) -> State:
+def empty_batch(inputs: RolloutInputs) -> State:
     """The state in which no item has begun."""
-    none = jnp.zeros((scene.slots,), jnp.int32)
+    none = jnp.zeros((inputs.slots,), jnp.int32)
     zero = jnp.int32(0)
     return State(
-        episode=written_prompts(scene),
+        episode=written_prompts(inputs),
         cache=None,
-        pool=None,
-        item=none,
-        hidden=jnp.zeros((scene.slots, scene.model.text.hidden_size), scene.model.dtype),
+        prefix_cache=None,
+        request=none,
+        hidden=jnp.zeros((inputs.slots, inputs.model.text.hidden_size), inputs.model.dtype),
         length=none,
         position=none,
         phase=none + DONE,
@@ -166,5 +168,5 @@ def empty_slots(scene: Scene) -> State:
         begun=zero,
         decode_steps=zero,
         decoded=zero,
-        looks=zero,
+        observation_prefills=zero,
     )

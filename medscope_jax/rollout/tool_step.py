@@ -5,21 +5,21 @@ import jax.numpy as jnp
 from medscope_jax.dialogue import CallRecord, Role
 from medscope_jax.models import mrope_positions, put_rows, take_rows
 from medscope_jax.rollout.observation import observe
-from medscope_jax.rollout.prefill import feed
-from medscope_jax.rollout.state import DONE, WAITING, WRITING, Scene, State
+from medscope_jax.rollout.prefill import chunked_prefill
+from medscope_jax.rollout.state import DONE, WAITING, WRITING, RolloutInputs, State
 from medscope_jax.tools import CallStatus, interpret
 
 
-def look(scene: Scene, state: State) -> State:
+def execute_tools(inputs: RolloutInputs, state: State) -> State:
     """Executes the calls of up to `prefill_rows` waiting slots and prefills what they see."""
-    layout, rows = scene.layout, min(scene.config.prefill_rows, scene.slots)
+    layout, rows = inputs.layout, min(inputs.config.prefill_rows, inputs.slots)
     waiting = state.phase == WAITING
     chosen = jnp.argsort(~waiting, stable=True)[:rows]
     active = waiting[chosen]
-    episode, item, length = state.episode, state.item[chosen], state.length[chosen]
-    video = scene.video(item)
-    call = _read_calls(scene, state, chosen, video)
-    tokens, frame, count = observe(call, video, scene.bank, scene.words, layout)
+    episode, request, length = state.episode, state.request[chosen], state.length[chosen]
+    video = inputs.video(request)
+    call = _read_calls(inputs, state, chosen, video)
+    tokens, frame, count = observe(call, video, inputs.bank, inputs.special_tokens, layout)
 
     # An observation that leaves no slot for an answer ends the row: nothing is half shown.
     fits = length + count < layout.length
@@ -29,14 +29,14 @@ def look(scene: Scene, state: State) -> State:
     place = jnp.where(inside, length[:, None] + jnp.arange(tokens.shape[1]), layout.length)
 
     def put(array, value):
-        return array.at[item[:, None], place].set(value, mode="drop")
+        return array.at[request[:, None], place].set(value, mode="drop")
 
     # Rows that were chosen but do not wait aim past the calls' end.
     entry = jnp.where(active, state.turn[chosen], layout.max_tool_turns)
     record = (call.tool, call.start, call.end, call.status, length - 1)
     calls = CallRecord(
         *(
-            array.at[item, entry].set(value.astype(array.dtype), mode="drop")
+            array.at[request, entry].set(value.astype(array.dtype), mode="drop")
             for array, value in zip(episode.calls, record, strict=True)
         )
     )
@@ -44,11 +44,11 @@ def look(scene: Scene, state: State) -> State:
         tokens=put(episode.tokens, tokens),
         frame=put(episode.frame, frame),
         role=put(episode.role, int(Role.OBSERVATION)),
-        positions=episode.positions.at[:, item[:, None], place].set(positions, mode="drop"),
+        positions=episode.positions.at[:, request[:, None], place].set(positions, mode="drop"),
         calls=calls,
     )
     part = take_rows(state.cache, chosen)
-    last, part = feed(scene, part, tokens, frame, positions, length, count)
+    last, part = chunked_prefill(inputs, part, tokens, frame, positions, length, count)
     goes_on = active & fits
     phase = jnp.where(goes_on, WRITING, DONE)
 
@@ -66,19 +66,19 @@ def look(scene: Scene, state: State) -> State:
         turn=update(state.turn, state.turn[chosen] + 1, active),
         turn_start=update(state.turn_start, length + count, active),
         call_start=update(state.call_start, jnp.zeros_like(length), active),
-        looks=state.looks + 1,
+        observation_prefills=state.observation_prefills + 1,
     )
 
 
-def _read_calls(scene: Scene, state: State, chosen, video):
+def _read_calls(inputs: RolloutInputs, state: State, chosen, video):
     """Interprets the text between <tool_call> and </tool_call> of the chosen slots [R]."""
     begin, end = state.call_start[chosen], state.length[chosen] - 1  # end: </tool_call>'s place
     size = end - begin
-    places = jnp.clip(begin[:, None] + jnp.arange(scene.config.call_tokens), 0, None)
-    tokens = state.episode.tokens[state.item[chosen]]
+    places = jnp.clip(begin[:, None] + jnp.arange(inputs.config.call_tokens), 0, None)
+    tokens = state.episode.tokens[state.request[chosen]]
     text = jnp.take_along_axis(tokens, places, axis=1, mode="clip")
     # No <tool_call> in this turn, or too long a text: nothing is read, which is NOT_JSON.
-    readable = (begin > 0) & (size <= scene.config.call_tokens)
+    readable = (begin > 0) & (size <= inputs.config.call_tokens)
     size = jnp.where(readable, size, 0)
-    call = interpret(text, size, scene.bank.duration[video], scene.words.table)
+    call = interpret(text, size, inputs.bank.duration[video], inputs.special_tokens.table)
     return call._replace(status=jnp.where(readable, call.status, int(CallStatus.NOT_JSON)))

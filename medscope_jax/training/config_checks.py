@@ -19,13 +19,10 @@ from medscope_jax.phantom.procedure import SPLITS, Procedure
 from medscope_jax.phantom.records import records
 from medscope_jax.phantom.suite_config import procedures
 from medscope_jax.rollout import prompt_width
+from medscope_jax.training.from_config import STAGES, require_split
 from medscope_jax.training.rollout_batch import check_parts
-from medscope_jax.training.run import (
-    require_split,
-    run_tokenizer,
-)
+from medscope_jax.training.run import run_tokenizer
 from medscope_jax.training.sft import parts_of
-from medscope_jax.training.stage import STAGES
 from medscope_jax.training.values import check_values, section_named
 from medscope_jax.video import Video, pair_frames, preview_indices
 

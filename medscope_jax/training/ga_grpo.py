@@ -11,7 +11,7 @@ from medscope_jax.bank import flat_tokens
 from medscope_jax.data.batches import make_batches
 from medscope_jax.dialogue import Role
 from medscope_jax.distributed import bank_shardings, batch_shardings, on_mesh
-from medscope_jax.distributed.multihost import own_copy, put, put_whole
+from medscope_jax.distributed.multihost import addressable_copy, put, replicate
 from medscope_jax.rl import (
     AdvantageConfig,
     Judge,
@@ -25,15 +25,17 @@ from medscope_jax.rollout import row_keys
 from medscope_jax.training.groups import Groups, summarize
 from medscope_jax.training.guard import stop_if_not_finite
 from medscope_jax.training.packing import few_sizes, measure_packing
-from medscope_jax.training.rollout_batch import Drawn, draw_groups, make_roll
-from medscope_jax.training.run import Run, Split, load_records
+from medscope_jax.training.rollout_batch import DynamicBatch, dynamic_sampling, make_roll
+from medscope_jax.training.run import Run, VideoSplit, load_records
 from medscope_jax.training.split_bank import put_videos, split_bank
 from medscope_jax.training.stage import Batches, Update, shardings_of
 from medscope_jax.training.steps import ga_grpo_step
 from medscope_jax.training.train_state import kl_reference, optimizer_of
 
 
-def prepare_ga_grpo(run: Run, split: Split, judge: Judge, params: dict) -> tuple[Batches, Update]:
+def prepare_ga_grpo(
+    run: Run, split: VideoSplit, judge: Judge, params: dict
+) -> tuple[Batches, Update]:
     """Batches of questions, and the update: rollouts, rewards, advantages, policy step."""
     config = run.config
     records = load_records(run, "rl", "train")
@@ -72,18 +74,18 @@ def prepare_ga_grpo(run: Run, split: Split, judge: Judge, params: dict) -> tuple
     )
 
     def update(state, batch):
-        key = jax.random.fold_in(own_copy(state.key), own_copy(state.step))
+        key = jax.random.fold_in(addressable_copy(state.key), addressable_copy(state.step))
 
         def rolled(number, rows):
             ids = jnp.arange(len(rows) * group) + number * len(rows) * group
             return roll(state.params, rows, row_keys(key, ids).reshape(-1, group))
 
-        drawn = draw_groups(
+        drawn = dynamic_sampling(
             rolled, batch["row"], lambda: next(batches)["row"], config.rl.resample, stride
         )
         begin, groups = time.monotonic(), drawn.groups
         advantages = advantage(groups.totals, *fidelities(groups, rewards)).reshape(-1)
-        advantages = put_whole(advantages, run.mesh)
+        advantages = replicate(advantages, run.mesh)
         flat = flat_tokens(put_videos(bank, groups.places, run.mesh, bank_shardings))
         episode = put(groups.episode, batch_shardings(groups.episode, run.mesh))
         sizes = {
@@ -119,7 +121,7 @@ def most_generated(role: np.ndarray, step: int = 16) -> int:
     return min(few_sizes(most, step), role.shape[1])
 
 
-def summary_of(drawn: Drawn) -> dict[str, float]:
+def summary_of(drawn: DynamicBatch) -> dict[str, float]:
     """What to log of a step's rollouts, of the batch that was made of them, and of the time."""
     batches = drawn.batches
     return {

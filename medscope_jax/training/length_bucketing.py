@@ -21,7 +21,7 @@ _SEED = 0  # of those draws; they decide shapes, never numbers
 _WORTH = 0.9  # a split that leaves more than this share of the slots is not worth compiling
 
 
-class Split(NamedTuple):
+class LengthBuckets(NamedTuple):
     """Static sizes: the `rows` shortest rows of a batch take `slots` slots, the others all.
 
     targets: most generated tokens of a row that fits those slots.
@@ -32,10 +32,10 @@ class Split(NamedTuple):
     targets: int
 
 
-def plan_split(
+def plan_buckets(
     lengths: np.ndarray, generated: np.ndarray, batch_size: int, slots: int, shards: int = 1
-) -> Split | None:
-    """The Split that leaves the fewest slots; None where none is worth it.
+) -> LengthBuckets | None:
+    """The LengthBuckets that leaves the fewest slots; None where none is worth it.
 
     Args:
         lengths, generated: int [R] slots that each record of the data needs, and how many of them
@@ -56,11 +56,11 @@ def plan_split(
     if best is None:
         return None
     most = int(generated[lengths <= best[1]].max())
-    return Split(int(best[0]), int(best[1]), -most // 8 * -8)
+    return LengthBuckets(int(best[0]), int(best[1]), -most // 8 * -8)
 
 
 def split_batch(
-    batch: Mapping[str, np.ndarray], split: Split | None
+    batch: Mapping[str, np.ndarray], split: LengthBuckets | None
 ) -> Mapping[str, np.ndarray] | tuple[dict[str, np.ndarray], ...]:
     """(short rows, long rows) of a batch on the host; the batch itself where they do not fit.
 

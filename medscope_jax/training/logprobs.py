@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from medscope_jax.dialogue import Role
-from medscope_jax.distributed import ROWS, SLOTS, WIDTH, constrain, free_axes, split_size
+from medscope_jax.distributed import BATCH, SEQUENCE, TENSOR, constrain, free_axes, split_size
 from medscope_jax.models import ModelConfig, embed, forward, logits, mrope_positions
 from medscope_jax.training.packing import Packing, pack, unpack
 
@@ -91,9 +91,9 @@ def packed_logprobs(
     """
     words, frames, positions, packed, begin = pack(tokens, frame, role, size, grid)
     inputs = embed(params, model, words, frames, bank, local=True)
-    hidden = constrain(forward(params, model, inputs, positions, packed), ROWS, None, None)
+    hidden = constrain(forward(params, model, inputs, positions, packed), BATCH, None, None)
     # Without being told, XLA would have every device hold all rows' values.
-    hidden = constrain(unpack(hidden, targets.slots - 1, begin, size), ROWS, None, None)
+    hidden = constrain(unpack(hidden, targets.slots - 1, begin, size), BATCH, None, None)
     return score_targets(params, model, hidden, tokens, targets, temperature)
 
 
@@ -113,16 +113,16 @@ def score_targets(
     """
 
     def score(hidden, wanted):
-        hidden = constrain(hidden, ROWS, SLOTS, None)
-        scores = constrain(logits(params, model, hidden), ROWS, SLOTS, WIDTH)
+        hidden = constrain(hidden, BATCH, SEQUENCE, None)
+        scores = constrain(logits(params, model, hidden), BATCH, SEQUENCE, TENSOR)
         every = jax.nn.log_softmax(scores / (temperature or 1.0))
         chosen = jnp.take_along_axis(every, wanted[..., None], axis=-1)[..., 0]
         return chosen, -jnp.sum(jnp.exp(every) * every, axis=-1)
 
     wanted = jnp.take_along_axis(tokens, targets.slots, axis=1)
     rows, count = wanted.shape
-    position_bytes = 4 * split_size(rows, ROWS)
-    position_bytes *= split_size(model.text.vocab_size, WIDTH)
+    position_bytes = 4 * split_size(rows, BATCH)
+    position_bytes *= split_size(model.text.vocab_size, TENSOR)
     shards = free_axes().get("context", 1)  # positions are split over these as slots are
     parts = -(-count // (max(1, chunk_bytes // position_bytes) * shards))
     if parts == 1:

@@ -17,7 +17,7 @@ from medscope_jax.errors import UserError
 from medscope_jax.models import ModelConfig, frame_grid, load_params
 from medscope_jax.models.hf.preprocessor import pixel_limits
 from medscope_jax.models.weights import weight_shapes
-from medscope_jax.rollout import vocabulary
+from medscope_jax.rollout import find_special_tokens
 from medscope_jax.training.run import Run
 from medscope_jax.video import bucket_size
 
@@ -100,7 +100,7 @@ def open_run(folder: Path, model: ModelConfig, size: tuple[int, int]) -> Run:
         folder=folder,
         mesh=make_mesh({}, jax.devices()[:1]),
         tokenizer=tokenizer,
-        words=vocabulary(tokenizer, layout),
+        special_tokens=find_special_tokens(tokenizer, layout),
         model=dataclasses.replace(model, remat=False),
         layout=layout,
         clip_layout=layout,

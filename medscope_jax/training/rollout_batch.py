@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from medscope_jax.bank import FrameBank
 from medscope_jax.dialogue import Episode
 from medscope_jax.distributed import batch_shardings
-from medscope_jax.distributed.multihost import fetch, from_first, is_first, put, put_whole
+from medscope_jax.distributed.multihost import broadcast, gather, is_first, put, replicate
 from medscope_jax.errors import UserError
 from medscope_jax.rl import Judge, RewardConfig
 from medscope_jax.rollout import (
@@ -29,6 +29,7 @@ from medscope_jax.rollout import (
     prompt_width,
     read_trajectories,
 )
+from medscope_jax.training.from_config import require_split
 from medscope_jax.training.groups import (
     Groups,
     join_groups,
@@ -36,11 +37,11 @@ from medscope_jax.training.groups import (
     replace_groups,
     reward_all,
 )
-from medscope_jax.training.run import Run, Split, require_split, rollout_program
+from medscope_jax.training.run import Run, VideoSplit, rollout_program
 from medscope_jax.training.split_bank import put_videos
 
 
-class Rolled(NamedTuple):
+class RolloutBatch(NamedTuple):
     """A batch of questions, rolled out and judged."""
 
     groups: Groups
@@ -49,16 +50,16 @@ class Rolled(NamedTuple):
     unscored: int = 0  # rollouts that the judge gave no score
 
 
-class Drawn(NamedTuple):
+class DynamicBatch(NamedTuple):
     """A batch to learn from."""
 
     groups: Groups
     replaced: int  # groups that took the place of one without signal
-    batches: list[Rolled]  # all that were rolled out for it
+    batches: list[RolloutBatch]  # all that were rolled out for it
 
 
 # (parameters, numbers of the questions [P], a random key for each of their rollouts [P, G])
-Roll = Callable[[dict, np.ndarray, jax.Array], Rolled]
+Roll = Callable[[dict, np.ndarray, jax.Array], RolloutBatch]
 
 
 def check_parts(config: ConfigDict, mesh: Mesh) -> None:
@@ -78,7 +79,7 @@ def check_parts(config: ConfigDict, mesh: Mesh) -> None:
 
 
 def make_roll(
-    run: Run, split: Split, records: Sequence[dict], bank: FrameBank, judge: Judge
+    run: Run, split: VideoSplit, records: Sequence[dict], bank: FrameBank, judge: Judge
 ) -> tuple[Roll, int]:
     """The function that rolls out questions of a batch, and the slots that hold every prompt.
 
@@ -88,7 +89,7 @@ def make_roll(
     shown = [split.videos[split.rows[r["video"]]].times for r in records]
     width = prompt_width(records, shown, run.tokenizer, run.layout, True)
     program = rollout_program(run, group, greedy=False)
-    words = put_whole(run.words, run.mesh)
+    special_tokens = replicate(run.special_tokens, run.mesh)
     rewards = RewardConfig(**config.reward)
     stride = config.video.max_frames * run.layout.tokens_per_frame
 
@@ -111,10 +112,10 @@ def make_roll(
             tools=True,
         )
         prompts = put(prompts, batch_shardings(prompts, run.mesh))
-        return program(params, part, prompts, words)
+        return program(params, part, prompts, special_tokens)
 
     def read(episode: Episode) -> tuple[Episode, list[Trajectory]]:
-        host = fetch(episode)
+        host = gather(episode)
         return host, read_trajectories(host, config.video.max_frames, run.tokenizer, run.layout)
 
     def asked_of(rows: np.ndarray) -> list[dict]:
@@ -132,7 +133,7 @@ def make_roll(
         scored = reward_all(found, asked_of(rows), scores.tolist(), rewards)
         return Groups(rows, places_of(rows), host, found, scored)
 
-    def roll(params: dict, rows: np.ndarray, keys: jax.Array) -> Rolled:
+    def roll(params: dict, rows: np.ndarray, keys: jax.Array) -> RolloutBatch:
         begin = time.monotonic()
         count = len(rows) // config.rl.parts
         parts = [slice(i, i + count) for i in range(0, len(rows), count)]
@@ -149,12 +150,12 @@ def make_roll(
                 done.append((part, host, found, scored))
                 work.append(counts)
             rolled = time.monotonic()
-            scores = [from_first(np.array(scored.result(), np.float32)) for *_, scored in done]
+            scores = [broadcast(np.array(scored.result(), np.float32)) for *_, scored in done]
             judged = [
                 groups_of(rows[part], host, found, told)
                 for (part, host, found, _), told in zip(done, scores, strict=True)
             ]
-        return Rolled(
+        return RolloutBatch(
             join_groups(judged, stride),
             jax.tree.map(lambda *counts: sum(counts), *jax.device_get(work)),
             {
@@ -167,13 +168,13 @@ def make_roll(
     return roll, width
 
 
-def draw_groups(
-    roll: Callable[[int, np.ndarray], Rolled],
+def dynamic_sampling(
+    roll: Callable[[int, np.ndarray], RolloutBatch],
     first: np.ndarray,
     more: Callable[[], np.ndarray],
     resample: int,
     stride: int,
-) -> Drawn:
+) -> DynamicBatch:
     """A batch whose groups without signal are replaced by further questions' groups.
 
     DAPO's dynamic sampling (arXiv 2503.14476): a group whose rollouts are all rewarded alike has no
@@ -191,4 +192,4 @@ def draw_groups(
         drawn.append(roll(len(drawn), more()))
         groups, count = replace_groups(groups, drawn[-1].groups, stride)
         replaced += count
-    return Drawn(groups, replaced, drawn)
+    return DynamicBatch(groups, replaced, drawn)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -31,10 +31,11 @@ from medscope_jax.dialogue import (
     train_tokenizer,
 )
 from medscope_jax.distributed import check_device, make_mesh, on_mesh
-from medscope_jax.distributed.multihost import fetch
+from medscope_jax.distributed.multihost import gather
 from medscope_jax.errors import UserError
-from medscope_jax.models import ModelConfig, encode_frames, for_mesh, frame_grid, model_config
-from medscope_jax.rollout import RolloutConfig, Vocabulary, make_rollout, vocabulary
+from medscope_jax.models import ModelConfig, encode_frames, for_mesh
+from medscope_jax.rollout import SpecialTokens, find_special_tokens, make_rollout
+from medscope_jax.training.from_config import layouts, rollout_config, with_vocabulary
 from medscope_jax.training.imported import check_companions, keep_companions
 from medscope_jax.training.workdir import Workdir
 from medscope_jax.video import Video, pair_frames
@@ -51,7 +52,7 @@ class Run:
     folder: Path  # the workdir
     mesh: Mesh
     tokenizer: Tokenizer
-    words: Vocabulary
+    special_tokens: SpecialTokens
     model: ModelConfig
     layout: Layout  # of conversations about whole videos
     clip_layout: Layout  # of stage 1's conversations about clips
@@ -83,8 +84,8 @@ def make_run(config: ConfigDict, workdir: Workdir, mesh: Mesh) -> Run:
     model = for_mesh(with_vocabulary(config.model, tokenizer.vocab_size), mesh)
     tokenizer = pad_vocabulary(tokenizer, model.text.vocab_size)
     layout, clip_layout = layouts(config, model)
-    words = vocabulary(tokenizer, layout)
-    return Run(config, workdir.path, mesh, tokenizer, words, model, layout, clip_layout)
+    special_tokens = find_special_tokens(tokenizer, layout)
+    return Run(config, workdir.path, mesh, tokenizer, special_tokens, model, layout, clip_layout)
 
 
 def suite_tokenizer(config: ConfigDict) -> Tokenizer:
@@ -114,60 +115,6 @@ def run_tokenizer(config: ConfigDict) -> Tokenizer:
     return suite_tokenizer(config)
 
 
-def with_vocabulary(section: Mapping, size: int) -> ModelConfig:
-    """The ModelConfig of a config's model section for a vocabulary of `size`, rounded up.
-
-    A multiple of 128 lets every tensor axis divide it; the ids beyond `size` are never used.
-    Imported weights have as many as they have.
-    """
-    values = {key: value for key, value in section.items() if key != "checkpoint"}
-    values["text"] = {"vocab_size": -size // 128 * -128, **section["text"]}
-    return model_config(values)
-
-
-def make_layout(config: ConfigDict, model: ModelConfig) -> Layout:
-    """The Layout of a config's conversations."""
-    dialogue = config.dialogue
-    return Layout(
-        length=dialogue.length,
-        preview_frames=dialogue.preview_frames,
-        window_frames=dialogue.window_frames,
-        grid=frame_grid(model, config.video.height, config.video.width),
-        frame_format=dialogue.frame_format,
-        response_format=dialogue.response_format,
-        max_tool_turns=dialogue.max_tool_turns,
-    )
-
-
-def layouts(config: ConfigDict, model: ModelConfig) -> tuple[Layout, Layout]:
-    """The Layouts of conversations about whole videos, and of stage 1's about clips."""
-    layout = make_layout(config, model)
-    return layout, dataclasses.replace(layout, length=config.dialogue.clip_length)
-
-
-def require_split(name: str, rows: int, mesh: Mesh) -> None:
-    """UserError where a batch's rows can't be shared out over the mesh's data and fsdp axes."""
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    if rows % shards:
-        raise UserError(f"{name} {rows} does not split over data x fsdp = {shards} devices")
-
-
-def rollout_config(config: ConfigDict, group: int, greedy: bool) -> RolloutConfig:
-    """The RolloutConfig of a config, for `group` rollouts a question."""
-    section = config.rollout
-    return RolloutConfig(
-        group=group,
-        turn_tokens=section.turn_tokens,
-        call_tokens=section.call_tokens,
-        prefill_rows=section.prefill_rows,
-        temperature=0.0 if greedy else section.temperature,
-        top_p=1.0 if greedy else section.top_p,
-        slots=section.slots,
-        prefill_tokens=section.prefill_tokens,
-        kv_dtype=section.kv_dtype,
-    )
-
-
 # Stage 3 and evaluation ask for the same program: it is traced and compiled for both at once.
 _make_rollout_once = functools.cache(make_rollout)
 
@@ -179,20 +126,20 @@ def rollout_program(run: Run, group: int, greedy: bool) -> Callable:
 
 
 @dataclasses.dataclass(frozen=True)
-class Split:
+class VideoSplit:
     """A split's videos, decoded: bank-rate frames are small enough for the host's memory."""
 
     videos: list[Video]
     rows: dict[str, int]  # video id -> place in videos, and in the bank made of them
 
 
-def load_split(run: Run, split: str) -> Split:
+def load_split(run: Run, split: str) -> VideoSplit:
     """Reads all videos of a split."""
     videos = [
         pair_frames(video) if run.config.video.native_pairs else video
         for video in suite_videos(run.config, run.folder, split)
     ]
-    return Split(videos, suite_rows(run.config, run.folder, split))
+    return VideoSplit(videos, suite_rows(run.config, run.folder, split))
 
 
 def load_records(run: Run, part: str, split: str) -> list[dict]:
@@ -200,11 +147,11 @@ def load_records(run: Run, part: str, split: str) -> list[dict]:
     return list(suite_records(run.config, run.folder, part, split))
 
 
-def make_split_bank(run: Run, params: dict, split: Split) -> FrameBank:
+def make_split_bank(run: Run, params: dict, split: VideoSplit) -> FrameBank:
     """The frame bank of a split under the given parameters: each frame encoded once."""
     encode = on_mesh(run.mesh, jitted_encode)
     return make_bank(
-        lambda frames: fetch(encode({"vision": params["vision"]}, run.model, frames)),
+        lambda frames: gather(encode({"vision": params["vision"]}, run.model, frames)),
         split.videos,
         functools.partial(stamp_ids, run.tokenizer, run.layout),
         batch_frames=ENCODE_FRAMES,

@@ -25,8 +25,8 @@ from medscope_jax.distributed import on_mesh
 from medscope_jax.distributed.multihost import local_rows, put_batch
 from medscope_jax.errors import UserError
 from medscope_jax.files import write_text
-from medscope_jax.training import length_bucketing as lengths
-from medscope_jax.training.run import Run, Split, load_records
+from medscope_jax.training.length_bucketing import LengthBuckets, plan_buckets, split_batch
+from medscope_jax.training.run import Run, VideoSplit, load_records
 from medscope_jax.training.split_bank import split_bank
 from medscope_jax.training.stage import Batches, Update, shardings_of
 from medscope_jax.training.steps import sft_step
@@ -49,7 +49,7 @@ def parts_of(config: ConfigDict, stage: str) -> list[str]:
     return [part for part in PARTS[stage] if has_part(config, part)]
 
 
-def prepare_clips(run: Run, split: Split, params: dict) -> tuple[Batches, Update]:
+def prepare_clips(run: Run, split: VideoSplit, params: dict) -> tuple[Batches, Update]:
     """Stage 1: clips whose frames are encoded inside the step, so that the vision tower learns."""
     del params  # nothing is made in advance from the first parameters
 
@@ -70,7 +70,9 @@ def prepare_clips(run: Run, split: Split, params: dict) -> tuple[Batches, Update
     return _batches(run, "warm_up", len(records), example), update
 
 
-def prepare_dialogues(name: str, run: Run, split: Split, params: dict) -> tuple[Batches, Update]:
+def prepare_dialogues(
+    name: str, run: Run, split: VideoSplit, params: dict
+) -> tuple[Batches, Update]:
     """Stage 2 and the passive baseline: conversations over a bank that is made once.
 
     The bank stays on the host; a batch brings the visual tokens that its rows show.
@@ -119,7 +121,7 @@ def _records(run: Run, name: str) -> list[dict]:
     return [mixed[i] for i in range(len(mixed))]
 
 
-def _video(split: Split, record: dict):
+def _video(split: VideoSplit, record: dict):
     return split.videos[split.rows[record["video"]]]
 
 
@@ -133,7 +135,7 @@ def _batches(run: Run, name: str, count: int, example: Callable[[int], dict]) ->
     )
 
 
-def _plan_split(run: Run, name: str, rows: list[Row], slots: int) -> lengths.Split | None:
+def _plan_split(run: Run, name: str, rows: list[Row], slots: int) -> LengthBuckets | None:
     if jax.process_count() > 1:  # which rows are short is known of a process's own rows only
         return None
     if run.config[name].steps < _STEPS_WORTH_A_SPLIT:
@@ -141,10 +143,10 @@ def _plan_split(run: Run, name: str, rows: list[Row], slots: int) -> lengths.Spl
     used = np.array([len(row.tokens) for row in rows])
     generated = np.array([np.count_nonzero(row.role == Role.GENERATED) for row in rows])
     shards = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
-    return lengths.plan_split(used, generated, run.config[name].batch_size, slots, shards)
+    return plan_buckets(used, generated, run.config[name].batch_size, slots, shards)
 
 
-def _update(run: Run, name: str, generated: int, parts: lengths.Split | None) -> Update:
+def _update(run: Run, name: str, generated: int, parts: LengthBuckets | None) -> Update:
     step = functools.partial(
         sft_step,
         model=run.model,
@@ -158,7 +160,7 @@ def _update(run: Run, name: str, generated: int, parts: lengths.Split | None) ->
     size = run.config[name].batch_size
 
     def update(state, batch):
-        batch = put_batch(lengths.split_batch(batch, parts), run.mesh, size)
+        batch = put_batch(split_batch(batch, parts), run.mesh, size)
         return compiled(state, batch)
 
     return update

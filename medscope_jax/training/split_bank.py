@@ -16,13 +16,13 @@ from medscope_jax.bank.bank_build import Built, build_bank
 from medscope_jax.bank.bank_key import Preprocessing, weights_hash
 from medscope_jax.bank.bank_store import FrameSource, load_bank, source_of
 from medscope_jax.dialogue import stamp_ids
-from medscope_jax.distributed.multihost import fetch, first_process_first, put_rows
+from medscope_jax.distributed.multihost import first_process_first, gather, put_rows
 from medscope_jax.models import ModelConfig, frame_grid
 from medscope_jax.models.vision import IMAGE_MEAN, IMAGE_STD
-from medscope_jax.training.run import ENCODE_FRAMES, Run, Split, jitted_encode, make_split_bank
+from medscope_jax.training.run import ENCODE_FRAMES, Run, VideoSplit, jitted_encode, make_split_bank
 
 
-def split_bank(run: Run, params: dict, split: Split, name: str) -> FrameBank:
+def split_bank(run: Run, params: dict, split: VideoSplit, name: str) -> FrameBank:
     """The frame bank of a split under the given parameters.
 
     With config.video.stored_bank, frame tokens are kept in the run's folder as that type: stages
@@ -36,12 +36,12 @@ def split_bank(run: Run, params: dict, split: Split, name: str) -> FrameBank:
     if not dtype:
         return make_split_bank(run, params, split)
     if jax.process_count() > 1:
-        params = {"vision": jax.tree.map(jnp.asarray, fetch(params["vision"]))}
+        params = {"vision": jax.tree.map(jnp.asarray, gather(params["vision"]))}
     with first_process_first(f"bank to {name}"):
         return stored_bank(run, params, split, dtype)
 
 
-def stored_bank(run: Run, params: dict, split: Split, dtype: str | None = None) -> FrameBank:
+def stored_bank(run: Run, params: dict, split: VideoSplit, dtype: str | None = None) -> FrameBank:
     """make_split_bank's bank, from the run's folder; what is not stored there yet is encoded first.
 
     Each process for itself, with params on its own devices. Each video of the split needs an id in

@@ -19,6 +19,7 @@ from medscope_jax.models.initialization import (
     with_ticks,
 )
 from medscope_jax.training.checkpoint import Checkpoints
+from medscope_jax.training.from_config import MODELS
 from medscope_jax.training.guard import stop_if_not_finite
 from medscope_jax.training.imported import imported_params
 from medscope_jax.training.metrics_log import MetricsWriter, Progress
@@ -36,10 +37,6 @@ from medscope_jax.training.train_state import (
     updates_of,
 )
 from medscope_jax.training.workdir import Workdir
-
-STAGES = ("warm_up", "passive", "cold_start", "ga_grpo")
-# The name of each trained model in tables, and the stage that ends with it.
-MODELS = {"passive": "passive", "sft": "cold_start", "rl": "ga_grpo"}
 
 
 class Batches(Protocol):

@@ -10,8 +10,7 @@ from medscope_jax.bank.bank_codec import check_dtype
 from medscope_jax.dialogue import Layout, protocol
 from medscope_jax.errors import UserError
 from medscope_jax.rl import UNSCORED, AdvantageConfig, LossConfig, RewardConfig, make_judge
-from medscope_jax.training.run import layouts, with_vocabulary
-from medscope_jax.training.stage import STAGES
+from medscope_jax.training.from_config import STAGES, layouts, with_vocabulary
 from medscope_jax.video.frames import RESAMPLES
 
 # Keys by the least value that they may have; {stage} stands for each of STAGES.

@@ -12,7 +12,7 @@ from benchmarks.rollouts_report import print_report
 from benchmarks.trained import machine
 from medscope_jax.dialogue import Layout, train_tokenizer
 from medscope_jax.models import model_config
-from medscope_jax.rollout import vocabulary
+from medscope_jax.rollout import find_special_tokens
 from medscope_jax.training.run import Run
 from medscope_jax.video import read_video
 
@@ -60,8 +60,8 @@ def world(folder):
     rollout |= {"slots": 0, "prefill_tokens": 0, "kv_dtype": ""}
     video = {"fps": 1.0, "height": SIZE[0], "width": SIZE[1], "max_frames": 40}
     config = ConfigDict({"rollout": rollout, "video": video})
-    words = vocabulary(tokenizer, LAYOUT)
-    run = Run(config, folder, None, tokenizer, words, model, LAYOUT, LAYOUT)
+    special_tokens = find_special_tokens(tokenizer, LAYOUT)
+    run = Run(config, folder, None, tokenizer, special_tokens, model, LAYOUT, LAYOUT)
     return run, chatter(tokenizer, model, seed=6)
 
 

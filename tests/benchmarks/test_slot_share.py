@@ -37,4 +37,4 @@ def test_counts_are_those_of_a_plain_scheduler(slots, prefill_rows):
     steps, looks = plain_counts(turns, slots, prefill_rows)
     assert found["decode_steps"] == steps and found["slot_steps"] == slots * steps
     assert found["decoded"] == sum(map(sum, turns))
-    assert found["looks"] == looks
+    assert found["observation_prefills"] == looks

@@ -30,7 +30,7 @@ from medscope_jax.dialogue import (
 )
 from medscope_jax.dialogue.qwen_tokenizer import SINGLE_TAGS, qwen_tokenizer
 from medscope_jax.errors import UserError
-from medscope_jax.rollout import observe, vocabulary
+from medscope_jax.rollout import find_special_tokens, observe
 from medscope_jax.tools import Call, CallStatus, interpret, parse_call
 from tests.dialogue import qwen_files
 
@@ -164,7 +164,7 @@ def test_an_episode_reads_back(qwen):
 
 def test_the_device_reads_and_shows_the_same(qwen):
     """Interpreter and observations from Qwen's ids equal what the host builds."""
-    times, words = np.arange(9.0), vocabulary(qwen, LAYOUT)
+    times, special_tokens = np.arange(9.0), find_special_tokens(qwen, LAYOUT)
     texts = [
         '\n{"name": "crop_video", "arguments": {"start_time": 3.0, "end_time": 4.5}}\n',
         ' {"name": "get_frame", "arguments": {"timestamp": 1e0, "why": "\u4e2d\U0001f600"}}',
@@ -176,14 +176,16 @@ def test_the_device_reads_and_shows_the_same(qwen):
     for row, values in zip(padded, ids, strict=True):
         row[: len(values)] = values
     lengths = jnp.asarray([len(values) for values in ids])
-    call = jax.jit(interpret)(jnp.asarray(padded), lengths, jnp.full(len(ids), 9.0), words.table)
+    call = jax.jit(interpret)(
+        jnp.asarray(padded), lengths, jnp.full(len(ids), 9.0), special_tokens.table
+    )
     for index, text in enumerate(texts):
         assert Call(*(np.asarray(x)[index] for x in call)) == parse_call(text, 9.0)
 
     features = np.zeros((9, LAYOUT.tokens_per_frame, 4), np.float32)
     bank = stack_bank([features], [times], [stamp_ids(qwen, LAYOUT, times)], [9.0])
     look = jax.jit(functools.partial(observe, layout=LAYOUT))
-    tokens, frame, count = look(call, jnp.zeros(len(ids), jnp.int32), bank, words)
+    tokens, frame, count = look(call, jnp.zeros(len(ids), jnp.int32), bank, special_tokens)
     for index, text in enumerate(texts):
         turns = [f"<think>a</think><tool_call>{text}</tool_call>", "<answer>b</answer>"]
         row = build_episode("Where?", turns, (0,), times, 9.0, qwen, LAYOUT, tools=True)

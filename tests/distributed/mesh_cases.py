@@ -15,24 +15,24 @@ import optax
 from medscope_jax.bank import take_videos
 from medscope_jax.distributed import batch_shardings, make_mesh, state_shardings
 from medscope_jax.distributed.multihost import (
-    fetch,
+    gather,
     is_first,
     join_processes,
     local_rows,
     put,
     put_batch,
-    put_whole,
+    replicate,
 )
 from medscope_jax.models import init_params, model_config
 from medscope_jax.rl import LossConfig
-from medscope_jax.rollout import RolloutConfig, make_rollout, row_keys, vocabulary
+from medscope_jax.rollout import RolloutConfig, find_special_tokens, make_rollout, row_keys
 from medscope_jax.training.packing import Packing
 from medscope_jax.training.steps import ga_grpo_step, sft_step
 from medscope_jax.training.train_state import init_state
 from tests.rollout.rollout_cases import LAYOUT, make_prompts, make_world
 from tests.training import step_cases as cases
 
-ROWS = 16
+BATCH = 16
 # The eps is large since AdamW divides a gradient by its own size: where the true gradient is zero,
 # rounding noise would become whole steps.
 ADAMW = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2, eps=1e-3, weight_decay=0.01))
@@ -48,25 +48,25 @@ def new_state(mesh, train_vision: bool):
 def outcome(after, metrics) -> dict[str, np.ndarray]:
     """Parameters and metrics as named arrays on the host."""
     leaves = {f"params{i}": leaf for i, leaf in enumerate(jax.tree.leaves(after.params))}
-    return fetch(leaves | metrics)
+    return gather(leaves | metrics)
 
 
 def warm_up(mesh) -> dict[str, np.ndarray]:
     """A step of stage 1: the vision tower trains too. Each process gives its own rows."""
     random = np.random.default_rng(7)
-    batch = cases.batch(ROWS, local=True)
-    batch["frames"] = random.integers(0, 256, (ROWS, cases.FRAMES, 28, 56, 3)).astype(np.uint8)
+    batch = cases.batch(BATCH, local=True)
+    batch["frames"] = random.integers(0, 256, (BATCH, cases.FRAMES, 28, 56, 3)).astype(np.uint8)
     return _supervised(mesh, batch, train_vision=True)
 
 
 def cold_start(mesh) -> dict[str, np.ndarray]:
     """A step of stage 2: each row brings the visual tokens that it shows."""
-    return _supervised(mesh, cases.sft_batch(ROWS), train_vision=False)
+    return _supervised(mesh, cases.sft_batch(BATCH), train_vision=False)
 
 
 def _supervised(mesh, batch, train_vision):
-    rows = local_rows(mesh, ROWS)
-    batch = put_batch({name: array[rows] for name, array in batch.items()}, mesh, ROWS)
+    rows = local_rows(mesh, BATCH)
+    batch = put_batch({name: array[rows] for name, array in batch.items()}, mesh, BATCH)
     step = jax.jit(functools.partial(sft_step, **COMMON, targets=10, train_vision=train_vision))
     with jax.set_mesh(mesh):
         return outcome(*step(new_state(mesh, train_vision), batch))
@@ -75,9 +75,9 @@ def _supervised(mesh, batch, train_vision):
 def ga_grpo(mesh) -> dict[str, np.ndarray]:
     """A policy step in two micro batches, with a KL penalty."""
     random = np.random.default_rng(7)
-    batch = cases.batch(ROWS)
+    batch = cases.batch(BATCH)
     old = random.normal(-4, 0.5, batch["role"].shape)
-    arrays = (cases.episode(batch, old), random.normal(size=ROWS).astype("f"), cases.bank(ROWS))
+    arrays = (cases.episode(batch, old), random.normal(size=BATCH).astype("f"), cases.bank(BATCH))
     arrays = put(arrays, batch_shardings(arrays, mesh))
     reference = jax.tree.map(lambda x: jnp.asarray(x * 0.9), cases.params())
     reference = put(reference, state_shardings(reference, mesh))
@@ -119,14 +119,14 @@ def rollout_program(mesh, greedy: bool):
         put(params, state_shardings(params, mesh)),
         put(bank, batch_shardings(bank, mesh)),
         put(prompts, batch_shardings(prompts, mesh)),
-        put_whole(vocabulary(tokenizer, LAYOUT), mesh),
+        replicate(find_special_tokens(tokenizer, LAYOUT), mesh),
     )
 
 
 def rollouts(mesh, greedy: bool) -> dict[str, np.ndarray]:
     """What was written, seen and called in the rollouts."""
     program, arguments = rollout_program(mesh, greedy)
-    episode = fetch(program(*arguments)[0])
+    episode = gather(program(*arguments)[0])
     arrays = {n: getattr(episode, n) for n in ("tokens", "frame", "role", "positions", "logprobs")}
     return arrays | episode.calls._asdict()
 

@@ -11,9 +11,9 @@ from jax.sharding import PartitionSpec
 from medscope_jax import models
 from medscope_jax.distributed import (
     ANY,
-    ROWS,
-    SLOTS,
-    WIDTH,
+    BATCH,
+    SEQUENCE,
+    TENSOR,
     constrain,
     make_mesh,
     on_mesh,
@@ -36,20 +36,20 @@ def placed(shape, *split):
 
 
 def test_split_as_said():
-    assert placed((8, 6, 4), ROWS, SLOTS, None) == (2, 6, 4)
-    assert placed((8, 6, 4), ROWS, ANY, WIDTH) == (2, 6, 2)
+    assert placed((8, 6, 4), BATCH, SEQUENCE, None) == (2, 6, 4)
+    assert placed((8, 6, 4), BATCH, ANY, TENSOR) == (2, 6, 2)
     # What its axes do not divide is split over the first of them, or stays as it is.
-    assert placed((6, 6, 4), ROWS, ANY, WIDTH) == (3, 6, 2)
-    assert placed((5, 6, 4), ROWS, ANY, WIDTH) == (5, 6, 2)
-    assert placed((8, 6, 3), ROWS, None, WIDTH) == (2, 6, 3)
+    assert placed((6, 6, 4), BATCH, ANY, TENSOR) == (3, 6, 2)
+    assert placed((5, 6, 4), BATCH, ANY, TENSOR) == (5, 6, 2)
+    assert placed((8, 6, 3), BATCH, None, TENSOR) == (2, 6, 3)
 
 
 def test_nothing_is_said_without_a_mesh_or_on_one_device():
     one = mesh_of({})
 
     def same(x):
-        assert constrain(x, ROWS, WIDTH) is x
-        assert split_size(8, ROWS) == 8 and usable_axes(8, ROWS) == ()
+        assert constrain(x, BATCH, TENSOR) is x
+        assert split_size(8, BATCH) == 8 and usable_axes(8, BATCH) == ()
         return x
 
     jax.jit(same)(jnp.zeros((8, 8)))
@@ -60,10 +60,10 @@ def test_nothing_is_said_without_a_mesh_or_on_one_device():
 
 def test_axes_of_an_enclosing_shard_map_are_left_alone():
     def inside(x):
-        assert usable_axes(len(x), ROWS) == ("fsdp",)
-        assert usable_axes(len(x), WIDTH) == ("tensor",)
-        assert split_size(4, ROWS) == 2
-        return constrain(x, ROWS, WIDTH) + jax.lax.axis_index("data")
+        assert usable_axes(len(x), BATCH) == ("fsdp",)
+        assert usable_axes(len(x), TENSOR) == ("tensor",)
+        assert split_size(4, BATCH) == 2
+        return constrain(x, BATCH, TENSOR) + jax.lax.axis_index("data")
 
     spec = PartitionSpec("data")
     run = jax.shard_map(inside, in_specs=spec, out_specs=spec, axis_names={"data"})

@@ -42,7 +42,7 @@ CONFIG = models.ModelConfig(
         initializer_range=0.2,
     ),
 )
-ROWS, LENGTH, FRAMES = 8, 20, 2
+BATCH, LENGTH, FRAMES = 8, 20, 2
 MESHES = {
     "data": {"data": 8},
     "fsdp": {"fsdp": 8},
@@ -81,16 +81,16 @@ def start():
     random = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda key: models.init_params(CONFIG, key), jax.random.key(0))
     params = jax.tree.map(lambda leaf: random.normal(0, 0.2, leaf.shape).astype("f"), shapes)
-    frame = np.full((ROWS, LENGTH), -1, np.int32)
-    frame[:, 2:6] = 4 * np.arange(ROWS)[:, None] + np.arange(4)  # two frames of two tokens each
-    lengths = random.integers(12, LENGTH + 1, ROWS)
+    frame = np.full((BATCH, LENGTH), -1, np.int32)
+    frame[:, 2:6] = 4 * np.arange(BATCH)[:, None] + np.arange(4)  # two frames of two tokens each
+    lengths = random.integers(12, LENGTH + 1, BATCH)
     valid = np.arange(LENGTH) < lengths[:, None]
     batch = {
-        "tokens": random.integers(0, 64, (ROWS, LENGTH)).astype(np.int32),
-        "frames": random.integers(0, 256, (ROWS * FRAMES, 28, 56, 3)).astype(np.uint8),
+        "tokens": random.integers(0, 64, (BATCH, LENGTH)).astype(np.int32),
+        "frames": random.integers(0, 256, (BATCH * FRAMES, 28, 56, 3)).astype(np.uint8),
         "frame": frame,
         "valid": valid,
-        "positions": np.tile(np.arange(LENGTH), (3, ROWS, 1)).astype(np.int32),
+        "positions": np.tile(np.arange(LENGTH), (3, BATCH, 1)).astype(np.int32),
     }
     state = {"params": params, "optimizer": OPTIMIZER.init(params), "step": np.zeros((), np.int32)}
     return jax.device_get((state, batch))

@@ -37,8 +37,8 @@ def get_frame(timestamp):
 
 
 def transcript(*calls, answer="two clips"):
-    looks = "".join(f"<think>look</think>{call}{RESPONSE}" for call in calls)
-    return f"{looks}<think>done</think><answer>{answer}</answer>"
+    scored_calls = "".join(f"<think>look</think>{call}{RESPONSE}" for call in calls)
+    return f"{scored_calls}<think>done</think><answer>{answer}</answer>"
 
 
 @pytest.mark.parametrize("golden", GOLDENS, ids=range(len(GOLDENS)))
@@ -119,7 +119,7 @@ def test_last_valid_call_of_each_tool_counts():
 
 
 def test_last_look_alone():
-    last = RewardConfig(crop_reward="smooth", looks="last")
+    last = RewardConfig(crop_reward="smooth", scored_calls="last")
     spans = [(10, 14)]
     # As published, a wide window and a frame anywhere inside add up to more than a good window.
     lazy, good = transcript(crop(0, 20), get_frame(13)), transcript(crop(0, 20), crop(9, 14))
@@ -138,7 +138,7 @@ def test_last_look_alone():
 
 
 def test_last_look_at_a_frame_time():
-    last = RewardConfig(looks="last")
+    last = RewardConfig(scored_calls="last")
     reward = score_transcript(transcript(crop(10, 20), get_frame(12.5)), 12.0, 1.0, last)
     assert (reward.crop, reward.frame, reward.iou) == (0.0, 0.5, 1.0)
     reward = score_transcript(transcript(get_frame(12.5), crop(10, 20)), 12.0, 1.0, last)
@@ -201,8 +201,8 @@ def test_broken_scores_are_refused():
         score_transcript(transcript(), [], float("nan"))
     with pytest.raises(ValueError, match="crop_reward"):
         RewardConfig(crop_reward="stepwise")
-    with pytest.raises(ValueError, match="looks"):
-        RewardConfig(looks="first")
+    with pytest.raises(ValueError, match="scored_calls"):
+        RewardConfig(scored_calls="first")
 
 
 # ---- format: regular expression against a state machine
@@ -323,7 +323,7 @@ def test_fidelity_of_a_partial_overlap():
 @given(st.floats(0, 1))
 def test_smooth_fidelity_has_the_sign_of_the_published_one(iou):
     looked = reward(frame=iou, timestamp=1, iou=iou)
-    last = RewardConfig(crop_reward="smooth", looks="last")
+    last = RewardConfig(crop_reward="smooth", scored_calls="last")
     assert (fidelity(looked, last)[0] > 0) == (iou >= 0.5)
     configs = RewardConfig(), RewardConfig(crop_reward="smooth")
     published, smooth = (

@@ -12,10 +12,10 @@ from medscope_jax.models import init_params, model_config
 from medscope_jax.rollout import (
     Prompts,
     RolloutConfig,
+    find_special_tokens,
     make_rollout,
     row_keys,
     sample,
-    vocabulary,
 )
 from medscope_jax.training.logprobs import find_targets, token_logprobs
 from medscope_jax.video import preview_indices
@@ -149,7 +149,12 @@ def play(world, config, draw=sample):
     """(episode, metrics, program, its arguments) of the eight rollouts, on one device."""
     tokenizer, model, params, bank, _, _ = world
     program = make_rollout(None, model, LAYOUT, config, draw)
-    arguments = params, bank, make_prompts(world, [0, 1, 2, 3]), vocabulary(tokenizer, LAYOUT)
+    arguments = (
+        params,
+        bank,
+        make_prompts(world, [0, 1, 2, 3]),
+        find_special_tokens(tokenizer, LAYOUT),
+    )
     episode, metrics = jax.device_get(program(*arguments))
     return episode, metrics, program, arguments
 

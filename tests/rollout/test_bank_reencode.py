@@ -25,11 +25,11 @@ from medscope_jax.dialogue import (
 )
 from medscope_jax.rollout import (
     RolloutConfig,
+    find_special_tokens,
     make_prompts,
     make_rollout,
     prompt_width,
     row_keys,
-    vocabulary,
 )
 from medscope_jax.video import Video
 from tests.models import model_cases
@@ -126,7 +126,7 @@ def episode(world):
         return token, jnp.take_along_axis(logprobs, token[:, None], axis=1)[:, 0]
 
     program = make_rollout(None, config, LAYOUT, CONFIG, write)
-    found, _ = program(params, bank, prompts, vocabulary(tokenizer, LAYOUT))
+    found, _ = program(params, bank, prompts, find_special_tokens(tokenizer, LAYOUT))
     return jax.device_get(found)
 
 

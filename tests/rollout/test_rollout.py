@@ -9,7 +9,7 @@ import pytest
 
 from medscope_jax import rollout as rollout_room
 from medscope_jax.dialogue import Role, generated_text, turn_texts
-from medscope_jax.rollout import RolloutConfig, make_rollout, vocabulary
+from medscope_jax.rollout import RolloutConfig, find_special_tokens, make_rollout
 from medscope_jax.rollout import sample as real_sample
 from medscope_jax.tools import CallStatus
 from tests.rollout.rollout_cases import (
@@ -34,7 +34,7 @@ def played(world):
     tokenizer, model, params, bank, _, _ = world
     program = make_rollout(None, model, LAYOUT, CONFIG, scripted(world))
     prompts = make_prompts(world, [0, 1, 2, 3])
-    episode, metrics = program(params, bank, prompts, vocabulary(tokenizer, LAYOUT))
+    episode, metrics = program(params, bank, prompts, find_special_tokens(tokenizer, LAYOUT))
     return jax.device_get(episode), metrics
 
 
@@ -95,9 +95,9 @@ def sampled(world):
     tokenizer, model, params, bank, _, _ = world
     config = RolloutConfig(2, 24, 40, 3, 0.7, 0.9)
     program = make_rollout(None, model, LAYOUT, config)
-    words = vocabulary(tokenizer, LAYOUT)
-    episode, _ = program(params, bank, make_prompts(world, [0, 1, 2, 3]), words)
-    return jax.device_get(episode), program, words
+    special_tokens = find_special_tokens(tokenizer, LAYOUT)
+    episode, _ = program(params, bank, make_prompts(world, [0, 1, 2, 3]), special_tokens)
+    return jax.device_get(episode), program, special_tokens
 
 
 def test_sampled_rollout_equals_forward(world, sampled):
@@ -108,7 +108,7 @@ def test_sampled_rollout_equals_forward(world, sampled):
 
 def test_batch_and_bank_order_change_nothing(world, sampled):
     """Invariant: a row does not depend on its neighbours, its place or the bank's order."""
-    episode, program, words = sampled
+    episode, program, special_tokens = sampled
     _, _, params, bank, _, _ = world
     order = np.array([2, 0, 3, 1])
     shuffled = jax.tree.map(lambda x: x[order], bank)
@@ -118,7 +118,7 @@ def test_batch_and_bank_order_change_nothing(world, sampled):
     moved = (places - order)[:, None] * stride
     frame = np.where(prompts.frame >= 0, prompts.frame + moved, -1)
     prompts = prompts.replace(frame=jnp.asarray(frame), video=jnp.asarray(places, jnp.int32))
-    other = jax.device_get(program(params, shuffled, prompts, words)[0])
+    other = jax.device_get(program(params, shuffled, prompts, special_tokens)[0])
     rows = (order[:, None] * 2 + np.arange(2)).reshape(-1)
     np.testing.assert_array_equal(other.tokens, episode.tokens[rows])
     np.testing.assert_allclose(other.logprobs, episode.logprobs[rows], atol=1e-5)
@@ -126,7 +126,7 @@ def test_batch_and_bank_order_change_nothing(world, sampled):
 
 def test_sharded_rollout_is_the_same(world, sampled):
     """Invariant: four devices, each with its own loop, give the very same episodes."""
-    episode, _, words = sampled
+    episode, _, special_tokens = sampled
     _, model, params, bank, _, _ = world
     mesh = jax.make_mesh(
         (4, 1, 1),
@@ -136,7 +136,9 @@ def test_sharded_rollout_is_the_same(world, sampled):
     )
     config = RolloutConfig(2, 24, 40, 3, 0.7, 0.9)
     program = make_rollout(mesh, model, LAYOUT, config)
-    other = jax.device_get(program(params, bank, make_prompts(world, [0, 1, 2, 3]), words)[0])
+    other = jax.device_get(
+        program(params, bank, make_prompts(world, [0, 1, 2, 3]), special_tokens)[0]
+    )
     np.testing.assert_array_equal(other.tokens, episode.tokens)
     np.testing.assert_array_equal(other.frame, episode.frame)
     np.testing.assert_allclose(other.logprobs, episode.logprobs, atol=1e-5)
@@ -144,10 +146,10 @@ def test_sharded_rollout_is_the_same(world, sampled):
 
 def test_no_host_in_the_loop(world, sampled):
     """Invariant: the rollout needs no transfer, and its jaxpr holds no callback."""
-    _, program, words = sampled
+    _, program, special_tokens = sampled
     _, model, params, bank, _, _ = world
     prompts = make_prompts(world, [0, 1, 2, 3])
-    arguments = jax.device_put((params, bank, prompts, words))
+    arguments = jax.device_put((params, bank, prompts, special_tokens))
     program(*arguments)
     with jax.transfer_guard("disallow"):
         jax.block_until_ready(program(*arguments))

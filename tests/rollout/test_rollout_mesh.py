@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medscope_jax.distributed import batch_shardings, make_mesh, param_shardings
-from medscope_jax.rollout import RolloutConfig, make_rollout, vocabulary
+from medscope_jax.rollout import RolloutConfig, find_special_tokens, make_rollout
 from tests.rollout.rollout_cases import LAYOUT, assert_same, make_prompts, make_world, play
 
 CONFIG = RolloutConfig(2, 24, 40, 3, 0.7, 0.9)
@@ -31,7 +31,12 @@ def test_questions_are_split_over_context(world, wanted, axes, rows):
     has another's rows."""
     tokenizer, model, params, bank, _, _ = world
     mesh = make_mesh(axes, jax.devices()[: int(np.prod(list(axes.values())))], kv_heads=2)
-    arguments = params, bank, make_prompts(world, [0, 1, 2, 3]), vocabulary(tokenizer, LAYOUT)
+    arguments = (
+        params,
+        bank,
+        make_prompts(world, [0, 1, 2, 3]),
+        find_special_tokens(tokenizer, LAYOUT),
+    )
     compiled = make_rollout(mesh, model, LAYOUT, CONFIG).lower(*arguments).compile()
     found, metrics = jax.device_get(compiled(*arguments))
     assert_same(found, wanted)
@@ -53,7 +58,7 @@ def test_heads_are_split_over_tensor(world, wanted, axes, slots):
     arguments = (
         jax.device_put(params, param_shardings(params, mesh)),
         *jax.device_put((bank, prompts), batch_shardings((bank, prompts), mesh)),
-        vocabulary(tokenizer, LAYOUT),
+        find_special_tokens(tokenizer, LAYOUT),
     )
     program = make_rollout(mesh, model, LAYOUT, dataclasses.replace(CONFIG, slots=slots))
     compiled = program.lower(*arguments).compile()

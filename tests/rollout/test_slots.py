@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medscope_jax.dialogue import Role
-from medscope_jax.rollout import RolloutConfig, make_rollout, vocabulary
+from medscope_jax.rollout import RolloutConfig, find_special_tokens, make_rollout
 from tests.rollout.rollout_cases import (
     CONFIG,
     LAYOUT,
@@ -77,7 +77,12 @@ def test_samples_do_not_depend_on_slots(world, sampled, slots):
 def test_more_slots_than_rows_are_as_many_as_rows(world):
     """Eight rows in a hundred slots, beside eight rows in eight: the same program."""
     tokenizer, model, params, bank, _, _ = world
-    arguments = params, bank, make_prompts(world, [0, 1, 2, 3]), vocabulary(tokenizer, LAYOUT)
+    arguments = (
+        params,
+        bank,
+        make_prompts(world, [0, 1, 2, 3]),
+        find_special_tokens(tokenizer, LAYOUT),
+    )
     many, all_rows = (
         make_rollout(None, model, LAYOUT, dataclasses.replace(SAMPLED, slots=slots))
         .lower(*arguments)

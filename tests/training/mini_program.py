@@ -20,13 +20,13 @@ from ml_collections import ConfigDict
 from medscope_jax.data.batches import make_batches
 from medscope_jax.distributed import make_mesh
 from medscope_jax.distributed.multihost import (
-    fetch,
+    gather,
     is_first,
     join_processes,
     leaving_at_once,
     local_rows,
     put_batch,
-    put_whole,
+    replicate,
 )
 from medscope_jax.errors import EXIT_STOPPED
 from medscope_jax.training.checkpoint import Checkpoints
@@ -57,7 +57,7 @@ def digest(state) -> str:
     found = hashlib.sha256()
     for leaf in jax.tree.leaves(state):
         is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        found.update(fetch(jax.random.key_data(leaf) if is_key else leaf).tobytes())
+        found.update(gather(jax.random.key_data(leaf) if is_key else leaf).tobytes())
     return found.hexdigest()
 
 
@@ -92,14 +92,14 @@ def main(folder: Path, pause: float, steps: int = 6) -> None:
     with StopSignals() as stop, Checkpoints(folder / "checkpoints") as checkpoints:
         kept = max((meta["lines"] for meta in checkpoints.metas()), default=0)
         writer = MetricsWriter(folder / "metrics.jsonl" if is_first() else None, keep=kept)
-        params = put_whole(jax.tree.map(jnp.asarray, cases.params()), run.mesh)
+        params = replicate(jax.tree.map(jnp.asarray, cases.params()), run.mesh)
         for name in STAGES:
             start = functools.partial(lambda params: params, params)
             params = run_stage(run, name, start, prepare, checkpoints, writer, stop)
         states = [checkpoints.restore(state_of(run, name), stage=name) for name in STAGES]
         digests = " ".join(digest(restored.state) for restored in states)
     if is_first():
-        np.savez(folder / "final.npz", **fetch(named(params)))
+        np.savez(folder / "final.npz", **gather(named(params)))
     print(digests, flush=True)
 
 

@@ -92,7 +92,7 @@ def stub_mesh(config):
         ("rollout.slots=-1", "config.rollout.slots is -1; it must be at least 0"),
         ("rollout.kv_dtype=int4", "config.rollout.kv_dtype is 'int4'; use '' or 'int8'"),
         ("reward.crop_reward=soft", 'config.reward: crop_reward is "soft"; choose'),
-        ("reward.looks=first", 'config.reward: looks is "first"; choose'),
+        ("reward.scored_calls=first", 'config.reward: scored_calls is "first"; choose'),
         ("reward.delta=0", "config.reward.delta is 0.0; it must be above 0"),
         ("reward.evidence_weight=nan", "config.reward.evidence_weight is nan"),
         ("advantage.mode=fork", 'config.advantage: mode is "fork"; choose'),

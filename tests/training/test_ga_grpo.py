@@ -12,7 +12,7 @@ from medscope_jax.tools import CallStatus, Tool
 from medscope_jax.training.ga_grpo import most_generated, summary_of
 from medscope_jax.training.groups import Groups, judge_all, reward_all
 from medscope_jax.training.packing import few_sizes
-from medscope_jax.training.rollout_batch import Drawn, Rolled
+from medscope_jax.training.rollout_batch import DynamicBatch, RolloutBatch
 
 CALL = (
     '<tool_call>{"name": "crop_video", "arguments": {"start_time": %s, "end_time": %s}}</tool_call>'
@@ -144,8 +144,8 @@ def test_the_summary_counts_what_happened(judge):
     rows = np.arange(2)
     groups = Groups(rows, rows, make_episode(role), found, scored)
     seconds = {"seconds_rollout": 2.0, "seconds_judge": 1.0}
-    rolled = Rolled(groups, {"decoded": 12}, seconds, unscored=1)
-    summary = summary_of(Drawn(groups, 0, [rolled]))
+    rolled = RolloutBatch(groups, {"decoded": 12}, seconds, unscored=1)
+    summary = summary_of(DynamicBatch(groups, 0, [rolled]))
     assert summary["reward"] == pytest.approx(np.mean([r.total for r in scored]))
     assert summary["reward_accuracy"] == summary["reward_format"] == 1.0
     # On target: IoU 1 and ten bonus steps of 0.1, in one of four.
@@ -159,5 +159,5 @@ def test_the_summary_counts_what_happened(judge):
     assert summary["unscored"] == 1
     assert summary["groups_replaced"] == 0 and summary["batches_drawn"] == 1
     scored[0] = dataclasses.replace(scored[0], accuracy=np.nan, total=np.nan)
-    assert summary_of(Drawn(groups, 0, [rolled]))["reward_accuracy"] == 1.0  # of the others
+    assert summary_of(DynamicBatch(groups, 0, [rolled]))["reward_accuracy"] == 1.0  # of the others
     assert summary["decoded"] == 12 and summary["seconds_rollout"] == 2.0

@@ -20,7 +20,7 @@ from medscope_jax.errors import NotFiniteError
 from medscope_jax.training import ga_grpo
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.metrics_log import MetricsWriter, read_metrics, without_timing
-from medscope_jax.training.rollout_batch import Rolled
+from medscope_jax.training.rollout_batch import RolloutBatch
 from medscope_jax.training.run import Run
 from medscope_jax.training.stage import run_stage, state_of
 from medscope_jax.training.train_state import apply_gradients
@@ -61,7 +61,7 @@ def session(monkeypatch, folder, resample=2, poison=(), kill=None):
         totals = jax.vmap(jax.vmap(jax.random.bernoulli))(keys)
         groups = make_groups(rows, totals)
         groups = dataclasses.replace(groups, places=groups.rows.astype(np.int32))
-        return Rolled(groups, {"decoded": 5}, {"seconds_rollout": 0.1, "seconds_judge": 0.1})
+        return RolloutBatch(groups, {"decoded": 5}, {"seconds_rollout": 0.1, "seconds_judge": 0.1})
 
     names = 100.0 * np.arange(RECORDS)[:, None] + np.arange(STRIDE)
     zeros = jnp.zeros((RECORDS, STRIDE))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medscope_jax.training.groups import join_groups, pick_groups, replace_groups
-from medscope_jax.training.rollout_batch import Rolled, draw_groups
+from medscope_jax.training.rollout_batch import RolloutBatch, dynamic_sampling
 from tests.training.group_cases import GROUP, STRIDE, make_groups, names_of, roles_of
 
 
@@ -70,9 +70,9 @@ def test_batches_are_drawn_until_the_batch_is_full(resample, rows, replaced, dra
     def roll(number, rows):
         asked.append((number, list(rows)))
         totals = [[row % 2, 1] for row in rows]
-        return Rolled(make_groups(rows, totals), {}, {})
+        return RolloutBatch(make_groups(rows, totals), {}, {})
 
-    found = draw_groups(roll, np.array(STREAM[0]), lambda: next(later), resample, STRIDE)
+    found = dynamic_sampling(roll, np.array(STREAM[0]), lambda: next(later), resample, STRIDE)
     check(found.groups, rows)
     assert found.replaced == replaced
     assert asked == list(enumerate(STREAM[:drawn])) and len(found.batches) == drawn
@@ -81,7 +81,7 @@ def test_batches_are_drawn_until_the_batch_is_full(resample, rows, replaced, dra
 def test_a_full_batch_is_left_alone():
     def roll(number, rows):
         assert number == 0
-        return Rolled(make_groups(rows, [[0, 1]] * 2), {}, {})
+        return RolloutBatch(make_groups(rows, [[0, 1]] * 2), {}, {})
 
-    found = draw_groups(roll, np.array([2, 4]), lambda: pytest.fail("drew"), 5, STRIDE)
+    found = dynamic_sampling(roll, np.array([2, 4]), lambda: pytest.fail("drew"), 5, STRIDE)
     assert found.groups is found.batches[0].groups and found.replaced == 0

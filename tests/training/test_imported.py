@@ -15,13 +15,13 @@ from medscope_jax.errors import UserError
 from medscope_jax.models import export_hf, read_model
 from medscope_jax.models.hf import safetensors_io
 from medscope_jax.training.config_checks import check_config
+from medscope_jax.training.from_config import with_vocabulary
 from medscope_jax.training.imported import (
     check_companions,
     imported_params,
     keep_companions,
     with_checkpoint_shapes,
 )
-from medscope_jax.training.run import with_vocabulary
 from medscope_jax.training.workdir import Workdir
 from tests.dialogue import qwen_files
 from tests.models import model_cases, synthetic

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from medscope_jax.dialogue import Role, Row
 from medscope_jax.distributed import make_mesh
-from medscope_jax.training.length_bucketing import Split, plan_split, split_batch
+from medscope_jax.training.length_bucketing import LengthBuckets, plan_buckets, split_batch
 from medscope_jax.training.sft import _plan_split
 from medscope_jax.training.steps import sft_step
 from medscope_jax.training.train_state import init_state
@@ -43,7 +43,7 @@ def test_the_same_step(train_vision):
     if not train_vision:
         batch["visual"] = cases.sft_batch(8)["visual"]
     used = np.sort(np.sum(batch["role"] != Role.PADDING, axis=1))
-    split = Split(5, -int(used[4]) // 8 * -8, 8)
+    split = LengthBuckets(5, -int(used[4]) // 8 * -8, 8)
     parts = split_batch(batch, split)
     assert [part["tokens"].shape for part in parts] == [(5, split.slots), (3, cases.LENGTH)]
     optimizer = optax.sgd(0.1)
@@ -65,13 +65,13 @@ def test_the_same_step(train_vision):
 
 def test_no_row_is_lost():
     batch = batch_with_frames()
-    parts = split_batch(batch, Split(5, 24, 8))
+    parts = split_batch(batch, LengthBuckets(5, 24, 8))
     assert sorted(row for part in parts for row in rows_of(part)) == rows_of(batch)
 
 
 def test_a_batch_that_does_not_fit_stays_whole():
     batch = batch_with_frames()
-    assert split_batch(batch, Split(7, 8, 8)) is batch
+    assert split_batch(batch, LengthBuckets(7, 8, 8)) is batch
     assert split_batch(batch, None) is batch
 
 
@@ -82,7 +82,7 @@ def test_a_batch_that_does_not_fit_stays_whole():
 )
 def test_what_a_split_may_be(lengths, batch_size, shards):
     slots = -max(lengths) // 8 * -8
-    split = plan_split(np.array(lengths), np.array(lengths) // 2, batch_size, slots, shards)
+    split = plan_buckets(np.array(lengths), np.array(lengths) // 2, batch_size, slots, shards)
     if split is None:
         return
     assert 0 < split.rows < batch_size and split.slots <= slots
@@ -94,8 +94,8 @@ def test_what_a_split_may_be(lengths, batch_size, shards):
 def test_few_long_rows():
     """One row in twenty is three times as long: three quarters of a batch hold none of them."""
     lengths = np.array([60] * 19 + [180])
-    assert plan_split(lengths, lengths // 3, 32, 184) == Split(24, 64, 24)
-    assert plan_split(np.full(100, 60), np.full(100, 9), 32, 64) is None
+    assert plan_buckets(lengths, lengths // 3, 32, 184) == LengthBuckets(24, 64, 24)
+    assert plan_buckets(np.full(100, 60), np.full(100, 9), 32, 64) is None
 
 
 def test_a_stage_of_few_steps_is_not_split():

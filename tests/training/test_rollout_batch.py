@@ -40,9 +40,9 @@ def make_frame_bank():
 
 
 @jax.jit
-def program(params, bank, keys, words):
+def program(params, bank, keys, special_tokens):
     """Rows of tokens drawn from their key; logprobs name the frame that each token shows."""
-    del params, words
+    del params, special_tokens
     count = keys.shape[0]
     draw = jax.vmap(lambda key: jax.random.randint(key, (LENGTH,), 0, 1000))
     tokens = draw(keys.reshape(-1))

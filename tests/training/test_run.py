@@ -13,13 +13,8 @@ from medscope_jax.distributed import make_mesh
 from medscope_jax.models import encode_frames, init_params
 from medscope_jax.planning.programs import programs
 from medscope_jax.training import run as run_room
-from medscope_jax.training.run import (
-    Split,
-    load_split,
-    make_layout,
-    make_split_bank,
-    with_vocabulary,
-)
+from medscope_jax.training.from_config import make_layout, with_vocabulary
+from medscope_jax.training.run import VideoSplit, load_split, make_split_bank
 from medscope_jax.video import Video
 
 CPU = Path(__file__).resolve().parent.parent.parent / "tpu_configs" / "cpu.py"
@@ -40,7 +35,7 @@ def test_a_bank_is_encoded_by_the_planned_program(monkeypatch):
     tokenizer = train_tokenizer(["where?"] * 5, 600, 10)
     run = SimpleNamespace(config=config, mesh=None, model=None, layout=layout, tokenizer=tokenizer)
     video = Video(np.zeros((5, 28, 56, 3), np.uint8), np.arange(5.0), 5.0)
-    make_split_bank(run, {"vision": {}}, Split([video], {}))
+    make_split_bank(run, {"vision": {}}, VideoSplit([video], {}))
     assert calls == [planned.shape] and planned.dtype == jnp.uint8
 
 

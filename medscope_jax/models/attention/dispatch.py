@@ -12,9 +12,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, PartitionSpec
 
 from medscope_jax.distributed import (
-    ROWS,
-    SLOTS,
-    WIDTH,
+    BATCH,
+    SEQUENCE,
+    TENSOR,
     constrain,
     free_axes,
     tpu_generation,
@@ -73,7 +73,7 @@ def attend_self(
         [B, L, H, hd].
     """
     exact = precision(config.dtype)
-    own_slots = bool(usable_axes(query.shape[1], SLOTS))
+    own_slots = bool(usable_axes(query.shape[1], SEQUENCE))
     if config.attention == "cudnn" and not own_slots:
         return checkpoint_name(attend_cudnn(query, key, value, valid), "attention")
     if config.attention == "xla" and not own_slots:
@@ -87,7 +87,7 @@ def attend_self(
     else:
         plan = RowPlan(length, length)
     real = jnp.pad(valid, [(0, 0), (0, length - valid.shape[1])])
-    key, value = (constrain(x, ROWS, None, WIDTH, None) for x in (key, value))
+    key, value = (constrain(x, BATCH, None, TENSOR, None) for x in (key, value))
     if config.attention == "splash":
         return attend_splash(query, key, value, real, plan)
     return checkpoint_name(_attend_own(query, key, value, real, plan, exact), "attention")
@@ -107,11 +107,11 @@ def _attend_own(query, key, value, real, plan: RowPlan, exact):
         key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
         return attend_blocks(query, key, value, allowed, exact)
 
-    own, whole = PartitionSpec(None, SLOTS), PartitionSpec()
+    own, whole = PartitionSpec(None, SEQUENCE), PartitionSpec()
     return jax.shard_map(
         attend,
         in_specs=(own, whole, whole, whole),
         out_specs=own,
-        axis_names=set(SLOTS),
+        axis_names=set(SEQUENCE),
         check_vma=False,
     )(query, key, value, real)

@@ -21,7 +21,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import NamedSharding, PartitionSpec
 
-from medscope_jax.distributed import ROWS, SLOTS, WIDTH, free_axes, split_size, usable_axes
+from medscope_jax.distributed import BATCH, SEQUENCE, TENSOR, free_axes, split_size, usable_axes
 from medscope_jax.models.attention.dense import RowPlan, sees
 
 SMALLEST_BLOCK, LARGEST_BLOCK = 128, 512  # slots
@@ -47,8 +47,8 @@ def attend_splash(
         [B, L, H, hd] in query's dtype; slots that are not real mean nothing.
     """
     batch, length, heads, width = query.shape
-    slots = usable_axes(length, SLOTS)
-    shards = length // split_size(length, SLOTS)
+    slots = usable_axes(length, SEQUENCE)
+    shards = length // split_size(length, SEQUENCE)
     kernel = _kernel(length, plan, shards, interpret)
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query * width**-0.5, key, value))
     segments = real.astype(jnp.int32)
@@ -60,7 +60,7 @@ def attend_splash(
 
     if free_axes():
         # A kernel is one device's program: it is told what the device holds.
-        rows, width = usable_axes(batch, ROWS), usable_axes(key.shape[1], WIDTH)
+        rows, width = usable_axes(batch, BATCH), usable_axes(key.shape[1], TENSOR)
         rows, slots, width = (axes or None for axes in (rows, slots, width))
         mesh = jax.sharding.get_abstract_mesh()
         place = NamedSharding(mesh, PartitionSpec(None, slots))
