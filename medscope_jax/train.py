@@ -18,8 +18,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
 from medscope_jax.config import load_config, parse_arguments, run_main
-from medscope_jax.data.open_suite import has_part
+from medscope_jax.data.open_suite import has_part, suite_of
+from medscope_jax.dialogue import save_tokenizer
 from medscope_jax.distributed import use_huge_pages
 from medscope_jax.distributed.multihost import (
     first_process_first,
@@ -36,14 +40,33 @@ from medscope_jax.rl import judge_note, make_judge
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.config_checks import check_config
 from medscope_jax.training.ga_grpo import prepare_ga_grpo
-from medscope_jax.training.imported import with_checkpoint_shapes
+from medscope_jax.training.imported import keep_companions, with_checkpoint_shapes
 from medscope_jax.training.metrics_log import MetricsWriter, read_metrics
 from medscope_jax.training.preemption import Stopped, StopSignals
-from medscope_jax.training.run import Run, load_records, load_split, open_run, run_mesh
+from medscope_jax.training.run import (
+    Run,
+    load_records,
+    load_split,
+    make_run,
+    run_mesh,
+    suite_tokenizer,
+)
 from medscope_jax.training.sft import prepare_clips, prepare_dialogues
 from medscope_jax.training.stage import initial_params, run_stage
 from medscope_jax.training.workdir import Workdir, open_workdir
 from medscope_jax.visible import shown
+from tfds_builders.prepare import prepare_suite
+
+
+def open_run(config: ConfigDict, workdir: Workdir, mesh: Mesh, progress: bool = True) -> Run:
+    """Prepares the suite and the tokenizer (or finds them) and builds the Run."""
+    if not config.suite.data_dir:  # a data folder is there already
+        prepare_suite(workdir.path, suite_of(config), progress)
+    if config.model.checkpoint:
+        keep_companions(Path(config.model.checkpoint), workdir)
+    elif not workdir.tokenizer.exists():
+        save_tokenizer(suite_tokenizer(config), workdir.tokenizer)
+    return make_run(config, workdir, mesh)
 
 
 def train(run: Run, workdir: Workdir, stop: StopSignals) -> dict[str, dict]:

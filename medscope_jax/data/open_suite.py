@@ -16,7 +16,6 @@ from medscope_jax.data.listing import read_listing, read_times
 from medscope_jax.errors import UserError
 from medscope_jax.phantom.suite_config import SuiteConfig, suite_config
 from medscope_jax.video import Video
-from tfds_builders.prepare import prepare_suite
 
 # What a run needs of a data folder: of each line one part at least, in that split.
 _NEEDED = (
@@ -38,12 +37,6 @@ def suite_of(config: ConfigDict) -> SuiteConfig:
         "window_frames": config.dialogue.window_frames,
     }
     return suite_config({**section, **shared})
-
-
-def make_suite(config: ConfigDict, folder: Path, progress: bool) -> None:
-    """Draws the phantom suite into the run's folder; a data folder is there already."""
-    if not config.suite.data_dir:
-        prepare_suite(folder, suite_of(config), progress)
 
 
 def suite_records(config: ConfigDict, folder: Path, part: str, split: str) -> Sequence[dict]:

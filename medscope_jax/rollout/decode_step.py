@@ -54,9 +54,7 @@ def decode_step(inputs: RolloutInputs, state: State) -> State:
         length=length,
         position=state.position + writing,
         phase=jnp.where(writing, phase, state.phase),
-        call_start=jnp.where(
-            writing & (token == special_tokens.call_open), length, state.call_start
-        ),
+        call_start=jnp.where(writing & opened, length, state.call_start),
         decode_steps=state.decode_steps + 1,
         decoded=state.decoded + jnp.sum(writing),
     )

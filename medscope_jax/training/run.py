@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 
 from medscope_jax.bank import FrameBank, make_bank
 from medscope_jax.data.open_suite import (
-    make_suite,
     suite_records,
     suite_rows,
     suite_texts,
@@ -26,7 +25,6 @@ from medscope_jax.dialogue import (
     load_qwen_tokenizer,
     load_tokenizer,
     pad_vocabulary,
-    save_tokenizer,
     stamp_ids,
     train_tokenizer,
 )
@@ -36,7 +34,7 @@ from medscope_jax.errors import UserError
 from medscope_jax.models import ModelConfig, encode_frames, for_mesh
 from medscope_jax.rollout import SpecialTokens, find_special_tokens, make_rollout
 from medscope_jax.training.from_config import layouts, rollout_config, with_vocabulary
-from medscope_jax.training.imported import check_companions, keep_companions
+from medscope_jax.training.imported import check_companions
 from medscope_jax.training.workdir import Workdir
 from medscope_jax.video import Video, pair_frames
 
@@ -62,16 +60,6 @@ def run_mesh(config: ConfigDict) -> Mesh:
     """The mesh of a config's devices; UserError where they are not here or do not make it."""
     devices = check_device(config.device)
     return make_mesh(config.mesh, devices, kv_heads=config.model.text.num_key_value_heads)
-
-
-def open_run(config: ConfigDict, workdir: Workdir, mesh: Mesh, progress: bool = True) -> Run:
-    """Prepares the suite and the tokenizer (or finds them) and builds the Run."""
-    make_suite(config, workdir.path, progress)
-    if config.model.checkpoint:
-        keep_companions(Path(config.model.checkpoint), workdir)
-    elif not workdir.tokenizer.exists():
-        save_tokenizer(suite_tokenizer(config), workdir.tokenizer)
-    return make_run(config, workdir, mesh)
 
 
 def make_run(config: ConfigDict, workdir: Workdir, mesh: Mesh) -> Run:
