@@ -85,7 +85,7 @@ def rollout(
     def body(state):
         # A loop for each kind of step, not a choice at each step: a compiled conditional copies the
         # whole cache on its way in or out, a loop writes to it in place.
-        for kind, action in actions.requests():
+        for kind, action in actions.items():
             state = jax.lax.while_loop(
                 lambda s, kind=kind: _next_action(inputs, s) == kind,
                 functools.partial(action, inputs),
