@@ -78,14 +78,15 @@ def write_job(folder: Path, size: str, seed: int = 0) -> int:
     batch, length = job["batch"], job["length"]
     # The last four ids are the reference's special ones.
     tokens = rng.integers(0, model.text.vocab_size - 4, (batch, length), dtype=np.int32)
-    frame = np.full((batch, length), -1, np.int32)
+    index = np.full((batch, length), -1, np.int32)
     # A word before and after each frame, as the chat form has: the reference tells them apart so.
-    for index in range(FRAMES):
-        start = 1 + index * (tokens_per_frame + 2)
-        block = index * tokens_per_frame + np.arange(tokens_per_frame)
-        frame[:, start : start + tokens_per_frame] = block
+    for frame in range(FRAMES):
+        start = 1 + frame * (tokens_per_frame + 2)
+        block = frame * tokens_per_frame + np.arange(tokens_per_frame)
+        index[:, start : start + tokens_per_frame] = block
     frames = rng.integers(0, 256, (batch, FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)
-    save_file({"tokens": tokens, "frame": frame, "frames": frames}, folder / "batch.safetensors")
+    arrays = {"tokens": tokens, "visual_index": index, "frames": frames}
+    save_file(arrays, folder / "batch.safetensors")
     facts = {"size": size, "hf_config": hf_config(model)}
     (folder / "job.json").write_text(json.dumps(facts))
     return count_params(model)

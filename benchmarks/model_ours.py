@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.model_job import HEIGHT, LEARNING_RATE, NEW_TOKENS, SIZES, WIDTH, read_job
 from benchmarks.model_side import run_side
+from medscope_jax.bank import flat_index
 from medscope_jax.dialogue import Role
 from medscope_jax.models import (
     embed,
@@ -26,15 +27,14 @@ from medscope_jax.training.steps import sft_step
 from medscope_jax.training.train_state import init_state, make_optimizer
 
 
-def prefill(params, tokens, frame, frames, *, model, grid, room):
+def prefill(params, tokens, visual_index, frames, *, model, grid, room):
     """(scores of the last slot [B, V], cache, next position [B]) of whole conversations."""
     batch, length = tokens.shape
     visual = encode_frames(params, model, frames.reshape(-1, *frames.shape[2:]))
-    rows = jnp.arange(batch)[:, None] * (frames.shape[1] * visual.shape[1])
-    place = jnp.where(frame >= 0, frame + rows, -1)
-    inputs = embed(params, model, tokens, place, visual.reshape(-1, visual.shape[-1]))
+    index = flat_index(jnp.arange(batch), visual_index, frames.shape[1] * visual.shape[1])
+    inputs = embed(params, model, tokens, index, visual.reshape(-1, visual.shape[-1]))
     zeros = jnp.zeros((batch,), jnp.int32)
-    positions, following = mrope_positions(frame, jnp.ones(tokens.shape, bool), grid, zeros)
+    positions, following = mrope_positions(visual_index, jnp.ones(tokens.shape, bool), grid, zeros)
     cache = init_cache(model, batch, length + room, per_layer=model.text.num_hidden_layers <= 8)
     hidden, cache = forward_cached(
         params, model, inputs, positions, cache, zeros, jnp.full((batch,), length, jnp.int32)
@@ -42,10 +42,10 @@ def prefill(params, tokens, frame, frames, *, model, grid, room):
     return logits(params, model, hidden[:, -1]), cache, following
 
 
-def generate(params, tokens, frame, frames, *, model, grid):
+def generate(params, tokens, visual_index, frames, *, model, grid):
     """NEW_TOKENS greedy tokens [B, NEW_TOKENS] after the conversations."""
     scores, cache, position = prefill(
-        params, tokens, frame, frames, model=model, grid=grid, room=NEW_TOKENS
+        params, tokens, visual_index, frames, model=model, grid=grid, room=NEW_TOKENS
     )
     batch, length = tokens.shape
     nothing = jnp.zeros((0, model.text.hidden_size))
@@ -70,7 +70,7 @@ def main(folder: Path, repeats: int) -> None:
     model = model_config(SIZES[facts["size"]]["model"])
     grid = frame_grid(model, HEIGHT, WIDTH)
     params = import_hf(weights, model)
-    arrays = [jnp.asarray(batch[name]) for name in ("tokens", "frame", "frames")]
+    arrays = [jnp.asarray(batch[name]) for name in ("tokens", "visual_index", "frames")]
 
     first = jax.jit(lambda *a: prefill(*a, model=model, grid=grid, room=0)[0])
     sample = jax.jit(functools.partial(generate, model=model, grid=grid))
@@ -83,7 +83,7 @@ def main(folder: Path, repeats: int) -> None:
     }
     optimizer = make_optimizer(stage, 1000)
     # The reference is trained on the words only too; slot 0 has nothing before it.
-    words = np.asarray(batch["frame"]) < 0
+    words = np.asarray(batch["visual_index"]) < 0
     role = np.where(words, int(Role.GENERATED), int(Role.PROMPT)).astype(np.int32)
     role[:, 0] = int(Role.PROMPT)
     step = functools.partial(
@@ -96,7 +96,7 @@ def main(folder: Path, repeats: int) -> None:
     )
     step = jax.jit(step, donate_argnums=0)
     state = init_state(jax.tree.map(jnp.copy, params), optimizer, jax.random.key(0), True)
-    inputs = {"tokens": arrays[0], "frame": arrays[1], "frames": arrays[2]}
+    inputs = {"tokens": arrays[0], "visual_index": arrays[1], "frames": arrays[2]}
     inputs["role"] = jnp.asarray(role)
     losses = []
 

@@ -53,7 +53,7 @@ def main(folder: Path, repeats: int) -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     facts, weights, batch = read_job(folder)
     model = build(facts, weights)
-    visual = torch.from_numpy(batch["frame"] >= 0)
+    visual = torch.from_numpy(batch["visual_index"] >= 0)
     ids = torch.from_numpy(batch["tokens"]).long()
     ids = torch.where(visual, model.config.image_token_id, ids)
     frames = batch["frames"].reshape(-1, *batch["frames"].shape[2:])

@@ -140,11 +140,11 @@ def _generate(peers: Peers, rows: Sequence[Conversation], clock: Clock) -> int:
     """One assistant turn of every row, from a fresh prefill; returns the decoding steps."""
     tag, params, most = peers.tokenizer.tag, peers.params, peers.config.turn_tokens
     with clock("prefill"):
-        tokens, frame, length, features = make_batch(
+        tokens, index, length, features = make_batch(
             [row.ids for row in rows], [row.features for row in rows], tag(protocol.IMAGE)
         )
         slots = min(peers.layout.length, tokens.shape[1] + most)
-        state = peers.device.prefill(params, tokens, frame, features, length, slots=slots)
+        state = peers.device.prefill(params, tokens, index, features, length, slots=slots)
         token, cache, position = jax.block_until_ready(state)
     with clock("generate"):
         going = np.arange(len(length)) < len(rows)

@@ -28,7 +28,7 @@ class Device(NamedTuple):
     """Compiled functions; each compiles once for every shape that it meets."""
 
     prefill: (
-        Callable  # (params, tokens, frame, features, length, slots) -> (token, cache, position)
+        Callable  # (params, tokens, index, features, length, slots) -> (token, cache, position)
     )
     step: Callable  # (params, token, cache, start, position, going) -> the same
     encode: Callable  # (params, frames [128, H, W, 3]) -> [128, S, D]
@@ -44,19 +44,19 @@ def make_device(model: ModelConfig, layout: Layout) -> Device:
     )
 
 
-def _prefill(params, tokens, frame, features, length, *, slots: int, model, layout):
+def _prefill(params, tokens, index, features, length, *, slots: int, model, layout):
     """Whole conversations through the model, into a fresh cache of `slots`.
 
     Args:
-        tokens, frame: [B, N]; frame is a row of features [R, D], or -1. length: [B], 0: no row.
+        tokens, index: [B, N]; index is a row of features [R, D], or -1. length: [B], 0: no row.
 
     Returns:
         (most likely next token [B], cache, next M-RoPE position [B]).
     """
     zeros = jnp.zeros_like(length)
     valid = jnp.arange(tokens.shape[1]) < length[:, None]
-    positions, following = mrope_positions(frame, valid, layout.grid, zeros)
-    inputs = embed(params, model, tokens, frame, features)
+    positions, following = mrope_positions(index, valid, layout.grid, zeros)
+    inputs = embed(params, model, tokens, index, features)
     per_layer = model.text.num_hidden_layers <= _FEW_LAYERS
     cache = init_cache(model, tokens.shape[0], slots, per_layer=per_layer)
     hidden, cache = forward_cached(params, model, inputs, positions, cache, zeros, length)
@@ -97,7 +97,7 @@ def encode_all(device: Device, params: dict, windows: Sequence[np.ndarray]) -> l
 def make_batch(
     ids: Sequence[Sequence[int]], features: Sequence[Sequence[np.ndarray]], image: int
 ) -> tuple[np.ndarray, ...]:
-    """Arrays of a round: tokens and frame [B, N], length [B], features [R, D].
+    """Arrays of a round: tokens and index [B, N], length [B], features [R, D].
 
     ids: a row's tokens; features: its frames' visual tokens [S, D], in the order of the tokens that
     equal `image`. B is the next power of two (8 or more); rows beyond the real ones have length 0.
@@ -105,14 +105,14 @@ def make_batch(
     count = max(8, 1 << (len(ids) - 1).bit_length())
     width = max(map(len, ids))
     tokens = np.zeros((count, width + -width % _SLOTS), np.int32)
-    frame = np.full_like(tokens, -1)
+    index = np.full_like(tokens, -1)
     length = np.zeros(count, np.int32)
     first = 0
     for i, row in enumerate(ids):
         length[i] = len(row)
         tokens[i, : len(row)] = row
         seen = np.flatnonzero(np.asarray(row) == image)
-        frame[i, seen] = first + np.arange(len(seen))
+        index[i, seen] = first + np.arange(len(seen))
         first += len(seen)
     flat = np.concatenate([part for row in features for part in row])
-    return tokens, frame, length, np.pad(flat, ((0, -len(flat) % _FEATURES), (0, 0)))
+    return tokens, index, length, np.pad(flat, ((0, -len(flat) % _FEATURES), (0, 0)))

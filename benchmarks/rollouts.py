@@ -82,7 +82,6 @@ def ours(
                     records,
                     range(len(records)),
                     times,
-                    part,
                     keys,
                     width,
                     run.tokenizer,
@@ -96,7 +95,7 @@ def ours(
             )
         with clock("text"):
             host = jax.device_get(episode)
-            read_trajectories(host, bank.tokens.shape[1], run.tokenizer, run.layout)
+            read_trajectories(host, run.tokenizer, run.layout)
         filled = np.sum(host.role != Role.PADDING, axis=1)
         rows = [row[:n].tolist() for row, n in zip(host.tokens, filled, strict=True)]
         generated = int(np.sum(host.role == Role.GENERATED))

@@ -117,7 +117,7 @@ def _prompts(questions: int, group: int) -> Prompts:
     rows = jnp.arange(questions * group, dtype=jnp.uint32).reshape(questions, group)
     return Prompts(
         tokens=jnp.ones((questions, _PROMPT), jnp.int32),
-        frame=jnp.full((questions, _PROMPT), -1),
+        visual_index=jnp.full((questions, _PROMPT), -1),
         length=jnp.full((questions,), _PROMPT),
         video=jnp.zeros((questions,), jnp.int32),
         keys=jax.random.wrap_key_data(jnp.stack([jnp.zeros_like(rows), rows], axis=-1)),

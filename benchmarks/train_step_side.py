@@ -34,7 +34,7 @@ from benchmarks.train_step_job import (
     read_recordings,
     recorded_bank,
 )
-from medscope_jax.bank import FrameBank, flat_tokens, take_videos
+from medscope_jax.bank import FrameBank, flat_index, flat_tokens, take_videos
 from medscope_jax.dialogue import Episode
 from medscope_jax.distributed import use_huge_pages
 from medscope_jax.rl import LossConfig
@@ -47,7 +47,7 @@ from medscope_jax.training.train_state import init_state, make_optimizer
 from medscope_jax.video import preview_indices
 
 SIDES = ("ours", "peers", "peers_keep", "transformers", "transformers_keep")
-_FIELDS = ("tokens", "frame", "role", "logprobs")
+_FIELDS = ("tokens", "index", "role", "logprobs")
 
 
 def do_job(folder: Path, side: str, job: Job, repeats: int, update: bool) -> dict:
@@ -114,9 +114,12 @@ def _ours(folder, world, job, repeats, update) -> tuple[list[Outcome], float, di
     episode, work = kept
     result = {"decoded_share": float(work["decoded"] / work["slot_steps"])}
     result["calls"] = int(jnp.sum(episode.calls.status >= 0))
-    result["frames_shown"] = int(jnp.sum(episode.frame >= 0)) // run.layout.tokens_per_frame
-    arrays = {name: np.asarray(getattr(episode, name)) for name in _FIELDS}
+    result["frames_shown"] = int(jnp.sum(episode.visual_index >= 0)) // run.layout.tokens_per_frame
     part = jnp.asarray(flat_tokens(take_videos(bank, np.array(world.places, np.int32))))
+    video = np.arange(len(episode.tokens)) // GROUP
+    index = flat_index(video, episode.visual_index, len(part) // len(world.places))
+    fields = (episode.tokens, index, episode.role, episode.logprobs)
+    arrays = dict(zip(_FIELDS, map(np.asarray, fields), strict=True))
     np.savez(folder / f"episode-{job.name}.npz", bank=np.asarray(part), **arrays)
     if update:
         result |= _our_update(world, job, videos, episode, part, repeats)

@@ -107,9 +107,9 @@ def make_update(
 ) -> Callable[[dict[str, np.ndarray], np.ndarray, np.ndarray], dict[str, float]]:
     """A policy step (episode, advantages [B], bank [R, D]) -> loss and gradient norm.
 
-    episode: tokens, frame, role, logprobs, all [B, L], as medscope_jax.dialogue.Episode's; stage,
-    loss and micro_batch: a config's ga_grpo and loss sections and its rl.micro_batch. Its learning
-    rate has no schedule.
+    episode: tokens, role and logprobs [B, L] of medscope_jax.dialogue.Episode, and index [B, L],
+    rows of bank (-1: text). stage, loss and micro_batch: a config's ga_grpo and loss sections and
+    its rl.micro_batch. Its learning rate has no schedule.
     """
     decoder = [*net.model.language_model.parameters(), *net.lm_head.parameters()]
     net.requires_grad_(False)
@@ -148,12 +148,12 @@ def make_update(
 def _logprobs(net, rows: dict[str, np.ndarray], bank: np.ndarray, grid: tuple[int, int]):
     """(new, old log-probabilities, row) of all N generated tokens of rows, each [N]."""
     width = int(np.max(np.sum(rows["role"] != Role.PADDING, axis=1)))
-    tokens, frame, role, old = (
+    tokens, index, role, old = (
         torch.from_numpy(np.array(rows[name][:, :width])).to(net.device)
-        for name in ("tokens", "frame", "role", "logprobs")
+        for name in ("tokens", "index", "role", "logprobs")
     )
-    ids = torch.where(frame >= 0, net.config.image_token_id, tokens.long())
-    features = torch.from_numpy(bank[frame[frame >= 0].cpu().numpy()])
+    ids = torch.where(index >= 0, net.config.image_token_id, tokens.long())
+    features = torch.from_numpy(bank[index[index >= 0].cpu().numpy()])
     hidden = net.model(
         input_ids=ids,
         attention_mask=(role != int(Role.PADDING)).long(),

@@ -98,7 +98,6 @@ def answer_question(run: Run, params: dict, video: Video, question: str) -> Traj
         [{"question": question}] * rows,
         range(rows),
         [video.times] * rows,
-        bank,
         keys,
         width,
         run.tokenizer,
@@ -108,7 +107,7 @@ def answer_question(run: Run, params: dict, video: Video, question: str) -> Traj
     bank, prompts = jax.device_put((bank, prompts), batch_shardings((bank, prompts), run.mesh))
     program = make_rollout(run.mesh, run.model, layout, rollout_config(run.config, 1, greedy=True))
     episode = jax.device_get(program(params, bank, prompts, run.special_tokens)[0])
-    return read_trajectories(episode, bank.tokens.shape[1], run.tokenizer, layout)[0]
+    return read_trajectories(episode, run.tokenizer, layout)[0]
 
 
 def describe(trace: Trace) -> list[tuple[str, str]]:

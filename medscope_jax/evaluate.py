@@ -96,7 +96,6 @@ def run_questions(
         For each batch, a list of `group` trajectories for each of its (real) questions.
     """
     shown = [times[place] for place in places]
-    num_frames = bank.tokens.shape[1]
     for first in range(0, len(records), batch_size):
         real = list(range(first, min(first + batch_size, len(records))))
         chosen = real + [first] * (batch_size - len(real))
@@ -107,7 +106,6 @@ def run_questions(
             [records[i] for i in chosen],
             range(batch_size),
             [shown[i] for i in chosen],
-            part,
             keys,
             width,
             tokenizer,
@@ -115,7 +113,7 @@ def run_questions(
             tools,
         )
         episode, _ = program(params, part, place_batch(prompts), special_tokens)
-        found = read_trajectories(gather(episode), num_frames, tokenizer, layout)
+        found = read_trajectories(gather(episode), tokenizer, layout)
         yield [found[i * group : (i + 1) * group] for i in range(len(real))]
 
 

@@ -43,7 +43,7 @@ def silent(seen):
         none = np.full((rows, 1), -1)
         episode = Episode(
             tokens=np.asarray(prompts.tokens),
-            frame=np.asarray(prompts.frame),
+            visual_index=np.asarray(prompts.visual_index),
             role=role,
             positions=np.zeros((3, rows, width)),
             logprobs=np.zeros((rows, width)),
@@ -87,7 +87,6 @@ def test_every_question_is_asked_about_its_own_times():
         count = len(wanted.tokens)
         assert prompts.length[row] == count
         np.testing.assert_array_equal(prompts.tokens[row, :count], wanted.tokens)
-        stride = bank.tokens.shape[1] * 2
-        moved = [f + row * stride if f >= 0 else -1 for f in wanted.frame]
-        np.testing.assert_array_equal(prompts.frame[row, :count], moved)
+        np.testing.assert_array_equal(prompts.visual_index[row, :count], wanted.visual_index)
+        assert prompts.video[row] == row
     assert jnp.shape(seen[0].tokens) == jnp.shape(seen[1].tokens)

@@ -1,9 +1,17 @@
 """The frame bank: visual tokens of sampled frames, in memory and on disk."""
 
-from medscope_jax.bank.frame_bank import FrameBank, flat_tokens, make_bank, stack_bank, take_videos
+from medscope_jax.bank.frame_bank import (
+    FrameBank,
+    flat_index,
+    flat_tokens,
+    make_bank,
+    stack_bank,
+    take_videos,
+)
 
 __all__ = [
     "FrameBank",
+    "flat_index",
     "flat_tokens",
     "make_bank",
     "stack_bank",

@@ -29,8 +29,8 @@ def _words(record: Mapping) -> tuple[str, Sequence[str]]:
 def clip_row(record: Mapping, video: Video, tokenizer: Tokenizer, layout: Layout):
     """Stage 1: an episode about a clip whose frames it shows. Returns (Row, shown frame indices).
 
-    UserError where the record's words can't be part of a conversation, see dialogue.foreign. The
-    row's frame indices count within the shown frames, because their bank is made in the step.
+    UserError where the record's words can't be part of a conversation, see dialogue.sanitize. The
+    row sees the shown frames alone, because the step encodes no others.
     """
     start, end = (float(x) for x in record["window"])
     indices, count = select_frames_host(
@@ -50,7 +50,7 @@ def clip_row(record: Mapping, video: Video, tokenizer: Tokenizer, layout: Layout
 
 
 def clip_example(row: Row, shown: np.ndarray, video: Video, layout: Layout) -> dict:
-    """clip_row's result as arrays: tokens, frame, role [L] and frames uint8 [F, H, W, 3]."""
+    """clip_row's result as arrays: tokens, visual_index, role [L] and frames uint8 [F, H, W, 3]."""
     frames = np.zeros((layout.window_frames, *video.frames.shape[1:]), np.uint8)
     frames[: len(shown)] = video.frames[shown]
     return {**pad_row(row, layout.length), "frames": frames}
@@ -76,23 +76,25 @@ def dialogue_row(
 
 
 def dialogue_example(row: Row, tokens: np.ndarray, layout: Layout, seen: int) -> dict:
-    """dialogue_row as arrays: tokens, frame, role [L], and visual [seen, D], which `frame` points
-    into.
+    """dialogue_row as arrays: tokens, visual_index, role [L], and visual [seen, D].
 
-    tokens: [T, S, D] of the video. The example takes along what it shows, so that the devices hold
-    a batch's frames and no more. seen: visual slots of the longest row.
+    The example takes along what it shows, so that the devices hold a batch's frames and no more:
+    its own visual tokens are then those, in the order in which they are shown.
+
+    tokens: [T, S, D] of the video. seen: visual tokens of the longest row.
     """
     arrays = pad_row(row, layout.length)
-    shown = arrays["frame"] >= 0
+    index = arrays["visual_index"]
+    shown = index >= 0
     visual = np.zeros((seen, tokens.shape[-1]), tokens.dtype)
-    visual[: np.count_nonzero(shown)] = tokens.reshape(-1, tokens.shape[-1])[arrays["frame"][shown]]
-    arrays["frame"] = np.where(shown, np.cumsum(shown) - 1, -1).astype(np.int32)
-    return {**arrays, "visual": visual}
+    visual[: np.count_nonzero(shown)] = tokens.reshape(-1, tokens.shape[-1])[index[shown]]
+    own = np.where(shown, np.cumsum(shown) - 1, -1).astype(np.int32)
+    return {**arrays, "visual_index": own, "visual": visual}
 
 
 def compact(row: Row) -> Row:
     """The row as small arrays, without its calls: laid out once, kept for every epoch."""
-    return Row(np.int32(row.tokens), np.int32(row.frame), np.int8(row.role), [])
+    return Row(np.int32(row.tokens), np.int32(row.visual_index), np.int8(row.role), [])
 
 
 def measure_rows(rows: Sequence[Row], multiple: int = 8) -> tuple[int, int]:

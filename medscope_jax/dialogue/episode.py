@@ -1,11 +1,15 @@
 """Episodes: the one record that SFT, rollouts, the loss and evaluation share; and how text becomes
 one.
 
-An episode is integers only. A visual position holds no pixels but an index into the frame bank, so
-a preview, a tool's observation and the training forward pass are the same gather:
+An episode is integers only. A visual position holds no pixels but an index of one of the visual
+tokens that its row sees, so a preview, a tool's observation and the training forward pass are the
+same gather:
 
-    tokens  ... 12.0 <img> <img> 13.0 <img> <img> \\n  When  does ...
-    frame   ...  -1    24    25   -1    26    27   -1   -1    -1  ...   (S = 2 tokens a frame)
+    tokens        ... 12.0 <img> <img> 13.0 <img> <img> \\n  When  does ...
+    visual_index  ...  -1    24    25   -1    26    27   -1   -1    -1  ...   (S = 2 a frame)
+
+Indices count within the row's own video, t * S + s for token s of frame t, whatever bank holds it:
+bank.flat_index alone turns them into rows of a bank of many videos.
 
 Observations are never stored in records: they are executed again from the calls that the turns
 hold, by the same rules as on the device, so that a record and a rollout cannot drift apart.
@@ -51,7 +55,7 @@ class Episode:
     """A batch of conversations; row b fills slots 0 .. length-1, the rest is padding."""
 
     tokens: jax.Array  # [B, L] int32 ids; the image id at visual positions
-    frame: jax.Array  # [B, L] int32 flat index into the bank [V*T*S]; -1 where the position is text
+    visual_index: jax.Array  # [B, L] int32, of the row's own visual tokens [T * S]; -1: text
     role: jax.Array  # [B, L] int32 Role
     positions: jax.Array  # [3, B, L] int32 M-RoPE positions
     logprobs: jax.Array  # [B, L] float32 as sampled; 0 where not generated
@@ -91,7 +95,7 @@ class Row(NamedTuple):
     """One conversation before batching: three lists of equal length, and its executed calls."""
 
     tokens: list[int]
-    frame: list[int]  # index into the row's own frames: t * S + s, or -1
+    visual_index: list[int]  # of the row's own visual tokens: t * S + s, or -1 for text
     role: list[int]
     calls: list[tuple]  # (tool, start, end, status, where)
 
@@ -114,7 +118,7 @@ def question_ids(tokenizer: Tokenizer, question: str, tools: bool) -> list[int]:
 
 def _append(row: Row, ids: Sequence[int], role: Role) -> None:
     row.tokens.extend(ids)
-    row.frame.extend([-1] * len(ids))
+    row.visual_index.extend([-1] * len(ids))
     row.role.extend([role] * len(ids))
 
 
@@ -127,7 +131,7 @@ def _append_frames(row, indices, times, tokenizer, layout, role: Role) -> None:
         before, after = (stamp, constant) if layout.stamp_first else (constant, stamp)
         _append(row, before, role)
         row.tokens.extend([image] * size)
-        row.frame.extend(range(index * size, index * size + size))
+        row.visual_index.extend(range(index * size, index * size + size))
         row.role.extend([role] * size)
         _append(row, after, role)
 
@@ -191,15 +195,15 @@ def build_episode(
 
 
 def pad_row(row: Row, length: int) -> dict[str, np.ndarray]:
-    """A row as arrays [length]: tokens, frame (-1 padded) and role (PADDING)."""
+    """A row as arrays [length]: tokens, visual_index (-1 padded) and role (PADDING)."""
     count = len(row.tokens)
     arrays = {
         "tokens": np.zeros(length, np.int32),
-        "frame": np.full(length, -1, np.int32),
+        "visual_index": np.full(length, -1, np.int32),
         "role": np.zeros(length, np.int32),
     }
-    for name, values in (("tokens", row.tokens), ("frame", row.frame), ("role", row.role)):
-        arrays[name][:count] = values
+    for name, array in arrays.items():
+        array[:count] = getattr(row, name)
     return arrays
 
 

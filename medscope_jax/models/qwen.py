@@ -79,16 +79,16 @@ def embed(
     params: dict,
     config: ModelConfig,
     tokens: jax.Array,
-    frame: jax.Array,
+    index: jax.Array,
     bank: jax.Array,
     local: bool = False,
 ) -> jax.Array:
-    """Input embeddings [B, L, D]: where(frame >= 0, bank[frame], embedding[tokens]).
+    """Input embeddings [B, L, D]: where(index >= 0, bank[index], embedding[tokens]).
 
     Args:
         tokens: int32 [B, L]; ignored at visual positions.
-        frame: int32 [B, L]: row of the flat bank [V * T * S, D], or -1 where the position is text.
-            Rows beyond the bank are clipped.
+        index: int32 [B, L] row of the flat bank, see bank.flat_index; -1 where the position is
+            text. Rows beyond the bank are clipped.
         bank: [R, D] visual tokens; R = 0 if there are none.
         local: on a mesh, what a row shows lies in the part of the bank that lies with the row, so
             that no frame leaves its devices; elsewhere it would be NaN. See
@@ -97,24 +97,24 @@ def embed(
     text = LanguageModel(config).apply({"params": params["text"]}, tokens, method="embed")
     if bank.shape[0] == 0:
         return text
-    if local and usable_axes(len(bank), BATCH) == usable_axes(len(frame), BATCH) != ():
-        seen = _take_local(bank, frame)
+    if local and usable_axes(len(bank), BATCH) == usable_axes(len(index), BATCH) != ():
+        seen = _take_local(bank, index)
     else:
-        seen = jnp.take(bank, jnp.maximum(frame, 0), axis=0, mode="clip")
-    return jnp.where((frame >= 0)[..., None], seen.astype(text.dtype), text)
+        seen = jnp.take(bank, jnp.maximum(index, 0), axis=0, mode="clip")
+    return jnp.where((index >= 0)[..., None], seen.astype(text.dtype), text)
 
 
-def _take_local(bank: jax.Array, frame: jax.Array) -> jax.Array:
-    """bank[frame], [B, L, D], with bank and frame split over the mesh's rows alike.
+def _take_local(bank: jax.Array, index: jax.Array) -> jax.Array:
+    """bank[index], [B, L, D], with bank and index split over the mesh's rows alike.
 
     The bank is split over a context axis too, along which devices sum up what each of them has.
     """
-    rows, parts = usable_axes(len(frame), BATCH), usable_axes(len(bank), BATCH + SEQUENCE)
+    rows, parts = usable_axes(len(index), BATCH), usable_axes(len(bank), BATCH + SEQUENCE)
     along = parts[len(rows) :]
 
-    def take(part, frame):
-        place = frame - jax.lax.axis_index(parts) * len(part)
-        here = (frame < 0) | ((place >= 0) & (place < len(part)))
+    def take(part, index):
+        place = index - jax.lax.axis_index(parts) * len(part)
+        here = (index < 0) | ((place >= 0) & (place < len(part)))
         seen = jnp.where(here[..., None], jnp.take(part, place, axis=0, mode="clip"), 0)
         if along:
             seen, here = jax.lax.psum((seen, here.astype(jnp.int32)), along)
@@ -126,7 +126,7 @@ def _take_local(bank: jax.Array, frame: jax.Array) -> jax.Array:
         out_specs=PartitionSpec(rows),
         axis_names=set(parts),
         check_vma=False,
-    )(bank, frame)
+    )(bank, index)
 
 
 def forward(

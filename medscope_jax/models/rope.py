@@ -26,7 +26,7 @@ def inverse_frequencies(dim: int, theta: float) -> np.ndarray:
 
 
 def mrope_positions(
-    frame: jax.Array, valid: jax.Array, grid: tuple[int, int], start: jax.Array
+    visual_index: jax.Array, valid: jax.Array, grid: tuple[int, int], start: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """M-RoPE positions of a (piece of a) conversation whose frames are images of one size.
 
@@ -35,7 +35,7 @@ def mrope_positions(
     may be cut between two calls: its base is not advanced before its last token.
 
     Args:
-        frame: int32 [B, L], flat bank index (token s = frame % S of its frame), or -1 for text.
+        visual_index: int32 [B, L], t * S + s for token s of a frame t, or -1 for text.
         valid: bool [B, L]; padding advances nothing and gets position 0.
         grid: (h', w') merged tokens of one frame, static.
         start: int32 [B], the first position of each row (0 for a whole conversation).
@@ -45,8 +45,8 @@ def mrope_positions(
         Qwen2.5-VL's get_rope_index with each frame as its own image.
     """
     height, width = grid
-    is_frame = frame >= 0
-    token = jnp.where(is_frame, frame % (height * width), 0)
+    is_frame = visual_index >= 0
+    token = jnp.where(is_frame, visual_index % (height * width), 0)
     block_end = token == height * width - 1
     advance = jnp.where(is_frame, jnp.where(block_end, max(height, width), 0), 1)
     advance = jnp.where(valid, advance, 0)

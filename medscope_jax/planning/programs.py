@@ -133,7 +133,7 @@ def _supervised_step(config, mesh, model, layout) -> Program:
     rows = section.batch_size, layout.length
     seen = layout.length // layout.tokens_per_frame * layout.tokens_per_frame
     visual = jax.ShapeDtypeStruct((rows[0], seen, model.text.hidden_size), jnp.dtype(model.dtype))
-    batch = {name: _int(*rows) for name in ("tokens", "frame", "role")} | {"visual": visual}
+    batch = {name: _int(*rows) for name in ("tokens", "visual_index", "role")} | {"visual": visual}
     return _on_state(
         step,
         abstract_state(config, model, mesh, "cold_start"),
@@ -236,7 +236,7 @@ def _times(config: ConfigDict) -> np.ndarray:
 def _prompts(width: int, questions: int, group: int) -> Prompts:
     return Prompts(
         tokens=_int(questions, width),
-        frame=_int(questions, width),
+        visual_index=_int(questions, width),
         length=_int(questions),
         video=_int(questions),
         keys=jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (questions, group))),
@@ -247,7 +247,7 @@ def _episode(rows: int, layout: Layout) -> Episode:
     size, calls = (rows, layout.length), (rows, layout.max_tool_turns)
     return Episode(
         tokens=_int(*size),
-        frame=_int(*size),
+        visual_index=_int(*size),
         role=_int(*size),
         positions=_int(3, *size),
         logprobs=_float(*size),

@@ -139,16 +139,10 @@ def make_rollout(
         return jax.jit(program)
 
     def local(axes, params, bank, prompts, special_tokens):
-        # Indices count over the whole bank outside, over this device's part of it inside.
-        videos = bank.length.shape[0] * jax.lax.axis_index(axes)
-        stride = bank.tokens.shape[1] * bank.tokens.shape[2]
-
-        def move(frame, by):
-            return jnp.where(frame >= 0, frame + by * stride, -1)
-
-        prompts = prompts.replace(video=prompts.video - videos, frame=move(prompts.frame, -videos))
+        # A video's row counts over the whole bank outside, over this device's part of it inside.
+        first = bank.length.shape[0] * jax.lax.axis_index(axes)
+        prompts = prompts.replace(video=prompts.video - first)
         episode, metrics = program(params, bank, prompts, special_tokens)
-        episode = episode.replace(frame=move(episode.frame, videos))
         return episode, jax.tree.map(lambda x: jax.lax.psum(x, axes), metrics)
 
     def split_program(params, bank, prompts, special_tokens):
@@ -159,7 +153,7 @@ def make_rollout(
         split, whole = PartitionSpec(axes), PartitionSpec()
         episode = Episode(
             tokens=split,
-            frame=split,
+            visual_index=split,
             role=split,
             positions=PartitionSpec(None, axes),
             logprobs=split,

@@ -59,15 +59,17 @@ def observe(
         video: [R] int32, each row's video in the bank.
 
     Returns:
-        (tokens [R, M], frame [R, M] flat bank index or -1, count [R]): real entries come first, in
-        reading order; M is static: the longest observation that the layout allows.
+        (tokens [R, M], visual_index [R, M], count [R]): real entries come first, in reading order;
+        M is static: the longest observation that the layout allows.
     """
 
     def one(tool, start, end, status, video):
         indices, count = select_frames(
             tool, start, end, bank.times[video], bank.length[video], layout.window_frames
         )
-        tokens, frame = _frames(indices, count, video, bank, special_tokens, layout.stamp_first)
+        tokens, visual_index = _frames(
+            indices, count, video, bank, special_tokens, layout.stamp_first
+        )
         good = status == CallStatus.OK
         error = special_tokens.errors[status]
         tokens = jnp.concatenate(
@@ -79,8 +81,8 @@ def observe(
             ]
         )
         pads = [(len(special_tokens.opening), len(error) + len(special_tokens.closing))]
-        frame = jnp.pad(jnp.where(good, frame, -1), pads, constant_values=-1)
-        return _compact(tokens, frame)
+        visual_index = jnp.pad(jnp.where(good, visual_index, -1), pads, constant_values=-1)
+        return _compact(tokens, visual_index)
 
     return jax.vmap(one)(call.tool, call.start, call.end, call.status, video)
 
@@ -88,30 +90,30 @@ def observe(
 def _frames(
     indices, count, video, bank: FrameBank, special_tokens: SpecialTokens, stamp_first: bool
 ):
-    """Stamp, visual tokens and constant text of each selected frame: ids and bank indices."""
-    total, size = bank.tokens.shape[1:3]
+    """Stamp, visual tokens and constant text of each selected frame: ids and visual indices."""
+    size = bank.tokens.shape[2]
     selected = jnp.arange(indices.shape[0]) < count
     stamps = bank.stamps[video, indices]  # [F, W]
-    visual = (video * total + indices)[:, None] * size + jnp.arange(size)  # [F, S]
+    visual = indices[:, None] * size + jnp.arange(size)  # [F, S]
     texts = jnp.broadcast_to(
         special_tokens.frame_text, (indices.shape[0], len(special_tokens.frame_text))
     )
     tokens = [stamps, jnp.full_like(visual, special_tokens.image), texts]
-    frame = [jnp.full_like(stamps, -1), visual, jnp.full_like(texts, -1)]
+    visual_index = [jnp.full_like(stamps, -1), visual, jnp.full_like(texts, -1)]
     order = 1 if stamp_first else -1
     tokens = jnp.concatenate(tokens[::order], axis=1)
-    frame = jnp.concatenate(frame[::order], axis=1)
+    visual_index = jnp.concatenate(visual_index[::order], axis=1)
     return (
         jnp.where(selected[:, None], tokens, -1).reshape(-1),
-        jnp.where(selected[:, None], frame, -1).reshape(-1),
+        jnp.where(selected[:, None], visual_index, -1).reshape(-1),
     )
 
 
-def _compact(tokens: jax.Array, frame: jax.Array):
+def _compact(tokens: jax.Array, visual_index: jax.Array):
     """Moves the entries with tokens >= 0 of one row [M] to the front, keeping their order."""
     real = tokens >= 0
     # Dropped entries aim one past the end, where the scatter discards them.
     target = jnp.where(real, jnp.cumsum(real) - 1, tokens.shape[0])
     compacted = jnp.zeros_like(tokens).at[target].set(tokens, mode="drop")
-    frames = jnp.full_like(frame, -1).at[target].set(frame, mode="drop")
-    return compacted, frames, jnp.sum(real).astype(jnp.int32)
+    indices = jnp.full_like(visual_index, -1).at[target].set(visual_index, mode="drop")
+    return compacted, indices, jnp.sum(real).astype(jnp.int32)

@@ -1,8 +1,11 @@
 """Feeding rows the tokens and frames that they read: a prompt, an observation."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
+from medscope_jax.bank import flat_index
 from medscope_jax.models import Cache, embed, forward_cached
 from medscope_jax.rollout.state import RolloutInputs
 
@@ -11,7 +14,8 @@ def chunked_prefill(
     inputs: RolloutInputs,
     cache: Cache,
     tokens: jax.Array,
-    frame: jax.Array,
+    visual_index: jax.Array,
+    video: jax.Array,
     positions: jax.Array,
     start: jax.Array,
     count: jax.Array,
@@ -23,18 +27,20 @@ def chunked_prefill(
 
     Args:
         cache: of R rows.
-        tokens, frame: [R, N]; positions: [3, R, N], of the M-RoPE.
+        tokens, visual_index: [R, N]; video: [R], the bank's row of each row's video.
+        positions: [3, R, N], of the M-RoPE.
         start: [R] slots that each row has filled already. count: [R] inputs that are real.
 
     Returns:
         (hidden [R, D] after each row's last real input; of no meaning without one, the cache).
     """
+    index = flat_index(video, visual_index, math.prod(inputs.bank.tokens.shape[1:3]))
     length = tokens.shape[1]
     size = min(inputs.config.prefill_tokens or length, length)
 
-    def read(cache, first, tokens, frame, positions):
+    def read(cache, first, tokens, index, positions):
         """A piece that begins with input `first`: hidden of the last real input in it, cache."""
-        embedded = embed(inputs.params, inputs.model, tokens, frame, inputs.flat)
+        embedded = embed(inputs.params, inputs.model, tokens, index, inputs.flat)
         real = jnp.clip(count - first, 0, size)
         hidden, cache = forward_cached(
             inputs.params, inputs.model, embedded, positions, cache, start + first, real
@@ -43,9 +49,9 @@ def chunked_prefill(
         return jnp.take_along_axis(hidden, last, axis=1)[:, 0], cache
 
     if size == length:
-        return read(cache, 0, tokens, frame, positions)
+        return read(cache, 0, tokens, index, positions)
     padding = [(0, 0), (0, -length % size)]
-    tokens, frame = jnp.pad(tokens, padding), jnp.pad(frame, padding, constant_values=-1)
+    tokens, index = jnp.pad(tokens, padding), jnp.pad(index, padding, constant_values=-1)
     positions = jnp.pad(positions, [(0, 0), *padding])
 
     def body(piece, carry):
@@ -53,7 +59,7 @@ def chunked_prefill(
         first = piece * size
         part = (
             jax.lax.dynamic_slice_in_dim(array, first, size, axis=-1)
-            for array in (tokens, frame, positions)
+            for array in (tokens, index, positions)
         )
         hidden, cache = read(cache, first, *part)
         return jnp.where((count > first)[:, None], hidden, last), cache

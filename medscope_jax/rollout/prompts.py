@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from medscope_jax.bank import FrameBank
 from medscope_jax.dialogue import (
     Episode,
     Layout,
@@ -87,22 +86,29 @@ def make_prompts(
     records: Sequence[Mapping],
     videos: Sequence[int],
     times: Sequence[np.ndarray],
-    bank: FrameBank,
     keys,
     width: int,
     tokenizer: Tokenizer,
     layout: Layout,
     tools: bool,
 ) -> Prompts:
-    """The prompts of P questions about videos [P] (rows of bank); times [P] of arrays, seconds.
+    """The prompts of P questions.
 
-    records: question, and options or none; keys: [P, group] random keys.
+    Args:
+        records: P of question, and options or none.
+        videos: [P] row of the bank that each is about.
+        times: P arrays [T_v], that video's frame times in seconds.
+        keys: [P, group] random keys.
+        width: positions of a prompt, see prompt_width.
+        tools: whether the prompt offers tools.
+
+    Raises:
+        UserError: a prompt is wider, or a question can't be asked (see dialogue.sanitize).
     """
-    stride = bank.tokens.shape[1] * layout.tokens_per_frame
     tokens = np.zeros((len(records), width), np.int32)
-    frame = np.full((len(records), width), -1, np.int32)
+    visual_index = np.full((len(records), width), -1, np.int32)
     length = np.zeros(len(records), np.int32)
-    for i, (record, place, when) in enumerate(zip(records, videos, times, strict=True)):
+    for i, (record, when) in enumerate(zip(records, times, strict=True)):
         shown = preview_indices(len(when), layout.preview_frames)
         row = build_prompt(_asked(record), shown, when, tokenizer, layout, tools)
         length[i] = len(row.tokens)
@@ -111,24 +117,18 @@ def make_prompts(
                 f"a prompt of {length[i]} tokens is over {width}: {record['question'][:60]!r}"
             )
         tokens[i, : length[i]] = row.tokens
-        local = np.asarray(row.frame)
-        frame[i, : length[i]] = np.where(local >= 0, local + place * stride, -1)
+        visual_index[i, : length[i]] = row.visual_index
     return Prompts(
         tokens=jnp.asarray(tokens),
-        frame=jnp.asarray(frame),
+        visual_index=jnp.asarray(visual_index),
         length=jnp.asarray(length),
         video=jnp.asarray(np.asarray(videos, np.int32)),
         keys=keys,
     )
 
 
-def read_trajectories(
-    episode: Episode, num_frames: int, tokenizer: Tokenizer, layout: Layout
-) -> list[Trajectory]:
-    """The trajectories of a finished episode's rows (arrays on the host).
-
-    num_frames: T of the bank that the episode's frame indices point into.
-    """
+def read_trajectories(episode: Episode, tokenizer: Tokenizer, layout: Layout) -> list[Trajectory]:
+    """The trajectories of a finished episode's rows (arrays on the host)."""
     size = layout.tokens_per_frame
     calls = [array.tolist() for array in episode.calls]
     lengths = np.count_nonzero(episode.role != int(Role.PADDING), axis=1).tolist()
@@ -139,8 +139,8 @@ def read_trajectories(
         ends = [*(call[4] for call in made[1:]), lengths[b]]
         frames = []
         for call, end in zip(made, ends[: len(made)], strict=True):
-            seen = episode.frame[b, call[4] : end]
-            frames.append((seen[seen >= 0][::size] // size % num_frames).tolist())
+            seen = episode.visual_index[b, call[4] : end]
+            frames.append((seen[seen >= 0][::size] // size).tolist())
         tokens, role = episode.tokens[b], episode.role[b]
         result.append(
             Trajectory(

@@ -103,8 +103,15 @@ def _read(inputs: RolloutInputs, prompts: Prompts, cache: Cache, first: jax.Arra
     """The prompts of Q questions through the model, into a cache of Q rows."""
     zeros = jnp.zeros_like(prompts.length)
     valid = jnp.arange(prompts.tokens.shape[1]) < prompts.length[:, None]
-    positions, following = mrope_positions(prompts.frame, valid, inputs.layout.grid, zeros)
+    positions, following = mrope_positions(prompts.visual_index, valid, inputs.layout.grid, zeros)
     last, cache = chunked_prefill(
-        inputs, cache, prompts.tokens, prompts.frame, positions, zeros, prompts.length
+        inputs,
+        cache,
+        prompts.tokens,
+        prompts.visual_index,
+        prompts.video,
+        positions,
+        zeros,
+        prompts.length,
     )
     return PrefixCache(cache, last, following, first)

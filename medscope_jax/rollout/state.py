@@ -43,7 +43,7 @@ class Prompts:
     """P questions, each with its video. Row i's rollouts are rows i * group .. of the episode."""
 
     tokens: jax.Array  # [P, N] int32
-    frame: jax.Array  # [P, N] int32 flat bank index or -1
+    visual_index: jax.Array  # [P, N] int32, of the video's visual tokens; -1: text
     length: jax.Array  # [P] int32 real tokens, the rest is padding
     video: jax.Array  # [P] int32 row of the bank
     keys: jax.Array  # [P, group] random keys, one a rollout
@@ -129,7 +129,7 @@ def written_prompts(inputs: RolloutInputs) -> Episode:
     count, width = prompts.tokens.shape
     valid = jnp.arange(width) < prompts.length[:, None]
     zeros = jnp.zeros_like(prompts.length)
-    positions, _ = mrope_positions(prompts.frame, valid, inputs.layout.grid, zeros)
+    positions, _ = mrope_positions(prompts.visual_index, valid, inputs.layout.grid, zeros)
 
     def rows(array, axis=0, fill=0):
         """[.., P, N] to [.., I, L]."""
@@ -141,7 +141,7 @@ def written_prompts(inputs: RolloutInputs) -> Episode:
     none = jnp.full((inputs.requests, inputs.layout.max_tool_turns), -1, jnp.int32)
     return Episode(
         tokens=rows(jnp.where(valid, prompts.tokens, 0)),
-        frame=rows(jnp.where(valid, prompts.frame, -1), fill=-1),
+        visual_index=rows(jnp.where(valid, prompts.visual_index, -1), fill=-1),
         role=rows(role.astype(jnp.int32)),
         positions=rows(jnp.where(valid, positions, 0), axis=1),
         logprobs=jnp.zeros((inputs.requests, length), jnp.float32),

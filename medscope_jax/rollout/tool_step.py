@@ -19,13 +19,15 @@ def execute_tools(inputs: RolloutInputs, state: State) -> State:
     episode, request, length = state.episode, state.request[chosen], state.length[chosen]
     video = inputs.video(request)
     call = _read_calls(inputs, state, chosen, video)
-    tokens, frame, count = observe(call, video, inputs.bank, inputs.special_tokens, layout)
+    tokens, visual_index, count = observe(call, video, inputs.bank, inputs.special_tokens, layout)
 
     # An observation that leaves no slot for an answer ends the row: nothing is half shown.
     fits = length + count < layout.length
     count = jnp.where(active & fits, count, 0)
     inside = jnp.arange(tokens.shape[1]) < count[:, None]
-    positions, following = mrope_positions(frame, inside, layout.grid, state.position[chosen])
+    positions, following = mrope_positions(
+        visual_index, inside, layout.grid, state.position[chosen]
+    )
     place = jnp.where(inside, length[:, None] + jnp.arange(tokens.shape[1]), layout.length)
 
     def put(array, value):
@@ -42,13 +44,15 @@ def execute_tools(inputs: RolloutInputs, state: State) -> State:
     )
     episode = episode.replace(
         tokens=put(episode.tokens, tokens),
-        frame=put(episode.frame, frame),
+        visual_index=put(episode.visual_index, visual_index),
         role=put(episode.role, int(Role.OBSERVATION)),
         positions=episode.positions.at[:, request[:, None], place].set(positions, mode="drop"),
         calls=calls,
     )
     part = take_rows(state.cache, chosen)
-    last, part = chunked_prefill(inputs, part, tokens, frame, positions, length, count)
+    last, part = chunked_prefill(
+        inputs, part, tokens, visual_index, video, positions, length, count
+    )
     goes_on = active & fits
     phase = jnp.where(goes_on, WRITING, DONE)
 

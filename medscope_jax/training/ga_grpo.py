@@ -41,7 +41,6 @@ def prepare_ga_grpo(
     records = load_records(run, "rl", "train")
     group = config.rl.group_size
     bank = split_bank(run, params, split, "ga_grpo")
-    stride = config.video.max_frames * run.layout.tokens_per_frame
     roll, width = make_roll(run, split, records, bank, judge)
     rewards = RewardConfig(**config.reward)
     advantage = functools.partial(
@@ -81,7 +80,7 @@ def prepare_ga_grpo(
             return roll(state.params, rows, row_keys(key, ids).reshape(-1, group))
 
         drawn = dynamic_sampling(
-            rolled, batch["row"], lambda: next(batches)["row"], config.rl.resample, stride
+            rolled, batch["row"], lambda: next(batches)["row"], config.rl.resample
         )
         begin, groups = time.monotonic(), drawn.groups
         advantages = advantage(groups.totals, *fidelities(groups, rewards)).reshape(-1)
@@ -141,7 +140,7 @@ def rollout_arrays(groups: Groups, advantages: np.ndarray) -> dict[str, np.ndarr
     return {
         "row": groups.rows,
         "tokens": episode.tokens,
-        "frame": episode.frame,
+        "visual_index": episode.visual_index,
         "role": episode.role,
         "logprobs": episode.logprobs,
         "rewards": groups.totals,

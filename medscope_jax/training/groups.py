@@ -26,9 +26,7 @@ class Groups:
 
     rows: np.ndarray  # [P] int number of each question among the records
     places: np.ndarray  # [P] int32 video of each question, in the split's bank
-    episode: (
-        Episode  # P * G rows; frame points into a bank of P videos, question i's being its i-th
-    )
+    episode: Episode  # P * G rows
     found: list[Trajectory]  # P * G
     scored: list[Reward]  # P * G
 
@@ -53,29 +51,23 @@ class Groups:
         return np.ptp(self.totals, axis=1) > 0
 
 
-def pick_groups(sources: Sequence[Groups], picks: Sequence[tuple[int, int]], stride: int) -> Groups:
+def pick_groups(sources: Sequence[Groups], picks: Sequence[tuple[int, int]]) -> Groups:
     """Groups in a new order: pick (s, i) is question i of source s.
 
-    stride: positions of one video in a flat bank, T * S. A group's frames move with its video:
-
-        sources  A0 A1 | B0 B1      picks  (0, 0) (1, 0)      picked  A0 B0
-        frame    +0 +T*S +0 +T*S                              frame   +0 +T*S
+    sources  A0 A1 | B0 B1      picks  (0, 0) (1, 0)      picked  A0 B0
     """
     group = len(sources[0].found) // len(sources[0].rows)
     first = np.cumsum([0, *(len(source.rows) for source in sources)])
-    old = np.array([number for _, number in picks])
-    places = first[[source for source, _ in picks]] + old
+    places = np.array([first[source] + number for source, number in picks])
     rows = (places[:, None] * group + np.arange(group)).ravel()
-    moved = np.repeat((np.arange(len(picks)) - old) * stride, group)[:, None]
 
     def gather(axis: int, *arrays):
         return np.take(np.concatenate(arrays, axis), rows, axis)
 
     episodes = [source.episode for source in sources]
-    frame = gather(0, *(episode.frame for episode in episodes))
     episode = Episode(
         tokens=gather(0, *(episode.tokens for episode in episodes)),
-        frame=np.where(frame >= 0, frame + moved, -1).astype(frame.dtype),
+        visual_index=gather(0, *(episode.visual_index for episode in episodes)),
         role=gather(0, *(episode.role for episode in episodes)),
         positions=gather(1, *(episode.positions for episode in episodes)),
         logprobs=gather(0, *(episode.logprobs for episode in episodes)),
@@ -92,15 +84,15 @@ def pick_groups(sources: Sequence[Groups], picks: Sequence[tuple[int, int]], str
     )
 
 
-def join_groups(sources: Sequence[Groups], stride: int) -> Groups:
+def join_groups(sources: Sequence[Groups]) -> Groups:
     """All groups of all sources, one source after the other."""
     if len(sources) == 1:
         return sources[0]
     picks = [(s, i) for s, source in enumerate(sources) for i in range(len(source.rows))]
-    return pick_groups(sources, picks, stride)
+    return pick_groups(sources, picks)
 
 
-def replace_groups(kept: Groups, fresh: Groups, stride: int) -> tuple[Groups, int]:
+def replace_groups(kept: Groups, fresh: Groups) -> tuple[Groups, int]:
     """`kept` with its groups without signal replaced, in order, by those of `fresh` that have one.
 
     Returns:
@@ -111,7 +103,7 @@ def replace_groups(kept: Groups, fresh: Groups, stride: int) -> tuple[Groups, in
     if not pairs:
         return kept, 0
     picks = [(1, pairs[i]) if i in pairs else (0, i) for i in range(len(kept.rows))]
-    return pick_groups([kept, fresh], picks, stride), len(pairs)
+    return pick_groups([kept, fresh], picks), len(pairs)
 
 
 def judge_all(found: Sequence[Trajectory], asked: Sequence[dict], judge: Judge) -> list[float]:

@@ -64,7 +64,7 @@ def split_batch(
 ) -> Mapping[str, np.ndarray] | tuple[dict[str, np.ndarray], ...]:
     """(short rows, long rows) of a batch on the host; the batch itself where they do not fit.
 
-    batch: tokens, frame, role [B, L] and what else has a row for each.
+    batch: tokens, visual_index, role [B, L] and what else has a row for each.
     """
     if split is None:
         return batch
@@ -73,6 +73,6 @@ def split_batch(
     if used[order[split.rows - 1]] > split.slots:
         return batch
     short = {name: array[order[: split.rows]] for name, array in batch.items()}
-    for name in ("tokens", "frame", "role"):
+    for name in ("tokens", "visual_index", "role"):
         short[name] = short[name][:, : split.slots]
     return short, {name: array[order[split.rows :]] for name, array in batch.items()}

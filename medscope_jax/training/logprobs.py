@@ -43,7 +43,7 @@ def token_logprobs(
     params: dict,
     model: ModelConfig,
     tokens: jax.Array,
-    frame: jax.Array,
+    index: jax.Array,
     role: jax.Array,
     bank: jax.Array,
     targets: Targets,
@@ -54,7 +54,8 @@ def token_logprobs(
     """Log-probabilities of the generated tokens from one full forward pass.
 
     Args:
-        tokens, frame, role: [B, L], see Episode.
+        tokens, role: [B, L], see Episode.
+        index: [B, L] what each position shows of the flat bank, see bank.flat_index; -1: text.
         bank: flat bank [R, D].
         temperature: that the tokens were sampled with; 0 (greedy) counts as 1.
         local: what a row shows lies with the row, see models.embed.
@@ -63,8 +64,8 @@ def token_logprobs(
         (logprobs [B, G], entropy [B, G]), 0 where targets.mask is False.
     """
     valid = role != Role.PADDING
-    positions, _ = mrope_positions(frame, valid, grid, jnp.zeros(tokens.shape[:1], jnp.int32))
-    inputs = embed(params, model, tokens, frame, bank, local)
+    positions, _ = mrope_positions(index, valid, grid, jnp.zeros(tokens.shape[:1], jnp.int32))
+    inputs = embed(params, model, tokens, index, bank, local)
     hidden = forward(params, model, inputs, positions, valid)
     # The token in slot i is predicted from slot i - 1; slot 0 is never generated.
     before = jnp.maximum(targets.slots - 1, 0)[..., None]
@@ -76,7 +77,7 @@ def packed_logprobs(
     params: dict,
     model: ModelConfig,
     tokens: jax.Array,
-    frame: jax.Array,
+    index: jax.Array,
     role: jax.Array,
     bank: jax.Array,
     targets: Targets,
@@ -89,8 +90,8 @@ def packed_logprobs(
     On a mesh, the frames that a row shows must lie in its device's part of the bank, as those of
     rollouts do.
     """
-    words, frames, positions, packed, begin = pack(tokens, frame, role, size, grid)
-    inputs = embed(params, model, words, frames, bank, local=True)
+    inputs, index, positions, packed, begin = pack(tokens, index, role, size, grid)
+    inputs = embed(params, model, inputs, index, bank, local=True)
     hidden = constrain(forward(params, model, inputs, positions, packed), BATCH, None, None)
     # Without being told, XLA would have every device hold all rows' values.
     hidden = constrain(unpack(hidden, targets.slots - 1, begin, size), BATCH, None, None)

@@ -48,18 +48,21 @@ def few_sizes(size: int, step: int) -> int:
 
 
 def pack(
-    tokens: jax.Array, frame: jax.Array, role: jax.Array, size: Packing, grid: tuple[int, int]
+    tokens: jax.Array, index: jax.Array, role: jax.Array, size: Packing, grid: tuple[int, int]
 ) -> tuple[jax.Array, jax.Array, jax.Array, Packed, jax.Array]:
     """Packs rollouts [B, L], of which each `size.group` in a row begin with one prompt.
 
+    Args:
+        tokens, role: as in Episode; index: as in models.embed.
+
     Returns:
-        tokens and frame [P, T], positions [3, P, T] and Packed of P = B / group packed rows of
+        tokens and index [P, T], positions [3, P, T] and Packed of P = B / group packed rows of
         T = prompt + group * rest slots, and begin [B]: the slot of each row where its rest begins.
     """
     batch, length = tokens.shape
     valid = role != Role.PADDING
     zeros = jnp.zeros((batch,), jnp.int32)
-    positions, _ = mrope_positions(frame, valid, grid, zeros)
+    positions, _ = mrope_positions(index, valid, grid, zeros)
     begin = jnp.maximum(jnp.sum(role == Role.PROMPT, axis=1) - 1, 0)
     slots = begin[:, None] + jnp.arange(size.rest)
     inside = jnp.minimum(slots, length - 1)
@@ -76,7 +79,7 @@ def pack(
     prompt = jnp.arange(min(size.prompt, length)) < begin[:: size.group, None]
     rest = (slots < length) & jnp.take_along_axis(valid, inside, axis=1)
     packed = Packed(prompt, rest.reshape(-1, size.group, size.rest))
-    return rows(tokens), rows(frame), rows(positions), packed, begin
+    return rows(tokens), rows(index), rows(positions), packed, begin
 
 
 def unpack(packed: jax.Array, slots: jax.Array, begin: jax.Array, size: Packing) -> jax.Array:

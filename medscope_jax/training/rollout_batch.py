@@ -91,7 +91,6 @@ def make_roll(
     program = rollout_program(run, group, greedy=False)
     special_tokens = replicate(run.special_tokens, run.mesh)
     rewards = RewardConfig(**config.reward)
-    stride = config.video.max_frames * run.layout.tokens_per_frame
 
     def places_of(rows: np.ndarray) -> np.ndarray:
         return np.array([split.rows[records[row]["video"]] for row in rows], np.int32)
@@ -104,7 +103,6 @@ def make_roll(
             [records[row] for row in rows],
             range(len(rows)),
             [split.videos[place].times for place in places],
-            part,
             keys,
             width,
             run.tokenizer,
@@ -116,7 +114,7 @@ def make_roll(
 
     def read(episode: Episode) -> tuple[Episode, list[Trajectory]]:
         host = gather(episode)
-        return host, read_trajectories(host, config.video.max_frames, run.tokenizer, run.layout)
+        return host, read_trajectories(host, run.tokenizer, run.layout)
 
     def asked_of(rows: np.ndarray) -> list[dict]:
         return [records[row] for row in rows for _ in range(group)]
@@ -156,7 +154,7 @@ def make_roll(
                 for (part, host, found, _), told in zip(done, scores, strict=True)
             ]
         return RolloutBatch(
-            join_groups(judged, stride),
+            join_groups(judged),
             jax.tree.map(lambda *counts: sum(counts), *jax.device_get(work)),
             {
                 "seconds_rollout": rolled - begin,
@@ -173,7 +171,6 @@ def dynamic_sampling(
     first: np.ndarray,
     more: Callable[[], np.ndarray],
     resample: int,
-    stride: int,
 ) -> DynamicBatch:
     """A batch whose groups without signal are replaced by further questions' groups.
 
@@ -184,12 +181,11 @@ def dynamic_sampling(
         roll: (which batch of this step, numbers of its questions) -> their rollouts.
         first: numbers of the first batch's questions; more: gives those of another batch.
         resample: most batches to draw beside the first; none are drawn that are not needed.
-        stride: see pick_groups.
     """
     drawn = [roll(0, first)]
     groups, replaced = drawn[0].groups, 0
     while len(drawn) <= resample and not groups.signal.all():
         drawn.append(roll(len(drawn), more()))
-        groups, count = replace_groups(groups, drawn[-1].groups, stride)
+        groups, count = replace_groups(groups, drawn[-1].groups)
         replaced += count
     return DynamicBatch(groups, replaced, drawn)

@@ -86,7 +86,7 @@ def prepare_dialogues(
     slots, generated = measure_rows(rows)
     layout = dataclasses.replace(run.layout, length=slots)
     bank = split_bank(run, params, split, name)
-    seen = max(np.count_nonzero(row.frame >= 0) for row in rows)
+    seen = max(np.count_nonzero(row.visual_index >= 0) for row in rows)
 
     def example(index: int) -> dict:
         tokens = bank.tokens[split.rows[records[index]["video"]]]

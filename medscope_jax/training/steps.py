@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from medscope_jax.bank import flat_index
 from medscope_jax.dialogue import Episode
 from medscope_jax.models import ModelConfig, encode_frames, join_params, split_lora
 from medscope_jax.rl import LossConfig, loss_normalizer, policy_loss, reference_kl
@@ -31,7 +32,7 @@ def sft_step(
     """One supervised step: cross-entropy of the generated tokens.
 
     Args:
-        batch: tokens, frame, role [B, L], and what `frame` points into, row by row: visual
+        batch: tokens, visual_index, role [B, L], and the visual tokens of each row: visual
             [B, M, D], M a multiple of a frame's tokens, or frames uint8 [B, F, H, W, 3], which are
             encoded inside the step, so that gradients reach a vision tower that trains. Or the
             batch in parts of other B and L each, see training/lengths.py.
@@ -40,18 +41,18 @@ def sft_step(
 
     def sums_of(params: dict, rows: dict, most: int) -> jax.Array:
         """[3]: log-probabilities, entropies and number of the generated tokens of some rows."""
-        frame, given = rows["frame"], "visual" in rows
+        tokens, role, given = rows["tokens"], rows["role"], "visual" in rows
         if given:
             visual = rows["visual"]
         else:
             frames = rows["frames"]
             visual = encode_frames(params, model, frames.reshape(-1, *frames.shape[2:]))
         visual = visual.reshape(-1, visual.shape[-1])
-        first = jnp.arange(len(frame))[:, None] * (len(visual) // len(frame))
-        frame = jnp.where(frame >= 0, frame + first, -1)
-        wanted = find_targets(rows["role"], most)
+        count = len(tokens)
+        index = flat_index(jnp.arange(count), rows["visual_index"], len(visual) // count)
+        wanted = find_targets(role, most)
         logprobs, entropy = token_logprobs(
-            params, model, rows["tokens"], frame, rows["role"], visual, wanted, grid, local=given
+            params, model, tokens, index, role, visual, wanted, grid, local=given
         )
         return jnp.stack([jnp.sum(logprobs), jnp.sum(entropy), jnp.sum(wanted.mask)])
 
@@ -90,10 +91,9 @@ def ga_grpo_step(
     """One policy-gradient step on a batch of rollouts.
 
     Args:
-        episode: B rows as sampled, frame indices into `bank`; each size.group in a row share a
-            prompt.
+        episode: B rows as sampled; each size.group in a row share a prompt and a video.
         advantages: [B].
-        bank: flat bank [R, D].
+        bank: flat bank [P * T * S, D] of the groups' videos, in the groups' order.
         reference: the policy that a KL penalty pulls to, as what it has in place of (or beside)
             the frozen parameters: its trained part, {} for the model without its adapters, or all
             of its parameters. None without a penalty.
@@ -116,7 +116,9 @@ def ga_grpo_step(
     normalizer = loss_normalizer(wanted.mask, loss.aggregation)
     total = jnp.maximum(jnp.sum(wanted.mask), 1)
     old = jnp.take_along_axis(episode.logprobs, wanted.slots, axis=1)
-    data = (episode.tokens, episode.frame, episode.role, wanted, old, advantages)
+    video = jnp.arange(len(advantages)) // size.group
+    index = flat_index(video, episode.visual_index, len(bank) // groups)
+    data = (episode.tokens, index, episode.role, wanted, old, advantages)
 
     def split(x):
         """Group i goes to part i % parts: each then lies spread over the devices as all do."""
@@ -126,13 +128,13 @@ def ga_grpo_step(
     data = jax.tree.map(split, data)
 
     def loss_of(part: dict, piece):
-        tokens, frame, role, wanted, old, advantages = piece
+        tokens, index, role, wanted, old, advantages = piece
         params = join_params(state.params, part)
         evaluate = functools.partial(
             packed_logprobs,
             model=model,
             tokens=tokens,
-            frame=frame,
+            index=index,
             role=role,
             bank=bank,
             targets=wanted,

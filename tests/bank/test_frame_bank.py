@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medscope_jax.bank import flat_tokens, make_bank, stack_bank, take_videos
+from medscope_jax.bank import flat_index, flat_tokens, make_bank, stack_bank, take_videos
 from medscope_jax.video import Video
 
 HEIGHT, WIDTH, S, D = 4, 6, 2, 8
@@ -99,8 +99,11 @@ def test_flat_index_arithmetic(encoder):
     bank = make_bank(encode, make_videos([3, 2]), stamp_ids, batch_frames=4)
     flat = flat_tokens(bank)
     assert flat.shape == (2 * 3 * S, D)
-    for v, t, s in [(0, 2, 1), (1, 0, 0), (1, 1, 1)]:
-        np.testing.assert_array_equal(flat[(v * 3 + t) * S + s], bank.tokens[v, t, s])
+    own = np.arange(3 * S)  # a visual index counts within one video: t * S + s
+    index = flat_index(np.array([1, 0]), np.stack([own, own]), 3 * S)
+    np.testing.assert_array_equal(flat[index], bank.tokens[[1, 0]].reshape(2, 3 * S, D))
+    index = flat_index(np.array([1, 0]), np.array([[-1, 2], [2, -1]]), 3 * S)
+    np.testing.assert_array_equal(index, [[-1, 3 * S + 2], [2, -1]])
 
 
 def test_take_videos(encoder):

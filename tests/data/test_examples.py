@@ -55,18 +55,18 @@ def test_a_clip_shows_its_window(tokenizer, video):
     asked = record("qa", [END], window=(4.0, 6.0))
     row, shown = clip_row(asked, video, tokenizer, LAYOUT)
     assert list(shown) == [4, 5, 6]
-    assert [f for f in row.frame if f >= 0] == [0, 1, 2, 3, 4, 5]
+    assert [f for f in row.visual_index if f >= 0] == [0, 1, 2, 3, 4, 5]
     example = clip_example(*clip_row(asked, video, tokenizer, LAYOUT), video, LAYOUT)
     assert {k: v.shape for k, v in example.items()} == {
         "tokens": (256,),
-        "frame": (256,),
+        "visual_index": (256,),
         "role": (256,),
         "frames": (4, 28, 56, 3),
     }
     assert example["frames"].dtype == np.uint8
     assert [int(f.max()) for f in example["frames"]] == [4, 5, 6, 0]
     assert [int(f.min()) for f in example["frames"]] == [4, 5, 6, 0]
-    text = tokenizer.decode([t for t, f in zip(row.tokens, row.frame, strict=True) if f < 0])
+    text = tokenizer.decode([t for t, f in zip(row.tokens, row.visual_index, strict=True) if f < 0])
     assert "user\n4.05.06.0\nWhere is it?" in text
     assert "tools" not in text and text.endswith(END + protocol.IM_END)
 
@@ -84,11 +84,11 @@ def test_a_dialogue_brings_what_it_shows(tokenizer, video):
     example = dialogue_example(row, tokens, LAYOUT, 14)
     # Preview: first, middle (4.5 rounded to even), last.
     frames = [0, 4, 9, 2, 3]
-    assert list(example["frame"][example["frame"] >= 0]) == list(range(10))
-    assert example["frame"].dtype == np.int32 and example["visual"].shape == (14, 3)
+    assert list(example["visual_index"][example["visual_index"] >= 0]) == list(range(10))
+    assert example["visual_index"].dtype == np.int32 and example["visual"].shape == (14, 3)
     np.testing.assert_array_equal(example["visual"][:10].reshape(5, 2, 3), tokens[frames])
     assert not example["visual"][10:].any()
-    roles = example["role"][example["frame"] >= 0]
+    roles = example["role"][example["visual_index"] >= 0]
     assert list(roles) == [Role.PROMPT] * 6 + [Role.OBSERVATION] * 4
 
 

@@ -50,9 +50,9 @@ def build(tokenizer, turns, tools=True, layout=LAYOUT, question="Where is it?", 
 def read(row, tokenizer, size=2):
     """[(role, text)] of a row, visual tokens written as {t/s}: frame t, token s."""
     image, parts = tokenizer.tag("<|image_pad|>"), []
-    for token, frame, role in zip(row.tokens, row.frame, row.role, strict=True):
-        assert (frame >= 0) == (token == image)
-        text = f"{{{frame // size}/{frame % size}}}".encode() if frame >= 0 else None
+    for token, index, role in zip(row.tokens, row.visual_index, row.role, strict=True):
+        assert (index >= 0) == (token == image)
+        text = f"{{{index // size}/{index % size}}}".encode() if index >= 0 else None
         piece = tokenizer.pieces[token] if text is None else text
         if parts and parts[-1][0] == role:
             parts[-1][1] += piece
@@ -153,7 +153,11 @@ def test_the_system_prompt_signs_the_tools_in_qwens_form(tokenizer):
 )
 def test_the_observation_follows_from_the_call(tokenizer, call, shown):
     row = build(tokenizer, ["<think>a</think>" + call, END])
-    seen = [f for f, r in zip(row.frame, row.role, strict=True) if r == Role.OBSERVATION and f >= 0]
+    seen = [
+        f
+        for f, r in zip(row.visual_index, row.role, strict=True)
+        if r == Role.OBSERVATION and f >= 0
+    ]
     assert seen == [t * 2 + s for t in shown for s in range(2)]
     text = generated_text(np.array(row.tokens), np.array(row.role), tokenizer)
     assert ("Tool execution failed: " in text) == (not shown)
@@ -196,7 +200,7 @@ def test_padding(tokenizer):
     row = build(tokenizer, [END])
     arrays = pad_row(row, 300)
     count = len(row.tokens)
-    for name, fill in (("tokens", 0), ("frame", -1), ("role", Role.PADDING)):
+    for name, fill in (("tokens", 0), ("visual_index", -1), ("role", Role.PADDING)):
         assert arrays[name].shape == (300,) and arrays[name].dtype == np.int32
         np.testing.assert_array_equal(arrays[name][:count], getattr(row, name))
         assert (arrays[name][count:] == fill).all()
@@ -247,12 +251,14 @@ def test_a_turn_cut_short_is_read_as_far_as_it_goes(tokenizer):
     """A row that ran out of tokens has no <|im_end|>; one that stopped at a call no observation."""
     row = build(tokenizer, ["<think>a</think>" + CROP % ("3.0", "5.0"), END])
     cut = len(row.tokens) - 3  # within the answer
-    arrays = pad_row(type(row)(row.tokens[:cut], row.frame[:cut], row.role[:cut], []), 300)
+    arrays = pad_row(type(row)(row.tokens[:cut], row.visual_index[:cut], row.role[:cut], []), 300)
     turns = turn_texts(arrays["tokens"], arrays["role"], tokenizer)
     assert len(turns) == 2 and turns[1] and END.startswith(turns[1]) and turns[1] != END
     assert generated_text(arrays["tokens"], arrays["role"], tokenizer).endswith(turns[1])
     stop = row.calls[0][4] + 1
-    arrays = pad_row(type(row)(row.tokens[:stop], row.frame[:stop], row.role[:stop], []), 300)
+    arrays = pad_row(
+        type(row)(row.tokens[:stop], row.visual_index[:stop], row.role[:stop], []), 300
+    )
     assert turn_texts(arrays["tokens"], arrays["role"], tokenizer) == [
         "<think>a</think>" + CROP % ("3.0", "5.0")
     ]

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medscope_jax.bank import stack_bank
 from medscope_jax.data.examples import clip_row, dialogue_row
-from medscope_jax.dialogue import Layout, Role, protocol, question_text, stamp_ids, train_tokenizer
+from medscope_jax.dialogue import Layout, Role, protocol, question_text, train_tokenizer
 from medscope_jax.dialogue.options import choices
 from medscope_jax.errors import UserError
 from medscope_jax.report import render_trace
@@ -110,11 +109,9 @@ def test_training_and_rollouts_ask_with_options(tokenizer):
     clip, _ = clip_row(RECORD, video, tokenizer, LAYOUT)
     assert f"\n{TEXT}\n{protocol.INSTRUCTION}" in prompt_of(tokenizer, clip.tokens, clip.role)
 
-    stamps = [stamp_ids(tokenizer, LAYOUT, TIMES)]
-    bank = stack_bank([np.zeros((3, 2, 4), np.float32)], [TIMES], stamps, [3.0])
     keys = row_keys(jax.random.key(0), np.arange(1)).reshape(1, 1)
     width = prompt_width([RECORD], [TIMES], tokenizer, LAYOUT, True)
-    made = make_prompts([RECORD], [0], [TIMES], bank, keys, width, tokenizer, LAYOUT, True)
+    made = make_prompts([RECORD], [0], [TIMES], keys, width, tokenizer, LAYOUT, True)
     tokens = np.asarray(made.tokens[0, : made.length[0]])
     count = np.count_nonzero(np.equal(row.role, Role.PROMPT))
     np.testing.assert_array_equal(tokens, row.tokens[:count])

@@ -185,14 +185,14 @@ def test_the_device_reads_and_shows_the_same(qwen):
     features = np.zeros((9, LAYOUT.tokens_per_frame, 4), np.float32)
     bank = stack_bank([features], [times], [stamp_ids(qwen, LAYOUT, times)], [9.0])
     look = jax.jit(functools.partial(observe, layout=LAYOUT))
-    tokens, frame, count = look(call, jnp.zeros(len(ids), jnp.int32), bank, special_tokens)
+    tokens, visual_index, count = look(call, jnp.zeros(len(ids), jnp.int32), bank, special_tokens)
     for index, text in enumerate(texts):
         turns = [f"<think>a</think><tool_call>{text}</tool_call>", "<answer>b</answer>"]
         row = build_episode("Where?", turns, (0,), times, 9.0, qwen, LAYOUT, tools=True)
         shown = [i for i, role in enumerate(row.role) if role == Role.OBSERVATION]
         size = int(count[index])
         assert [row.tokens[i] for i in shown] == tokens[index, :size].tolist()
-        assert [row.frame[i] for i in shown] == frame[index, :size].tolist()
+        assert [row.visual_index[i] for i in shown] == visual_index[index, :size].tolist()
     assert frame_text_ids(qwen, LAYOUT) == [qwen.tag("<|vision_end|>")]
 
 

@@ -54,7 +54,7 @@ def outcome(after, metrics) -> dict[str, np.ndarray]:
 def warm_up(mesh) -> dict[str, np.ndarray]:
     """A step of stage 1: the vision tower trains too. Each process gives its own rows."""
     random = np.random.default_rng(7)
-    batch = cases.batch(BATCH, local=True)
+    batch = cases.batch(BATCH)
     batch["frames"] = random.integers(0, 256, (BATCH, cases.FRAMES, 28, 56, 3)).astype(np.uint8)
     return _supervised(mesh, batch, train_vision=True)
 
@@ -104,11 +104,10 @@ def rollout_program(mesh, greedy: bool):
     params = init_params(model, jax.random.key(0))
     params = jax.tree.map(lambda x: x * 4 if x.ndim > 2 else x, params)
     bank = take_videos(bank, jnp.arange(8) % 4)
-    once, stride = make_prompts(world, [0, 1, 2, 3]), bank.tokens.shape[1] * 2
-    frame = jnp.concatenate([once.frame, jnp.where(once.frame >= 0, once.frame + 4 * stride, -1)])
+    once = make_prompts(world, [0, 1, 2, 3])
     prompts = once.replace(
         tokens=jnp.tile(once.tokens, (2, 1)),
-        frame=frame,
+        visual_index=jnp.tile(once.visual_index, (2, 1)),
         length=jnp.tile(once.length, 2),
         video=jnp.arange(8, dtype=jnp.int32),
         keys=row_keys(jax.random.key(7), jnp.arange(16)).reshape(8, 2),
@@ -127,7 +126,9 @@ def rollouts(mesh, greedy: bool) -> dict[str, np.ndarray]:
     """What was written, seen and called in the rollouts."""
     program, arguments = rollout_program(mesh, greedy)
     episode = gather(program(*arguments)[0])
-    arrays = {n: getattr(episode, n) for n in ("tokens", "frame", "role", "positions", "logprobs")}
+    arrays = {
+        n: getattr(episode, n) for n in ("tokens", "visual_index", "role", "positions", "logprobs")
+    }
     return arrays | episode.calls._asdict()
 
 

@@ -60,11 +60,11 @@ OPTIMIZER = optax.adamw(1e-2, eps=1e-3)
 def loss_fn(params, batch):
     """Mean negative log-likelihood; frames are encoded inside, so that the vision tower trains."""
     bank = models.encode_frames(params, CONFIG, batch["frames"]).reshape(-1, 64)
-    embeddings = models.embed(params, CONFIG, batch["tokens"], batch["frame"], bank)
+    embeddings = models.embed(params, CONFIG, batch["tokens"], batch["index"], bank)
     hidden = models.forward(params, CONFIG, embeddings, batch["positions"], batch["valid"])
     scores = models.logits(params, CONFIG, hidden)[:, :-1]
     losses = optax.softmax_cross_entropy_with_integer_labels(scores, batch["tokens"][:, 1:])
-    mask = batch["valid"][:, 1:] & (batch["frame"][:, 1:] < 0)
+    mask = batch["valid"][:, 1:] & (batch["index"][:, 1:] < 0)
     return jnp.sum(losses * mask) / jnp.sum(mask)
 
 
@@ -81,14 +81,14 @@ def start():
     random = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda key: models.init_params(CONFIG, key), jax.random.key(0))
     params = jax.tree.map(lambda leaf: random.normal(0, 0.2, leaf.shape).astype("f"), shapes)
-    frame = np.full((BATCH, LENGTH), -1, np.int32)
-    frame[:, 2:6] = 4 * np.arange(BATCH)[:, None] + np.arange(4)  # two frames of two tokens each
+    index = np.full((BATCH, LENGTH), -1, np.int32)
+    index[:, 2:6] = 4 * np.arange(BATCH)[:, None] + np.arange(4)  # two frames of two tokens each
     lengths = random.integers(12, LENGTH + 1, BATCH)
     valid = np.arange(LENGTH) < lengths[:, None]
     batch = {
         "tokens": random.integers(0, 64, (BATCH, LENGTH)).astype(np.int32),
         "frames": random.integers(0, 256, (BATCH * FRAMES, 28, 56, 3)).astype(np.uint8),
-        "frame": frame,
+        "index": index,
         "valid": valid,
         "positions": np.tile(np.arange(LENGTH), (3, BATCH, 1)).astype(np.int32),
     }

@@ -54,36 +54,36 @@ def random_frames(count: int, height: int, width: int, seed: int) -> np.ndarray:
 def random_conversation(
     config: ModelConfig, num_frames: int, tokens_per_frame: int, length: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens [L], frame [L]) of words with frames between them; at most `length` long.
+    """(tokens [L], index [L]) of words with frames between them; at most `length` long.
 
     Frames come in any order and may repeat; at least one word stands between two frames, as a time
     stamp does in the product (the reference joins images that touch).
     """
     random = np.random.RandomState(seed)
     words = config.text.vocab_size - 4  # the special ids of hf_config lie at the end
-    tokens, frame = [], []
+    tokens, index = [], []
     while len(tokens) < length:
         run = random.randint(1, 6)
         tokens += list(random.randint(0, words, run))
-        frame += [-1] * run
+        index += [-1] * run
         shown = random.randint(num_frames)
         tokens += [0] * tokens_per_frame
-        frame += list(shown * tokens_per_frame + np.arange(tokens_per_frame))
+        index += list(shown * tokens_per_frame + np.arange(tokens_per_frame))
     cut = length - 2  # never end inside a frame: cut it back to a word
-    while frame[cut - 1] >= 0 and frame[cut] >= 0 and frame[cut] % tokens_per_frame:
+    while index[cut - 1] >= 0 and index[cut] >= 0 and index[cut] % tokens_per_frame:
         cut -= 1
-    tokens, frame = tokens[:cut] + [1, 2], frame[:cut] + [-1, -1]
-    return np.array(tokens, np.int32), np.array(frame, np.int32)
+    tokens, index = tokens[:cut] + [1, 2], index[:cut] + [-1, -1]
+    return np.array(tokens, np.int32), np.array(index, np.int32)
 
 
 def pad_rows(
     rows: list[tuple[np.ndarray, np.ndarray]], length: int, left: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(tokens, frame, valid), each [B, length], of conversations padded on the right or left."""
+    """(tokens, index, valid), each [B, length], of conversations padded on the right or left."""
     tokens = np.zeros((len(rows), length), np.int32)
-    frame = np.full((len(rows), length), -1, np.int32)
+    index = np.full((len(rows), length), -1, np.int32)
     valid = np.zeros((len(rows), length), bool)
     for row, (words, frames) in enumerate(rows):
         part = slice(length - len(words), length) if left else slice(0, len(words))
-        tokens[row, part], frame[row, part], valid[row, part] = words, frames, True
-    return tokens, frame, valid
+        tokens[row, part], index[row, part], valid[row, part] = words, frames, True
+    return tokens, index, valid

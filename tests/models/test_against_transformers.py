@@ -36,12 +36,12 @@ def case(request):
 @functools.partial(jax.jit, static_argnums=(1, 4))
 def run(params, config, frames, rows, grid):
     """Our logits [B, L, V] of conversations whose frames come from a bank of all `frames`."""
-    tokens, frame, valid = rows
+    tokens, index, valid = rows
     bank = jnp.zeros((0, config.text.hidden_size))
     if frames is not None:
         bank = models.encode_frames(params, config, frames).reshape(-1, bank.shape[1])
-    x = models.embed(params, config, tokens, frame, bank)
-    positions, _ = models.mrope_positions(frame, valid, grid, jnp.zeros(len(tokens), jnp.int32))
+    x = models.embed(params, config, tokens, index, bank)
+    positions, _ = models.mrope_positions(index, valid, grid, jnp.zeros(len(tokens), jnp.int32))
     return models.logits(params, config, models.forward(params, config, x, positions, valid))
 
 
@@ -69,9 +69,9 @@ def test_bank_equals_fresh_encoding_by_the_reference(case, size):
         model_cases.random_conversation(config, 9, grid[0] * grid[1], length, seed)
         for seed, length in enumerate((30, 47, 12, 80))
     ]
-    tokens, frame, valid = model_cases.pad_rows(rows, 80)
-    theirs = torch_reference.logits(model, config, tokens, frame, valid, frames)
-    ours = run(params, config, frames, (tokens, frame, valid), grid)
+    tokens, index, valid = model_cases.pad_rows(rows, 80)
+    theirs = torch_reference.logits(model, config, tokens, index, valid, frames)
+    ours = run(params, config, frames, (tokens, index, valid), grid)
     assert theirs.std() > 0.3
     np.testing.assert_allclose(np.asarray(ours)[valid], theirs[valid], atol=TOLERANCE)
 
@@ -79,11 +79,11 @@ def test_bank_equals_fresh_encoding_by_the_reference(case, size):
 def test_text_only_logits(case):
     config, params, model = case
     tokens = np.random.RandomState(5).randint(0, 90, (2, 33)).astype(np.int32)
-    frame, valid = np.full_like(tokens, -1), np.ones_like(tokens, bool)
+    index, valid = np.full_like(tokens, -1), np.ones_like(tokens, bool)
     theirs = torch_reference.logits(
-        model, config, tokens, frame, valid, model_cases.random_frames(1, 28, 28, 0)
+        model, config, tokens, index, valid, model_cases.random_frames(1, 28, 28, 0)
     )
-    ours = run(params, config, None, (tokens, frame, valid), (1, 1))
+    ours = run(params, config, None, (tokens, index, valid), (1, 1))
     np.testing.assert_allclose(ours, theirs, atol=TOLERANCE)
 
 
@@ -99,9 +99,9 @@ def test_positions_equal_the_reference_on_200_layouts(case, left):
             )
             for row in range(8)
         ]
-        tokens, frame, valid = model_cases.pad_rows(rows, 90, left)
-        ours, _ = POSITIONS(frame, valid, grid, np.zeros(8, np.int32))
-        theirs = torch_reference.positions(model, config, tokens, frame, valid, grid)
+        tokens, index, valid = model_cases.pad_rows(rows, 90, left)
+        ours, _ = POSITIONS(index, valid, grid, np.zeros(8, np.int32))
+        theirs = torch_reference.positions(model, config, tokens, index, valid, grid)
         np.testing.assert_array_equal(ours, theirs)
 
 

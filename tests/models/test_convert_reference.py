@@ -34,11 +34,11 @@ def our_logits(folder, config, rows, frames, grid):
     params = jax.tree.map(lambda leaf: leaf.astype(np.float32), params)
 
     @jax.jit
-    def run(params, frames, tokens, frame, valid):
+    def run(params, frames, tokens, index, valid):
         bank = models.encode_frames(params, wide, frames).reshape(-1, config.text.hidden_size)
-        x = models.embed(params, wide, tokens, frame, bank)
+        x = models.embed(params, wide, tokens, index, bank)
         start = np.zeros(len(tokens), np.int32)
-        positions, _ = models.mrope_positions(frame, valid, grid, start)
+        positions, _ = models.mrope_positions(index, valid, grid, start)
         return models.logits(params, wide, models.forward(params, wide, x, positions, valid))
 
     return np.asarray(run(params, frames, *rows))

@@ -32,18 +32,18 @@ def test_visual_tokens(case):
 
 
 def test_positions(case):
-    _, _, _, (_, frame, valid), grid, golden = case
-    ours, _ = models.mrope_positions(frame, valid, grid, np.zeros(len(frame), np.int32))
+    _, _, _, (_, index, valid), grid, golden = case
+    ours, _ = models.mrope_positions(index, valid, grid, np.zeros(len(index), np.int32))
     np.testing.assert_array_equal(ours, golden["positions"])
 
 
 def test_logits_with_frames_from_a_bank(case):
-    config, params, frames, (tokens, frame, valid), _, golden = case
+    config, params, frames, (tokens, index, valid), _, golden = case
 
     @jax.jit
     def run(params):
         bank = models.encode_frames(params, config, frames).reshape(-1, config.text.hidden_size)
-        x = models.embed(params, config, tokens, frame, bank)
+        x = models.embed(params, config, tokens, index, bank)
         hidden = models.forward(params, config, x, golden["positions"].astype(np.int32), valid)
         return models.logits(params, config, hidden)
 

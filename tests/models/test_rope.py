@@ -10,20 +10,20 @@ from medscope_jax.models import mrope_positions, rope
 POSITIONS = jax.jit(mrope_positions, static_argnums=2)
 
 
-def positions_by_loop(frame, valid, grid, start):
+def positions_by_loop(visual_index, valid, grid, start):
     """The specification: one row, one slot after the other."""
     height, width = grid
-    out, following = np.zeros((3, *frame.shape), int), list(start)
-    for row in range(len(frame)):
+    out, following = np.zeros((3, *visual_index.shape), int), list(start)
+    for row in range(len(visual_index)):
         here = start[row]
-        for slot in range(frame.shape[1]):
+        for slot in range(visual_index.shape[1]):
             if not valid[row, slot]:
                 continue
-            if frame[row, slot] < 0:
+            if visual_index[row, slot] < 0:
                 out[:, row, slot] = here
                 here += 1
                 continue
-            token = frame[row, slot] % (height * width)
+            token = visual_index[row, slot] % (height * width)
             out[:, row, slot] = here, here + token // width, here + token % width
             if token == height * width - 1:
                 here += max(height, width)
@@ -33,32 +33,32 @@ def positions_by_loop(frame, valid, grid, start):
 
 @st.composite
 def layouts(draw):
-    """(frame, valid, grid, start) of one row: words, whole frames, padding anywhere."""
+    """(visual_index, valid, grid, start) of one row: words, whole frames, padding anywhere."""
     grid = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
-    size, frame, valid = grid[0] * grid[1], [], []
+    size, visual_index, valid = grid[0] * grid[1], [], []
     for kind in draw(st.lists(st.sampled_from(["word", "frame", "padding"]), max_size=8)):
         shown = draw(st.integers(0, 5)) * size
         block = list(range(shown, shown + size)) if kind == "frame" else [-1]
-        frame += block
+        visual_index += block
         valid += [kind != "padding"] * len(block)
-    room = 80 - len(frame)
-    frame, valid = frame + [-1] * room, valid + [False] * room
-    return np.array([frame], np.int32), np.array([valid]), grid, draw(st.integers(0, 1000))
+    room = 80 - len(visual_index)
+    visual_index, valid = visual_index + [-1] * room, valid + [False] * room
+    return np.array([visual_index], np.int32), np.array([valid]), grid, draw(st.integers(0, 1000))
 
 
 @settings(deadline=None, max_examples=150)
 @given(layouts(), st.integers(0, 80))
 def test_positions_equal_the_loop_even_when_cut(layout, cut):
-    frame, valid, grid, start = layout
+    visual_index, valid, grid, start = layout
     begin = np.array([start], np.int32)
-    expected, following = positions_by_loop(frame, valid, grid, begin)
-    ours, after = POSITIONS(frame, valid, grid, begin)
+    expected, following = positions_by_loop(visual_index, valid, grid, begin)
+    ours, after = POSITIONS(visual_index, valid, grid, begin)
     np.testing.assert_array_equal(ours, expected)
     assert list(after) == following
     # Two calls, cut anywhere (inside a frame too), make the same row.
     early = valid & (np.arange(80) < cut)
-    first, middle = POSITIONS(frame, early, grid, begin)
-    second, end = POSITIONS(frame, valid & ~early, grid, middle)
+    first, middle = POSITIONS(visual_index, early, grid, begin)
+    second, end = POSITIONS(visual_index, valid & ~early, grid, middle)
     np.testing.assert_array_equal(np.where(early, first, second), expected)
     assert list(end) == following
 

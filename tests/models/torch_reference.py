@@ -56,9 +56,9 @@ def features(model, config: ModelConfig, clips: np.ndarray) -> np.ndarray:
     return tokens.reshape(len(clips), -1, config.text.hidden_size).numpy()
 
 
-def inputs(model, tokens, frame, valid, tokens_per_frame: int) -> dict[str, torch.Tensor]:
+def inputs(model, tokens, index, valid, tokens_per_frame: int) -> dict[str, torch.Tensor]:
     """input_ids, attention_mask and mm_token_type_ids of padded conversations [B, L]."""
-    is_frame = torch.tensor(frame >= 0)
+    is_frame = torch.tensor(index >= 0)
     ids = torch.tensor(tokens, dtype=torch.long)
     return {
         "input_ids": torch.where(is_frame, model.config.image_token_id, ids),
@@ -67,32 +67,32 @@ def inputs(model, tokens, frame, valid, tokens_per_frame: int) -> dict[str, torc
     }
 
 
-def shown_frames(frame: np.ndarray, tokens_per_frame: int) -> np.ndarray:
+def shown_frames(index: np.ndarray, tokens_per_frame: int) -> np.ndarray:
     """Indices of the frames that conversations show, in reading order, row after row."""
-    flat = frame[(frame >= 0) & (frame % tokens_per_frame == 0)]
+    flat = index[(index >= 0) & (index % tokens_per_frame == 0)]
     return flat // tokens_per_frame
 
 
-def positions(model, config, tokens, frame, valid, grid: tuple[int, int]) -> np.ndarray:
+def positions(model, config, tokens, index, valid, grid: tuple[int, int]) -> np.ndarray:
     """M-RoPE position ids [3, B, L] by the reference's get_rope_index."""
     merge, size = config.vision.spatial_merge_size, grid[0] * grid[1]
-    count = len(shown_frames(frame, size))
+    count = len(shown_frames(index, size))
     thw = torch.tensor([[1, grid[0] * merge, grid[1] * merge]] * count).reshape(count, 3)
     out, _ = model.model.get_rope_index(
-        **inputs(model, tokens, frame, valid, size), image_grid_thw=thw
+        **inputs(model, tokens, index, valid, size), image_grid_thw=thw
     )
     return out.numpy()
 
 
-def logits(model, config, tokens, frame, valid, frames: np.ndarray) -> np.ndarray:
+def logits(model, config, tokens, index, valid, frames: np.ndarray) -> np.ndarray:
     """Logits [B, L, V] with every shown frame of `frames` [T, H, W, 3] encoded afresh."""
     unit = config.vision.patch_size * config.vision.spatial_merge_size
     size = (frames.shape[1] // unit) * (frames.shape[2] // unit)
-    shown = shown_frames(frame, size)
+    shown = shown_frames(index, size)
     images = {}
     if len(shown):
         patches, grid = pixel_values(config, frames[shown][:, None])
         images = {"pixel_values": patches, "image_grid_thw": grid}
     with torch.no_grad():
-        out = model(**inputs(model, tokens, frame, valid, size), **images, use_cache=False)
+        out = model(**inputs(model, tokens, index, valid, size), **images, use_cache=False)
     return out.logits.numpy()

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medscope_jax.bank import flat_tokens, stack_bank
+from medscope_jax.bank import flat_index, flat_tokens, stack_bank
 from medscope_jax.dialogue import Layout, Role, build_episode, pad_row, protocol, train_tokenizer
 from medscope_jax.models import init_params, model_config
 from medscope_jax.rollout import (
@@ -78,30 +78,23 @@ def make_world(layers=2, kv_heads=1, other_end=False):
         )
         if other_end and i % 2:
             rows[-1].tokens[-1] = tokenizer.tag(protocol.PAD)
-    stride = bank.tokens.shape[1] * 2
-    expected = {}
-    for name in ("tokens", "frame", "role"):
-        expected[name] = np.stack([pad_row(row, LAYOUT.length)[name] for row in rows])
-    offsets = np.repeat(np.arange(4), CONFIG.group)[:, None] * stride
-    expected["frame"] = np.where(expected["frame"] >= 0, expected["frame"] + offsets, -1)
+    padded = [pad_row(row, LAYOUT.length) for row in rows]
+    expected = {name: np.stack([row[name] for row in padded]) for name in padded[0]}
     return tokenizer, model, params, bank, rows, expected
 
 
 def make_prompts(world, videos, rows_per_video=CONFIG.group):
     """Prompts of the given videos, keys numbered by the rollout's place in SCRIPTS."""
-    _, _, _, bank, _, expected = world
+    expected = world[5]
     prompt = [expected["role"][v * CONFIG.group] == Role.PROMPT for v in videos]
     width = max(int(p.sum()) for p in prompt)
     pick = [v * CONFIG.group for v in videos]
-    stride = bank.tokens.shape[1] * 2
-    frame = expected["frame"][pick, :width].copy()
-    for i, (v, p) in enumerate(zip(videos, prompt, strict=True)):
-        frame[i] = np.where((frame[i] >= 0) & p[:width], frame[i] - (v - v) * stride, -1)
+    shown = np.where([p[:width] for p in prompt], expected["visual_index"][pick, :width], -1)
     ids = np.array([[v * rows_per_video + g for g in range(rows_per_video)] for v in videos])
     keys = row_keys(jax.random.key(7), ids.reshape(-1)).reshape(ids.shape)
     return Prompts(
         tokens=jnp.asarray(expected["tokens"][pick, :width]),
-        frame=jnp.asarray(frame),
+        visual_index=jnp.asarray(shown),
         length=jnp.asarray([int(p.sum()) for p in prompt], jnp.int32),
         video=jnp.asarray(videos, jnp.int32),
         keys=keys,
@@ -130,10 +123,13 @@ def full_logprobs(world, episode, temperature=1.0):
     _, model, params, bank, _, _ = world
     count = int((np.asarray(episode.role) == Role.GENERATED).sum(1).max())
     targets = find_targets(jnp.asarray(episode.role), count)
+    video = np.arange(len(episode.role)) // CONFIG.group
     values, _ = token_logprobs(
         params,
         model,
-        *(jnp.asarray(x) for x in (episode.tokens, episode.frame, episode.role)),
+        jnp.asarray(episode.tokens),
+        flat_index(video, episode.visual_index, bank.tokens.shape[1] * 2),
+        jnp.asarray(episode.role),
         flat_tokens(bank),
         targets,
         LAYOUT.grid,
@@ -161,7 +157,7 @@ def play(world, config, draw=sample):
 
 def assert_same(found, wanted):
     """Two episodes are the same, log-probabilities to 1e-5."""
-    for name in ("tokens", "frame", "role", "positions"):
+    for name in ("tokens", "visual_index", "role", "positions"):
         np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), err_msg=name)
     for got, want in zip(found.calls, wanted.calls, strict=True):
         np.testing.assert_array_equal(got, want)

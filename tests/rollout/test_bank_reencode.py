@@ -109,7 +109,6 @@ def episode(world):
         [{"question": QUESTION}] * 2,
         [0, 1],
         [video.times for video in videos],
-        bank,
         keys,
         prompt_width(
             [{"question": QUESTION}] * 2, [video.times for video in videos], tokenizer, LAYOUT, True
@@ -176,8 +175,9 @@ def test_rows_show_what_was_asked_for(world, episode):
     for i, (_, windows) in enumerate(SCRIPTS):
         assert (episode.calls.status[i] >= 0).sum() == len(windows)
         frames = [frame for window in windows for frame in window]
-        seen = episode.frame[i][(episode.role[i] == Role.OBSERVATION) & (episode.frame[i] >= 0)]
-        np.testing.assert_array_equal(seen[::SIZE] // SIZE, np.array(frames) + 20 * (i // 2))
+        index = episode.visual_index[i]
+        seen = index[(episode.role[i] == Role.OBSERVATION) & (index >= 0)]
+        np.testing.assert_array_equal(seen[::SIZE] // SIZE, frames)
 
 
 @pytest.mark.parametrize("i", range(len(SCRIPTS)))

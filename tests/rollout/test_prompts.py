@@ -50,14 +50,13 @@ def world():
     return tokenizer, times, stack_bank(tokens, times, stamps, [float(n) for n in LENGTHS])
 
 
-def ask(world, questions, videos, width, bank=None, places=None):
-    tokenizer, times, whole = world
+def ask(world, questions, videos, width):
+    tokenizer, times, _ = world
     keys = row_keys(jax.random.key(0), np.arange(2 * len(videos))).reshape(-1, 2)
     return make_prompts(
         [{"question": question} for question in questions],
-        videos if places is None else places,
+        videos,
         [times[v] for v in videos],
-        whole if bank is None else bank,
         keys,
         width,
         tokenizer,
@@ -67,12 +66,12 @@ def ask(world, questions, videos, width, bank=None, places=None):
 
 
 def test_prompts_are_the_hosts(world):
-    """Row by row what build_prompt writes, frames counted from the video's place in the bank."""
+    """Row by row what build_prompt writes, and the video that each is about."""
     tokenizer, times, _ = world
     videos = [2, 0, 1]
     width = width_of(QUESTIONS, [times[v] for v in videos], tokenizer, LAYOUT, True)
     prompts = ask(world, QUESTIONS, videos, width)
-    assert prompts.tokens.shape == prompts.frame.shape == (3, width)
+    assert prompts.tokens.shape == prompts.visual_index.shape == (3, width)
     # The preview: spread evenly, first and last shown; all of a video that has fewer.
     shown = {0: [0, 6, 13, 19], 1: [0, 3, 5, 8], 2: [0, 1, 2]}
     for i, video in enumerate(videos):
@@ -80,9 +79,8 @@ def test_prompts_are_the_hosts(world):
         count = len(row.tokens)
         assert prompts.length[i] == count and prompts.video[i] == video
         np.testing.assert_array_equal(prompts.tokens[i, :count], row.tokens)
-        moved = [f + video * 20 * 2 if f >= 0 else -1 for f in row.frame]
-        np.testing.assert_array_equal(prompts.frame[i, :count], moved)
-        assert (np.asarray(prompts.frame[i, count:]) == -1).all()
+        np.testing.assert_array_equal(prompts.visual_index[i, :count], row.visual_index)
+        assert (np.asarray(prompts.visual_index[i, count:]) == -1).all()
 
 
 def width_of(questions, *rest):
@@ -208,8 +206,6 @@ def episode(world):
         rows.append(row)
         arrays.append(pad_row(row, LAYOUT.length))
     batch = {name: np.stack([a[name] for a in arrays]) for name in arrays[0]}
-    offset = np.arange(3)[:, None] * 20 * 2
-    batch["frame"] = np.where(batch["frame"] >= 0, batch["frame"] + offset, -1)
     calls = [np.zeros((3, 3), np.int32), np.zeros((3, 3), np.float32), np.zeros((3, 3), np.float32)]
     calls += [np.full((3, 3), -1, np.int32), np.full((3, 3), -1, np.int32)]
     for i, row in enumerate(rows):
@@ -225,7 +221,7 @@ def episode(world):
 def test_trajectories_come_back(world, episode):
     """Turns, executed calls and the bank frames that each observation showed, row by row."""
     tokenizer = world[0]
-    found = read_trajectories(episode, 20, tokenizer, LAYOUT)
+    found = read_trajectories(episode, tokenizer, LAYOUT)
     assert [t.turns for t in found] == [list(turns) for turns in TURNS]
     assert [t.frames for t in found] == [[], [[3, 4, 5], [], [6, 7, 8]], [[1]]]
     assert found[0].calls == []
@@ -248,11 +244,11 @@ def test_trajectories_come_back(world, episode):
 def test_a_call_whose_observation_did_not_fit_shows_nothing(world, episode):
     """The row ended at its call: the call counts, no frames were seen."""
     tokenizer = world[0]
-    role, frame, tokens = episode.role.copy(), episode.frame.copy(), episode.tokens.copy()
+    role, tokens, shown = (x.copy() for x in (episode.role, episode.tokens, episode.visual_index))
     end = episode.calls.where[2, 0] + 1
-    role[2, end:], frame[2, end:], tokens[2, end:] = Role.PADDING, -1, 0
+    role[2, end:], tokens[2, end:], shown[2, end:] = Role.PADDING, 0, -1
     found = read_trajectories(
-        episode.replace(role=role, frame=frame, tokens=tokens), 20, tokenizer, LAYOUT
+        episode.replace(role=role, tokens=tokens, visual_index=shown), tokenizer, LAYOUT
     )[2]
     assert found.frames == [[]] and len(found.calls) == 1
     assert found.turns == [TURNS[2][0]] and found.text == TURNS[2][0]

@@ -39,10 +39,10 @@ def played(world):
 
 
 def test_device_episodes_equal_the_hosts(world, played):
-    """Tokens, bank indices, roles and calls are what build_episode makes of the same turns."""
+    """Tokens, visual indices, roles and calls are what build_episode makes of the same turns."""
     episode, metrics = played
     _, _, _, _, rows, expected = world
-    for name in ("role", "tokens", "frame"):
+    for name in ("role", "tokens", "visual_index"):
         np.testing.assert_array_equal(getattr(episode, name), expected[name], err_msg=name)
     for i, row in enumerate(rows):
         for c, (tool, start, end, status, where) in enumerate(row.calls):
@@ -83,7 +83,7 @@ def test_positions_are_recorded(world, played):
     episode, _ = played
     valid = jnp.asarray(episode.role != Role.PADDING)
     zeros = jnp.zeros(valid.shape[0], jnp.int32)
-    positions, _ = mrope_positions(jnp.asarray(episode.frame), valid, LAYOUT.grid, zeros)
+    positions, _ = mrope_positions(jnp.asarray(episode.visual_index), valid, LAYOUT.grid, zeros)
     np.testing.assert_array_equal(
         np.where(valid, episode.positions, 0), np.where(valid, positions, 0)
     )
@@ -113,11 +113,7 @@ def test_batch_and_bank_order_change_nothing(world, sampled):
     order = np.array([2, 0, 3, 1])
     shuffled = jax.tree.map(lambda x: x[order], bank)
     prompts = make_prompts(world, list(order))
-    stride = bank.tokens.shape[1] * 2
-    places = np.arange(4)
-    moved = (places - order)[:, None] * stride
-    frame = np.where(prompts.frame >= 0, prompts.frame + moved, -1)
-    prompts = prompts.replace(frame=jnp.asarray(frame), video=jnp.asarray(places, jnp.int32))
+    prompts = prompts.replace(video=jnp.arange(4, dtype=jnp.int32))
     other = jax.device_get(program(params, shuffled, prompts, special_tokens)[0])
     rows = (order[:, None] * 2 + np.arange(2)).reshape(-1)
     np.testing.assert_array_equal(other.tokens, episode.tokens[rows])
@@ -140,7 +136,7 @@ def test_sharded_rollout_is_the_same(world, sampled):
         program(params, bank, make_prompts(world, [0, 1, 2, 3]), special_tokens)[0]
     )
     np.testing.assert_array_equal(other.tokens, episode.tokens)
-    np.testing.assert_array_equal(other.frame, episode.frame)
+    np.testing.assert_array_equal(other.visual_index, episode.visual_index)
     np.testing.assert_allclose(other.logprobs, episode.logprobs, atol=1e-5)
 
 

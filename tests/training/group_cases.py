@@ -7,7 +7,7 @@ from medscope_jax.rl import Reward
 from medscope_jax.rollout import Trajectory
 from medscope_jax.training.groups import Groups
 
-GROUP, LENGTH, STRIDE = 2, 8, 10  # rollouts of a question, slots of a row, positions of a video
+GROUP, LENGTH, STRIDE = 2, 8, 10  # rollouts of a question, slots of a row, visual tokens of a video
 
 
 def names_of(rows):
@@ -25,20 +25,18 @@ def roles_of(names):
 def make_groups(rows, totals):
     """Questions `rows` with rewards [P, GROUP].
 
-    Frames point anywhere in the question's own video, at its place in this bank; where they do, the
-    token says where within the video.
+    Positions show anything of the question's own video; where they do, the token says what.
     """
     rows, totals = np.asarray(rows), np.asarray(totals, np.float32)
     random = np.random.default_rng(rows.sum())
     names = names_of(rows)
     size = (len(names), LENGTH)
-    local, text = random.integers(0, STRIDE, size), random.random(size) < 0.5
-    place = np.repeat(np.arange(len(rows)), GROUP)[:, None] * STRIDE
+    shown, text = random.integers(0, STRIDE, size), random.random(size) < 0.5
     whole = np.broadcast_to(names[:, None], size).astype(np.int32)
     calls = whole[:, :3]
     episode = Episode(
-        tokens=np.where(text, whole, local).astype(np.int32),
-        frame=np.where(text, -1, local + place).astype(np.int32),
+        tokens=np.where(text, whole, shown).astype(np.int32),
+        visual_index=np.where(text, -1, shown).astype(np.int32),
         role=roles_of(names),
         positions=np.stack([whole, whole + 1, whole + 2]),
         logprobs=whole.astype(np.float32),

@@ -109,7 +109,7 @@ def make_episode(role):
     empty = np.full((rows, 2), -1, np.int32)
     return Episode(
         tokens=grid,
-        frame=grid - 7,
+        visual_index=grid - 7,
         role=role,
         positions=np.stack([grid, grid + 1, grid + 2]),
         logprobs=-grid.astype(np.float32),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from medscope_jax.bank import FrameBank
+from medscope_jax.bank import FrameBank, flat_index
 from medscope_jax.distributed import make_mesh
 from medscope_jax.errors import NotFiniteError
 from medscope_jax.training import ga_grpo
@@ -44,7 +44,9 @@ def make_run(folder, resample):
 
 def step(state, episode, advantages, bank, reference, *, optimizer, poison, **_):
     """Moves weights by what a policy step would see: tokens, advantages, and the frames shown."""
-    shown = jnp.where(episode.frame >= 0, bank[episode.frame, 0], 0.0)
+    video = jnp.arange(len(advantages)) // GROUP
+    index = flat_index(video, episode.visual_index, STRIDE)
+    shown = jnp.where(index >= 0, bank[index, 0], 0.0)
     value = jnp.mean(advantages**2) + 1e-3 * jnp.mean(episode.logprobs) + 1e-3 * jnp.mean(shown)
     value = jnp.where(jnp.isin(state.step, jnp.array([-1, *poison])), jnp.nan, value)
     gradients = {"text": jax.tree.map(lambda leaf: leaf * value, state.params["text"])}
@@ -135,7 +137,7 @@ def test_the_guard_keeps_the_rollouts(monkeypatch, tmp_path):
     with pytest.raises(NotFiniteError, match="ga_grpo stopped at its optimizer step 5"):
         session(monkeypatch, broken, poison=(2, 3, 4))
     with np.load(broken / "not_finite_ga_grpo_000005.npz") as saved:
-        names = ("row", "tokens", "frame", "role", "logprobs", "rewards", "advantages")
+        names = ("row", "tokens", "visual_index", "role", "logprobs", "rewards", "advantages")
         assert set(saved) == set(names)
         expected = make_groups(saved["row"], saved["rewards"])
         np.testing.assert_array_equal(saved["logprobs"], expected.episode.logprobs)

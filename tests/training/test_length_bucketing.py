@@ -24,7 +24,9 @@ def rows_of(batch):
     real = batch["role"] != Role.PADDING
     found = []
     for row in range(len(real)):
-        texts = [batch[name][row][real[row]].tobytes() for name in ("tokens", "frame", "role")]
+        texts = [
+            batch[name][row][real[row]].tobytes() for name in ("tokens", "visual_index", "role")
+        ]
         found.append((*texts, batch["frames"][row].tobytes()))
     return sorted(found)
 

@@ -207,7 +207,7 @@ def test_the_kl_penalty_needs_no_second_copy_of_the_model(kind):
     # By NumPy, from two whole models that never had adapters.
     copy = models.merge_lora(begin, MODEL)[0] if kind == "start" else base
     zeros = np.zeros(episode.role.shape, np.float32)
-    arrays = (episode.tokens, episode.frame, episode.role)
+    arrays = cases.flat(dataclasses.asdict(episode))
     anchor, current = (
         np.asarray(cases.pull_back(whole, arrays, bank, zeros, 0.7)[0], np.float64)
         for whole in (copy, models.merge_lora(state.params, MODEL)[0])

@@ -19,7 +19,10 @@ TARGETS = 10
 
 
 def grouped(rows: int, group: int, seed: int = 1) -> dict:
-    """A batch in which each `group` rows begin with the prompt of the first of them."""
+    """A batch in which each `group` rows begin with the prompt of the first of them.
+
+    They see one video, as rollouts do: the batch is for a bank of rows / group videos.
+    """
     batch = cases.batch(rows, seed=seed)
     for first in range(0, rows, group):
         prompt = int(np.sum(batch["role"][first] == Role.PROMPT))
@@ -28,10 +31,10 @@ def grouped(rows: int, group: int, seed: int = 1) -> dict:
             for name, array in batch.items():
                 rest = array[row, own:].copy()
                 kept = min(len(rest), cases.LENGTH - prompt)
-                array[row] = 0 if name != "frame" else -1
+                array[row] = 0 if name != "visual_index" else -1
                 array[row, :prompt] = array[first, :prompt]
                 array[row, prompt : prompt + kept] = rest[:kept]
-    return batch
+    return cases.flat(batch, group)
 
 
 @functools.partial(jax.jit, static_argnames="size")
@@ -53,14 +56,6 @@ def packed(text, batch, bank, cotangent, size):
     return values, pull(cotangent)[0]
 
 
-def aligned(batch: dict) -> dict:
-    """A batch in which two rows after each other show the first one's video, as rollouts do."""
-    video = cases.FRAMES * 2
-    first = np.arange(len(batch["frame"]))[:, None] // 2 * 2 * video
-    frame = np.where(batch["frame"] >= 0, first + batch["frame"] % video, -1)
-    return {**batch, "frame": frame.astype(np.int32)}
-
-
 def assert_close(slope, gradient):
     def check(got, wanted):
         np.testing.assert_allclose(got, wanted, atol=1e-4 * np.abs(wanted).max() + 1e-6)
@@ -70,13 +65,12 @@ def assert_close(slope, gradient):
 
 @pytest.mark.parametrize("group", [1, 2, 4, 8])
 def test_packed_rows_equal_rows_alone(group):
-    batch, bank = grouped(8, group), cases.bank(8)
+    batch, bank = grouped(8, group), cases.bank(8 // group)
     generated = batch["role"] == Role.GENERATED
     assert len(set(generated.sum(1))) > 2 and 0 in generated.sum(1)
     cotangent = np.random.default_rng(9).normal(size=generated.shape).astype(np.float32)
     cotangent = np.where(generated, cotangent, 0)
-    arrays = (batch["tokens"], batch["frame"], batch["role"])
-    values, _, gradient = cases.pull_back(cases.params(), arrays, bank, cotangent, 0.7)
+    values, _, gradient = cases.pull_back(cases.params(), batch, bank, cotangent, 0.7)
     size = measure_packing(batch["role"], group, 16, step=4)
     text = jax.tree.map(jnp.asarray, cases.params()["text"])
     found, slope = packed(text, batch, bank, cotangent, size)
@@ -90,7 +84,7 @@ def test_packed_rows_equal_rows_alone(group):
 )
 def test_packed_rows_on_a_mesh(axes):
     """Their slots split over a context axis, their heads and rows over others: the same numbers."""
-    batch, bank = aligned(grouped(8, 2)), cases.bank(8)
+    batch, bank = grouped(8, 2), cases.bank(4)
     generated = batch["role"] == Role.GENERATED
     cotangent = np.random.default_rng(9).normal(size=generated.shape).astype(np.float32)
     cotangent = np.where(generated, cotangent, 0)
@@ -105,13 +99,13 @@ def test_packed_rows_on_a_mesh(axes):
 
 
 def test_a_rest_sees_its_prompt_and_itself_only():
-    batch, bank = grouped(8, 4), cases.bank(8)
+    batch, bank = grouped(8, 4), cases.bank(2)
     size = measure_packing(batch["role"], 4, 16, step=4)
     text = jax.tree.map(jnp.asarray, cases.params()["text"])
     zeros = np.zeros(batch["role"].shape, np.float32)
     before, _ = packed(text, batch, bank, zeros, size)
     other = {name: array.copy() for name, array in batch.items()}
-    rest = (other["role"][1] != Role.PROMPT) & (other["frame"][1] < 0)
+    rest = (other["role"][1] != Role.PROMPT) & (other["index"][1] < 0)
     other["tokens"][1, rest] = (other["tokens"][1, rest] + 5) % 64
     after, _ = packed(text, other, bank, zeros, size)
     changed = np.any(np.asarray(before) != after, axis=1)
@@ -123,10 +117,10 @@ def test_a_rest_sees_its_prompt_and_itself_only():
 def test_packing_keeps_every_token_once(seed, group):
     batch = grouped(4, group, seed)
     size = measure_packing(batch["role"], group, 16, step=4)
-    tokens, frame, positions, valid, begin = pack(
-        *(jnp.asarray(batch[name]) for name in ("tokens", "frame", "role")), size, cases.GRID
+    tokens, index, positions, valid, begin = pack(
+        *(jnp.asarray(batch[name]) for name in ("tokens", "index", "role")), size, cases.GRID
     )
-    assert tokens.shape == frame.shape == positions.shape[1:] == valid.flat().shape
+    assert tokens.shape == index.shape == positions.shape[1:] == valid.flat().shape
     assert tokens.shape == (4 // group, 16 + group * size.rest)
     flat = np.asarray(valid.flat())
     for question in range(4 // group):

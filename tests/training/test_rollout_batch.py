@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from medscope_jax.bank import FrameBank, flat_tokens, take_videos
+from medscope_jax.bank import FrameBank, flat_index, flat_tokens, take_videos
 from medscope_jax.dialogue import CallRecord, Episode, Role
 from medscope_jax.distributed import make_mesh
 from medscope_jax.rl import JudgeError, RewardConfig, make_judge
@@ -46,15 +46,14 @@ def program(params, bank, keys, special_tokens):
     count = keys.shape[0]
     draw = jax.vmap(lambda key: jax.random.randint(key, (LENGTH,), 0, 1000))
     tokens = draw(keys.reshape(-1))
-    place = jnp.repeat(jnp.arange(count), GROUP)[:, None]
-    frame = place * FRAMES + tokens % FRAMES
+    video, shown = jnp.repeat(jnp.arange(count), GROUP), tokens % FRAMES
     calls = tokens[:, :2]
     episode = Episode(
         tokens=tokens,
-        frame=frame,
+        visual_index=shown,
         role=jnp.full_like(tokens, int(Role.GENERATED)),
         positions=jnp.stack([tokens] * 3),
-        logprobs=flat_tokens(bank)[frame, 0],
+        logprobs=flat_tokens(bank)[flat_index(video, shown, FRAMES), 0],
         calls=CallRecord(calls, calls * 1.0, calls * 1.0, calls, calls),
     )
     return episode, {"decoded": tokens.size}
@@ -93,7 +92,7 @@ def make_roll(
         return [Trajectory(text, [text], [], []) for text in texts]
 
     monkeypatch.setattr(rolling, "rollout_program", lambda *_, **__: dispatch)
-    monkeypatch.setattr(rolling, "make_prompts", lambda *a, **_: a[4])
+    monkeypatch.setattr(rolling, "make_prompts", lambda *a, **_: a[3])
     monkeypatch.setattr(rolling, "prompt_width", lambda *_: LENGTH)
     monkeypatch.setattr(rolling, "read_trajectories", read_trajectories)
     reward = {field: getattr(RewardConfig(), field) for field in ("h0", "delta", "crop_reward")}
@@ -126,11 +125,10 @@ def test_parts_change_nothing(monkeypatch):
     whole = roll_rows(make_roll(monkeypatch, 1, judge), rows)
     assert whole.work == {"decoded": 4 * GROUP * LENGTH}
     assert len(np.unique(whole.groups.episode.tokens, axis=0)) == 4 * GROUP
-    # Each token's frame index points at the frame that was shown, in a bank of these videos.
-    bank = flat_tokens(take_videos(make_frame_bank(), jnp.asarray(whole.groups.places)))
-    np.testing.assert_array_equal(
-        np.asarray(bank)[whole.groups.episode.frame, 0], whole.groups.episode.logprobs
-    )
+    # Each token's visual index points at the frame that was shown, in its question's video.
+    bank = take_videos(make_frame_bank(), np.repeat(whole.groups.places, GROUP))
+    found = np.take_along_axis(bank.tokens[:, :, 0, 0], whole.groups.episode.visual_index, axis=1)
+    np.testing.assert_array_equal(found, whole.groups.episode.logprobs)
     np.testing.assert_array_equal(whole.groups.places, [1, 1, 3, 0])
     for parts in (2, 4):
         split = roll_rows(make_roll(monkeypatch, parts, judge), rows)

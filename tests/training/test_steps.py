@@ -88,9 +88,8 @@ def test_sft_loss_and_gradient():
     batch, bank = cases.batch(ROWS), cases.bank(ROWS)
     generated = batch["role"] == Role.GENERATED
     assert 0 in generated.sum(1) and len(set(generated.sum(1))) > 2
-    arrays = (batch["tokens"], batch["frame"], batch["role"])
     cotangent = np.where(generated, -1 / generated.sum(), 0).astype(np.float32)
-    _, scores, gradient = cases.pull_back(cases.params(), arrays, bank, cotangent)
+    _, scores, gradient = cases.pull_back(cases.params(), cases.flat(batch), bank, cotangent)
     every = log_softmax(scores)
     losses, entropies = [], []
     for row, slot in zip(*np.nonzero(generated), strict=True):
@@ -118,7 +117,7 @@ def test_only_generated_tokens_are_targets():
     for row in range(ROWS):
         slots = np.nonzero(batch["role"][row] == Role.GENERATED)[0]
         rest = np.arange(cases.LENGTH) > (slots[-1] if len(slots) else -1)
-        rest &= batch["frame"][row] < 0
+        rest &= batch["visual_index"][row] < 0
         other["tokens"][row, rest] = (batch["tokens"][row, rest] + 11) % 64
         changed += np.sum(rest & (batch["role"][row] == Role.OBSERVATION))
     assert changed > 4
@@ -133,7 +132,7 @@ def test_only_generated_tokens_are_targets():
 
 def test_gradients_reach_the_vision_tower_when_it_trains():
     """Stage 1: each row's frames are encoded inside the step; a direct loss gives the gradient."""
-    batch = cases.batch(4, local=True)
+    batch = cases.batch(4)
     random = np.random.default_rng(3)
     batch["frames"] = random.integers(0, 256, (4, cases.FRAMES, 28, 56, 3)).astype(np.uint8)
     generated = batch["role"] == Role.GENERATED
@@ -142,7 +141,7 @@ def test_gradients_reach_the_vision_tower_when_it_trains():
         total = 0.0
         for row in range(4):
             visual = models.encode_frames(params, cases.MODEL, batch["frames"][row])
-            arrays = (batch[name][row : row + 1] for name in ("tokens", "frame", "role"))
+            arrays = (batch[name][row : row + 1] for name in ("tokens", "visual_index", "role"))
             found, _ = cases.chosen_logprobs(params, *arrays, visual.reshape(-1, 32))
             total -= jnp.sum(jnp.where(generated[row], found[0], 0))
         return total / generated.sum()
@@ -164,7 +163,7 @@ def test_gradients_reach_the_vision_tower_when_it_trains():
 
 def test_a_frozen_vision_tower_is_read_all_the_same():
     """Frames encoded inside the step, or before it, as the tower stands: one loss, one update."""
-    batch = cases.batch(4, local=True)
+    batch = cases.batch(4)
     random = np.random.default_rng(3)
     frames = random.integers(0, 256, (4, cases.FRAMES, 28, 56, 3)).astype(np.uint8)
     visual = jnp.stack([models.encode_frames(cases.params(), cases.MODEL, f) for f in frames])
@@ -185,9 +184,8 @@ CLIP = LossConfig(clip_low=0.2, clip_high=0.3, dual_clip=2.0)
 def trajectories(temperature=0.7):
     """A batch of rollouts whose policy has moved since: (arrays, bank, logprobs now, then, A)."""
     batch, bank = cases.batch(ROWS), cases.bank(ROWS)
-    arrays = (batch["tokens"], batch["frame"], batch["role"])
     zeros = np.zeros(batch["role"].shape, np.float32)
-    now, _, _ = cases.pull_back(cases.params(), arrays, bank, zeros, temperature)
+    now, _, _ = cases.pull_back(cases.params(), cases.flat(batch), bank, zeros, temperature)
     random = np.random.default_rng(4)
     then = np.asarray(now, np.float64) + random.normal(0, 0.6, zeros.shape)
     advantages = np.array([1.1, -0.7, 0.4, 3.0, -1.3, 0.8, -0.2, -2.0], np.float32)
@@ -254,17 +252,18 @@ def test_policy_loss_and_gradient(micro_batch, aggregation, kl):
     """In one, two and four parts: the full batch's objective, by NumPy, and its gradient."""
     batch, bank, now, then, advantages = trajectories()
     generated = batch["role"] == Role.GENERATED
-    arrays = (batch["tokens"], batch["frame"], batch["role"])
     reference, anchor = None, None
     if kl:
         reference = jax.tree.map(lambda x: x * 0.9, cases.params())
         zeros = np.zeros(now.shape, np.float32)
-        anchor = np.asarray(cases.pull_back(reference, arrays, bank, zeros, 0.7)[0], np.float64)
+        anchor = np.asarray(
+            cases.pull_back(reference, cases.flat(batch), bank, zeros, 0.7)[0], np.float64
+        )
     wanted, slope, branches, total_kl = direct_objective(
         now, then, advantages, generated, aggregation, anchor, kl
     )
     assert branches == {"high", "low", "dual", "free"}
-    _, _, gradient = cases.pull_back(cases.params(), arrays, bank, slope, 0.7)
+    _, _, gradient = cases.pull_back(cases.params(), cases.flat(batch), bank, slope, 0.7)
     state = new_state(SGD, False)
     after, metrics = policy_step(micro_batch, aggregation, kl)(
         state, cases.episode(batch, then), advantages, bank, reference
@@ -296,18 +295,20 @@ def test_padding_rows_and_slots_are_invisible():
     shape = (2 * ROWS, cases.LENGTH + 8)
     wide = {
         "tokens": random.integers(0, 64, shape).astype(np.int32),
-        "frame": np.full(shape, -1, np.int32),
+        "visual_index": np.full(shape, -1, np.int32),
         "role": np.zeros(shape, np.int32),
     }
     rows = random.permutation(2 * ROWS)[:ROWS]
     for name, array in wide.items():
         array[rows, : cases.LENGTH] = batch[name]
+    videos = random.normal(size=(2 * ROWS, cases.FRAMES * 2, 32)).astype(np.float32)
+    videos[rows] = bank.reshape(ROWS, -1, 32)
     old = random.normal(size=shape)
     old[rows, : cases.LENGTH] = then
     signals = np.full(2 * ROWS, np.nan, np.float32)
     signals[rows] = advantages
     other, other_metrics = policy_step(4, targets=TARGETS + 6)(
-        state, cases.episode(wide, old), signals, bank, None
+        state, cases.episode(wide, old), signals, videos.reshape(-1, 32), None
     )
     for name, value in metrics.items():
         np.testing.assert_allclose(other_metrics[name], value, atol=1e-5, err_msg=name)
@@ -335,7 +336,7 @@ def inputs(kind):
         step = policy_step(8, kl=0.1, optimizer=ADAMW)
         arguments = (cases.episode(batch, old), advantages, bank, reference)
         return step, new_state(ADAMW, False), arguments
-    batch = cases.batch(16, local=True)
+    batch = cases.batch(16)
     batch["frames"] = random.integers(0, 256, (16, cases.FRAMES, 28, 56, 3)).astype(np.uint8)
     step = functools.partial(
         sft_step,

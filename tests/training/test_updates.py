@@ -24,9 +24,10 @@ LOSS = LossConfig(clip_low=0.2, clip_high=0.28, dual_clip=3.0)
 
 def logprobs_of(weights, batch, bank):
     """[B, L] from plain weights, without the step's packing."""
-    arrays = (batch["tokens"], batch["frame"], batch["role"])
     zeros = np.zeros(batch["role"].shape, np.float32)
-    return np.asarray(cases.pull_back(weights, arrays, bank, zeros, TEMPERATURE)[0], np.float64)
+    return np.asarray(
+        cases.pull_back(weights, cases.flat(batch), bank, zeros, TEMPERATURE)[0], np.float64
+    )
 
 
 def test_the_second_update_compares_with_the_sampler_and_with_the_base():

@@ -67,10 +67,10 @@ def logits(world, target):
     _, _, rows, frames = world
     config = dataclasses.replace(models.read_model(target), dtype="float32")
     params = models.load_params(target, models.weight_shapes(config))
-    tokens, frame, valid = map(jnp.asarray, rows)
+    tokens, index, valid = map(jnp.asarray, rows)
     bank = models.encode_frames(params, config, frames).reshape(-1, 64)
-    inputs = models.embed(params, config, tokens, frame, bank)
-    positions, _ = models.mrope_positions(frame, valid, (1, 2), jnp.zeros(2, jnp.int32))
+    inputs = models.embed(params, config, tokens, index, bank)
+    positions, _ = models.mrope_positions(index, valid, (1, 2), jnp.zeros(2, jnp.int32))
     hidden = models.forward(params, config, inputs, positions, valid)
     return np.asarray(models.logits(params, config, hidden))
 

@@ -123,10 +123,10 @@ def test_peft_and_transformers_give_our_logits(tmp_path):
     frames = model_cases.random_frames(3, 28, 56, seed=3)
     conversations = [model_cases.random_conversation(CONFIG, 3, 2, n, n) for n in (30, 21)]
     rows = model_cases.pad_rows(conversations, 30)
-    tokens, frame, valid = map(jnp.asarray, rows)
+    tokens, index, valid = map(jnp.asarray, rows)
     bank = models.encode_frames(params, CONFIG, frames).reshape(-1, 64)
-    x = models.embed(params, CONFIG, tokens, frame, bank)
-    positions, _ = models.mrope_positions(frame, valid, (1, 2), jnp.zeros(2, jnp.int32))
+    x = models.embed(params, CONFIG, tokens, index, bank)
+    positions, _ = models.mrope_positions(index, valid, (1, 2), jnp.zeros(2, jnp.int32))
     hidden = models.forward(params, CONFIG, x, positions, valid)
     ours = np.asarray(models.logits(params, CONFIG, hidden))
 
