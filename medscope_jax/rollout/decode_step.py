@@ -1,4 +1,4 @@
-"""Writing: one token for every row that has the word."""
+"""One decode step: samples a token for every batch slot that is writing."""
 
 import jax.numpy as jnp
 
@@ -8,17 +8,17 @@ from medscope_jax.rollout.state import DONE, WAITING, WRITING, RolloutInputs, St
 
 
 def decode_step(inputs: RolloutInputs, state: State) -> State:
-    """One token for every writing slot; the others stand still.
+    """The state after one more token for every writing batch slot; the others stay as they are.
 
-    </tool_call> makes a row wait, <|im_end|> or another of words.ends ends it; so do a full row,
-    too long a turn, and a call beyond the layout's last tool turn.
+    </tool_call> makes a row wait for its observation. A row ends with one of special_tokens.ends,
+    when it is full, when a turn is too long, and with a call beyond layout.max_tool_turns.
     """
     config, layout, special_tokens = inputs.config, inputs.layout, inputs.special_tokens
     writing = state.phase == WRITING
     scores = logits(inputs.params, inputs.model, state.hidden)
     keys = inputs.prompts.keys.reshape(-1)[state.request]
     token, logprob = inputs.sampler(scores, keys, state.length, config.temperature, config.top_p)
-    # Rows that stand still aim one past the end, where the scatter discards them.
+    # Rows that do not write aim one past the end, where the scatter discards them.
     place = jnp.where(writing, state.length, layout.length)
 
     def put(array, value):
@@ -31,7 +31,7 @@ def decode_step(inputs: RolloutInputs, state: State) -> State:
         logprobs=put(episode.logprobs, logprob),
         positions=episode.positions.at[:, state.request, place].set(state.position, mode="drop"),
     )
-    # A token that a model samples is text, even the image placeholder: it has no frame behind it.
+    # A sampled token is text, even the image placeholder: it shows no frame.
     none = jnp.full((token.shape[0], 1), -1)
     nothing = jnp.zeros((0, state.hidden.shape[-1]))
     embedded = embed(inputs.params, inputs.model, token[:, None], none, nothing)

@@ -1,17 +1,18 @@
 """The agent loop as one compiled program: no host between a question and its answer.
 
-    until every item (one rollout of a question) is done
-        is a slot free, and does an item wait for one?
-            its question has been read: the item takes the slot (else: read the next questions)
-        do enough rows wait for an observation, or can nobody else go on?
+    until every request (one rollout of a question) is done
+        is a batch slot free, and does a request wait for one?
+            its prompt is in the prefix cache: the request takes the slot
+            it is not: prefill the prompts of the next questions
+        do enough rows wait for an observation, or can no other row go on?
             interpret their calls, gather the windows from the bank, prefill them
         else
-            sample one token for every slot that is writing
-    a row that writes </tool_call> waits; a row that writes <|im_end|>, or what else ends, is done
+            sample one token for every batch slot that is writing
+    a row that samples </tool_call> waits; a row that samples a token that ends a turn is done
 
-Every row goes at its own pace: one may be reading its third window while another is still thinking,
-and with fewer slots than items a row that is done makes room for the next one. Prefilling takes
-`prefill_rows` waiting rows at a time, so that its cost follows the rows that look.
+Every row goes at its own pace: one may read its third window while another is in its first turn,
+and with fewer batch slots than requests a row that is done makes room for the next one. At most
+`prefill_rows` waiting rows are prefilled at a time, so that the cost follows the number of calls.
 """
 
 import functools
@@ -46,7 +47,7 @@ from medscope_jax.rollout.state import (
 )
 from medscope_jax.rollout.tool_step import execute_tools
 
-_STOP, _WRITE, _LOOK, _REFILL, _READ = range(5)  # what the next step does
+_STOP, _DECODE, _TOOLS, _ADMIT, _PREFILL = range(5)  # the actions that a step may be
 
 
 def rollout(
@@ -61,24 +62,28 @@ def rollout(
 ) -> tuple[Episode, dict]:
     """Runs all rollouts of a batch of questions to their end; jit with the last four static.
 
-    A row's tokens depend neither on the number of slots nor on what runs beside it.
+    A row's tokens depend neither on the number of batch slots nor on what runs beside it.
 
     Args:
-        sampler: chooses each batch slot's next token and says its log-probability, as
+        params: the model's parameters.
+        bank: the videos, V of them.
+        prompts: P questions, each with its video's row of the bank.
+        sampler: chooses each batch slot's next token and gives its log-probability, as
             sampling.sample does.
 
     Returns:
-        (Episode of B = P * group rows of layout.length slots, metrics: decode_steps [], decoded []
-        tokens that they produced, slot_steps [] tokens that they had room for, looks [] prefills of
-        observations). decoded / slot_steps is the share of decode work that is kept.
+        (Episode of B = P * group rows of layout.length positions, metrics). Metrics, all []:
+        decode_steps; decoded, the tokens that they produced; slot_steps, the tokens that they had
+        batch slots for; observation_prefills. decoded / slot_steps is the share of decode work that
+        is kept.
     """
     inputs = RolloutInputs(
         params, bank, flat_tokens(bank), prompts, special_tokens, model, layout, config, sampler
     )
-    actions = {_LOOK: execute_tools, _WRITE: decode_step}
+    actions = {_TOOLS: execute_tools, _DECODE: decode_step}
     if inputs.slots < inputs.requests:
         state = empty_scheduler(inputs)
-        actions = {_READ: prefill_prompts, _REFILL: admit_request} | actions
+        actions = {_PREFILL: prefill_prompts, _ADMIT: admit_request} | actions
     else:
         state = admit_all(inputs)
 
@@ -104,19 +109,19 @@ def rollout(
 
 
 def _next_action(inputs: RolloutInputs, state: State) -> jax.Array:
-    """What the next step does: the kind of the action that is due."""
+    """Which of the actions is due."""
     waiting = jnp.sum(state.phase == WAITING)
     writing = jnp.sum(state.phase == WRITING)
     rows = min(inputs.config.prefill_rows, inputs.slots)
     if state.prefix_cache is None:
         enough = jnp.where(writing > 0, rows, 1)
-        action = jnp.where(waiting >= enough, _LOOK, _WRITE)
+        action = jnp.where(waiting >= enough, _TOOLS, _DECODE)
         return jnp.where(waiting + writing > 0, action, _STOP)
     # Towards the end, when few rows are left, as many as still write are enough.
-    action = jnp.where(waiting >= jnp.clip(writing, 1, rows), _LOOK, _WRITE)
+    action = jnp.where(waiting >= jnp.clip(writing, 1, rows), _TOOLS, _DECODE)
     action = jnp.where(waiting + writing > 0, action, _STOP)
     due, there = ready(inputs, state)
-    return jnp.where(due, jnp.where(there, _REFILL, _READ), action)
+    return jnp.where(due, jnp.where(there, _ADMIT, _PREFILL), action)
 
 
 def make_rollout(
@@ -126,13 +131,13 @@ def make_rollout(
     config: RolloutConfig,
     sampler: Callable = sample,
 ):
-    """The compiled rollout: (params, bank, prompts, words) -> (Episode, metrics); see `rollout`.
+    """The compiled rollout: (params, bank, prompts, special tokens) -> (Episode, metrics).
 
-    With a mesh, questions are split over its data and fsdp axes, and over context too where that
-    divides them; every device runs its own loop: no device waits for another's turns, and a row's
-    result does not depend on the split. The bank's videos are split alike, so a question's video
-    must lie in its device's part. Devices along the tensor axis share a loop, each with its heads'
-    part of the key-value cache.
+    See `rollout`. With a mesh, questions are split over its data and fsdp axes, and over context
+    too where that divides them. Every device runs its own loop: no device waits for another's
+    turns, and a row's result does not depend on the split. The bank's videos are split alike, so a
+    question's video must lie in its device's part. Devices along the tensor axis share a loop, each
+    with its heads' part of the key-value cache.
     """
     program = functools.partial(rollout, model=model, layout=layout, config=config, sampler=sampler)
     if mesh is None or mesh.size == 1:
@@ -164,7 +169,7 @@ def make_rollout(
             mesh=mesh,
             in_specs=(whole, split, split, whole),
             out_specs=(episode, whole),
-            # Where context divides no questions, devices along it all do the same.
+            # Where context does not divide the questions, devices along it repeat the same work.
             axis_names={*axes, *SEQUENCE} & set(mesh.axis_names),
             check_vma=False,
         )(params, bank, prompts, special_tokens)
@@ -175,7 +180,7 @@ def make_rollout(
 def question_axes(mesh: Mesh, *counts: int) -> tuple[str, ...]:
     """The mesh axes that a rollout's questions (and their videos) are split over.
 
-    counts: numbers of questions and of videos, which context is left out for if it must.
+    counts: numbers of questions and of videos; context is left out where it does not divide them.
     """
     axes = tuple(name for name in BATCH + SEQUENCE if mesh.shape.get(name, 1) > 1)
     size = math.prod(mesh.shape[name] for name in axes)

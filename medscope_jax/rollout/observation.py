@@ -1,4 +1,4 @@
-"""Observations on the device: a call becomes the tokens that the model reads next."""
+"""Observations on the device: from an interpreted call to the tokens that the model reads next."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Feeding rows the tokens and frames that they read: a prompt, an observation."""
+"""Chunked prefill: prompts and observations go through the model into the key-value cache."""
 
 import math
 
@@ -20,26 +20,28 @@ def chunked_prefill(
     start: jax.Array,
     count: jax.Array,
 ) -> tuple[jax.Array, Cache]:
-    """Reads each row's next inputs into its cache.
+    """Feeds each row its next inputs.
 
-    Attention's scores grow with the inputs of one call times the cache's slots: a long text goes
-    piece by piece, `prefill_tokens` of each row at a time, as far as the longest row reaches.
+    Attention's scores grow with the inputs of one call times the cache's positions: a long text
+    goes chunk by chunk, `prefill_tokens` of each row at a time, as far as the longest row reaches.
 
     Args:
         cache: of R rows.
         tokens, visual_index: [R, N]; video: [R], the bank's row of each row's video.
         positions: [3, R, N], of the M-RoPE.
-        start: [R] slots that each row has filled already. count: [R] inputs that are real.
+        start: [R] positions that each row has filled already.
+        count: [R] inputs that are real.
 
     Returns:
-        (hidden [R, D] after each row's last real input; of no meaning without one, the cache).
+        (hidden [R, D] after each row's last real input, the cache). Where count is 0, a row's
+        hidden state has no meaning.
     """
     index = flat_index(video, visual_index, math.prod(inputs.bank.tokens.shape[1:3]))
     length = tokens.shape[1]
     size = min(inputs.config.prefill_tokens or length, length)
 
     def read(cache, first, tokens, index, positions):
-        """A piece that begins with input `first`: hidden of the last real input in it, cache."""
+        """(hidden of the last real input, cache) of the chunk that begins with input `first`."""
         embedded = embed(inputs.params, inputs.model, tokens, index, inputs.flat)
         real = jnp.clip(count - first, 0, size)
         hidden, cache = forward_cached(
@@ -54,9 +56,9 @@ def chunked_prefill(
     tokens, index = jnp.pad(tokens, padding), jnp.pad(index, padding, constant_values=-1)
     positions = jnp.pad(positions, [(0, 0), *padding])
 
-    def body(piece, carry):
+    def body(chunk, carry):
         last, cache = carry
-        first = piece * size
+        first = chunk * size
         part = (
             jax.lax.dynamic_slice_in_dim(array, first, size, axis=-1)
             for array in (tokens, index, positions)
@@ -65,5 +67,5 @@ def chunked_prefill(
         return jnp.where((count > first)[:, None], hidden, last), cache
 
     last = jnp.zeros((len(tokens), inputs.model.text.hidden_size), inputs.model.dtype)
-    pieces = (jnp.max(count) + size - 1) // size
-    return jax.lax.fori_loop(0, pieces, body, (last, cache))
+    chunks = (jnp.max(count) + size - 1) // size
+    return jax.lax.fori_loop(0, chunks, body, (last, cache))

@@ -1,4 +1,4 @@
-"""Between records and rollouts: questions become prompts, finished episodes become trajectories."""
+"""From records to prompts, and from finished episodes to trajectories."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -40,19 +40,23 @@ def prompt_width(
     tools: bool,
     spare: int = 1,
 ) -> int:
-    """Slots that hold the prompt of every question: the longest one, rounded up to a multiple of 8.
+    """Positions that hold the prompt of every question: the longest, rounded up to a multiple of 8.
 
-    What a frame's stamp takes depends on its time: "3.0" may be one token where "3.4" is four.
+    A frame's stamp takes tokens by its time: "3.0" may be one token where "3.4" is four.
 
     Args:
-        records: N questions, with their options; times [N]: the frame times [T] in seconds of the
-            video that each is about. Only those of the preview count.
+        records: N questions, with their options.
+        times: N arrays [T_v], the frame times in seconds of the video that each question is about.
+            Only those of the preview count.
         tools: whether the prompt offers tools.
-        spare: slots of layout.length that every prompt must leave to what follows.
+        spare: positions of layout.length that every prompt must leave to what follows.
+
+    Returns:
+        The number of positions, at most layout.length.
 
     Raises:
-        UserError: no questions, one that can't be asked (see dialogue.foreign), or a prompt that
-            leaves fewer slots.
+        UserError: no questions, one that can't be asked (see dialogue.sanitize), or a prompt that
+            leaves fewer positions.
     """
     if not records:
         raise UserError("there are no questions to roll out")

@@ -32,8 +32,8 @@ def sample(
     Args:
         logits: [B, V] float32.
         keys: [B] random keys, one a row; folded with `position`, so that a row's draws depend on
-            nothing but its key and its own slots, whatever else is in the batch.
-        position: [B] int32 slot that the token will fill.
+            nothing but its key and its own positions, whatever else is in the batch.
+        position: [B] int32 position that the token will fill.
         temperature: 0 takes the most likely token.
         top_p: keep the most likely tokens that hold this much probability; 1 keeps all.
 
@@ -52,7 +52,7 @@ def sample(
             cutoff = nucleus_cutoff(probabilities, top_p)
             kept = jnp.where(probabilities >= cutoff, logprobs, -jnp.inf)
         draw = jax.vmap(
-            lambda key, slot, row: jax.random.categorical(jax.random.fold_in(key, slot), row)
+            lambda key, at, row: jax.random.categorical(jax.random.fold_in(key, at), row)
         )
         tokens = draw(keys, position, kept).astype(jnp.int32)
     return tokens, jnp.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]

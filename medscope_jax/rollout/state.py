@@ -1,10 +1,10 @@
 """What a rollout reads, and what it carries from step to step.
 
-    item   0 1 2 3 4 ...           question * group + sample: one rollout, one row of the episode
-    slot   [2] [5] [3] [4]         a place in the batch that decodes; it works on one item at a time
+    request      0 1 2 3 4 ...       question * group + sample: one rollout, one row of the episode
+    batch slot   [2] [5] [3] [4]     a row of the batch that decodes, with one request at a time
 
-Everything that is kept of an item goes straight to its own row of the episode; a slot holds what
-only the next token needs: its key-value cache, a hidden state and where the row stands.
+What is kept of a request is written to its own row of the episode. A batch slot holds what only
+the next token needs: a key-value cache, a hidden state and how far the row is.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from medscope_jax.dialogue import CallRecord, Episode, Layout, Role
 from medscope_jax.models import Cache, ModelConfig, init_cache, mrope_positions
 from medscope_jax.rollout.observation import SpecialTokens
 
-WRITING, WAITING, DONE = 0, 1, 2  # a slot's phase; DONE is also a slot that has no item
+WRITING, WAITING, DONE = 0, 1, 2  # of a batch slot; DONE also where it has no request
 _FEW_LAYERS = 12  # layers that are compiled one by one
 
 
@@ -30,11 +30,11 @@ class RolloutConfig:
     group: int  # rollouts of each question
     turn_tokens: int  # most tokens of an assistant turn; a longer turn ends its row
     call_tokens: int  # most tokens of a call's text; a longer one is NOT_JSON
-    prefill_rows: int  # rows whose observations, or questions whose prompts, are read together
+    prefill_rows: int  # most observations, or prompts, that are prefilled together
     temperature: float  # 0: greedy
     top_p: float
-    slots: int = 0  # rows that run at once on each device's part; 0: all of them
-    prefill_tokens: int = 0  # of a row that are read at a time; 0: a whole prompt or observation
+    slots: int = 0  # batch slots of each device's part; 0: one for each request
+    prefill_tokens: int = 0  # of a row in one chunk; 0: a whole prompt or observation
     kv_dtype: str = ""  # of the key-value cache: "" for the model's, or "int8"
 
 
@@ -72,31 +72,30 @@ class RolloutInputs:
 
     @property
     def slots(self) -> int:
-        """Rows that run at once, at most one for each item."""
+        """Batch slots, at most one for each request."""
         return min(self.config.slots or self.requests, self.requests)
 
     @property
     def cached_prompts(self) -> int:
-        """Questions that the pool holds: no more than all slots work on at once."""
+        """Prompts that the prefix cache holds: as many as all batch slots work on at once."""
         return max(1, min(self.slots // self.config.group, self.config.prefill_rows))
 
     def video(self, request: jax.Array) -> jax.Array:
-        """The bank's row of each item's video."""
+        """The bank's row of each request's video."""
         return self.prompts.video[request // self.config.group]
 
     def empty_cache(self, rows: int, length: int) -> Cache:
-        """A cache of that many rows and slots."""
-        # One array a layer: a decode step then updates each in place, at the price of compiling
-        # each.
+        """A cache of so many rows, each of `length` positions."""
+        # With one array a layer, a decode step updates each in place, but each is compiled.
         few = self.model.text.num_hidden_layers <= _FEW_LAYERS
         return init_cache(self.model, rows, length, per_layer=few, dtype=self.config.kv_dtype)
 
 
 @struct.dataclass
 class PrefixCache:
-    """Q questions whose prompts have been read; what their rollouts start from."""
+    """The prefilled prompts of Q questions, from which their rollouts start."""
 
-    cache: Cache  # Q rows of N slots
+    cache: Cache  # Q rows of N positions
     hidden: jax.Array  # [Q, D] after the prompt's last token
     position: jax.Array  # [Q] the M-RoPE position that follows
     first: jax.Array  # [] question in row 0; the others follow
@@ -104,12 +103,12 @@ class PrefixCache:
 
 @struct.dataclass
 class State:
-    """The loop's carry: I items, S slots, rows of L positions."""
+    """The loop's carry: I requests, S batch slots, rows of L positions."""
 
     episode: Episode  # I rows
     cache: Cache | None  # S rows of L positions; None before a rollout's first prefill
-    prefix_cache: PrefixCache | None  # None where every item has a slot of its own
-    request: jax.Array  # [S] what each slot works on, or worked on last
+    prefix_cache: PrefixCache | None  # None where every request has a slot of its own
+    request: jax.Array  # [S] that each slot works on, or worked on last
     hidden: jax.Array  # [S, D] after the last position, from which the next token is sampled
     length: jax.Array  # [S] filled positions
     position: jax.Array  # [S] next M-RoPE position
@@ -117,14 +116,14 @@ class State:
     turn: jax.Array  # [S] calls made so far
     turn_start: jax.Array  # [S] position in the row where the current turn began
     call_start: jax.Array  # [S] position after the turn's last <tool_call>; 0 if there is none
-    begun: jax.Array  # [] items that have been given a slot; they go in order
+    admitted: jax.Array  # [] requests that were given a slot; they go in order
     decode_steps: jax.Array  # [] decode iterations so far
     decoded: jax.Array  # [] tokens that they produced
     observation_prefills: jax.Array  # [] times that observations were prefilled
 
 
 def written_prompts(inputs: RolloutInputs) -> Episode:
-    """The episode of all items [I, L] when nothing but the prompts is written."""
+    """The episode of all requests [I, L] that holds their prompts alone."""
     prompts, group, length = inputs.prompts, inputs.config.group, inputs.layout.length
     count, width = prompts.tokens.shape
     valid = jnp.arange(width) < prompts.length[:, None]
@@ -150,7 +149,7 @@ def written_prompts(inputs: RolloutInputs) -> Episode:
 
 
 def empty_batch(inputs: RolloutInputs) -> State:
-    """The state in which no item has begun."""
+    """The state in which no request is admitted."""
     none = jnp.zeros((inputs.slots,), jnp.int32)
     zero = jnp.int32(0)
     return State(
@@ -165,7 +164,7 @@ def empty_batch(inputs: RolloutInputs) -> State:
         turn=none,
         turn_start=none,
         call_start=none,
-        begun=zero,
+        admitted=zero,
         decode_steps=zero,
         decoded=zero,
         observation_prefills=zero,

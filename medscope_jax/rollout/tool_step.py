@@ -1,4 +1,4 @@
-"""Looking: the calls of waiting rows are executed, and what they show is read."""
+"""One tool step: executes the calls of waiting rows and prefills their observations."""
 
 import jax.numpy as jnp
 
@@ -11,7 +11,7 @@ from medscope_jax.tools import CallStatus, interpret
 
 
 def execute_tools(inputs: RolloutInputs, state: State) -> State:
-    """Executes the calls of up to `prefill_rows` waiting slots and prefills what they see."""
+    """Executes the calls of up to `prefill_rows` waiting rows and prefills the observations."""
     layout, rows = inputs.layout, min(inputs.config.prefill_rows, inputs.slots)
     waiting = state.phase == WAITING
     chosen = jnp.argsort(~waiting, stable=True)[:rows]
@@ -21,7 +21,7 @@ def execute_tools(inputs: RolloutInputs, state: State) -> State:
     call = _read_calls(inputs, state, chosen, video)
     tokens, visual_index, count = observe(call, video, inputs.bank, inputs.special_tokens, layout)
 
-    # An observation that leaves no slot for an answer ends the row: nothing is half shown.
+    # An observation that leaves no position for an answer ends the row, none of it being shown.
     fits = length + count < layout.length
     count = jnp.where(active & fits, count, 0)
     inside = jnp.arange(tokens.shape[1]) < count[:, None]
@@ -33,7 +33,7 @@ def execute_tools(inputs: RolloutInputs, state: State) -> State:
     def put(array, value):
         return array.at[request[:, None], place].set(value, mode="drop")
 
-    # Rows that were chosen but do not wait aim past the calls' end.
+    # Rows that were chosen but do not wait aim past the last call, where the scatter drops them.
     entry = jnp.where(active, state.turn[chosen], layout.max_tool_turns)
     record = (call.tool, call.start, call.end, call.status, length - 1)
     calls = CallRecord(
@@ -75,13 +75,13 @@ def execute_tools(inputs: RolloutInputs, state: State) -> State:
 
 
 def _read_calls(inputs: RolloutInputs, state: State, chosen, video):
-    """Interprets the text between <tool_call> and </tool_call> of the chosen slots [R]."""
-    begin, end = state.call_start[chosen], state.length[chosen] - 1  # end: </tool_call>'s place
+    """Interprets the text between <tool_call> and </tool_call> of the chosen batch slots [R]."""
+    begin, end = state.call_start[chosen], state.length[chosen] - 1  # end: of </tool_call>
     size = end - begin
-    places = jnp.clip(begin[:, None] + jnp.arange(inputs.config.call_tokens), 0, None)
+    positions = jnp.clip(begin[:, None] + jnp.arange(inputs.config.call_tokens), 0, None)
     tokens = state.episode.tokens[state.request[chosen]]
-    text = jnp.take_along_axis(tokens, places, axis=1, mode="clip")
-    # No <tool_call> in this turn, or too long a text: nothing is read, which is NOT_JSON.
+    text = jnp.take_along_axis(tokens, positions, axis=1, mode="clip")
+    # Without a <tool_call> in this turn, or with too long a text, nothing is read: NOT_JSON.
     readable = (begin > 0) & (size <= inputs.config.call_tokens)
     size = jnp.where(readable, size, 0)
     call = interpret(text, size, inputs.bank.duration[video], inputs.special_tokens.table)
