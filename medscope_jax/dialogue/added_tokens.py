@@ -1,9 +1,9 @@
 """The tokens that a folder adds to its vocabulary, as transformers adds them.
 
 tokenizer_config.json's added_tokens_decoder lists them with their ids; older folders have
-special_tokens_map.json and added_tokens.json instead, or tokenizer.json's own list. Then come the
-named ones, such as eos_token, as far as they are not there yet. Whoever adds a token gets the next
-free id, whatever a file states: where the two differ the folder is refused.
+special_tokens_map.json and added_tokens.json instead, or tokenizer.json's own list. Named tokens
+that are not listed, such as eos_token, follow. transformers gives each added token the next free
+id, whatever a file states: where the two differ, the folder is refused.
 """
 
 from pathlib import Path
@@ -27,8 +27,8 @@ class Added(NamedTuple):
     """An added token."""
 
     index: int  # its id
-    late: bool  # whether it is looked for in composed text, when the others have been found
-    listed: bool  # False: it has a name only, such as eos_token, and so an id that is new
+    late: bool  # whether it is searched for in composed text, after the others
+    listed: bool  # False: it is only named, as eos_token say, so that its id is new
 
 
 def added_tokens(bpe: Bpe, folder: Path | None) -> dict[str, Added]:
@@ -36,10 +36,10 @@ def added_tokens(bpe: Bpe, folder: Path | None) -> dict[str, Added]:
 
     Args:
         bpe: what the tokens are added to, and those of tokenizer.json itself.
-        folder: where tokenizer_config.json and its like may lie; None: nowhere.
+        folder: with tokenizer_config.json and the other files, if there are any; or None.
 
     Raises:
-        UserError: one line: a file is broken, states another id than the token gets, disagrees with
+        UserError: a file is broken, states another id than the token gets, disagrees with
             tokenizer.json, or has a setting that would give other ids.
     """
     stated = _listed(bpe.added, bpe.name)
@@ -180,7 +180,7 @@ def _token(value: Any, file: Path | str) -> dict[str, Any]:
 
 
 def _essence(token: dict[str, Any] | None) -> tuple | None:
-    """What of a token ids depend on."""
+    """What the ids depend on of a token."""
     if token is None:
         return None
     flags = (token.get(flag, False) for flag in ("single_word", "lstrip", "rstrip"))

@@ -4,8 +4,8 @@ Only what makes the ids is taken from the files, and checked: the vocabulary, th
 tokens. How text is cut into words is Qwen's own and written down here, as in transformers; a file
 that says otherwise is refused by name. Truncation, padding and offsets are left to their files.
 
-A damaged file shows: each byte has a letter, each merge makes a token, each longer token is made by
-a merge, and ids leave nothing out.
+A damaged file is noticed: each byte must have a letter, each merge must make a token, a merge must
+make each longer token, and the ids must be 0, 1, 2 ... without a gap.
 """
 
 import json
@@ -35,7 +35,7 @@ _STEPS = {
         ],
     },
 }
-# Settings of the model that no id depends on where every byte has a letter, and those that count.
+# Settings of the model on which no id depends, as every byte has a letter; and those that matter.
 _IDLE = ("type", "vocab", "merges", "unk_token", "fuse_unk", "byte_fallback")
 _PLAIN = {
     "dropout": (None, 0),
@@ -50,7 +50,7 @@ class Bpe(NamedTuple):
     """What makes ids, before the added tokens."""
 
     vocab: dict[str, int]  # spelled in byte_letters
-    merges: list[tuple[str, str]]  # the first one is made first
+    merges: list[tuple[str, str]]  # in the order of their priority
     added: list[dict[str, Any]]  # tokenizer.json's added_tokens, as it has them
     serialized: bytes  # tokenizer.json, b"" where there is none
     name: str  # of the file, for errors
@@ -119,7 +119,7 @@ def byte_letters() -> dict[str, int]:
 
 
 def check_spelling(bpe: Bpe, tags: Collection[str]) -> None:
-    """Refuses a vocabulary, the added tokens `tags` aside, that no training can have made.
+    """Refuses a vocabulary (without the added tokens `tags`) that no training can have made.
 
     Raises:
         UserError: a byte has no letter, a token is not written in letters, or no merge makes it.
@@ -151,13 +151,13 @@ def _checked(vocab: Any, lines: Any, added: Any, serialized: bytes, name: str) -
 
 
 def _strings(line: Any) -> list[str]:
-    """A merge's two parts; [] where it is nothing of the kind."""
+    """A merge's two parts; [] where it is no list of strings."""
     right = isinstance(line, list) and all(isinstance(part, str) for part in line)
     return line if right else []
 
 
 def _plain(value: Any) -> Any:
-    """A step's settings without those that only move offsets."""
+    """A step's settings without those that change offsets alone."""
     if isinstance(value, dict):
         return {key: _plain(v) for key, v in value.items() if key != "trim_offsets"}
     return [_plain(item) for item in value] if isinstance(value, list) else value

@@ -1,5 +1,4 @@
-"""Episodes: the one record that SFT, rollouts, the loss and evaluation share; and how text becomes
-one.
+"""Episodes: the one record that SFT, rollouts, the loss and evaluation share, and how it is made.
 
 An episode is integers only. A visual position holds no pixels but an index of one of the visual
 tokens that its row sees, so a preview, a tool's observation and the training forward pass are the
@@ -41,18 +40,18 @@ class Role(enum.IntEnum):
 
 
 class CallRecord(NamedTuple):
-    """The calls of a batch of episodes, in order; rows with fewer calls end in empty slots."""
+    """The calls of a batch of episodes, in order; a row with fewer than C calls is padded."""
 
     tool: jax.Array  # [B, C] int32, tools.Tool; Tool.NONE where unknown
     start: jax.Array  # [B, C] float32 seconds
     end: jax.Array  # [B, C] float32 seconds
-    status: jax.Array  # [B, C] int32, tools.CallStatus; -1 in empty slots
-    where: jax.Array  # [B, C] int32 slot of the call's </tool_call>; -1 in empty slots
+    status: jax.Array  # [B, C] int32, tools.CallStatus; -1: padding
+    where: jax.Array  # [B, C] int32 position of </tool_call>; -1: padding
 
 
 @struct.dataclass
 class Episode:
-    """A batch of conversations; row b fills slots 0 .. length-1, the rest is padding."""
+    """A batch of B conversations; a row fills positions from 0 on, the rest is padding."""
 
     tokens: jax.Array  # [B, L] int32 ids; the image id at visual positions
     visual_index: jax.Array  # [B, L] int32, of the row's own visual tokens [T * S]; -1: text
@@ -64,15 +63,15 @@ class Episode:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How conversations are laid out in slots.
+    """How conversations are laid out in positions.
 
     frame_format is the text of one frame, with {frame} standing for its S visual tokens and the
-    time on either side of it: "<{time:.1f}s><|vision_start|>{frame}<|vision_end|>" suits Qwen's
-    weights; in "{frame}{time:.1f}" the time's own token can gather what the frame shows, which a
+    time on either side of it. "<{time:.1f}s><|vision_start|>{frame}<|vision_end|>" suits Qwen's
+    weights. In "{frame}{time:.1f}" the time's own token can gather what the frame shows, which a
     small model learns sooner than to carry the time to each visual token.
     """
 
-    length: int  # slots of an episode
+    length: int  # positions of an episode
     preview_frames: int  # most frames of the preview
     window_frames: int  # most frames of an observation
     grid: tuple[int, int]  # merged tokens of a frame (height, width); S = height * width
@@ -141,7 +140,10 @@ def build_prompt(
 ) -> Row:
     """The prompt of an episode: system, the shown frames with their stamps, question, instruction.
 
-    shown: indices into times [T] (seconds) of the frames that the prompt shows.
+    Args:
+        question: with its options, see options.question_text.
+        shown: indices into times [T] (seconds) of the frames that the prompt shows.
+        tools: whether the prompt offers tools.
     """
     row = Row([], [], [], [])
     _append(row, tokenizer.encode(protocol.prompt_opening(tools)), Role.PROMPT)
@@ -162,8 +164,13 @@ def build_episode(
 ) -> Row:
     """A whole conversation: the prompt, and each assistant turn with the observation of its call.
 
-    turns end in </tool_call> (an observation follows) or </answer>; times [T] and duration in
-    seconds. UserError if it needs more than layout.length slots, so that nothing is cut silently.
+    Args:
+        question, shown, tools: as of build_prompt.
+        turns: each ends in </tool_call>, which an observation follows, or in </answer>.
+        times: [T] seconds; duration: seconds.
+
+    Raises:
+        UserError: it needs more than layout.length positions: nothing is cut silently.
     """
     row = build_prompt(question, shown, times, tokenizer, layout, tools)
     im_end = tokenizer.tag(protocol.IM_END)
@@ -208,14 +215,14 @@ def pad_row(row: Row, length: int) -> dict[str, np.ndarray]:
 
 
 def generated_text(tokens: np.ndarray, role: np.ndarray, tokenizer: Tokenizer) -> str:
-    """The assistant's and the tools' words of one row [L], without prompt and padding.
+    """The transcript of one row [L]: turns and observations, without prompt and padding.
 
-    Visual tokens read as nothing, and so does the token that ends the last turn (tokenizer.ends);
-    this is the transcript that rewards and traces parse.
+    Visual tokens give no text, nor does the token that ends the last turn (tokenizer.ends). This is
+    what rewards and traces parse.
     """
     image = tokenizer.tag(protocol.IMAGE)
-    spoken = (role == int(Role.GENERATED)) | (role == int(Role.OBSERVATION))
-    ids = tokens[spoken & (tokens != image)].tolist()
+    after_prompt = (role == int(Role.GENERATED)) | (role == int(Role.OBSERVATION))
+    ids = tokens[after_prompt & (tokens != image)].tolist()
     if ids and ids[-1] in tokenizer.ends:
         ids.pop()
     return tokenizer.decode(ids)
@@ -223,11 +230,11 @@ def generated_text(tokens: np.ndarray, role: np.ndarray, tokenizer: Tokenizer) -
 
 def turn_texts(tokens: np.ndarray, role: np.ndarray, tokenizer: Tokenizer) -> list[str]:
     """The assistant's turns of one row [L], as text, in order."""
-    words = ~np.isin(tokens, tokenizer.ends)
-    slots = np.flatnonzero((role == int(Role.GENERATED)) & words)
-    if not len(slots):
+    text = ~np.isin(tokens, tokenizer.ends)
+    positions = np.flatnonzero((role == int(Role.GENERATED)) & text)
+    if not len(positions):
         return []
-    # A turn's tokens stand in a row; anything between two of them starts another turn.
-    starts = [0, *(np.flatnonzero(np.diff(slots) > 1) + 1).tolist(), len(slots)]
-    ids = tokens[slots].tolist()
+    # A turn's tokens are consecutive: a gap starts another turn.
+    starts = [0, *(np.flatnonzero(np.diff(positions) > 1) + 1).tolist(), len(positions)]
+    ids = tokens[positions].tolist()
     return [tokenizer.decode(ids[i:j]) for i, j in itertools.pairwise(starts)]

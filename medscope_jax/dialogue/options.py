@@ -22,7 +22,7 @@ _LABELLED = re.compile(
 class Choice(NamedTuple):
     """One option as a question shows it."""
 
-    label: str  # what it goes by: "A"
+    label: str  # such as "A"
     text: str  # "" for an option that is its label alone
 
     def __str__(self) -> str:
@@ -37,7 +37,7 @@ def question_text(record: Mapping, name: str = "the question") -> str:
       name: what an error calls the question.
 
     Raises:
-      UserError: words that can't be part of a conversation, see foreign; an option without any.
+      UserError: words that can't be part of a conversation, see sanitize; an empty option.
     """
     question = clean_question(record["question"], name)
     options = [clean_words(option, f"an option of {name}") for option in record.get("options", ())]
@@ -45,7 +45,7 @@ def question_text(record: Mapping, name: str = "the question") -> str:
 
 
 def choices(options: Sequence[str]) -> list[Choice]:
-    """Options with their labels: those that all of them bear already, else A, B, ... Z, AA, ...
+    """Options with their labels: their own where all have one, else A, B, ... Z, AA, ...
 
     ["left", "right"] -> A. left, B. right    ["(B) left", "(A) right"] -> B. left, A. right
     """
@@ -56,7 +56,7 @@ def choices(options: Sequence[str]) -> list[Choice]:
         labels = {choice.label for choice in own}
         numbers = ({str(i + start) for i in range(len(own))} for start in (0, 1))
         texts = [choice.text for choice in own]
-        # Numbers alone are what an option says, not what it goes by.
+        # A number alone is an option's text, not its label.
         if labels == {_letters(i) for i in range(len(own))} and (all(texts) or not any(texts)):
             return own
         if labels in numbers and all(texts):

@@ -1,6 +1,6 @@
-"""The conversation's fixed words: tags, system prompts, instruction and observation frames.
+"""The constant texts of a conversation: tags, system prompts, instructions and tool responses.
 
-The wording follows Qwen's tool-calling chat form (function signatures as JSON inside
+They follow Qwen's tool-calling chat form (function signatures as JSON inside
 <tools></tools>, calls as JSON inside <tool_call></tool_call>) and the MedScope protocol think /
 tool_call / answer.
 """
@@ -65,7 +65,7 @@ FUNCTIONS = (
 
 
 def tool_signatures(functions: Iterable[Mapping]) -> str:
-    """What Qwen's chat template adds to the system's words: the functions, one JSON line each."""
+    """What Qwen's chat template adds to the system prompt: the functions, one JSON line each."""
     return (
         "\n\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
         + "You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n"
@@ -95,34 +95,34 @@ CALL_PHRASES = (
 
 
 def prompt_opening(tools: bool) -> str:
-    """Everything before the frames that the user shows."""
+    """The text before the frames that the user shows."""
     system = SYSTEM_WITH_TOOLS if tools else SYSTEM
     return f"{IM_START}system\n{system}{IM_END}\n{IM_START}user\n"
 
 
 def prompt_closing(question: str, tools: bool) -> str:
-    """Everything between the frames and the assistant's first token."""
+    """The text between the frames and the assistant's first token."""
     return "".join(text for text, _ in prompt_closing_parts(question, tools))
 
 
 def prompt_closing_parts(question: str, tools: bool) -> list[tuple[str, bool]]:
-    """prompt_closing as (text, trusted) parts: tags in the user's question are mere text."""
+    """prompt_closing as (text, trusted) parts: tags in the user's question are plain text."""
     instruction = INSTRUCTION_WITH_TOOLS if tools else INSTRUCTION
     closing = f"\n{instruction}{IM_END}\n{IM_START}assistant\n"
     return [("\n", True), (question, False), (closing, True)]
 
 
 RESPONSE = "<tool_response>{response}</tool_response>"
-# What suits Qwen's weights: a frame's time before its tags, and an observation as the chat template
-# has it, which they and their fine-tunes have seen.
+# For Qwen's weights: a frame's time before its tags, and an observation as in the chat template,
+# which they and their fine-tunes were trained on.
 QWEN_FRAME = f"<{{time:.1f}}s>{VISION_START}{{frame}}{VISION_END}"
 QWEN_RESPONSE = "<tool_response>\n{response}\n</tool_response>"
 
 
 def observation_frame(response_format: str) -> tuple[str, str]:
-    """The texts before and after what a call brought back, turn changes included.
+    """The texts before and after an observation's content, changes of the turn included.
 
-    response_format: RESPONSE or the like, {response} standing for what came back.
+    response_format: such as RESPONSE; {response} stands for the content.
     """
     before, after = response_format.split("{response}")
     opening, closing = f"{IM_END}\n{IM_START}user\n{before}", f"{after}{IM_END}\n"
@@ -145,8 +145,8 @@ def frame_call(timestamp: float) -> str:
 def constant_phrases(limit: int) -> list[str]:
     """The protocol's constant texts cut at spaces into pieces of at most `limit` characters.
 
-    A tokenizer that knows these phrases writes the system prompt in a score of tokens. The tags
-    that a model must write itself never hide inside a phrase that it could write.
+    With these phrases as pieces, a tokenizer writes the system prompt in some twenty tokens. No
+    phrase holds a tag that a model must generate.
     """
     texts = [f"system\n{SYSTEM_WITH_TOOLS}", f"system\n{SYSTEM}", "user\n", "assistant\n"]
     texts += [f"\n{INSTRUCTION}", f"\n{INSTRUCTION_WITH_TOOLS}"]
@@ -155,7 +155,7 @@ def constant_phrases(limit: int) -> list[str]:
 
 
 def _cut(line: str, limit: int) -> list[str]:
-    """A line cut before spaces into pieces of at most `limit` characters where words allow it."""
+    """A line cut before spaces into pieces of at most `limit` characters; a longer word is one."""
     pieces, piece = [], ""
     for index, word in enumerate(line.split(" ")):
         word = word if index == 0 else " " + word

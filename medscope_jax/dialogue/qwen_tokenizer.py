@@ -1,13 +1,12 @@
 """Qwen's byte-level BPE of a Hugging Face folder, by the `tokenizers` library.
 
-The ids are those of transformers' tokenizer of the same folder. What differs is what this project
-needs: the bytes of every id, for the on-device interpreter, and a way to encode a user's text in
-which tags are mere text. In Qwen2.5's file <tool_call> and </tool_call> are single tokens, as are
-<|im_start|>, <|im_end|> and the vision tags; <think>, <answer> and <tool_response> are not: they
-are spelled in several tokens, like any word.
+The ids are those of transformers' tokenizer of the same folder. Beyond it there are the bytes of
+every id, for the on-device interpreter, and a way to encode a user's text in which tags are plain
+text. In Qwen2.5's file <tool_call> and </tool_call> are single tokens, as are <|im_start|>,
+<|im_end|> and the vision tags; <think>, <answer> and <tool_response> are several tokens each.
 
-Text is brought into Unicode's composed form (NFC) first, as Qwen's file asks: "e" + U+0301 comes
-back as "\\u00e9".
+Text is first brought into Unicode's composed form (NFC), as Qwen's file asks: "e" + U+0301 is
+decoded as "\\u00e9".
 """
 
 import re
@@ -31,7 +30,7 @@ from medscope_jax.dialogue.tokenizer import Tokenizer
 from medscope_jax.dialogue.turn_ends import turn_ends
 from medscope_jax.errors import UserError
 
-# What the rollout loop and the frames need to find by one id.
+# Tags that the rollout loop and the frames' text need as one id each.
 SINGLE_TAGS = (
     protocol.PAD,
     protocol.IM_START,
@@ -49,16 +48,15 @@ def load_qwen_tokenizer(path: Path | str, vocab_size: int | None = None) -> Toke
     """The tokenizer of a Hugging Face folder, or of a tokenizer.json itself.
 
     Args:
-        path: a folder with a tokenizer.json, or with vocab.json and merges.txt; what lies beside
-            them (added tokens, generation_config.json) counts as in transformers. Or a
+        path: a folder with a tokenizer.json, or with vocab.json and merges.txt; the files beside
+            them (added tokens, generation_config.json) count as in transformers. Or a
             tokenizer.json, which then counts alone.
-        vocab_size: rows of the model's embedding (config.json's vocab_size), of which the
-            checkpoints have more than there are tokens. Ids beyond the last token stand for no
-            bytes. None: no ids beyond it.
+        vocab_size: rows of the model's embedding (config.json's vocab_size), which may be more than
+            there are tokens. Ids beyond the last token stand for no bytes. None: no such ids.
 
     Raises:
         UserError: no such file, a damaged one, not Qwen's byte-level BPE, a tag that is not one
-            token, more tokens than vocab_size, or ends of turns that are none.
+            token, more tokens than vocab_size, or an eos_token_id that can't end a turn.
     """
     path = Path(path)
     return _tokenizer(read_bpe(path), path if path.is_dir() else None, vocab_size)
@@ -74,7 +72,7 @@ def qwen_tokenizer(
 def _tokenizer(bpe: Bpe, folder: Path | None, vocab_size: int | None) -> Tokenizer:
     added = added_tokens(bpe, folder)
     tags = {tag: token.index for tag, token in added.items()}
-    # A new id would be one that the model has never seen.
+    # A tag that is not in the files would get an id that the model was not trained with.
     missing = [tag for tag in SINGLE_TAGS if tag not in added or not added[tag].listed]
     if missing:
         raise UserError(
@@ -95,14 +93,14 @@ def _tokenizer(bpe: Bpe, folder: Path | None, vocab_size: int | None) -> Tokeniz
 def _mixed(
     plain: tokenizers.Tokenizer, added: Mapping[str, Added]
 ) -> Callable[[Sequence[tuple[str, bool]]], list[int]]:
-    """What encode_parts calls; plain: the library's tokenizer without the added tokens."""
+    """The function behind encode_parts; plain: the library's tokenizer without added tokens."""
     compose = normalizers.NFC().normalize_str
     late_tags = {compose(tag): token.index for tag, token in added.items() if token.late}
     early = _finder({tag: token.index for tag, token in added.items() if not token.late})
     late = _finder(late_tags)
 
     def cut(part: str) -> Iterator[str | int]:
-        """A trusted text as ids of added tokens and the words between them."""
+        """A trusted text as ids of added tokens and the texts between them."""
         for piece in early(part):
             between = late_tags and isinstance(piece, str)
             yield from late(compose(_joined(piece))) if between else [piece]
@@ -122,10 +120,10 @@ def _mixed(
 
 
 def _finder(tags: Mapping[str, int]) -> Callable[[str], list[str | int]]:
-    """A function that cuts a text into ids of tags and the words between.
+    """A function that cuts a text into ids of tags and the texts between.
 
-    It is the library's tokenizer with the tags for its only tokens, so that it finds what
-    transformers' finds: of tags that start alike the longest.
+    It is the library's tokenizer with the tags as its only tokens, so that it finds what
+    transformers' finds: of several tags that begin at one character, the longest.
     """
     finder = tokenizers.Tokenizer(models.BPE())
     finder.add_tokens([tokenizers.AddedToken(tag, normalized=False) for tag in tags])

@@ -1,8 +1,8 @@
-"""Words from outside: a user's question, the questions and turns of somebody's records.
+"""Checks of text from outside: a user's question, the questions and turns of records.
 
-The protocol's tags give a conversation its form, so the words between them may hold none: an answer
-with "</answer>" in it would be cut there, a question with "<|im_end|>" means to speak for the
-model. Such words are refused, never altered: nobody then trains on, or asks, what was not written.
+The protocol's tags structure a conversation, so the text between them may hold none: an answer with
+"</answer>" in it would be cut there, and a question with "<|im_end|>" could speak for the model.
+Such text is refused, never altered, so that what is asked or trained on is what was written.
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from medscope_jax.dialogue import protocol
 from medscope_jax.errors import UserError
 
-# Control characters (but not line feed and tab), those that reorder text, halves of characters.
+# Control characters but line feed and tab, characters that reorder text, and lone surrogates.
 _BROKEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
@@ -27,7 +27,7 @@ def clean_question(text: str, name: str = "the question") -> str:
     """A question on one line; `name` is what an error calls it.
 
     Raises:
-      UserError: no words in it, no valid text, or one of the protocol's tags in it.
+      UserError: it has no letter or digit, is no valid text, or holds one of the protocol's tags.
     """
     if not any(character.isalnum() for character in text):
         raise UserError(f"{name} is empty: ask something about the video")
@@ -35,10 +35,10 @@ def clean_question(text: str, name: str = "the question") -> str:
 
 
 def clean_words(text: str, name: str) -> str:
-    """Words on one line, be it a sign such as "+"; `name` is what an error calls them.
+    """A text on one line, a sign such as "+" included; `name` is what an error calls it.
 
     Raises:
-      UserError: nothing but white space, no valid text, or one of the protocol's tags in it.
+      UserError: it is empty, no valid text, or holds one of the protocol's tags.
     """
     words = " ".join(text.split())
     if not words:
@@ -48,11 +48,13 @@ def clean_words(text: str, name: str) -> str:
 
 
 def check_turns(turns: Sequence[str], name: str = "the record") -> None:
-    """Refuses assistant turns that do not read think, then a tool call or the final answer.
+    """Refuses assistant turns that are not a thought, then a tool call or the final answer.
+
+    name: whose turns they are, for errors.
 
     Raises:
-      UserError: another form, a turn after an answer, or words within a turn that hold one of the
-        protocol's tags or are no valid text; `name` is whose turns they are.
+      UserError: another form, a turn after an answer, or a text within a turn that holds one of the
+        protocol's tags or is not valid.
     """
     for number, turn in enumerate(turns, 1):
         form = _TURN.fullmatch(turn)

@@ -1,10 +1,10 @@
 """Tokenizers: text <-> ids, and the bytes behind every id for the on-device interpreter.
 
 The phantom suite's own tokenizer is SentencePiece. Three kinds of pieces are fixed before training:
-the protocol's tags (so that a program finds them by one id), its constant phrases (so that a
-laptop's episodes stay short) and the ticks of the frame bank's clock, "0.0", "1.0", ... (so that a
-time is one token, which a model can copy from a frame's stamp into a call). The rest is byte-pair
-encoding with byte fallback: no text is out of vocabulary, and every id stands for known bytes.
+the protocol's tags, so that each is one id; its constant phrases, so that episodes are short enough
+for a laptop; and the ticks of the frame bank's clock, "0.0", "1.0", ..., so that a time is one
+token, which a model can copy from a frame's stamp into a call. The rest is byte-pair encoding with
+byte fallback: no text is out of vocabulary, and every id stands for known bytes.
 """
 
 import dataclasses
@@ -20,17 +20,20 @@ from medscope_jax.errors import UserError
 from medscope_jax.manifest import read_checked, write_checked
 
 _SPACE = "\u2581"  # SentencePiece writes a space as this character inside its pieces.
-_PROBE = f"a{_SPACE}\n\u00e9"  # nothing is put before a text, and any byte can be written
+_PROBE = f"a{_SPACE}\n\u00e9"  # comes back only if no text is altered and any byte has a piece
 _PHRASE_LIMIT = 80  # characters; the interpreter's byte table is as wide as the longest piece
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """What the project asks of a tokenizer.
+    """What the project needs of a tokenizer.
 
-    encode: text -> ids, tags becoming their single ids. pieces: the bytes of each id. serialized:
-    the file's content, for saving. ends: the ids that end an assistant's turn. mixed: what
-    encode_parts calls (None: no text holds tags).
+    Attributes:
+        encode: text -> ids; a tag becomes its single id.
+        pieces: the bytes of each id.
+        serialized: the file's content, for saving.
+        ends: the ids that end an assistant's turn.
+        mixed: the function behind encode_parts; None where no text holds tags.
     """
 
     encode: Callable[[str], list[int]]
@@ -59,8 +62,8 @@ class Tokenizer:
 def encode_parts(tokenizer: Tokenizer, parts: Iterable[tuple[str, bool]]) -> list[int]:
     """Ids of a text given as (piece, trusted) parts: tags count in trusted pieces only.
 
-    What a user typed is not trusted: "<|im_end|>" in a question is ten letters or so, not the end
-    of the user's turn. Where no tag comes from such pieces the ids are those of the whole text.
+    What a user typed is not trusted: "<|im_end|>" in a question is plain text, not the end of the
+    user's turn. Where the untrusted pieces make no tag, the ids are those of the whole text.
     """
     parts = list(parts)
     if tokenizer.mixed is None:
@@ -69,18 +72,16 @@ def encode_parts(tokenizer: Tokenizer, parts: Iterable[tuple[str, bool]]) -> lis
 
 
 def pad_vocabulary(tokenizer: Tokenizer, size: int) -> Tokenizer:
-    """The tokenizer with at least `size` ids, of which the new ones stand for no bytes.
+    """The tokenizer with at least `size` ids; those that are added stand for no bytes.
 
-    A model may have more rows than there are pieces, and while untrained it samples them too.
+    A model's embedding may have more rows than there are pieces, and an untrained one samples them.
     """
     missing = (b"",) * (size - tokenizer.vocab_size)
     return dataclasses.replace(tokenizer, pieces=tokenizer.pieces + missing)
 
 
 def split_tags(tags: Iterable[str]) -> Callable[[str], list[str]]:
-    """A function that cuts a text before and after each tag; of those that start alike the longest
-    counts.
-    """
+    """A function that cuts a text before and after each tag, the longest where several match."""
     longest_first = sorted(tags, key=len, reverse=True)
     if not longest_first:
         return lambda text: [text] if text else []
@@ -125,14 +126,14 @@ def sentencepiece_tokenizer(serialized: bytes) -> Tokenizer:
     """A tokenizer from a serialized SentencePiece model of train_tokenizer's.
 
     Raises:
-        RuntimeError: it is none, or so damaged that tags are no single ids or text changes.
+        RuntimeError: it is no such model, or so damaged that a tag is not one id or text changes.
     """
     try:
         processor = sentencepiece.SentencePieceProcessor(model_proto=serialized)
         pieces = tuple(_piece_bytes(processor, i) for i in range(processor.get_piece_size()))
     except (ValueError, IndexError) as error:  # the library's, of pieces that are no UTF-8
         raise RuntimeError(f"a piece is broken: {error}") from error
-    # Where a text itself holds SentencePiece's sign for a space, its bytes stand for it.
+    # SentencePiece's sign for a space is encoded by its bytes where a text itself holds it.
     sign = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
 
     def encode(text: str) -> list[int]:
@@ -158,7 +159,7 @@ def sentencepiece_tokenizer(serialized: bytes) -> Tokenizer:
     def mixed(parts: Sequence[tuple[str, bool]]) -> list[int]:
         whole = "".join(text for text, _ in parts)
         trusted = [text for text, is_trusted in parts if is_trusted]
-        # Counted in the whole: two pieces of a user's text could make a tag between them.
+        # Counted in the whole text: two untrusted pieces may make a tag together.
         if count(whole) == sum(map(count, trusted)):
             return encode(whole)
         encoded = (encode(text) if is_trusted else untagged(text) for text, is_trusted in parts)
@@ -191,7 +192,7 @@ def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
     """Writes the tokenizer's file and its checksum; a run may be killed at any moment.
 
     Raises:
-        UserError: a checksum is there, of another tokenizer: a model knows the ids of that one.
+        UserError: a checksum of another tokenizer is there: a model was trained with its ids.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     write_checked(path, tokenizer.serialized, "put back a copy, or choose another --workdir")

@@ -1,9 +1,9 @@
 """The token ids that end an assistant's turn, as the files of a model's folder state them.
 
-Models of Qwen's family end with <|im_end|> or with <|endoftext|>; generation_config.json's
-eos_token_id says which of them one was trained to write, one id or a list. Where that file says
-nothing, config.json's counts, at its top or in text_config: as in transformers. <|im_end|> always
-ends a turn: it is the chat template's own end.
+Models of Qwen's family end a turn with <|im_end|> or with <|endoftext|>. The eos_token_id of
+generation_config.json, one id or a list, says which. Without one there, config.json's counts, at
+its top or in text_config, as in transformers. <|im_end|> always ends a turn: the chat template has
+it.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ _MOST = 64  # ids
 
 
 def stated_ends(folder: Path) -> tuple[list[int], bool]:
-    """The ids that a folder's files state, and whether somebody wrote them down for this model.
+    """The ids that a folder's files state, and whether they were stated for this very model.
 
-    False: they are only its configuration's, which has the family's defaults where nobody set any.
+    False: they come from the configuration, which may only repeat the family's defaults.
 
     Raises:
         UserError: a file can't be read, or its eos_token_id is no id and no list of ids.
@@ -40,22 +40,22 @@ def stated_ends(folder: Path) -> tuple[list[int], bool]:
 def turn_ends(folder: Path, pieces: Sequence[bytes], tags: dict[str, int]) -> tuple[int, ...]:
     """The ids that end a turn: <|im_end|>'s first, then those that the folder states.
 
-    </tool_call>'s is none: a call ends it already, and the turn's row goes on.
+    </tool_call> is not among them: a call ends a turn too, but the row goes on.
 
     Args:
-        folder: where generation_config.json and config.json may lie.
+        folder: with generation_config.json and config.json, if there are any.
         pieces: the bytes of each id of the model's vocabulary.
-        tags: ids of the tokens that are no words.
+        tags: ids of the added tokens.
 
     Raises:
-        UserError: as stated_ends; or a stated id is beyond the vocabulary, or a word's.
+        UserError: as stated_ends; or a stated id is beyond the vocabulary, or stands for text.
     """
     stated, chosen = stated_ends(folder)
     ends = [tags[protocol.IM_END]]
     for index in stated:
         if index >= len(pieces):
             if not chosen:
-                continue  # the family's default, of which a small model's vocabulary has no such id
+                continue  # the family's default, which a small model's vocabulary lacks
             raise UserError(
                 f"{folder / _GENERATION}: {_KEY} {index} is beyond the {len(pieces)} ids of this "
                 "model: write there what its tokenizer ends with"
