@@ -1,7 +1,7 @@
-"""The key-value cache: what each row of a batch has seen, written slot by slot.
+"""The key-value cache of a batch of rows.
 
-It is the largest thing of a long rollout: a 7B writes 57 KB a token in bfloat16. With a mesh it is
-split by rows over data and fsdp and by heads over tensor. int8 halves it: a head of a slot is then
+It is the largest array of a long rollout: 57 KB a token for a 7B in bfloat16. On a mesh it is split
+by rows over data and fsdp and by heads over tensor. int8 halves it: a head of a position is then
 numbers from -127 to 127 and one factor.
 """
 
@@ -17,12 +17,16 @@ from medscope_jax.models.quantize import dequantize, quantize
 
 
 class Cache(flax.struct.PyTreeNode):
-    """Keys (rotated) and values of what each row has seen; slot i of a row is its i-th input.
+    """Keys (rotated) and values of each row's inputs; position i holds the i-th input.
 
-    k, v: each one array [layers, B, K, M, head_dim], or a tuple of such arrays with one layer each
-    (which spares a CPU the copy of a layer's slice at every step). In the model's dtype, or int8.
-    k_scale, v_scale: the factors of int8 numbers, float32 [layers, B, K, M], or tuples as above.
-    Rows are axis 1 of every leaf, slots axis 3.
+    Rows are axis 1 of every leaf, positions axis 3.
+
+    Attributes:
+        k, v: each one array [layers, B, K, M, head_dim], or a tuple of such arrays with one layer
+            each, which spares a CPU the copy of a layer's slice at every step. In the model's
+            dtype, or int8.
+        k_scale, v_scale: the factors of int8 numbers, float32 [layers, B, K, M], or tuples as
+            above; None for another dtype.
     """
 
     k: jax.Array | tuple[jax.Array, ...]
@@ -34,11 +38,12 @@ class Cache(flax.struct.PyTreeNode):
 def init_cache(
     config: ModelConfig, batch: int, length: int, per_layer: bool = False, dtype: str = ""
 ) -> Cache:
-    """An empty cache for `batch` rows of at most `length` slots.
+    """An empty cache for `batch` rows of at most `length` positions.
 
-    per_layer: one array a layer instead of one for all: decoding is faster on a CPU, but compiles
-    every layer anew; for models of a few layers.
-    dtype: "" for the model's, or "int8".
+    Args:
+        per_layer: one array a layer instead of one for all. Decoding is then faster on a CPU, but
+            every layer is compiled: for models of a few layers.
+        dtype: "" for the model's, or "int8".
     """
     text = config.text
     layers = text.num_hidden_layers
@@ -63,21 +68,21 @@ def init_cache(
 
 
 def repeat_rows(cache: Cache, repeats: int) -> Cache:
-    """Every row `repeats` times in a row: a prompt's cache for each of its samples."""
+    """Every row `repeats` times, one after the other: a prompt's cache for each of its samples."""
     return jax.tree.map(lambda part: jnp.repeat(part, repeats, axis=1), cache)
 
 
 def take_rows(cache: Cache, rows: jax.Array) -> Cache:
-    """The cache of rows [R] (indices within the batch)."""
+    """The cache of some rows; rows: [R] indices within the batch."""
     return jax.tree.map(lambda part: part[:, rows], cache)
 
 
 def put_rows(cache: Cache, rows: jax.Array, part: Cache) -> Cache:
     """The cache with rows [R] (within the batch, no index twice) replaced by those of `part`.
 
-    Where `part` has fewer slots, they replace a row's first ones. Slice by slice, and in the order
-    of axes that decoding has: to a scatter of whole rows, or to another order, a TPU's compiler
-    gives a second cache, and copies the first one there and back.
+    Where `part` has fewer positions, they replace a row's first ones. It is done slice by slice, in
+    the order of axes that decoding has: for a scatter of whole rows, or in another order, a TPU's
+    compiler makes a second cache, and copies the first one there and back.
     """
 
     def put(whole, new):
@@ -98,7 +103,7 @@ def _in_order(whole: jax.Array) -> jax.Array:
     rows, heads = usable_axes(whole.shape[1], BATCH), usable_axes(whole.shape[2], TENSOR)
     if not rows + heads:
         return order(whole)
-    # Left to the compiler, each device would be sent the whole array to put in order.
+    # Without shard_map, the compiler would send each device the whole array.
     split = PartitionSpec(None, rows or None, heads or None)
     return jax.shard_map(
         order, in_specs=split, out_specs=split, axis_names=set(free_axes()), check_vma=False
@@ -113,7 +118,7 @@ def split_layers(cache: Cache) -> list[Cache]:
 
 
 def join_layers(parts: list[Cache]) -> Cache:
-    """The cache that split_layers made these parts of."""
+    """The inverse of split_layers."""
     fields = zip(*(jax.tree.leaves(part) for part in parts), strict=True)
     return Cache(*map(tuple, fields))
 
@@ -121,16 +126,21 @@ def join_layers(parts: list[Cache]) -> Cache:
 def write(
     cache: Cache, layer, key: jax.Array, value: jax.Array, start: jax.Array, count: jax.Array
 ) -> Cache:
-    """Put key and value [B, N, K, head_dim] of each row's first `count` [B] inputs into the slots
-    from `start` [B] on of a layer, in place."""
+    """The cache with a layer's keys and values of new inputs, written in place.
+
+    Args:
+        key, value: [B, N, K, head_dim].
+        start: [B] position of each row's first input.
+        count: [B] inputs to write; the others are padding.
+    """
     inputs, length = jnp.arange(key.shape[1]), cache.k.shape[3]
-    slots = start[:, None] + inputs
-    # Padding inputs go to slot M: out of bounds on purpose, dropped.
-    slots = jnp.where(inputs < count[:, None], slots, length)
+    positions = start[:, None] + inputs
+    # Padding inputs go to position M: out of bounds on purpose, dropped.
+    positions = jnp.where(inputs < count[:, None], positions, length)
     rows = jnp.arange(key.shape[0])[:, None]
 
     def put(whole, new):
-        return whole.at[layer, rows, :, slots].set(new, mode="drop")
+        return whole.at[layer, rows, :, positions].set(new, mode="drop")
 
     if cache.k_scale is None:
         return Cache(put(cache.k, key), put(cache.v, value))

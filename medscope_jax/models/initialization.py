@@ -1,11 +1,11 @@
-"""Where a model that is trained from nothing starts: able to copy, and with a sense of time.
+"""Initial parameters of a model without pretrained weights: able to copy, with ordered times.
 
-Pretrained weights need none of this. A laptop's model has minutes, and what it must learn first is
-to find the frame that shows something and to copy that frame's time. Three starting points shorten
-this: attention whose value and output projections undo each other, so that looking at a token at
-once makes it likelier (after the mimetic initialization of Trockman and Kolter, 2023); a few heads
-that look back a fixed number of slots; and ticks of the clock that lie along a curve, so that near
-times look alike.
+A laptop's model has minutes of training, and must first learn to find the frame that shows
+something and to copy that frame's time. Three changes of a random model shorten this: value and
+output projections that undo each other, so that attending to a token makes it likelier to be
+written (after the mimetic initialization of Trockman and Kolter, 2023); a few heads that attend a
+fixed number of positions back; and embeddings of times that lie along a curve, so that near times
+are alike.
 """
 
 import jax
@@ -15,19 +15,19 @@ from medscope_jax.models import ModelConfig
 
 _EMBEDDING_SPREAD = 0.1  # standard deviation of the embedding table
 _DOWN_GAIN, _VISUAL_GAIN = 0.2, 0.25
-_COPY_GAIN = 0.1  # of one head's output to its input, where it looks at a single token
-# Slots that each head of the first layers looks back; 0: a head that is free to look anywhere.
+_COPY_GAIN = 0.1  # of one head's output to its input, where it attends to a single token
+# Positions that each head of the first layers attends back; 0: a head that is left as it is.
 _OFFSETS = ((1, 2, 3, 0), (1, 0, 3, 0))
-_LOOK_BACK = 3.5  # size of the biases: about 10 times the weight of a neighbouring slot
+_LOOK_BACK = 3.5  # size of the biases: about 10 times the weight of a neighbouring position
 _SHORTEST, _LONGEST = 2.5, 500.0  # seconds, periods of the curve's waves
 
 
 def with_balanced_scales(params: dict) -> dict:
-    """Parameters under which a token's identity is not drowned by what random layers add to it.
+    """Parameters whose random layers add little to a token's own embedding.
 
-    Drawn with one spread for all, the feed-forward layers of a narrow model write three times a
-    token's own length into the residual stream, and a visual token is eight times as long as a
-    word.
+    With one standard deviation for all parameters, the feed-forward layers of a narrow model add
+    three times the norm of a token's embedding to the residual stream, and a visual token has eight
+    times the norm of a word.
     """
     text, vision = params["text"], params["vision"]
     table = text["embed_tokens"]
@@ -50,8 +50,8 @@ def with_copying_heads(params: dict, model: ModelConfig, key: jax.Array) -> dict
     layers = params["text"]["layers"]
     attention = layers["self_attn"]
     shape = (text.num_hidden_layers, text.hidden_size, kv_heads * width)
-    # One layer after another: a batch of them shares out its work among the host's threads, which
-    # all stand still where each of several CPU devices holds one and waits for another.
+    # Layer by layer: a batched decomposition shares its work among the host's threads, which
+    # deadlock where each of several CPU devices holds one and waits for another.
     value = jax.lax.map(lambda drawn: jnp.linalg.qr(drawn)[0], jax.random.normal(key, shape))
     output = value.reshape(*shape[:2], kv_heads, width)
     output = jnp.repeat(output, heads // kv_heads, axis=2).reshape(*shape[:2], heads * width)
@@ -65,11 +65,11 @@ def with_copying_heads(params: dict, model: ModelConfig, key: jax.Array) -> dict
 
 
 def with_local_heads(params: dict, model: ModelConfig) -> dict:
-    """Parameters whose first layers have heads that look a fixed number of slots back.
+    """Parameters whose first layers have heads that attend a fixed number of positions back.
 
-    A frame's stamp then starts out knowing what its frame shows and which stamp came before. Only
-    biases are set: rotated by the position, they score cos(frequency * (distance - offset)), summed
-    over frequencies, which is largest at the offset.
+    So a frame's stamp has access to what its frame shows and to the stamp before it. Only biases
+    are set: rotated by the position, they score cos(frequency * (distance - offset)), summed over
+    frequencies, which is largest at the offset.
     """
     text = model.text
     layers = params["text"]["layers"]
@@ -99,7 +99,9 @@ def tick_embeddings(seconds: jax.Array, width: int, key: jax.Array) -> jax.Array
     """Points [N, width] on a smooth curve for times [N] in seconds, with unit mean square.
 
     Sines and cosines of logarithmically spaced periods, turned by a random rotation so that they
-    use all of the width and no unit stands for time alone. width must be even.
+    use all of the width and no unit stands for time alone.
+
+    width: even.
     """
     waves = width // 2
     periods = jnp.geomspace(_SHORTEST, _LONGEST, waves)

@@ -20,9 +20,9 @@ class Context(NamedTuple):
 
     cos: jax.Array  # float32 [B, N, head_dim / 2]
     sin: jax.Array
-    # Without a cache: inputs that may be looked at, bool [B, N], or how B rows are packed.
+    # Without a cache: the real inputs, bool [B, N], or how B rows are packed.
     valid: jax.Array | Packed | None
-    start: jax.Array | None  # int32 [B], with a cache: slot of input 0
+    start: jax.Array | None  # int32 [B], with a cache: position of input 0
     count: jax.Array | None  # int32 [B], with a cache: inputs to write
 
 
@@ -33,7 +33,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x, layer, cache: Cache | None, context: Context):
-        """Attend from x [B, N, D]; returns ([B, N, D], cache with this layer's slots written)."""
+        """(attention's output [B, N, D] for x [B, N, D], the cache with this layer's inputs)."""
         text = self.config.text
         head = text.head_dim
 
@@ -48,8 +48,8 @@ class Attention(nn.Module):
             out = attend_self(query, key, value, context.valid, self.config)
         else:
             cache = write(cache, layer, key, value, context.start, context.count)
-            slots = context.start[:, None] + jnp.arange(x.shape[1])
-            allowed = jnp.arange(cache.k.shape[3]) <= slots[..., None]
+            positions = context.start[:, None] + jnp.arange(x.shape[1])
+            allowed = jnp.arange(cache.k.shape[3]) <= positions[..., None]
             key, value = read(cache, layer, x.dtype)
             out = attend(query, key, value, allowed, precision(self.config.dtype))
         out = out.reshape(x.shape[:-1] + (-1,))
@@ -58,9 +58,9 @@ class Attention(nn.Module):
 
 
 def _stream(cache: Cache | None) -> tuple[str, ...]:
-    """Mesh axes of the residual stream's slots: none of their own in a rollout.
+    """Mesh axes that the residual stream's positions are split over; in a rollout, context alone.
 
-    There rows on other devices are in a loop of their own, at another turn: an exchange of slots
+    There each device's rows are in a loop of their own, at another turn: an exchange of positions
     along tensor (a collective permute, which waits for all devices) would wait for ever.
     """
     return STREAM if cache is None else SEQUENCE
@@ -73,7 +73,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, carry, layer, context: Context):
-        """Run on carry = (x [B, N, D], cache or None); `layer` is its place in the cache."""
+        """Run on carry = (x [B, N, D], cache or None); layer: its index in the cache."""
         x, cache = carry
         text = self.config.text
         norm = (text.rms_norm_eps, self.config.dtype, self.config.param_dtype)
@@ -113,7 +113,7 @@ class LanguageModel(nn.Module):
             self.lm_head = self.param("lm_head", init, table[::-1], config.param_dtype)
 
     def __call__(self, embeddings, context: Context, cache: Cache | None = None):
-        """Hidden states [B, N, D] after the final norm, and the cache with new slots written."""
+        """(hidden states [B, N, D] after the final norm, the cache with the new inputs)."""
         x = constrain(embeddings.astype(self.config.dtype), BATCH, _stream(cache), None)
         if cache is not None and isinstance(cache.k, tuple):
             x, cache = self.layer_by_layer(x, context, cache)

@@ -1,4 +1,4 @@
-"""The small modules that both towers are made of.
+"""The small modules of both towers.
 
 Modules declare names and shapes; init_params draws the values (their initializers are constants).
 """
@@ -17,10 +17,11 @@ def precision(dtype: str) -> jax.lax.Precision | None:
 
 
 def remat(block: type[nn.Module], config: ModelConfig) -> type[nn.Module]:
-    """The block, or with config.remat one whose activations are computed anew in the backward pass.
+    """The block; with config.remat, one whose activations are computed anew in the backward pass.
 
-    What config.remat_policy names is kept: "full" nothing but each layer's input; "attention" what
-    attention gives, so that it runs once only; "dots" every matrix product's result.
+    config.remat_policy says what is kept: with "full" each layer's input alone, with "attention"
+    attention's output too, so that attention runs once, with "dots" the result of every matrix
+    product.
     """
     if not config.remat:
         return block
@@ -36,9 +37,9 @@ def remat(block: type[nn.Module], config: ModelConfig) -> type[nn.Module]:
 class Dense(nn.Module):
     """x @ kernel (+ bias) in the ModelConfig's dtypes.
 
-    Only kernel and bias are declared. Where the parameters have more beside the kernel, it counts:
-    `kernel_scale` [features], the kernel is int8 and each output channel has this factor;
-    `lora_a` [in, rank] and `lora_b` [rank, features], an adapter of the ModelConfig's lora.
+    Only kernel and bias are declared; parameters may have more beside the kernel. With
+    `kernel_scale` [features], the kernel is int8 and each output channel has this factor. `lora_a`
+    [in, rank] and `lora_b` [rank, features] are an adapter, as of the ModelConfig's lora.
     """
 
     features: int
@@ -62,7 +63,7 @@ class Dense(nn.Module):
         if scale is None:
             y = product(x, kernel)
         else:
-            # Integers up to 127 are exact in bfloat16; the factor waits for the float32 sum.
+            # Integers up to 127 are exact in bfloat16; the factor multiplies the float32 sum.
             y = (product(x, kernel, jnp.float32) * scale).astype(dtype)
         if lora_a is not None:
             if config.lora is None:
@@ -109,19 +110,19 @@ class RMSNorm(nn.Module):
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x)): the feed-forward half of a block in both towers.
 
-    slots: mesh axes that x [B, L, D] has its L slots split over in here.
+    sequence: mesh axes that the L positions of x [B, L, D] are split over in here.
     """
 
     config: ModelConfig
     intermediate_size: int
     use_bias: bool
-    slots: tuple[str, ...] | None = None
+    sequence: tuple[str, ...] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map x [B, L, D] to [B, L, D]."""
         width, rest = self.intermediate_size, (self.use_bias, self.config)
-        split = (BATCH, self.slots, TENSOR)
+        split = (BATCH, self.sequence, TENSOR)
         gate = constrain(dense(width, *rest, "gate_proj")(x), *split)
         up = constrain(dense(width, *rest, "up_proj")(x), *split)
         inner = constrain(jax.nn.silu(gate) * up, *split)

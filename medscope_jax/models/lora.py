@@ -5,8 +5,8 @@
                            /lora_a  [layers, in, rank]   float32, trained
                            /lora_b  [layers, rank, out]  float32, trained
 
-A tree with adapters goes wherever one without goes: `Dense` adds what it finds. All functions here
-are pure and take the tree or a part of it, nested dicts in which a part keeps its paths.
+A tree with adapters can be used wherever one without can: `Dense` adds the adapters that it finds.
+All functions here are pure and take the tree or a part of it, nested dicts with the same paths.
 """
 
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ def adapter_shapes(model: ModelConfig, lora: LoraConfig) -> dict:
 
 
 def add_lora(params: Mapping, model: ModelConfig, key: jax.Array) -> dict:
-    """params with new adapters of model.lora, under which the model computes what it did before.
+    """params with new adapters of model.lora, which do not change what the model computes.
 
     As PEFT draws them: lora_a from U(-1 / sqrt(in), 1 / sqrt(in)), which is Kaiming's with a slope
     of sqrt(5), and lora_b is zero.
@@ -79,10 +79,7 @@ def add_lora(params: Mapping, model: ModelConfig, key: jax.Array) -> dict:
 
 
 def split_lora(params: Mapping) -> tuple[dict, dict]:
-    """(the base: everything but the adapters, the adapters alone); {} where there are none.
-
-    Nothing is copied, and join_params puts the two together again.
-    """
+    """(the base, the adapters), {} where there are none; nothing is copied, see join_params."""
     base, adapters = {}, {}
     for name, value in params.items():
         if isinstance(value, Mapping):
@@ -95,7 +92,7 @@ def split_lora(params: Mapping) -> tuple[dict, dict]:
 
 
 def join_params(params: Mapping, part: Mapping) -> dict:
-    """params with the leaves of `part`, be they new there or in place of others."""
+    """params with the leaves of `part` added, or put in place of those with the same path."""
     joined = dict(params)
     for name, value in part.items():
         inside = isinstance(value, Mapping)
@@ -104,7 +101,7 @@ def join_params(params: Mapping, part: Mapping) -> dict:
 
 
 def pick_params(params: Mapping, like: Mapping) -> dict:
-    """The leaves of params that stand where `like` has leaves."""
+    """The leaves of params whose paths `like` has."""
     return {
         name: pick_params(params[name], value) if isinstance(value, Mapping) else params[name]
         for name, value in like.items()
@@ -114,9 +111,9 @@ def pick_params(params: Mapping, like: Mapping) -> dict:
 def merge_lora(params: Mapping, model: ModelConfig) -> tuple[dict, dict]:
     """(params without adapters that compute the same, what unmerge_lora needs to go back).
 
-    A kernel becomes kernel + lora_a @ lora_b * alpha / rank, added up in float32, and is kept in
-    model.param_dtype; a bfloat16 one is rounded there, so weigh that before training on it. int8
-    kernels are merged as what they stand for, and those without an adapter stay int8.
+    A kernel becomes kernel + lora_a @ lora_b * alpha / rank, added up in float32, and is stored in
+    model.param_dtype, which rounds it where that is bfloat16. int8 kernels are dequantized before
+    they are merged; those without an adapter stay int8.
     """
     base, adapters = split_lora(params)
     return _merge(base, adapters, model) if adapters else (base, {})
@@ -147,8 +144,8 @@ def _merge(base: dict, adapters: Mapping, model: ModelConfig) -> tuple[dict, dic
 def unmerge_lora(merged: Mapping, kept: Mapping) -> dict:
     """The parameters that merge_lora merged, bit for bit, given both of its results.
 
-    Subtracting an adapter from a rounded sum would not give the base back, so the base is kept
-    beside it (as long as somebody holds on to it). Leaves that merging does not touch are taken
-    from `merged`: they may have been trained meanwhile.
+    Subtracting an adapter from a rounded sum would not give the base back, so `kept` has the base's
+    kernels. Leaves that merging does not change are taken from `merged`: they may have been trained
+    since.
     """
     return join_params(merged, kept)

@@ -62,7 +62,7 @@ class TextConfig:
         return self.hidden_size // self.num_attention_heads
 
 
-# The decoder's projections, by the part of a layer that they stand in.
+# The decoder's projections, by the part of a layer that has them.
 PROJECTIONS = {
     "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "mlp": ("gate_proj", "up_proj", "down_proj"),
@@ -101,7 +101,7 @@ class LoraConfig:
 
     @property
     def scale(self) -> float:
-        """What an adapter's product counts in the sum."""
+        """The factor of an adapter's product: alpha / rank."""
         return self.alpha / self.rank
 
 
@@ -109,12 +109,14 @@ class LoraConfig:
 class ModelConfig:
     """The whole model: its two towers, and how it computes.
 
-    dtype is what activations and matrix products use, param_dtype what parameters are stored in;
-    remat recomputes each layer in the backward pass, which trades time for memory; remat_policy
-    says what is kept all the same (see layers.remat). lora says what adapters mean where a
-    parameter tree has some (see lora.py); None: there are none. attention is the program of the
-    decoder's self-attention, one of ATTENTION, which depends on the devices (see
-    self_attention.for_mesh) and is no part of a model that is stored.
+    Attributes:
+        dtype: of activations and matrix products.
+        param_dtype: of stored parameters.
+        remat: recompute each layer in the backward pass, which trades time for memory.
+        remat_policy: what is kept all the same, see layers.remat.
+        lora: what the adapters of a parameter tree mean, see lora.py; None: it has none.
+        attention: the program of the decoder's self-attention, one of ATTENTION. It depends on the
+            devices (see attention.dispatch.for_mesh) and is not stored with a model.
     """
 
     vision: VisionConfig = VisionConfig()

@@ -34,8 +34,8 @@ def dequantize(kernel: jax.Array, scale: jax.Array | None) -> jax.Array:
 def freeze(params: Mapping, base: str) -> dict:
     """params (without adapters) as a frozen base: all of it in bfloat16 or float32, or in int8.
 
-    base: as in LoraConfig. With "int8" the decoder's kernels are; all else (embeddings, head,
-        norms, biases, vision tower) is bfloat16. What is int8 already is not rounded again.
+    base: as in LoraConfig. With "int8" the decoder's kernels are int8 and all else (embeddings,
+        head, norms, biases, vision tower) is bfloat16. int8 kernels are not rounded again.
     """
     if base == "int8":
         return cast_params(_with_int8_kernels(params), "bfloat16")
@@ -43,7 +43,7 @@ def freeze(params: Mapping, base: str) -> dict:
 
 
 def plain_kernels(params: Mapping) -> dict:
-    """params with int8 kernels as the float32 ones that they stand for."""
+    """params with int8 kernels dequantized to float32."""
     result = {}
     for name, value in params.items():
         if isinstance(value, Mapping):
@@ -66,7 +66,7 @@ def cast_params(params: Mapping, dtype: str) -> dict:
 
 
 def rounding_error(params: Mapping, frozen: Mapping) -> jax.Array:
-    """How far the decoder's frozen kernels are from params', relative, root mean square. Scalar."""
+    """Relative root-mean-square distance of the decoder's frozen kernels from params'. A scalar."""
     off = whole = 0.0
     for part, names in PROJECTIONS.items():
         for name in names:

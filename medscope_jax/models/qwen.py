@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 
 from medscope_jax.distributed import BATCH, SEQUENCE, usable_axes
 from medscope_jax.models.attention.dense import Packed
-from medscope_jax.models.attention.dispatch import slots_to_add
+from medscope_jax.models.attention.dispatch import padding_to_add
 from medscope_jax.models.cache import Cache
 from medscope_jax.models.language import LanguageModel, make_context
 from medscope_jax.models.model_config import ModelConfig
@@ -90,8 +90,8 @@ def embed(
         index: int32 [B, L] row of the flat bank, see bank.flat_index; -1 where the position is
             text. Rows beyond the bank are clipped.
         bank: [R, D] visual tokens; R = 0 if there are none.
-        local: on a mesh, what a row shows lies in the part of the bank that lies with the row, so
-            that no frame leaves its devices; elsewhere it would be NaN. See
+        local: on a mesh, the visual tokens of a row lie in its own devices' part of the bank, so
+            that none is sent to another; those that do not give NaN. See
             distributed.bank_shardings.
     """
     text = LanguageModel(config).apply({"params": params["text"]}, tokens, method="embed")
@@ -107,7 +107,7 @@ def embed(
 def _take_local(bank: jax.Array, index: jax.Array) -> jax.Array:
     """bank[index], [B, L, D], with bank and index split over the mesh's rows alike.
 
-    The bank is split over a context axis too, along which devices sum up what each of them has.
+    The bank is split over a context axis too, along which devices add up what each of them has.
     """
     rows, parts = usable_axes(len(index), BATCH), usable_axes(len(bank), BATCH + SEQUENCE)
     along = parts[len(rows) :]
@@ -141,15 +141,15 @@ def forward(
     Args:
         embeddings: [B, L, D].
         positions: int32 [3, B, L], see mrope_positions.
-        valid: bool [B, L]; slot i attends to the valid slots up to i. What stands in invalid slots
-            (NaN included) never changes a valid slot's result. Packed: a row is a prompt and the
-            rests of several conversations that begin with it (L = N + G * M), each of which sees
-            the prompt and itself.
+        valid: bool [B, L]; a position attends to the valid ones up to it. The values at invalid
+            positions (NaN included) never change a valid position's result. Packed: a row is a
+            prompt and the rests of several conversations that begin with it (L = N + G * M), each
+            of which attends to the prompt and to itself.
     """
     real = valid.flat() if isinstance(valid, Packed) else valid
     embeddings = jnp.where(real[..., None], embeddings, 0)
     length = embeddings.shape[1]
-    more = slots_to_add(length, config)
+    more = padding_to_add(length, config)
     if more:
         embeddings = jnp.pad(embeddings, [(0, 0), (0, more), (0, 0)])
         positions = jnp.pad(positions, [(0, 0), (0, 0), (0, more)])
@@ -167,25 +167,26 @@ def forward_cached(
     start: jax.Array,
     count: jax.Array,
 ) -> tuple[jax.Array, Cache]:
-    """Feed each row its next inputs.
+    """Hidden states of each row's next inputs, which attend to all that it was fed before.
 
     Args:
         embeddings: [B, N, D]; positions: int32 [3, B, N].
         cache: from init_cache or an earlier call.
-        start: int32 [B], slots that each row has filled already; its inputs go to
-            start .. start + count - 1. Slots beyond the cache are not written: bound them yourself.
-        count: int32 [B], inputs of each row that are real (0 to N); the rest is never written and
-            its hidden states mean nothing.
+        start: int32 [B], positions that each row has filled already; its inputs go to
+            start .. start + count - 1. Inputs beyond the cache are dropped: bound them yourself.
+        count: int32 [B], inputs of each row that are real (0 to N); the others are never written,
+            and their hidden states have no meaning.
 
     Returns:
-        (hidden [B, N, D] after the final norm, the cache). Input i attends to slots <= start + i.
+        (hidden [B, N, D] after the final norm, the cache). Input i attends to positions up to
+        start + i.
     """
     context = make_context(config, positions, start=start, count=count)
     return LanguageModel(config).apply({"params": params["text"]}, embeddings, context, cache)
 
 
 def logits(params: dict, config: ModelConfig, hidden: jax.Array) -> jax.Array:
-    """Scores float32 [..., V] of hidden states [..., D]; V is large: go chunk by chunk."""
+    """Scores float32 [..., V] of hidden states [..., D]; V is large, so call it for a few."""
     return LanguageModel(config).apply({"params": params["text"]}, hidden, method="logits")
 
 

@@ -1,8 +1,8 @@
 """Rotary positions: three axes (time, height, width) in the decoder, two in the vision tower.
 
-Drawn example of M-RoPE positions for a 1 x 2 frame block between words (grid (1, 2)):
+M-RoPE positions of a frame of 1 x 2 tokens between two words (grid (1, 2)):
 
-    slot    the  f0s0 f0s1  cut  <pad>
+    token   the  f0s0 f0s1  cut  <pad>
     time     0    1    1     3    0
     height   0    1    1     3    0
     width    0    1    2     3    0
@@ -28,11 +28,11 @@ def inverse_frequencies(dim: int, theta: float) -> np.ndarray:
 def mrope_positions(
     visual_index: jax.Array, valid: jax.Array, grid: tuple[int, int], start: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """M-RoPE positions of a (piece of a) conversation whose frames are images of one size.
+    """M-RoPE positions of conversations, or pieces of them, whose frames are images of one size.
 
-    A word advances all three axes by one. The S = h' w' tokens of a frame sit at
-    (base, base + row, base + column), and what follows starts at base + max(h', w'). A frame block
-    may be cut between two calls: its base is not advanced before its last token.
+    A text token advances all three axes by one. The S = h' w' tokens of a frame are at
+    (base, base + row, base + column), and the next token is at base + max(h', w'). A frame may be
+    cut between two calls: its base is not advanced before its last token.
 
     Args:
         visual_index: int32 [B, L], t * S + s for token s of a frame t, or -1 for text.

@@ -1,12 +1,12 @@
-"""The vision tower: frames of one size in, a few tokens a frame out.
+"""The vision tower: from frames of one size to a few tokens a frame.
 
 All frames of a call share a static (height, width), so the window permutation is NumPy at trace
 time and windowed attention is one batched dense attention. A frame never sees its neighbours.
 
-Drawn example: 2 x 3 merged tokens, windows of 2 x 2. Tokens are kept in window order:
+Example: 2 x 3 merged tokens, windows of 2 x 2. Tokens are kept in window order:
 
-    raster   0 1 2      window order  0 1 3 4 | 2 5        slots  0 1 2 3
-             3 4 5                                                4 5 - -
+    raster   0 1 2      window order  0 1 3 4 | 2 5        places  0 1 2 3
+             3 4 5                                                 4 5 - -
 """
 
 from typing import NamedTuple
@@ -30,10 +30,10 @@ IMAGE_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 
 class Grid(NamedTuple):
-    """Static bookkeeping of one frame size; P patches, G = P / merge^2 tokens."""
+    """Static indices of one frame size; P patches, G = P / merge^2 tokens."""
 
-    order: np.ndarray  # int [G]: raster index of the token that stands at each place
-    slots: np.ndarray  # int [windows, size]: place of each window's patch; -1 where padding
+    order: np.ndarray  # int [G]: raster index of each token in window order
+    places: np.ndarray  # int [windows, size]: index of each window's patches; -1 where padding
     cos: np.ndarray  # float32 [P, head_dim / 2], in window order
     sin: np.ndarray
 
@@ -66,17 +66,17 @@ def make_grid(vision: VisionConfig, rows: int, columns: int) -> Grid:
     lengths = np.array([window.size for window in windows]) * merge**2
     starts = np.cumsum(lengths) - lengths
     within = np.arange(lengths.max())
-    slots = np.where(within < lengths[:, None], starts[:, None] + within, -1)
+    places = np.where(within < lengths[:, None], starts[:, None] + within, -1)
     # A token's merge x merge patches stand together, in raster order.
     row = (order // columns)[:, None, None] * merge + np.arange(merge)[:, None]
     column = (order % columns)[:, None, None] * merge + np.arange(merge)
     row, column = (np.broadcast_to(a, (order.size, merge, merge)).ravel() for a in (row, column))
     cos, sin = vision_tables(row, column, vision.hidden_size // vision.num_heads)
-    return Grid(order, slots, cos, sin)
+    return Grid(order, places, cos, sin)
 
 
 def pick(x: jax.Array, take: np.ndarray, back: np.ndarray) -> jax.Array:
-    """x[:, take] for static indices, zero where -1; nothing at all if take changes nothing.
+    """x[:, take] for static indices, zero where -1; x itself where `take` changes nothing.
 
     back: the indices that undo it. The backward pass gathers by them, because the scatter that JAX
     would derive runs element by element on a CPU.
@@ -122,18 +122,18 @@ class VisionAttention(nn.Module):
             return dense_attention(query, key, value, None)
 
         def windowed(query, key, value):
-            windows, size = grid.slots.shape
-            slots, places = grid.slots.ravel(), np.flatnonzero(grid.slots.ravel() >= 0)
+            windows, size = grid.places.shape
+            take, back = grid.places.ravel(), np.flatnonzero(grid.places.ravel() >= 0)
 
             def split(a):
-                return pick(a, slots, places).reshape(frames * windows, size, *a.shape[2:])
+                return pick(a, take, back).reshape(frames * windows, size, *a.shape[2:])
 
-            filled = grid.slots >= 0
+            filled = grid.places >= 0
             allowed = None if filled.all() else jnp.tile(filled[:, None], (frames, 1, 1))
             out = dense_attention(split(query), split(key), split(value), allowed)
-            return pick(out.reshape(frames, windows * size, *out.shape[2:]), places, slots)
+            return pick(out.reshape(frames, windows * size, *out.shape[2:]), back, take)
 
-        if grid.slots.shape[0] == 1:  # one window holds the frame: both kinds are the same
+        if grid.places.shape[0] == 1:  # one window holds the frame: both kinds are the same
             out = frame_wide(query, key, value)
         else:
             out = jax.lax.cond(whole, frame_wide, windowed, query, key, value)
@@ -167,7 +167,7 @@ class VisionTower(nn.Module):
     def __call__(self, frames):
         """Tokens [N, S, out_hidden_size] of frames [N, t, H, W, C] in 0..255.
 
-        t is temporal_patch_size, or 1: the frame then stands in every slot of the temporal patch.
+        t is temporal_patch_size, or 1: the frame then fills every slot of the temporal patch.
         """
         config, vision = self.config, self.config.vision
         rows, columns = frame_grid(config, *frames.shape[2:4])
@@ -187,17 +187,17 @@ class VisionTower(nn.Module):
         """Normalized pixels through the patch projection: [N, P, D] in window order."""
         vision = self.config.vision
         merge, patch = vision.spatial_merge_size, vision.patch_size
-        count, slots, *_, channels = frames.shape
+        count, taps, *_, channels = frames.shape
         kernel = self.param(
             "patch_embed",
             nn.initializers.zeros,
             (channels, vision.temporal_patch_size, patch, patch, vision.hidden_size),
             self.config.param_dtype,
         )
-        if slots != vision.temporal_patch_size:
+        if taps != vision.temporal_patch_size:
             kernel = kernel.sum(axis=1, keepdims=True)
         pixels = (frames.astype(jnp.float32) / 255 - IMAGE_MEAN) / IMAGE_STD
-        pixels = pixels.reshape(count, slots, rows, merge, patch, columns, merge, patch, channels)
+        pixels = pixels.reshape(count, taps, rows, merge, patch, columns, merge, patch, channels)
         # to [N, row, column, merge row, merge column, C, t, patch row, patch column]
         pixels = pixels.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
         pixels = pixels.reshape(count, rows * columns, -1)

@@ -1,9 +1,9 @@
-"""The arrays of a weights folder on disk: Zarr 3 in the places where Orbax looks for them.
+"""The arrays of a weights folder on disk: Zarr 3, at the paths where Orbax looks for them.
 
-Orbax saves whole arrays. One of our stacked leaves is 3.8 GB at 7B and 39 GB at 72B, so Orbax only
-lays the checkpoint out here, with one-element arrays, and TensorStore, the library that Orbax
-itself stores arrays with, makes each of them anew in its true shape and fills it slice by slice.
-Each chunk ends with a CRC-32C, which TensorStore compares whenever it reads the chunk.
+Orbax saves whole arrays, but one of our stacked leaves is 3.8 GB at 7B and 39 GB at 72B. So Orbax
+only lays out the checkpoint, with one-element arrays. TensorStore, the library that Orbax itself
+stores arrays with, then makes each array in its true shape and fills it slice by slice. Each chunk
+ends with a CRC-32C, which TensorStore compares whenever it reads the chunk.
 """
 
 import json
@@ -71,7 +71,7 @@ def create_arrays(folder: Path, shapes: Any) -> dict[LeafPath, ts.TensorStore]:
 
 def open_array(folder: Path, path: LeafPath) -> ts.TensorStore:
     """An array to be read slice by slice; OSError or ValueError where there is none."""
-    # Not writing a chunk of zeros is a damage here, not a choice.
+    # A missing chunk is damage, never a chunk of zeros that was left out.
     spec = _spec(folder, path) | {"fill_missing_data_reads": False}
     return ts.open(spec, open=True, read=True).result()
 
@@ -139,5 +139,5 @@ def _spec(folder: Path, path: LeafPath) -> dict[str, Any]:
 
 
 def _is_a_problem(record: logging.LogRecord) -> bool:
-    """Log filter: Orbax remarks that there is nothing to merge, which is as it should be."""
+    """Log filter: drops Orbax's remark that there is nothing to merge, which is intended."""
     return "Skipping merge of OCDBT" not in record.getMessage()

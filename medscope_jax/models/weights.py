@@ -1,11 +1,11 @@
-"""A model's weights as a folder: what convert imports to, and what runs start from.
+"""A model's weights as a folder, which convert imports to and runs start from.
 
     CKPT/model.json       the ModelConfig; of a part of a model its base folder, with a checksum
     CKPT/params/          the parameter tree, as plain Orbax restores it onto any mesh
     CKPT/tokenizer.json   and the other small files of the Hugging Face folder that it came from
     CKPT/manifest.json    checksums of all of these: what is damaged or edited is refused by name
 
-A folder holds all of a model, or what was trained of it (adapters, say) and where the rest is.
+A folder holds a whole model, or the trained part of one, such as adapters, and the base's path.
 """
 
 import dataclasses
@@ -68,13 +68,13 @@ def read_model(folder: Path) -> ModelConfig:
     """The ModelConfig of a weights folder.
 
     Raises:
-        UserError: the folder is none, or its model.json is broken.
+        UserError: it is no weights folder, or its model.json is broken.
     """
     return _read_model(folder)[0]
 
 
 def base_of(folder: Path) -> Path | None:
-    """The folder with the rest of the model, of a weights folder that holds a part of one."""
+    """The base folder of a weights folder that holds a part of a model; None of a whole one."""
     return _read_model(folder)[1]
 
 
@@ -98,7 +98,7 @@ def _read_model(folder: Path) -> tuple[ModelConfig, Path | None]:
 
 
 def _check_base(folder: Path, base: Path, known: str) -> None:
-    """UserError where a folder's base is gone, or is no longer the one that it was made on."""
+    """UserError where a folder's base is missing, or has other weights than it was made with."""
     if not (base / MANIFEST).is_file():
         raise UserError(f"{folder} holds a part of a model, and the rest, {base}, is not there")
     if file_checksum(base / MANIFEST) != known:
@@ -109,7 +109,7 @@ def _check_base(folder: Path, base: Path, known: str) -> None:
 
 
 def weight_shapes(config: ModelConfig) -> dict:
-    """param_shapes of a model, with its adapters where config.lora says that it has some."""
+    """param_shapes of a model, with its adapters where config.lora is set."""
     shapes = param_shapes(config)
     return join_params(shapes, adapter_shapes(config, config.lora)) if config.lora else shapes
 
@@ -119,8 +119,8 @@ def load_params(folder: Path, abstract: Any) -> Any:
 
     Args:
         folder: as import or save_params made it.
-        abstract: weight_shapes of its config, or a part of it; shardings say where arrays go (any
-            mesh; none: NumPy arrays), and another dtype casts.
+        abstract: weight_shapes of its config, or a part of it. Arrays go where the shardings say,
+            on any mesh; without shardings they are NumPy's. They are cast to the dtypes.
 
     Raises:
         UserError: the folder is damaged or is another model's.
@@ -143,14 +143,14 @@ def save_params(
 
     Args:
         folder: the new folder.
-        params: the tree of arrays, each of which this process sees in whole; with `base`, only what
-            was trained of it: adapters, or the vision tower. int8 kernels can't be among them.
-        config: the model's; param_dtype is set to what the arrays (or the base's) are.
-        like: the weights folder or Hugging Face folder whose companion files go along.
-        base: the weights folder that has the other leaves. It is pointed to, not copied.
+        params: the tree of arrays, each of which is whole in this process; with `base`, only the
+            trained part: adapters, or the vision tower. int8 kernels can't be among them.
+        config: the model's; param_dtype is set to that of the arrays, or of the base's.
+        like: the weights folder or Hugging Face folder whose companion files are copied.
+        base: the weights folder that has the other leaves. Its path is stored, nothing is copied.
 
     Raises:
-        UserError: the folder exists, or `base` is none.
+        UserError: the folder exists, or `base` is no weights folder.
         ValueError: the leaves are not the model's.
     """
     given = {path: leaf.shape for path, leaf in leaves(params)}
@@ -181,7 +181,7 @@ def write_model(
     Writes model.json, the companion files of the folder `like`, and the manifest.
     """
     values = dataclasses.asdict(config)
-    del values["attention"]  # of the devices that it ran on, not of the model
+    del values["attention"]  # a matter of devices, not of the model
     if base is not None:
         known = file_checksum(base / MANIFEST)
         values = {"base": str(base.resolve()), "base_manifest": known, **values}
@@ -192,7 +192,7 @@ def write_model(
 
 
 def copy_companions(source: Path, target: Path) -> None:
-    """Copies the COMPANIONS that are there."""
+    """Copies those of the COMPANIONS that `source` has."""
     for name in COMPANIONS:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
@@ -221,7 +221,7 @@ def open_arrays(folder: Path, shapes: Any) -> dict[LeafPath, ts.TensorStore]:
 
 
 def _check_chunks(homes: Mapping[LeafPath, Path]) -> None:
-    """UserError where a chunk of one of these arrays is gone or stands for another."""
+    """UserError where a chunk of one of these arrays is missing or is another's."""
     for home in dict.fromkeys(homes.values()):
         mine = {".".join(path) for path, at in homes.items() if at == home}
         files = read_manifest(home, REMEDY)
@@ -236,7 +236,7 @@ def shorten(problems: list[str], most: int = 20) -> str:
 
 
 def _homes(folder: Path, shapes: Any) -> dict[LeafPath, Path]:
-    """The folder that holds each leaf: this one, or the base where this one has it not."""
+    """The folder that holds each leaf: this one, or the base where this one lacks it."""
     base = _read_model(folder)[1]
     own = {path: base is None or array_folder(folder, path).is_dir() for path, _ in leaves(shapes)}
     return {path: folder if mine else base for path, mine in own.items()}

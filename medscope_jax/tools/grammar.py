@@ -1,7 +1,7 @@
-"""The call grammar: the host specification of what a tool call means.
+"""The call grammar: the host specification of a tool call.
 
-`parse_call` is the one definition of a call's meaning. It is built on `json.loads`, and the jitted
-interpreter (`interpreter.py`) must agree with it on every input: tool, times and status.
+`parse_call` defines what a call means. It is built on `json.loads`, and the jitted interpreter
+(`interpreter.py`) must agree with it on every input: tool, times and status.
 """
 
 import enum
@@ -76,12 +76,12 @@ def error_text(status: int) -> str:
 def parse_call(text: str, duration: float) -> Call:
     """Read the text between the tool_call tags as a call on a video of `duration` seconds.
 
-    Times and duration are rounded to float32 first (as float32(float(text))), and every rule is
-    applied to the rounded values, so that a device without float64 can agree exactly:
-    start < 0 is NEGATIVE_TIME (-0.0 is not), start or timestamp >= duration is BEYOND_DURATION,
-    end <= start is EMPTY_WINDOW (a negative end too), and end > duration is clamped to duration.
-    Numbers beyond float64 are NOT_A_NUMBER; those only beyond float32 are merely very late. An
-    argument that is null, a string, true or false is NOT_A_NUMBER. Never raises on any text.
+    Times and duration are first rounded to float32, as float32(float(text)), and every rule is
+    applied to the rounded values, so that a device without float64 can agree exactly: start < 0 is
+    NEGATIVE_TIME (-0.0 is not), start or timestamp >= duration is BEYOND_DURATION, end <= start is
+    EMPTY_WINDOW (a negative end too), and end > duration is clamped to duration. Numbers beyond
+    float64 are NOT_A_NUMBER; beyond float32 alone, they count as infinite. An argument that is
+    null, a string, true or false is NOT_A_NUMBER. Never raises, whatever the text.
     """
     name, arguments = _name_and_arguments(text)
     if arguments is None:

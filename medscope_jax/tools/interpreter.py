@@ -1,7 +1,7 @@
 """The tool interpreter on device: sampled token ids in, a call or a typed error out.
 
-ids -> bytes -> JSON automaton with a stack of bits -> where the name and the times stand -> exact
-decimal to float32 -> the rules of `grammar.parse_call`, which is this module's specification. No
+ids -> bytes -> JSON automaton with a stack of bits -> places of the name and the times -> exact
+decimals to float32 -> the rules of `grammar.parse_call`, which is this module's specification. No
 host, no callback, no float64: it runs inside the rollout's compiled loop.
 """
 
@@ -22,7 +22,7 @@ _TIMES = (A.WORD_START, A.WORD_END, A.WORD_TIMESTAMP)
 
 @flax.struct.dataclass
 class ByteTable:
-    """What each token id stands for: `data[start[i] : start[i] + size[i]]`. A pytree."""
+    """The bytes of each token id i: `data[start[i] : start[i] + size[i]]`. A pytree."""
 
     data: jax.Array  # uint8, all pieces one after the other
     start: jax.Array  # int32 [vocabulary]
@@ -134,9 +134,9 @@ def _step(s: _State, byte: jax.Array, position: jax.Array) -> _State:
     tool = jnp.where(named & (read == A.WORD_FRAME), Tool.GET_FRAME, tool)
     # A repeated "arguments" replaces the former one as a whole.
     renewed = outer & is_arguments
-    slot = s.word[:, None] == jnp.array(_TIMES, jnp.int32)
+    is_time = s.word[:, None] == jnp.array(_TIMES, jnp.int32)
     places = jnp.where(renewed[:, None], -1, s.places)
-    places = jnp.where(inner[:, None] & slot, position, places)
+    places = jnp.where(inner[:, None] & is_time, position, places)
     return _State(
         state=state,
         depth=s.depth + push - pop,

@@ -1,4 +1,4 @@
-"""Which frames of the bank a call shows: the device function and its host specification."""
+"""Which frames of a video a call shows: the device function and its host specification."""
 
 import jax
 import jax.numpy as jnp
@@ -17,21 +17,27 @@ def select_frames(
     length: jax.Array,
     max_frames: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Frames of one video that a valid call shows, as (indices [max_frames] int32, count int32).
-
-    `times` [T] float32 seconds, ascending over the first `length` entries; padding beyond `length`
-    is never chosen. `start`, `end` in seconds (get_frame: the timestamp is `start`). Pure and
-    vmap-able. Unused slots hold index 0. No tool shows no frame. The call's status is not known
-    here: a failed call shows its error text in place of frames.
+    """The frames of one video that a valid call shows; for one row, see vmap.
 
     crop_video: the frames with start <= time <= end; more than `max_frames` are thinned evenly,
     first and last kept; if there is none, the one nearest to the middle.
     get_frame: the three nearest frames in time order, ties to the earlier.
+    No tool: none. A failed call shows its error text in place of frames, whatever is returned here.
 
         times 0 1 2 3 4 5, crop 1.0-4.0, max_frames 3  ->  indices 1 3 4, count 3
+
+    Args:
+        tool: [] int32, a Tool.
+        start, end: [] float32 seconds; get_frame's timestamp is `start`.
+        times: [T] float32 seconds, ascending over the first `length` entries; the others are
+            padding and never chosen.
+        length: [] int32.
+
+    Returns:
+        (indices [max_frames] int32, count [] int32); indices beyond count are 0.
     """
     num_frames = times.shape[0]
-    slot = jnp.arange(max_frames, dtype=jnp.int32)
+    place = jnp.arange(max_frames, dtype=jnp.int32)
     index = jnp.arange(num_frames, dtype=jnp.int32)
     valid = index < length
 
@@ -39,7 +45,7 @@ def select_frames(
     total = jnp.sum(inside, dtype=jnp.int32)
     first = jnp.argmax(inside).astype(jnp.int32)
     kept = jnp.minimum(total, max_frames)
-    crop = first + _spread(slot, total, kept)
+    crop = first + _spread(place, total, kept)
     middle = _nearest(times, valid, 0.5 * (start + end))
     crop = jnp.where(total > 0, crop, middle)
     crop_count = jnp.where(total > 0, kept, jnp.minimum(length, 1))
@@ -59,7 +65,7 @@ def select_frames(
         [tool == Tool.CROP_VIDEO, tool == Tool.GET_FRAME], [crop_count, frame_count], 0
     ).astype(jnp.int32)
     indices = jnp.where(tool == Tool.CROP_VIDEO, crop, frame)
-    return jnp.where(slot < count, indices, 0).astype(jnp.int32), count
+    return jnp.where(place < count, indices, 0).astype(jnp.int32), count
 
 
 def _nearest(times: jax.Array, allowed: jax.Array, moment: jax.Array) -> jax.Array:
@@ -68,13 +74,13 @@ def _nearest(times: jax.Array, allowed: jax.Array, moment: jax.Array) -> jax.Arr
     return jnp.argmin(distance).astype(jnp.int32)
 
 
-def _spread(slot, total, kept):
-    """Offsets of `kept` of `total` frames: round(slot * (total - 1) / (kept - 1)), halves up.
+def _spread(place, total, kept):
+    """Offsets of `kept` of `total` frames: round(place * (total - 1) / (kept - 1)), halves up.
 
-    Integers only, so host and device cannot differ. A single slot shows the middle frame.
+    Integers only, so host and device cannot differ. With kept = 1 it is the middle frame.
     """
     last, gaps = total - 1, kept - 1
-    spread = (2 * slot * last + gaps) // (2 * gaps + (gaps < 1) * 2)
+    spread = (2 * place * last + gaps) // (2 * gaps + (gaps < 1) * 2)
     return spread + (gaps == 0) * (last // 2)
 
 

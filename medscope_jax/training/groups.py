@@ -1,4 +1,4 @@
-"""Groups of rollouts on the host: read, judged, rewarded; picked, put together and summed up."""
+"""Groups of rollouts on the host: judging, rewards, dynamic sampling's picks, and a summary."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ from medscope_jax.tools import CallStatus
 
 @dataclasses.dataclass(frozen=True)
 class Groups:
-    """The judged rollouts of P questions, G each: rows i * G ... are those of question i."""
+    """The judged rollouts of P questions, G each: rows i * G to i * G + G - 1 are question i's."""
 
     rows: np.ndarray  # [P] int number of each question among the records
     places: np.ndarray  # [P] int32 video of each question, in the split's bank
@@ -34,20 +34,20 @@ class Groups:
     def totals(self) -> np.ndarray:
         """Rewards [P, G] float32.
 
-        A rollout that the judge gave no score stands at the mean of its group's others (0 where
-        there is none): they keep their mean, and it has no advantage.
+        A rollout without a judge's score gets the mean of its group's others (0 without others), so
+        that it has no advantage and the others' mean stays.
         """
         totals = np.array([reward.total for reward in self.scored], np.float32)
         totals = totals.reshape(len(self.rows), -1)
         known = ~np.isnan(totals)
-        # In float64: where the others are rewarded alike, their mean is that very reward.
+        # In float64, so that the mean of equal rewards is that very reward.
         sums = np.sum(totals, axis=1, where=known, keepdims=True, dtype=np.float64)
         means = sums / np.maximum(np.sum(known, axis=1, keepdims=True), 1)
         return np.where(known, totals, means).astype(np.float32)
 
     @property
     def signal(self) -> np.ndarray:
-        """[P] bool: whose rollouts were not all rewarded alike; the others have no advantage."""
+        """[P] bool: whether a question's rewards differ; without a difference, no advantage."""
         return np.ptp(self.totals, axis=1) > 0
 
 
@@ -107,7 +107,7 @@ def replace_groups(kept: Groups, fresh: Groups) -> tuple[Groups, int]:
 
 
 def judge_all(found: Sequence[Trajectory], asked: Sequence[dict], judge: Judge) -> list[float]:
-    """What the judge says of each trajectory's answer to the question beside it; NaN: nothing."""
+    """The judge's score of each trajectory's answer to its question; NaN: it gave none."""
     return judge(asked, [extract_answer(t.text) or "" for t in found])
 
 
@@ -117,10 +117,13 @@ def reward_all(
     scores: Sequence[float],
     config: RewardConfig,
 ) -> list[Reward]:
-    """The reward of each trajectory of the question beside it.
+    """The reward of each trajectory.
 
-    scores: of judge_all. Where the judge gave none, accuracy and total are NaN, too, unless there
-    is no usable answer, whose accuracy is 0 whatever a judge says.
+    Args:
+        found: N trajectories.
+        asked: N records, the question of each.
+        scores: N of judge_all. Where one is NaN, so are accuracy and total, unless the trajectory
+            has no usable answer: its accuracy is 0 whatever a judge says.
     """
 
     def reward(trajectory: Trajectory, question: dict, score: float) -> Reward:
@@ -142,8 +145,8 @@ def reward_all(
 def summarize(drawn: Sequence[Groups]) -> dict[str, float]:
     """What to log of all the rollouts of a step: rewards by part, tool use, errors, lengths.
 
-    Of every rollout that was drawn, also of those that were replaced: a mean over the groups that
-    are kept for their signal would flatter (or slander) the policy.
+    Rollouts that were replaced count too: a mean over the groups that were kept for their signal
+    would be biased.
     """
     found = [trajectory for groups in drawn for trajectory in groups.found]
     scored = [reward for groups in drawn for reward in groups.scored]

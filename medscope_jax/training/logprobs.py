@@ -1,9 +1,9 @@
 """Log-probabilities of the generated tokens of a batch of episodes, from one forward pass.
 
 Scores over the vocabulary are the largest array of a step by far: 8 rows with 3,000 generated
-tokens of a 152,000-word vocabulary are 14.6 GB. So only the generated tokens get scores, and where
-these would still be too many, they are computed, reduced to a token's log-probability and entropy,
-and forgotten chunk by chunk; the backward pass computes each chunk anew.
+tokens and a vocabulary of 152,000 take 14.6 GB. So only the generated tokens get scores. Where
+these are still too many, they are computed chunk by chunk, reduced to each token's log-probability
+and entropy, and dropped; the backward pass computes each chunk anew.
 """
 
 from typing import NamedTuple
@@ -22,21 +22,21 @@ CHUNK_BYTES = 128 * 2**20
 
 
 class Targets(NamedTuple):
-    """The generated tokens of a batch, packed to the front: G at most a row.
+    """The generated tokens of a batch, at most G a row, gathered to the front.
 
     Only these need scores over the vocabulary, a fraction of an episode's positions.
     """
 
-    slots: jax.Array  # [B, G] int32 slot of each generated token; 0 where there are fewer
-    mask: jax.Array  # [B, G] bool
+    positions: jax.Array  # [B, G] int32, of each generated token in its row; 0 where masked
+    mask: jax.Array  # [B, G] bool, False beyond a row's generated tokens
 
 
 def find_targets(role: jax.Array, count: int) -> Targets:
-    """Targets of roles [B, L]; count, G, must hold every row's generated tokens."""
+    """The Targets of roles [B, L]; no row may have more than count = G generated tokens."""
     generated = role == Role.GENERATED
-    slots = jnp.argsort(~generated, axis=1, stable=True)[:, :count]
-    mask = jnp.take_along_axis(generated, slots, axis=1)
-    return Targets(jnp.where(mask, slots, 0), mask)
+    positions = jnp.argsort(~generated, axis=1, stable=True)[:, :count]
+    mask = jnp.take_along_axis(generated, positions, axis=1)
+    return Targets(jnp.where(mask, positions, 0), mask)
 
 
 def token_logprobs(
@@ -51,14 +51,14 @@ def token_logprobs(
     temperature: float = 1.0,
     local: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """Log-probabilities of the generated tokens from one full forward pass.
+    """Log-probabilities of the generated tokens, from one forward pass over whole rows.
 
     Args:
         tokens, role: [B, L], see Episode.
         index: [B, L] what each position shows of the flat bank, see bank.flat_index; -1: text.
         bank: flat bank [R, D].
         temperature: that the tokens were sampled with; 0 (greedy) counts as 1.
-        local: what a row shows lies with the row, see models.embed.
+        local: on a mesh, a row's visual tokens lie on its own devices, see models.embed.
 
     Returns:
         (logprobs [B, G], entropy [B, G]), 0 where targets.mask is False.
@@ -67,8 +67,8 @@ def token_logprobs(
     positions, _ = mrope_positions(index, valid, grid, jnp.zeros(tokens.shape[:1], jnp.int32))
     inputs = embed(params, model, tokens, index, bank, local)
     hidden = forward(params, model, inputs, positions, valid)
-    # The token in slot i is predicted from slot i - 1; slot 0 is never generated.
-    before = jnp.maximum(targets.slots - 1, 0)[..., None]
+    # A token is predicted from the position before it; the first position is never generated.
+    before = jnp.maximum(targets.positions - 1, 0)[..., None]
     hidden = jnp.take_along_axis(hidden, before, axis=1)
     return score_targets(params, model, hidden, tokens, targets, temperature)
 
@@ -85,16 +85,16 @@ def packed_logprobs(
     size: Packing,
     temperature: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """As token_logprobs, of rollouts whose groups share a prompt, which is computed once each.
+    """As token_logprobs, of rollouts in groups that share a prompt; each prompt is computed once.
 
-    On a mesh, the frames that a row shows must lie in its device's part of the bank, as those of
-    rollouts do.
+    On a mesh, a row's visual tokens must lie in its device's part of the bank, as those of rollouts
+    do. size: as of packing.pack.
     """
     inputs, index, positions, packed, begin = pack(tokens, index, role, size, grid)
     inputs = embed(params, model, inputs, index, bank, local=True)
     hidden = constrain(forward(params, model, inputs, positions, packed), BATCH, None, None)
-    # Without being told, XLA would have every device hold all rows' values.
-    hidden = constrain(unpack(hidden, targets.slots - 1, begin, size), BATCH, None, None)
+    # Without the constraint, XLA has every device hold all rows' values.
+    hidden = constrain(unpack(hidden, targets.positions - 1, begin, size), BATCH, None, None)
     return score_targets(params, model, hidden, tokens, targets, temperature)
 
 
@@ -107,10 +107,14 @@ def score_targets(
     temperature: float = 1.0,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> tuple[jax.Array, jax.Array]:
-    """Log-probabilities and entropy [B, G] of the targets from hidden [B, G, D] before them.
+    """Log-probabilities and entropy [B, G] of the targets.
 
-    chunk_bytes: most float32 scores a device. Where all fit, they are computed at once; else in
-    chunks of equally many positions of every row, so that rows stay where the mesh has them.
+    Args:
+        hidden: [B, G, D], of the position before each target.
+        tokens: [B, L].
+        chunk_bytes: most bytes of float32 scores on a device. Where all fit, they are computed at
+            once; else in chunks of equally many positions of every row, so that rows stay on their
+            devices.
     """
 
     def score(hidden, wanted):
@@ -120,11 +124,11 @@ def score_targets(
         chosen = jnp.take_along_axis(every, wanted[..., None], axis=-1)[..., 0]
         return chosen, -jnp.sum(jnp.exp(every) * every, axis=-1)
 
-    wanted = jnp.take_along_axis(tokens, targets.slots, axis=1)
+    wanted = jnp.take_along_axis(tokens, targets.positions, axis=1)
     rows, count = wanted.shape
     position_bytes = 4 * split_size(rows, BATCH)
     position_bytes *= split_size(model.text.vocab_size, TENSOR)
-    shards = free_axes().get("context", 1)  # positions are split over these as slots are
+    shards = free_axes().get("context", 1)  # which split a row's positions
     parts = -(-count // (max(1, chunk_bytes // position_bytes) * shards))
     if parts == 1:
         chosen, entropy = score(hidden, wanted)
@@ -132,7 +136,7 @@ def score_targets(
         size = -(-count // (parts * shards)) * shards
 
         def split(x):
-            """[B, G, ..] to [parts, B, size, ..]; what fills up the last part is dropped again."""
+            """[B, G, ..] to [parts, B, size, ..]; the last part's padding is dropped below."""
             x = jnp.pad(x, [(0, 0), (0, parts * size - count)] + [(0, 0)] * (x.ndim - 2))
             return jnp.moveaxis(x.reshape(rows, parts, size, *x.shape[2:]), 1, 0)
 

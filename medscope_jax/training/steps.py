@@ -1,6 +1,6 @@
 """The training steps, as pure functions: supervised (stages 1 and 2) and GA-GRPO (stage 3).
 
-All of them see an episode the same way: embed tokens and bank frames, one causal forward pass,
+Both compute the same of an episode: embed tokens and visual tokens, one causal forward pass,
 log-probabilities of the generated tokens.
 """
 
@@ -35,8 +35,12 @@ def sft_step(
         batch: tokens, visual_index, role [B, L], and the visual tokens of each row: visual
             [B, M, D], M a multiple of a frame's tokens, or frames uint8 [B, F, H, W, 3], which are
             encoded inside the step, so that gradients reach a vision tower that trains. Or the
-            batch in parts of other B and L each, see training/lengths.py.
+            batch in parts of other B and L each, see length_bucketing.py.
         targets: G, most generated tokens of a row; of each part, the last being the whole batch's.
+        train_vision: whether the vision tower trains too.
+
+    Returns:
+        (state, metrics: loss, entropy, gradient_norm).
     """
 
     def sums_of(params: dict, rows: dict, most: int) -> jax.Array:
@@ -94,16 +98,17 @@ def ga_grpo_step(
         episode: B rows as sampled; each size.group in a row share a prompt and a video.
         advantages: [B].
         bank: flat bank [P * T * S, D] of the groups' videos, in the groups' order.
-        reference: the policy that a KL penalty pulls to, as what it has in place of (or beside)
-            the frozen parameters: its trained part, {} for the model without its adapters, or all
-            of its parameters. None without a penalty.
+        reference: the policy that a KL penalty pulls to, as the leaves that it has in place of the
+            trained ones or beside the frozen ones: its trained part, {} for the model without its
+            adapters, or all of its parameters. None without a penalty.
         micro_batch: most rows of one forward and backward pass (but never less than a group);
             gradients add up over the batch, and the result does not depend on it.
 
     Returns:
-        (state, metrics). Old log-probabilities are the episode's, as sampled, however many steps
-        are taken on it: ratio_mean and ratio_max are to those, logprob_gap_mean and logprob_gap_max
-        the distance to them. Before the first step that distance is the sampler's own error.
+        (state, metrics). Old log-probabilities are those of the episode, as sampled, however many
+        steps are taken on it: ratio_mean and ratio_max are to them, logprob_gap_mean and
+        logprob_gap_max the distance from them. Before the first step that distance is the error
+        between sampler and trainer.
     """
     groups = advantages.shape[0] // size.group
     parts = -(-groups // max(1, micro_batch // size.group))
@@ -115,13 +120,13 @@ def ga_grpo_step(
     wanted = find_targets(episode.role, targets)
     normalizer = loss_normalizer(wanted.mask, loss.aggregation)
     total = jnp.maximum(jnp.sum(wanted.mask), 1)
-    old = jnp.take_along_axis(episode.logprobs, wanted.slots, axis=1)
+    old = jnp.take_along_axis(episode.logprobs, wanted.positions, axis=1)
     video = jnp.arange(len(advantages)) // size.group
     index = flat_index(video, episode.visual_index, len(bank) // groups)
     data = (episode.tokens, index, episode.role, wanted, old, advantages)
 
     def split(x):
-        """Group i goes to part i % parts: each then lies spread over the devices as all do."""
+        """Group i goes to part i % parts, so that a part is split over the devices as all are."""
         x = x.reshape(groups // parts, parts, size.group, *x.shape[1:]).swapaxes(0, 1)
         return x.reshape(parts, -1, *x.shape[3:])
 

@@ -1,4 +1,4 @@
-"""What training changes, and how: the state, its optimizer and which parameters it may touch."""
+"""The training state, its optimizer, and which parameters a stage trains."""
 
 from collections.abc import Mapping
 
@@ -35,7 +35,7 @@ class TrainState:
     step: jax.Array  # [] int32 optimizer steps tried: those taken and those skipped
     params: dict  # the whole model, {"vision": ..., "text": ...}
     opt_state: optax.OptState  # of the trained part only; its counts are of steps taken
-    key: jax.Array  # [] the stage's random key; step k uses fold_in(key, k)
+    key: jax.Array  # [] the stage's random key; step k takes fold_in(key, k)
     skipped: jax.Array = np.int32(0)  # [] steps whose loss or gradient was not finite
     skipped_in_row: jax.Array = np.int32(0)  # [] of these, the ones since the last step taken
 
@@ -52,13 +52,13 @@ def trained(params: Mapping, train_vision: bool) -> dict:
 def stage_params(params: dict, model: ModelConfig, stage: Mapping, key: jax.Array) -> dict:
     """The parameters that a stage starts from, in the form that it trains.
 
-    With adapters: the base frozen as model.lora.base says (a vision tower that trains is in
-    model.param_dtype), and float32 adapters: those of the stage before, or new ones. One adapter
-    thus goes through all stages, and always stands on the same base. Without: every weight in
-    model.param_dtype, with the adapters of the stage before merged. A model that never has
-    adapters: as they are.
+    A model that never has adapters: as they are. A stage with adapters: the base frozen as
+    model.lora.base says, a vision tower that trains in model.param_dtype, and float32 adapters,
+    those of the stage before or new ones; one adapter thus goes through all stages on one base. A
+    stage without: every weight in model.param_dtype, the adapters of the stage before merged.
 
     Args:
+        params: of the stage before.
         stage: a config's stage section, of which lora and train_vision are read.
         key: random key of new adapters.
     """
@@ -74,13 +74,13 @@ def stage_params(params: dict, model: ModelConfig, stage: Mapping, key: jax.Arra
 
 
 def kl_reference(params: dict, section: Mapping) -> dict | None:
-    """What a KL penalty of stage 3 pulls to: the `reference` of ga_grpo_step.
+    """The policy that stage 3's KL penalty pulls to, as the `reference` of ga_grpo_step.
 
     Args:
         params: that stage 3 starts from.
-        section: a config's rl section. kl_reference "start" is the policy that stage 3 starts from:
-            its trained part, with adapters only those; copy it before updates donate it. "base" is
-            the model with its adapters off, which takes no memory.
+        section: a config's rl section. kl_reference "start" is the policy that stage 3 starts from,
+            of which the trained part is enough; copy it before updates donate it. "base" is the
+            model without its adapters, which takes no memory.
     """
     if not section["kl_coefficient"]:
         return None
@@ -99,8 +99,8 @@ def make_schedule(stage: Mapping, steps: int) -> optax.Schedule:
 def make_optimizer(stage: Mapping, steps: int) -> optax.GradientTransformation:
     """AdamW with clipping, linear warm-up and cosine decay, from a config's stage section.
 
-    steps: optimizer steps in all. Norm scales and biases decay like all else, as in the reference
-    recipe of the peers.
+    steps: optimizer steps in all. Weight decay is on norm scales and biases too, as in the peers'
+    recipes.
     """
     return optax.chain(
         optax.clip_by_global_norm(stage["clip_norm"]),
@@ -154,11 +154,10 @@ def apply_gradients(
 ) -> tuple[TrainState, jax.Array]:
     """One optimizer step, or none where the loss or the gradients' norm is not finite.
 
-    A skipped step leaves parameters and optimizer, its schedule included, bitwise as they are; it
-    is counted, and the state's step (hence the random keys) goes on. After SKIPS_TO_STOP of them in
-    a row nothing changes any more, whatever follows. All of this is decided on the device, so that
-    a host that looks at the counters only now and then still finds the state, and the step, at
-    which the run was to stop.
+    A skipped step leaves parameters and optimizer, its schedule included, bitwise as they are. It
+    is counted, and the state's step, and with it the random keys, goes on. After SKIPS_TO_STOP of
+    them in a row nothing changes any more. The device decides this, so that a host that reads the
+    counters only now and then finds the state, and the step, at which the run was to stop.
 
     Returns:
         (state, global norm of the gradients before clipping).

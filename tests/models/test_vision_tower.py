@@ -46,7 +46,7 @@ def test_every_patch_has_one_slot(shape):
     grid = vision.make_grid(CONFIG.vision, *shape)
     assert sorted(grid.order) == list(range(shape[0] * shape[1]))
     np.testing.assert_array_equal(
-        grid.slots[grid.slots >= 0],
+        grid.places[grid.places >= 0],
         np.arange(shape[0] * shape[1] * CONFIG.vision.spatial_merge_size**2),
     )
 

@@ -50,7 +50,7 @@ def packed(text, batch, bank, cotangent, size):
         )  # fmt: skip
         rows = jnp.arange(len(found))[:, None]
         # Masked targets hold 0 and aim at slot 0, which is never generated.
-        return jnp.zeros(batch["role"].shape).at[rows, targets.slots].add(found)
+        return jnp.zeros(batch["role"].shape).at[rows, targets.positions].add(found)
 
     values, pull = jax.vjp(of, text)
     return values, pull(cotangent)[0]

@@ -1,14 +1,14 @@
 """Self-attention by cuDNN's flash attention, for GPUs.
 
-cuDNN knows causal rows of some length, not packed ones. So each conversation of a packed row is
-laid out as a row of its own, its real slots first, and what it finds is put back:
+cuDNN takes causal rows of any length, but no packed ones. So each conversation of a packed row is
+laid out as a row of its own, its real positions first, and the results are put back:
 
     packed    Q Q . a b . d . .    attended to    Q Q a b . .
                                                   Q Q d . . .
 
-A shared prompt is thus attended from once for each conversation, which costs arithmetic: its keys
-had to be read for each one anyway. Everything else of a packed row is still done once, and nothing
-of length x length ever exists.
+The queries of a shared prompt are thus computed once for each conversation, which costs arithmetic
+but no bytes: its keys are read for each one anyway. All else of a packed row is done once, and no
+array of length x length ever exists.
 """
 
 from typing import Literal, NamedTuple
@@ -23,17 +23,23 @@ WIDEST_HEAD, HEAD_STEP = 128, 8  # heads' widths that all of these take
 
 
 class Conversations(NamedTuple):
-    """Where the G conversations of P rows of T slots stand once they are rows of their own."""
+    """How the G conversations of P packed rows of T positions become rows of S places each.
 
-    slots: jax.Array  # int32 [P, G, S]: the slot that each place shows, real ones first
-    lengths: jax.Array  # int32 [P, G]: how many are real
-    places: jax.Array  # int32 [P, T]: of each slot, in [0, G * S); a prompt's with the first one
+    Attributes:
+        positions: int32 [P, G, S], of each place in its packed row, real ones first.
+        lengths: int32 [P, G], how many of the places are real.
+        places: int32 [P, T], of each position, in [0, G * S); a prompt's are conversation 0's.
+    """
+
+    positions: jax.Array
+    lengths: jax.Array
+    places: jax.Array
 
 
 def takes_cudnn(device: jax.Device, width: int) -> bool:
     """Whether the device has this kernel for heads of a width: NVIDIA's from Ampere on.
 
-    A device without a number for its compute capability (AMD's have names) has it not.
+    A device whose compute capability is no number (AMD's is a name) does not have it.
     """
     major = str(getattr(device, "compute_capability", "")).split(".")[0]
     fits = width <= WIDEST_HEAD and width % HEAD_STEP == 0
@@ -47,25 +53,25 @@ def attend_cudnn(
     valid: jax.Array | Packed,
     implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> jax.Array:
-    """Attention of each slot to the valid slots that it may see.
+    """Attention of each position to the valid positions that it may attend to.
 
     Args:
         query: [B, L, H, hd], bfloat16 or float16; key, value: [B, L, K, hd], H a multiple of K.
-        valid: bool [B, T] (causal rows) or Packed, T <= L; slots beyond it are padding.
+        valid: bool [B, T] (causal rows) or Packed, T <= L; positions beyond it are padding.
         implementation: "xla" runs the same call of jax.nn.dot_product_attention anywhere.
 
     Returns:
-        [B, L, H, hd]; slots that are not valid mean nothing, and are finite.
+        [B, L, H, hd]; where a position is not valid, finite numbers without a meaning.
     """
     rows, length = query.shape[:2]
     found = conversations(valid)
-    lengths, count = found.lengths.reshape(-1), found.slots.shape[2]
+    lengths, count = found.lengths.reshape(-1), found.positions.shape[2]
     real = (jnp.arange(count) < lengths[:, None])[..., None, None]
 
     def lay_out(x: jax.Array) -> jax.Array:
-        slots = found.slots.reshape(rows, -1)[..., None, None]
-        x = jnp.take_along_axis(x, slots, axis=1, mode="clip").reshape(-1, count, *x.shape[2:])
-        # Whatever the kernel makes of padding, and of its gradient, ends here.
+        positions = found.positions.reshape(rows, -1)[..., None, None]
+        x = jnp.take_along_axis(x, positions, axis=1, mode="clip").reshape(-1, count, *x.shape[2:])
+        # Whatever the kernel gives for padding, and for its gradient, is dropped.
         return jnp.where(real, x, 0)
 
     lengths = jnp.maximum(lengths, 1)  # a softmax over nothing is not a number
@@ -82,7 +88,7 @@ def attend_cudnn(
 
 
 def conversations(valid: jax.Array | Packed) -> Conversations:
-    """The conversations that rows hold: one each, or those of packed rows."""
+    """The conversations of rows: one each, or several of packed rows."""
     if isinstance(valid, Packed):
         prompt, rest = valid
     else:
@@ -93,11 +99,11 @@ def conversations(valid: jax.Array | Packed) -> Conversations:
     order = jnp.argsort(~real, axis=2, stable=True)
     # Behind the prompt, the rest of conversation g begins g rests later.
     later = own * jnp.arange(group)[:, None]
-    slots = jnp.where(order < shared, order, order + later)
+    positions = jnp.where(order < shared, order, order + later)
     place = jnp.argsort(order, axis=2) + real.shape[2] * jnp.arange(group)[:, None]
     places = [place[:, 0, :shared], place[:, :, shared:].reshape(rows, -1)]
     return Conversations(
-        slots.astype(jnp.int32),
+        positions.astype(jnp.int32),
         jnp.sum(real, axis=2, dtype=jnp.int32),
         jnp.concatenate(places, axis=1).astype(jnp.int32),
     )

@@ -3,15 +3,15 @@
 Heads of one group share a key, so their queries are folded into rows: one [group * N, hd] x
 [hd, M] product for each key-value head. Causal attention goes block by block of queries: a block
 looks at the keys up to its own end only, which saves nearly half the work, and its scores are
-recomputed in the backward pass instead of stored, so memory grows with length, not its square.
+recomputed in the backward pass instead of stored: memory grows with the length, not its square.
 
     block 0   x . . . | . . . . | not computed
               x x . . | . . . .
     block 1   x x x . | . . . .
               x x x x | ...
 
-Conversations that begin alike are packed: their prompt once, then each one's own rest, which looks
-at the prompt and at itself. G rollouts of a question cost one prompt instead of G.
+Conversations that begin alike are packed: their prompt once, then the rest of each, which attends
+to the prompt and to itself. G rollouts of a question cost one prompt instead of G.
 
     prompt    x . . . . . .
               x x . . . . .
@@ -33,7 +33,7 @@ _FEWEST, _MOST = 128, 512  # queries a block
 
 
 class Packed(NamedTuple):
-    """Which slots of P packed questions are real: each row is N prompt slots, then G rests of M."""
+    """Which positions of P packed rows are real: N of a prompt, then G rests of M positions."""
 
     prompt: jax.Array  # bool [P, N]
     rest: jax.Array  # bool [P, G, M]
@@ -65,16 +65,16 @@ def attend(
 
 
 class RowPlan(NamedTuple):
-    """Which conversation each slot of a row belongs to: `prompt` slots, then rests of `rest`."""
+    """How a row is divided: `prompt` positions, then rests of `rest` positions each."""
 
     prompt: int
     rest: int
 
 
 def sees(query: jax.Array, key: jax.Array, plan: RowPlan) -> jax.Array:
-    """Whether slot `query` may look at slot `key`: both int32, arrays of shapes that broadcast.
+    """Whether position `query` attends to position `key`: int32 arrays of shapes that broadcast.
 
-    A slot of a rest looks at the prompt and at its own rest up to itself, as drawn above.
+    A position of a rest attends to the prompt and to its own rest up to itself, as drawn above.
     """
     own = plan.prompt + (query - plan.prompt) // plan.rest * plan.rest  # where its rest begins
     return (key <= query) & ((key < plan.prompt) | (key >= own))
@@ -83,7 +83,7 @@ def sees(query: jax.Array, key: jax.Array, plan: RowPlan) -> jax.Array:
 def attend_causal(
     query: jax.Array, key: jax.Array, value: jax.Array, valid: jax.Array, exact
 ) -> jax.Array:
-    """Attention of slot i to the valid slots up to i: as attend, with M = N and valid [B, N]."""
+    """Attention of each position to the valid ones up to it: as attend, M = N, valid [B, N]."""
 
     def allowed(start: int, end: int) -> jax.Array:
         order = jnp.arange(start, end)[:, None] >= jnp.arange(end)
@@ -99,10 +99,10 @@ def attend_blocks(
     allowed: Callable[[int, int], jax.Array],
     exact,
 ) -> jax.Array:
-    """As attend, block by block of queries, of which only one's scores exist at a time.
+    """As attend, block by block of queries: only one block's scores exist at a time.
 
-    allowed: (start, end) -> bool [B, end - start, m]: which of the first m keys the queries start
-        to end - 1 look at.
+    allowed: (start, end) -> bool [B, end - start, m]: to which of the first m keys the queries
+        start to end - 1 attend.
     """
     batch, length, heads, width = query.shape
     kv_heads = key.shape[1]
@@ -125,7 +125,7 @@ def attend_packed(
 ) -> jax.Array:
     """Causal attention within the prompt, and of each rest to the prompt and itself.
 
-    As attend_causal, with rows of N + G * M slots in query [P, N + G * M, H, hd] and key, value
+    As attend_causal, with rows of N + G * M positions in query [P, N + G * M, H, hd] and key, value
     [P, K, N + G * M, hd].
     """
     rows, _, heads, width = query.shape

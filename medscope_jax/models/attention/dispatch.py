@@ -1,7 +1,7 @@
-"""Self-attention of whole rows: by which program, and where a row's slots lie on the mesh.
+"""Self-attention of whole rows: the choice of the program, and rows that are split over a mesh.
 
-With a mesh axis `context`, each device holds a part of every row's slots. It looks from its own
-slots at the keys and values of all, which are gathered: with grouped heads they are small.
+With a mesh axis `context`, each device holds a part of every row's positions. Its queries attend to
+the keys and values of all positions, which are gathered: with grouped heads they are small.
 """
 
 import dataclasses
@@ -35,9 +35,9 @@ from medscope_jax.models.model_config import ModelConfig
 
 
 def for_mesh(config: ModelConfig, mesh: Mesh) -> ModelConfig:
-    """The config with the attention of the mesh's devices, which need not be there.
+    """The config with the attention for the mesh's devices, which need not be attached.
 
-    TPUs and GPUs have kernels of their own, for bfloat16: they would round float32.
+    The kernels of TPUs and GPUs are for bfloat16 alone: they would round float32.
     """
     device, kernel = mesh.devices.flat[0], "xla"
     if config.dtype == "bfloat16":
@@ -48,8 +48,8 @@ def for_mesh(config: ModelConfig, mesh: Mesh) -> ModelConfig:
     return dataclasses.replace(config, attention=kernel)
 
 
-def slots_to_add(length: int, config: ModelConfig) -> int:
-    """Slots of padding with which rows of `length` can be attended to on the current mesh."""
+def padding_to_add(length: int, config: ModelConfig) -> int:
+    """Positions to add to rows of `length`, so that the current mesh's attention takes them."""
     shards = free_axes().get("context", 1)
     if config.attention == "splash":
         return padding_for_splash(length, shards)
@@ -63,23 +63,23 @@ def attend_self(
     valid: jax.Array | Packed,
     config: ModelConfig,
 ) -> jax.Array:
-    """Attention of each slot to the valid slots that it may see.
+    """Attention of each position to the valid positions that it may attend to.
 
     Args:
         query: [B, L, H, hd]; key, value: [B, L, K, hd].
-        valid: as of attend_causal or attend_packed; slots beyond it, if L is larger, are padding.
+        valid: as of attend_causal or attend_packed; positions of L beyond it are padding.
 
     Returns:
         [B, L, H, hd].
     """
     exact = precision(config.dtype)
-    own_slots = bool(usable_axes(query.shape[1], SEQUENCE))
-    if config.attention == "cudnn" and not own_slots:
+    is_split = bool(usable_axes(query.shape[1], SEQUENCE))
+    if config.attention == "cudnn" and not is_split:
         return checkpoint_name(attend_cudnn(query, key, value, valid), "attention")
-    if config.attention == "xla" and not own_slots:
+    if config.attention == "xla" and not is_split:
         key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
-        look = attend_packed if isinstance(valid, Packed) else attend_causal
-        return checkpoint_name(look(query, key, value, valid, exact), "attention")
+        attend_dense = attend_packed if isinstance(valid, Packed) else attend_causal
+        return checkpoint_name(attend_dense(query, key, value, valid, exact), "attention")
     length = query.shape[1]
     if isinstance(valid, Packed):
         plan = RowPlan(valid.prompt.shape[1], valid.rest.shape[2])
@@ -94,15 +94,15 @@ def attend_self(
 
 
 def _attend_own(query, key, value, real, plan: RowPlan, exact):
-    """Each device along the context axis attends from its own slots."""
+    """Attention whose queries stay on their devices along the context axis."""
 
     def attend(query, key, value, real):
         first = jax.lax.axis_index("context") * query.shape[1]
         keys = jnp.arange(key.shape[1])
 
         def allowed(start: int, end: int) -> jax.Array:
-            slots = first + jnp.arange(start, end)
-            return sees(slots[:, None], keys, plan) & real[:, None]
+            positions = first + jnp.arange(start, end)
+            return sees(positions[:, None], keys, plan) & real[:, None]
 
         key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
         return attend_blocks(query, key, value, allowed, exact)

@@ -1,9 +1,9 @@
 """Self-attention by JAX's Pallas kernel for TPUs ("splash": sparse flash attention).
 
 The kernel holds scores of one block of queries and keys at a time in the chip's fast memory and
-skips blocks that a mask leaves empty. Masks are rules on slot numbers, see attention.sees: nothing
-of length x length ever exists, on the chip or on the host. Padding is a matter of segments: real
-slots are of segment 1, the others of segment 0, and a slot sees its own segment only.
+skips blocks that a mask leaves empty. Masks are rules on positions, see dense.sees: no array of
+length x length ever exists, on the chip or on the host. Padding is told apart by segments: real
+positions are of segment 1, the others of segment 0, and attention stays within a segment.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from medscope_jax.distributed import BATCH, SEQUENCE, TENSOR, free_axes, split_size, usable_axes
 from medscope_jax.models.attention.dense import RowPlan, sees
 
-SMALLEST_BLOCK, LARGEST_BLOCK = 128, 512  # slots
+SMALLEST_BLOCK, LARGEST_BLOCK = 128, 512  # positions
 
 
 def attend_splash(
@@ -35,7 +35,7 @@ def attend_splash(
     plan: RowPlan,
     interpret: bool = False,
 ) -> jax.Array:
-    """Attention of each slot to the real slots that its plan lets it see.
+    """Attention of each position to the real positions that `plan` allows.
 
     Args:
         query: [B, L, H, hd]; key, value: [B, L, K, hd], H a multiple of K. L is a multiple of
@@ -44,10 +44,10 @@ def attend_splash(
         interpret: run the kernel's program without a TPU, slowly.
 
     Returns:
-        [B, L, H, hd] in query's dtype; slots that are not real mean nothing.
+        [B, L, H, hd] in query's dtype; of no meaning where a position is not real.
     """
     batch, length, heads, width = query.shape
-    slots = usable_axes(length, SEQUENCE)
+    sequence = usable_axes(length, SEQUENCE)
     shards = length // split_size(length, SEQUENCE)
     kernel = _kernel(length, plan, shards, interpret)
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query * width**-0.5, key, value))
@@ -59,23 +59,23 @@ def attend_splash(
         )
 
     if free_axes():
-        # A kernel is one device's program: it is told what the device holds.
+        # A kernel is a program of one device, on that device's part.
         rows, width = usable_axes(batch, BATCH), usable_axes(key.shape[1], TENSOR)
-        rows, slots, width = (axes or None for axes in (rows, slots, width))
+        rows, sequence, width = (axes or None for axes in (rows, sequence, width))
         mesh = jax.sharding.get_abstract_mesh()
-        place = NamedSharding(mesh, PartitionSpec(None, slots))
+        place = NamedSharding(mesh, PartitionSpec(None, sequence))
         whole = PartitionSpec(rows, width)
         attend = jax.shard_map(
             attend,
             in_specs=(
                 kernel.manual_sharding_spec(place),
-                PartitionSpec(rows, width, slots),
+                PartitionSpec(rows, width, sequence),
                 whole,
                 whole,
-                PartitionSpec(rows, slots),
+                PartitionSpec(rows, sequence),
                 PartitionSpec(rows),
             ),
-            out_specs=PartitionSpec(rows, width, slots),
+            out_specs=PartitionSpec(rows, width, sequence),
             axis_names=set(free_axes()),
             check_vma=False,
         )
@@ -84,14 +84,14 @@ def attend_splash(
 
 
 def padding_for_splash(length: int, shards: int) -> int:
-    """Slots to add to `length`, so that blocks of a good size divide each shard of them."""
+    """Positions to add to `length`, so that blocks of a good size divide each of `shards` parts."""
     block = LARGEST_BLOCK if length >= shards * LARGEST_BLOCK else SMALLEST_BLOCK
     return -length % (shards * block)
 
 
 @dataclasses.dataclass(frozen=True)
-class SlotMask(masks.Mask):
-    """attention.sees as the kernel wants it: a rule to compute, never an array of its shape."""
+class PositionMask(masks.Mask):
+    """dense.sees in the kernel's form: a rule to compute, never an array of its shape."""
 
     length: int
     plan: RowPlan
@@ -103,19 +103,19 @@ class SlotMask(masks.Mask):
 
     @functools.cached_property
     def q_sequence(self) -> np.ndarray:
-        """int32 [L]: the slot of each query; with it, the kernel calls mask_function."""
+        """int32 [L]: the position of each query; with it, the kernel calls mask_function."""
         return np.arange(self.length, dtype=np.int32)
 
     @functools.cached_property
     def mask_function(self) -> Callable:
-        """(slots of queries, slots of keys) -> bool."""
+        """(positions of queries, positions of keys) -> bool."""
         return functools.partial(sees, plan=self.plan)
 
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
-        """bool, a block of the mask, or [1, 1] where all of the block is alike.
+        """bool, a block of the mask; or [1, 1] where the whole block is alike.
 
-        Only whether a block is full, empty or mixed counts. At 150,000 slots there are 80,000 of
-        them, and evaluating each would take minutes.
+        The kernel only asks whether a block is full, empty or mixed. At 150,000 positions there are
+        80,000 blocks, and evaluating each would take minutes.
         """
         (top, bottom), (left, right) = ((s.start or 0, s.stop or self.length) for s in index)
         prompt, rest = self.plan
@@ -124,7 +124,7 @@ class SlotMask(masks.Mask):
         if right <= top + 1 and right <= prompt:
             return np.ones((1, 1), bool)
         if min(top, left) >= prompt:
-            first, last = ((slot - prompt) // rest for slot in (top, bottom - 1))
+            first, last = ((query - prompt) // rest for query in (top, bottom - 1))
             if first > (right - 1 - prompt) // rest:
                 return np.zeros((1, 1), bool)
             if first == last == (left - prompt) // rest and right <= top + 1:
@@ -138,7 +138,9 @@ def _kernel(length: int, plan: RowPlan, shards: int, interpret: bool):
     sizes = range(LARGEST_BLOCK, SMALLEST_BLOCK - 1, -SMALLEST_BLOCK)
     block = next((size for size in sizes if length // shards % size == 0), None)
     if block is None or length % shards:
-        raise ValueError(f"{length} slots do not split into {shards} x blocks of {SMALLEST_BLOCK}")
+        raise ValueError(
+            f"{length} positions do not split into {shards} x blocks of {SMALLEST_BLOCK}"
+        )
     blocks = BlockSizes(
         block_q=block,
         block_kv=block,
@@ -150,7 +152,7 @@ def _kernel(length: int, plan: RowPlan, shards: int, interpret: bool):
         block_kv_dq=block,
     )
     return make_splash_mha(
-        masks.MultiHeadMask((SlotMask(length, plan),)),
+        masks.MultiHeadMask((PositionMask(length, plan),)),
         block_sizes=blocks,
         head_shards=1,
         q_seq_shards=shards,

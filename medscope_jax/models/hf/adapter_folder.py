@@ -1,4 +1,4 @@
-"""PEFT's folder of an adapter as a weights folder: the adapters, and where their base is."""
+"""Import of a PEFT adapter's folder as a weights folder: the adapters, and the path of the base."""
 
 import dataclasses
 from pathlib import Path
@@ -25,13 +25,19 @@ def is_adapter(folder: Path) -> bool:
 
 
 def import_adapter(source: Path, base: Path | None, target: Path) -> tuple[LoraConfig, list[str]]:
-    """Makes the weights folder `target` of PEFT's folder `source` and the weights it goes on.
+    """Makes the weights folder `target` of PEFT's folder `source`.
 
-    `base` is pointed to, not copied. Returns what the adapters mean, and notes for the user.
+    Args:
+        source: with adapter_config.json and adapter_model.safetensors.
+        base: the weights folder that the adapter is for. Its path is stored, nothing is copied.
+        target: the new folder.
+
+    Returns:
+        (the adapters' LoraConfig, notes for the user).
 
     Raises:
-        UserError: one line: a file is missing or broken, a setting or tensor is not known, the
-            adapter is another model's, `base` is no whole model, or `target` exists.
+        UserError: a file is missing or broken, a setting or tensor is unknown, the adapter is
+            another model's, `base` is no whole model, or `target` exists.
     """
     check_new(target)
     if not is_adapter(source):

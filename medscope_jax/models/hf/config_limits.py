@@ -1,12 +1,12 @@
-"""What the fields of a model's configs may be: one schema for every file that describes a model."""
+"""Types and ranges of the fields of a model's configs, for every file that describes a model."""
 
 import dataclasses
 from typing import Any
 
 from medscope_jax.errors import UserError
 
-# Least and most of every number of a model's shape, so that what a damaged or foreign file says is
-# refused before anything of that size is made. The largest model of the family (72B) is far inside.
+# Least and most of every number of a model's shape, so that a damaged or foreign file is refused
+# before anything of its size is allocated. The largest model of the family (72B) is far inside.
 _LIMITS = {
     **dict.fromkeys(("depth", "num_hidden_layers"), (1, 1024)),
     **dict.fromkeys(("num_heads", "num_attention_heads", "num_key_value_heads"), (1, 1024)),
@@ -33,7 +33,7 @@ _MOST_ITEMS = 1024  # of a list
 def check_fields(section: Any, prefix: str) -> None:
     """UserError where a field of a dataclass is of another type than its default or out of range.
 
-    A field of None or of a dataclass may be any of either; whole numbers do for floats.
+    A field whose default is None or a dataclass may be either; whole numbers pass for floats.
     """
     for field in dataclasses.fields(section):
         value, default = getattr(section, field.name), field.default

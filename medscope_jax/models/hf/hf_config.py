@@ -52,8 +52,8 @@ def read_hf_config(file: Path) -> ModelConfig:
     """The model that a config.json describes; dtypes are left at their defaults.
 
     Raises:
-        UserError: one line: no such file, another model's, or something that this family's code
-            here has not (other rotary scaling, sliding windows, quantized weights).
+        UserError: no such file, another model's, or one with a feature that is not supported here
+            (other rotary scaling, sliding windows, quantized weights).
     """
     values = read_json_object(file)
     try:
@@ -97,10 +97,10 @@ def from_hf_config(values: Mapping[str, Any]) -> ModelConfig:
 
 
 def stated_dtype(file: Path) -> str | None:
-    """The dtype of a config.json's weights, as NumPy's name; None where it states none of ours.
+    """The dtype of a config.json's weights, as NumPy's name; None where it is none of DTYPES.
 
     Raises:
-        UserError: it is no name.
+        UserError: it is not a name.
     """
     values = read_json_object(file)
     sections = (values, _section(values, "text_config"))
@@ -138,9 +138,9 @@ def hf_config_text(config: ModelConfig, kept: Path | None = None) -> str:
     """The text of an exported model's config.json.
 
     Args:
-        config: what is exported; param_dtype is the dtype of its tensors.
-        kept: a config.json to keep, with all that it says beyond our fields, where it describes
-            the same model; its dtype is set to the exported one's.
+        config: of the exported model; param_dtype is the dtype of its tensors.
+        kept: a config.json to keep, fields that we do not know included, where it describes the
+            same model; its dtype is set to the exported one's.
     """
     dtype = {"torch_dtype": config.param_dtype}
     if kept is not None and kept.is_file():

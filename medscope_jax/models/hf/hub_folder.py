@@ -1,8 +1,8 @@
-"""A Hugging Face folder of weights as one model: which tensors count, and in which type.
+"""A Hugging Face folder of weights as one model: which tensors it has, and in which type.
 
-Whole fine-tunes come in many forms that transformers reads: some tensors in another type, the tied
-embedding stored as the head, a head of its own beside a tied embedding. They are read here as
-transformers reads them, and a line says so; anything else is refused.
+transformers reads whole fine-tunes in many forms: some tensors in another type, the tied embedding
+stored as the head, a head of its own beside a tied embedding. They are read here as transformers
+reads them, with a note for the user; anything else is refused.
 """
 
 import dataclasses
@@ -34,16 +34,16 @@ _BLOCK = 2**24  # elements that are compared at a time
 class HubFolder:
     """A checked folder; nothing of its tensors is in memory."""
 
-    config: ModelConfig  # its dtypes are those that the tensors are to be cast to
-    tensors: dict[str, Tensor]  # by the hub's name: those that the model has
-    notes: list[str]  # what was read otherwise than the files say, a line each
+    config: ModelConfig  # with the dtype that the tensors are to be cast to
+    tensors: dict[str, Tensor]  # the model's, by the hub's names
+    notes: list[str]  # for the user, a line for each departure from what the files say
 
 
 def open_hub_folder(source: Path) -> HubFolder:
     """The model of a Hugging Face folder.
 
-    Where all tensors are of one type that is the model's, whatever config.json says. Where they are
-    of several, it is the one that config.json states, or the widest.
+    Where all tensors are of one type, that is the model's, whatever config.json says. Where they
+    are of several, it is the type that config.json states, or the widest.
 
     Raises:
         UserError: `source` is not a whole, plain Qwen2.5-VL model: every missing, extra, cut off or
@@ -89,7 +89,7 @@ def cast(tensor: Tensor, block: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Rows of a tensor in another type, rounded to the nearest.
 
     Raises:
-        UserError: a number is too large for it.
+        UserError: a number is too large for that type.
     """
     if block.dtype == dtype:
         return block

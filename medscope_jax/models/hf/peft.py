@@ -35,7 +35,7 @@ _HEADS = ("embed_tokens", "lm_head")
 
 
 def peft_state_dict(params: Mapping, model: ModelConfig) -> dict[str, np.ndarray]:
-    """PEFT's tensors (float32, contiguous) of the adapters in params; the rest is not looked at.
+    """PEFT's tensors (float32, contiguous) of the adapters in params; other parameters are ignored.
 
     Raises:
         UserError: there are no adapters.
@@ -84,10 +84,10 @@ def adapter_config(model: ModelConfig, base: str | None = None) -> dict[str, Any
 def import_peft(
     tensors: Mapping[str, np.ndarray], values: Mapping[str, Any], model: ModelConfig
 ) -> tuple[dict, LoraConfig]:
-    """The adapters (float32) of PEFT's tensors and adapter_config.json, and what they mean.
+    """(adapters in float32, their LoraConfig) of PEFT's tensors and adapter_config.json.
 
-    Give the LoraConfig to the ModelConfig that they are used with, and join_params(params,
-    adapters) to the model.
+    To use them, put the LoraConfig into the ModelConfig, and the adapters into the parameters by
+    join_params(params, adapters).
 
     Raises:
         UserError: as plan_peft.
@@ -107,19 +107,19 @@ def import_peft(
 def plan_peft(
     shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, Any], model: ModelConfig
 ) -> tuple[LoraConfig, dict[tuple[str, ...], list[str]]]:
-    """What an adapter means, and where its tensors go.
+    """The LoraConfig of an adapter, and the tensors of each of our leaves.
 
     Args:
         shapes: of the tensors in adapter_model.safetensors, by name.
         values: adapter_config.json's.
-        model: what the adapter is for.
+        model: that the adapter is for.
 
     Returns:
         (LoraConfig, path of each of our stacked leaves -> its tensor in each layer, transposed).
 
     Raises:
-        UserError: one line that names the setting that is not known, the modules that can't be
-            adapted here, or every tensor that is missing, extra or of a wrong shape.
+        UserError: an unknown setting, modules that can't be adapted here, or tensors that are
+            missing, extra or of a wrong shape: all are named in one line.
     """
     settings = read_settings(values)
     modules = _modules(model)
@@ -170,7 +170,10 @@ def plan_peft(
 
 
 def _modules(model: ModelConfig) -> dict[str, tuple[int, str, str] | str]:
-    """What PEFT can adapt, by its path in each spelling: (layer, part, projection), or a name."""
+    """The modules that PEFT can adapt, by each spelling of their paths.
+
+    A decoder's projection is (layer, part, projection), any other module its name.
+    """
     modules: dict[str, tuple[int, str, str] | str] = {}
     for decoder, vision, head in _SPELLINGS:
         for layer in range(model.text.num_hidden_layers):

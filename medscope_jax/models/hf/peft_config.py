@@ -1,9 +1,9 @@
-"""What an adapter_config.json of PEFT means: rank, scale, and which modules are adapted.
+"""Settings of PEFT's adapter_config.json: rank, scale, and which modules are adapted.
 
-Settings are known by name, with the values that this project computes; any other is refused. What
-only mattered while an adapter was made or trained (dropout, where its first values came from) is
-not looked at, but for first values that were taken out of the base's own kernels (PiSSA, OLoRA,
-CorDA, LoftQ, LoRA-GA): such an adapter adds up with kernels that are no longer the base's.
+Settings are known by name, with the values that this project computes; any other is refused. Those
+of initialization and training, such as dropout, are ignored. Initializations that change the base's
+kernels (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) are refused: such an adapter belongs to kernels that
+are no longer the base's.
 """
 
 import json
@@ -21,7 +21,7 @@ _REMEDY = (
     "merge the adapter by PEFT (merge_and_unload, then save_pretrained) and import the folder that "
     "comes of it"
 )
-_UNUSED = (  # of no effect on what a finished adapter computes
+_UNUSED = (  # without an effect on what a finished adapter computes
     *("auto_mapping", "base_model_name_or_path", "revision", "peft_version", "task_type"),
     *("inference_mode", "lora_dropout", "megatron_core", "ensure_weight_tying", "layers_pattern"),
     *("qalora_group_size", "runtime_config", "loftq_config", "eva_config", "corda_config"),
@@ -31,7 +31,7 @@ _READ = (  # by read_settings itself
     *("peft_type", "r", "lora_alpha", "use_rslora", "bias", "init_lora_weights"),
     *("target_modules", "exclude_modules"),
 )
-# Where the first values come from that leave the base as it is.
+# Initializations that leave the base's kernels as they are, and the beginnings of those that don't.
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 _KERNEL_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _LONGEST = 10_000  # characters of a pattern
@@ -49,16 +49,16 @@ class Settings(NamedTuple):
     """The settings of a plain adapter."""
 
     rank: int
-    alpha: float  # the adapter's product counts alpha / rank, also of a rank-stabilized one
-    targets: str | list[str]  # a pattern of whole names, or names and their ends
-    excluded: str | list[str]  # the same, of what is not adapted after all
+    alpha: float  # the factor of an adapter's product is alpha / rank, a rank-stabilized one's too
+    targets: str | list[str]  # a pattern of whole names, or names and ends of names
+    excluded: str | list[str]  # the same, of modules that are left out of the targets
 
 
 def read_settings(values: Mapping[str, Any]) -> Settings:
     """The settings of an adapter_config.json's values.
 
     Raises:
-        UserError: one line that names a setting which is missing, broken or not known.
+        UserError: a setting is missing, broken or unknown.
     """
     if values.get("peft_type") != "LORA":
         kind = repr(values.get("peft_type"))[:60]
@@ -94,12 +94,12 @@ def read_settings(values: Mapping[str, Any]) -> Settings:
 
 
 def adapted(settings: Settings, names: Sequence[str], heads: Collection[str]) -> list[str]:
-    """The modules among `names` (whole paths) that the settings adapt, in their order.
+    """The modules among `names` (whole paths) that the settings adapt, in the order of `names`.
 
-    heads: those that "all-linear" leaves out.
+    heads: the modules that "all-linear" leaves out.
 
     Raises:
-        UserError: a pattern is none, or takes too long.
+        UserError: a pattern is no regular expression, or takes too long.
     """
     if settings.targets == "all-linear":
         found = set(names) - set(heads)
@@ -121,13 +121,13 @@ def _names(values: Mapping[str, Any], key: str) -> str | list[str]:
 
 
 def _matching(wanted: str | list[str], names: Sequence[str]) -> set[str]:
-    """The names that PEFT would find: a pattern's whole matches, or names by their last parts."""
+    """The names that PEFT would find: by a pattern as a whole, or by their last parts."""
     if isinstance(wanted, list):
         ends = set(wanted)
         return {name for name in names if ends.intersection(_ends(name))}
     if re.fullmatch(r"[\w.]*", wanted):  # no pattern but a name, in which a dot is any character
         return {name for name in names if re.fullmatch(wanted, name)}
-    # A pattern can take ages, or all memory: it is tried in a process that can be stopped.
+    # A pattern can take any time and memory, so it is matched in a process that can be stopped.
     command = [sys.executable, "-I", "-S", "-c", _MATCH]
     given = json.dumps([wanted, list(names)])
     try:

@@ -1,4 +1,4 @@
-"""What a Hugging Face folder says of how frames become pixels; what is not done so here is refused.
+"""The preprocessing of frames that a Hugging Face folder states: any but ours is refused.
 
 transformers reads processor_config.json's image_processor and video_processor first, then
 preprocessor_config.json, for videos video_preprocessor_config.json before it.

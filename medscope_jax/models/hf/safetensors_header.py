@@ -5,7 +5,7 @@ place, and the tensors' bytes: one after the other, without holes, up to the fil
 https://huggingface.co/docs/safetensors
 
 The library itself has no bfloat16 for NumPy and does not say which tensors a truncated file lost,
-so the header is read here. Two names alike, and headers of more than 16 MiB, are refused here only.
+so the header is read here. Only here are duplicate names and headers of over 16 MiB refused.
 """
 
 import dataclasses
@@ -78,8 +78,8 @@ def read_header(file: Path) -> dict[str, Tensor]:
     Of a file that was cut off the last ones lie beyond its end, see Tensor.cut.
 
     Raises:
-        UserError: no such file, or its header is cut off or broken: no JSON, a dtype or shape that
-            there is not, tensors that overlap, bytes that belong to none.
+        UserError: no such file, or its header is cut off or broken: no JSON, an impossible dtype or
+            shape, tensors that overlap, bytes that belong to none.
     """
     try:
         with open_regular(file) as stream:

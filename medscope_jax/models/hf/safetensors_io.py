@@ -1,8 +1,7 @@
 """Safetensors files, read and written piece by piece.
 
-The format's own library writes a shard from tensors that are all in memory; here a tensor is read
-by rows (safetensors_header.py says what is read at all), and a shard of any size is written from
-blocks.
+The format's own library writes a shard from tensors that are all in memory. Here a tensor is read
+by rows, and a shard of any size is written from blocks.
 """
 
 import dataclasses
@@ -101,12 +100,12 @@ def _read_index(index: Path) -> dict[str, list[str]]:
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """A tensor to write; its values come when their turn comes."""
+    """A tensor to write; its values are made when it is its turn."""
 
     name: str
     dtype: np.dtype
     shape: tuple[int, ...]
-    blocks: Callable[[], Iterable[np.ndarray]]  # the values in order, cut along the first axis
+    blocks: Callable[[], Iterable[np.ndarray]]  # gives the values, cut along the first axis
 
     @property
     def size(self) -> int:
@@ -166,7 +165,7 @@ def write_file(file: Path, tensors: Sequence[Planned]) -> None:
 
 
 def make_header(tensors: Sequence[Planned]) -> bytes:
-    """All that stands in a file before the first tensor's bytes."""
+    """All bytes of a file before the first tensor's."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers asks for it
     kinds = {dtype: kind for kind, dtype in DTYPES.items()}
     end = 0

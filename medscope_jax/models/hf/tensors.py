@@ -24,7 +24,7 @@ _SPELLINGS = {  # beginning of a name -> of the hub's; the first that fits
     "language_model.model.": "model.",
     "language_model.": "model.",
 }
-# What some checkpoints store although it follows from the config; the second is the vision tower's.
+# Stored by some checkpoints although they follow from the config; the second is the vision tower's.
 _COMPUTED = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")
 Path = tuple[str, ...]  # of a leaf in the parameter tree
 
@@ -82,7 +82,7 @@ def _hf_shapes(config: ModelConfig) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 def export_hf(params: dict, config: ModelConfig) -> dict[str, np.ndarray]:
     """The state dict that Hugging Face's hub format stores for params: inverse of import_hf."""
-    del config  # the tree says it all; the argument keeps the pair symmetric
+    del config  # not needed; the argument keeps the pair symmetric
     tensors = {}
     for path, leaf in leaves(params):
         array = np.asarray(leaf)
@@ -93,9 +93,9 @@ def export_hf(params: dict, config: ModelConfig) -> dict[str, np.ndarray]:
 
 
 def differences(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> list[str]:
-    """What keeps tensors of these hub names and shapes from being the model: a line for each.
+    """How tensors of these hub names and shapes differ from the model's: a line for each.
 
-    A tied model's `lm_head.weight` and stored frequencies of the rotary embedding are none.
+    A tied model's `lm_head.weight` and stored frequencies of the rotary embedding are ignored.
     """
     wanted = hf_shapes(config)
     ignored = {"lm_head.weight"} if config.text.tie_word_embeddings else set()

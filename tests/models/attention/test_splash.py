@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from medscope_jax import models
 from medscope_jax.distributed import compile_for, make_mesh, topology_devices
 from medscope_jax.models.attention.dense import RowPlan, sees
-from medscope_jax.models.attention.splash import SlotMask, attend_splash, padding_for_splash
+from medscope_jax.models.attention.splash import PositionMask, attend_splash, padding_for_splash
 from tests.models.attention.attention_cases import assert_dense, causal_case, packed_case
 
 
@@ -42,7 +42,7 @@ def test_blocks_of_the_mask(prompt, rest, group, block):
     """Full, empty or mixed, and in detail where mixed: as the rule says slot by slot."""
     length = -(prompt + rest * group) // block * -block
     plan = RowPlan(prompt, rest)
-    mask, slots = SlotMask(length, plan), np.arange(length)
+    mask, slots = PositionMask(length, plan), np.arange(length)
     whole = np.zeros((length, length), bool)
     for i in range(length):
         for j in range(i + 1):
