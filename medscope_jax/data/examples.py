@@ -98,9 +98,9 @@ def compact(row: Row) -> Row:
 
 
 def measure_rows(rows: Sequence[Row], multiple: int = 8) -> tuple[int, int]:
-    """(slots, generated tokens) that hold every row, rounded up: shapes that waste little."""
+    """(positions, generated tokens) that hold every row, each rounded up to a multiple."""
     if not rows:
         raise UserError("the suite has no records for this stage")
-    slots = max(len(row.tokens) for row in rows)
+    length = max(len(row.tokens) for row in rows)
     generated = max(np.count_nonzero(np.equal(row.role, Role.GENERATED)) for row in rows)
-    return -slots // multiple * -multiple, -generated // multiple * -multiple
+    return -length // multiple * -multiple, -generated // multiple * -multiple

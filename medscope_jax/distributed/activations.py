@@ -18,7 +18,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 # Mesh axes that a dimension of an intermediate array is split over.
 BATCH = ("data", "fsdp")  # rows of a batch: episodes, frames
-SEQUENCE = ("context",)  # slots of an episode
+SEQUENCE = ("context",)  # positions of an episode
 TENSOR = ("tensor",)  # heads, the width inside a feed-forward, the vocabulary
 # Slots of the residual stream, which devices along tensor would else all hold, layer by layer.
 STREAM = SEQUENCE + TENSOR

@@ -1,7 +1,7 @@
 """Device meshes, and the devices that a config asks for.
 
 Every mesh has the axes `data`, `fsdp`, `context` and `tensor`, in this order, whatever their sizes:
-batches are split over data and fsdp, weights over fsdp, over context the slots of long rows (in
+batches are split over data and fsdp, weights over fsdp, over context the positions of long rows (in
 training) or questions (in rollouts), heads and widths over tensor.
 """
 

@@ -187,17 +187,17 @@ class VisionTower(nn.Module):
         """Normalized pixels through the patch projection: [N, P, D] in window order."""
         vision = self.config.vision
         merge, patch = vision.spatial_merge_size, vision.patch_size
-        count, taps, *_, channels = frames.shape
+        count, span, *_, channels = frames.shape
         kernel = self.param(
             "patch_embed",
             nn.initializers.zeros,
             (channels, vision.temporal_patch_size, patch, patch, vision.hidden_size),
             self.config.param_dtype,
         )
-        if taps != vision.temporal_patch_size:
+        if span != vision.temporal_patch_size:
             kernel = kernel.sum(axis=1, keepdims=True)
         pixels = (frames.astype(jnp.float32) / 255 - IMAGE_MEAN) / IMAGE_STD
-        pixels = pixels.reshape(count, taps, rows, merge, patch, columns, merge, patch, channels)
+        pixels = pixels.reshape(count, span, rows, merge, patch, columns, merge, patch, channels)
         # to [N, row, column, merge row, merge column, C, t, patch row, patch column]
         pixels = pixels.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
         pixels = pixels.reshape(count, rows * columns, -1)

@@ -17,7 +17,7 @@ def select_frames(
     length: jax.Array,
     max_frames: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """The frames of one video that a valid call shows; for one row, see vmap.
+    """The frames of one video that a valid call shows; vmap it over rows.
 
     crop_video: the frames with start <= time <= end; more than `max_frames` are thinned evenly,
     first and last kept; if there is none, the one nearest to the middle.

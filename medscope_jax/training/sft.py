@@ -59,13 +59,13 @@ def prepare_clips(run: Run, split: VideoSplit, params: dict) -> tuple[Batches, U
 
     records, laid_out = _that_fit(run, "warm_up", lay_out)
     rows = [row for row, _ in laid_out]
-    slots, generated = measure_rows(rows)
-    layout = dataclasses.replace(run.clip_layout, length=slots)
+    length, generated = measure_rows(rows)
+    layout = dataclasses.replace(run.clip_layout, length=length)
 
     def example(index: int) -> dict:
         return clip_example(*laid_out[index], _video(split, records[index]), layout)
 
-    parts = _plan_split(run, "warm_up", rows, slots)
+    parts = _plan_split(run, "warm_up", rows, length)
     update = _update(run, "warm_up", generated, parts)
     return _batches(run, "warm_up", len(records), example), update
 
@@ -83,8 +83,8 @@ def prepare_dialogues(
         return compact(dialogue_row(record, video, run.tokenizer, run.layout, tools))
 
     records, rows = _that_fit(run, name, lay_out)
-    slots, generated = measure_rows(rows)
-    layout = dataclasses.replace(run.layout, length=slots)
+    length, generated = measure_rows(rows)
+    layout = dataclasses.replace(run.layout, length=length)
     bank = split_bank(run, params, split, name)
     seen = max(np.count_nonzero(row.visual_index >= 0) for row in rows)
 
@@ -92,7 +92,7 @@ def prepare_dialogues(
         tokens = bank.tokens[split.rows[records[index]["video"]]]
         return dialogue_example(rows[index], tokens, layout, seen)
 
-    update = _update(run, name, generated, _plan_split(run, name, rows, slots))
+    update = _update(run, name, generated, _plan_split(run, name, rows, length))
     return _batches(run, name, len(records), example), update
 
 
@@ -135,7 +135,7 @@ def _batches(run: Run, name: str, count: int, example: Callable[[int], dict]) ->
     )
 
 
-def _plan_split(run: Run, name: str, rows: list[Row], slots: int) -> LengthBuckets | None:
+def _plan_split(run: Run, name: str, rows: list[Row], length: int) -> LengthBuckets | None:
     if jax.process_count() > 1:  # which rows are short is known of a process's own rows only
         return None
     if run.config[name].steps < _STEPS_WORTH_A_SPLIT:
@@ -143,7 +143,7 @@ def _plan_split(run: Run, name: str, rows: list[Row], slots: int) -> LengthBucke
     used = np.array([len(row.tokens) for row in rows])
     generated = np.array([np.count_nonzero(row.role == Role.GENERATED) for row in rows])
     shards = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
-    return plan_buckets(used, generated, run.config[name].batch_size, slots, shards)
+    return plan_buckets(used, generated, run.config[name].batch_size, length, shards)
 
 
 def _update(run: Run, name: str, generated: int, parts: LengthBuckets | None) -> Update:

@@ -32,7 +32,7 @@ def rows_of(batch):
 
 
 def batch_with_frames(rows=8):
-    batch = cases.batch(rows, local=True)
+    batch = cases.batch(rows)
     random = np.random.default_rng(3)
     shape = (rows, cases.FRAMES, 28, 56, 3)
     return {**batch, "frames": random.integers(0, 255, shape).astype(np.uint8)}
@@ -47,7 +47,7 @@ def test_the_same_step(train_vision):
     used = np.sort(np.sum(batch["role"] != Role.PADDING, axis=1))
     split = LengthBuckets(5, -int(used[4]) // 8 * -8, 8)
     parts = split_batch(batch, split)
-    assert [part["tokens"].shape for part in parts] == [(5, split.slots), (3, cases.LENGTH)]
+    assert [part["tokens"].shape for part in parts] == [(5, split.length), (3, cases.LENGTH)]
     optimizer = optax.sgd(0.1)
     step = functools.partial(
         sft_step,
@@ -83,14 +83,14 @@ def test_a_batch_that_does_not_fit_stays_whole():
     st.sampled_from([1, 2, 4]),
 )
 def test_what_a_split_may_be(lengths, batch_size, shards):
-    slots = -max(lengths) // 8 * -8
-    split = plan_buckets(np.array(lengths), np.array(lengths) // 2, batch_size, slots, shards)
+    whole = -max(lengths) // 8 * -8
+    split = plan_buckets(np.array(lengths), np.array(lengths) // 2, batch_size, whole, shards)
     if split is None:
         return
-    assert 0 < split.rows < batch_size and split.slots <= slots
-    assert split.targets >= max(length // 2 for length in lengths if length <= split.slots)
+    assert 0 < split.rows < batch_size and split.length <= whole
+    assert split.targets >= max(length // 2 for length in lengths if length <= split.length)
     assert split.rows % shards == (batch_size - split.rows) % shards == 0
-    assert split.rows * split.slots + (batch_size - split.rows) * slots < 0.9 * batch_size * slots
+    assert split.rows * split.length + (batch_size - split.rows) * whole < 0.9 * batch_size * whole
 
 
 def test_few_long_rows():

@@ -178,7 +178,7 @@ def test_the_vision_tower_trains_beside_adapters_if_asked():
         "lora_a",
         "lora_b",
     }
-    batch = cases.batch(2, local=True)
+    batch = cases.batch(2)
     random = np.random.default_rng(7)
     batch["frames"] = random.integers(0, 256, (2, cases.FRAMES, 28, 56, 3)).astype(np.uint8)
     state = new_state(weights, ADAMW, True)
