@@ -16,7 +16,7 @@ SLOTS = 24
 
 
 def filled(dtype, per_layer=False):
-    """A cache whose slots 2 to 6 of row 0 and 0 to 2 of row 1 are written, and what was written."""
+    """A cache with positions 2 to 6 of row 0 and 0 to 2 of row 1 written, and what was written."""
     layers, heads, width = 2, 2, CONFIG.text.head_dim
     config = dataclasses.replace(
         CONFIG, text=dataclasses.replace(CONFIG.text, num_hidden_layers=layers)
@@ -38,7 +38,7 @@ def filled(dtype, per_layer=False):
 
 @pytest.mark.parametrize("per_layer", [False, True])
 def test_int8_is_off_by_half_a_factor(per_layer):
-    """Each head of each slot has a factor of its own: its largest number over 127."""
+    """Each head of each position has a factor of its own: its largest number over 127."""
     cache, key, value = filled("int8", per_layer)
     for layer in range(2):
         part = cache_room.split_layers(cache)[layer] if per_layer else cache
@@ -63,7 +63,7 @@ def test_layers_of_a_cache_come_apart_and_together():
 
 
 def test_int8_rows_move_with_their_factors():
-    """Also into a cache with more slots, whose other slots stay."""
+    """Also into a cache with more positions, whose other positions stay."""
     cache, _, _ = filled("int8")
     larger = models.init_cache(CONFIG, 3, SLOTS + 6, dtype="int8")
     larger = jax.tree.map(lambda part: part[:2] + 1, larger)
@@ -74,7 +74,7 @@ def test_int8_rows_move_with_their_factors():
 
 
 def size(dtype):
-    """Bytes of a 7B's cache for a row of 1,024 slots."""
+    """Bytes of a 7B's cache for a row of 1,024 positions."""
     cache = jax.eval_shape(lambda: models.init_cache(models.preset("7b"), 1, 1024, dtype=dtype))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
 

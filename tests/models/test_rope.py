@@ -11,20 +11,20 @@ POSITIONS = jax.jit(mrope_positions, static_argnums=2)
 
 
 def positions_by_loop(visual_index, valid, grid, start):
-    """The specification: one row, one slot after the other."""
+    """The specification: one row, one position after the other."""
     height, width = grid
     out, following = np.zeros((3, *visual_index.shape), int), list(start)
     for row in range(len(visual_index)):
         here = start[row]
-        for slot in range(visual_index.shape[1]):
-            if not valid[row, slot]:
+        for at in range(visual_index.shape[1]):
+            if not valid[row, at]:
                 continue
-            if visual_index[row, slot] < 0:
-                out[:, row, slot] = here
+            if visual_index[row, at] < 0:
+                out[:, row, at] = here
                 here += 1
                 continue
-            token = visual_index[row, slot] % (height * width)
-            out[:, row, slot] = here, here + token // width, here + token % width
+            token = visual_index[row, at] % (height * width)
+            out[:, row, at] = here, here + token // width, here + token % width
             if token == height * width - 1:
                 here += max(height, width)
         following[row] = here

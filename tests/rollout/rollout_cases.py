@@ -102,7 +102,7 @@ def make_prompts(world, videos, rows_per_video=CONFIG.group):
 
 
 def scripted(world):
-    """A `sample` that writes the host's episode slot by slot, with the model's own scores.
+    """A `sample` that writes the host's episode position by position, with the model's own scores.
 
     A row is known by its random key.
     """
@@ -119,7 +119,7 @@ def scripted(world):
 
 
 def full_logprobs(world, episode, temperature=1.0):
-    """Log-probabilities of generated tokens from one forward pass, back in their slots [B, L]."""
+    """Log-probabilities [B, L] of generated tokens, at their positions, from one forward pass."""
     _, model, params, bank, _, _ = world
     count = int((np.asarray(episode.role) == Role.GENERATED).sum(1).max())
     targets = find_targets(jnp.asarray(episode.role), count)
@@ -136,8 +136,8 @@ def full_logprobs(world, episode, temperature=1.0):
         temperature,
     )
     out = np.zeros(episode.role.shape, np.float32)
-    for b, (slots, mask) in enumerate(zip(*map(np.asarray, targets), strict=True)):
-        out[b, slots[mask]] = np.asarray(values)[b][mask]
+    for b, (positions, mask) in enumerate(zip(*map(np.asarray, targets), strict=True)):
+        out[b, positions[mask]] = np.asarray(values)[b][mask]
     return out
 
 

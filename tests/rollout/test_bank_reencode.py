@@ -85,7 +85,7 @@ def world():
 
 
 def script_tokens(world):
-    """What each row writes and reads, slot by slot, [4, L]."""
+    """What each row writes and reads, position by position, [4, L]."""
     tokenizer, _, _, _, videos = world
     tokens = np.zeros((4, LAYOUT.length), np.int32)
     for i, (turns, _) in enumerate(SCRIPTS):
@@ -142,16 +142,16 @@ def read_row(world, episode, i):
 
 def plain_positions(visual):
     """M-RoPE positions [3, N]: words count on, a frame is a block of rows and columns."""
-    positions, base, slot = [], 0, 0
-    while slot < len(visual):
-        if visual[slot]:
+    positions, base, at = [], 0, 0
+    while at < len(visual):
+        if visual[at]:
             positions += [
                 (base, base + y, base + x) for y in range(GRID[0]) for x in range(GRID[1])
             ]
-            base, slot = base + max(GRID), slot + SIZE
+            base, at = base + max(GRID), at + SIZE
         else:
             positions.append((base, base, base))
-            base, slot = base + 1, slot + 1
+            base, at = base + 1, at + 1
     return np.array(positions, np.int32).T
 
 
@@ -161,10 +161,10 @@ def assert_scores(world, episode, i, scores):
     scores = np.asarray(scores, np.float64)
     every = scores - scores.max(-1, keepdims=True)
     every -= np.log(np.exp(every).sum(-1, keepdims=True))
-    slots = np.nonzero(episode.role[i] == Role.GENERATED)[0]
-    wanted = every[slots - 1, tokens[slots]]
-    assert len(slots) > 5 and wanted.std() > 0.5
-    np.testing.assert_allclose(episode.logprobs[i, slots], wanted, atol=1e-4)
+    generated = np.nonzero(episode.role[i] == Role.GENERATED)[0]
+    wanted = every[generated - 1, tokens[generated]]
+    assert len(generated) > 5 and wanted.std() > 0.5
+    np.testing.assert_allclose(episode.logprobs[i, generated], wanted, atol=1e-4)
 
 
 def test_rows_show_what_was_asked_for(world, episode):

@@ -32,11 +32,11 @@ def tokenizer():
 def plain_trajectory(episode, b):
     """(calls, frames) of row b, number by number."""
     calls, frames = [], []
-    slots = [c for c in range(episode.calls.status.shape[1]) if episode.calls.status[b, c] >= 0]
-    for c in slots:
+    made = [c for c in range(episode.calls.status.shape[1]) if episode.calls.status[b, c] >= 0]
+    for c in made:
         tool, start, end, status, where = (array[b, c] for array in episode.calls)
         calls.append((int(tool), float(start), float(end), int(status)))
-        after = [episode.calls.where[b, later] for later in slots if later > c]
+        after = [episode.calls.where[b, later] for later in made if later > c]
         stop = after[0] if after else sum(kind != Role.PADDING for kind in episode.role[b])
         shown = [f for f in episode.visual_index[b, where:stop] if f >= 0]
         frames.append([int(f) // 2 for f in shown[::2]])

@@ -7,7 +7,8 @@ from medscope_jax.rl import Reward
 from medscope_jax.rollout import Trajectory
 from medscope_jax.training.groups import Groups
 
-GROUP, LENGTH, STRIDE = 2, 8, 10  # rollouts of a question, slots of a row, visual tokens of a video
+# Rollouts of a question, positions of a row, visual tokens of a video.
+GROUP, LENGTH, STRIDE = 2, 8, 10
 
 
 def names_of(rows):
@@ -16,10 +17,10 @@ def names_of(rows):
 
 
 def roles_of(names):
-    """Two slots of prompt, then 1 to 5 generated ones."""
-    slots = np.arange(LENGTH)
-    generated = (slots >= 2) & (slots < 3 + names[:, None] % 5)
-    return np.where(slots < 2, Role.PROMPT, np.where(generated, Role.GENERATED, 0)).astype(np.int32)
+    """Two positions of prompt, then 1 to 5 generated ones."""
+    at = np.arange(LENGTH)
+    generated = (at >= 2) & (at < 3 + names[:, None] % 5)
+    return np.where(at < 2, Role.PROMPT, np.where(generated, Role.GENERATED, 0)).astype(np.int32)
 
 
 def make_groups(rows, totals):

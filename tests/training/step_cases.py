@@ -25,7 +25,7 @@ MODEL = models.ModelConfig(
     ),
 )
 GRID = (1, 2)
-LENGTH, FRAMES = 32, 4  # slots of a row, frames of a video
+LENGTH, FRAMES = 32, 4  # positions of a row, frames of a video
 
 
 @functools.cache
@@ -102,9 +102,9 @@ def sft_batch(rows: int) -> dict:
 
 
 def chosen_logprobs(weights, tokens, index, role, visual, temperature=1.0):
-    """Log-probability [B, L] of every token given those before it, from scores of all slots.
+    """Log-probability [B, L] of every token given those before it, from scores of all positions.
 
-    What the steps compute for generated tokens only, without their packing; 0 in slot 0.
+    What the steps compute for generated tokens only, without their packing; 0 in position 0.
     """
     valid = role != Role.PADDING
     positions, _ = models.mrope_positions(index, valid, GRID, jnp.zeros(tokens.shape[0], jnp.int32))

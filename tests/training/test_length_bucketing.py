@@ -1,4 +1,4 @@
-"""Batches in a short and a long part: the same step, in fewer slots."""
+"""Batches in a short and a long part: the same step, in fewer positions."""
 
 import functools
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ from tests.training import step_cases as cases
 
 
 def rows_of(batch):
-    """Each row's real slots and what else belongs to it, as bytes, sorted."""
+    """Each row's real positions and what else belongs to it, as bytes, sorted."""
     real = batch["role"] != Role.PADDING
     found = []
     for row in range(len(real)):

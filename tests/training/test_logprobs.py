@@ -23,20 +23,20 @@ def inputs():
     hidden = random.normal(0, 1, (ROWS, COUNT, 32)).astype(np.float32)
     tokens = random.integers(0, VOCABULARY, (ROWS, 20)).astype(np.int32)
     mask = np.arange(COUNT) < np.array([[COUNT], [3], [0], [7]])
-    slots = np.where(mask, 1 + np.arange(COUNT), 0).astype(np.int32)
-    return hidden, tokens, Targets(slots, mask)
+    positions = np.where(mask, 1 + np.arange(COUNT), 0).astype(np.int32)
+    return hidden, tokens, Targets(positions, mask)
 
 
 def by_numpy(temperature):
     """Log-probabilities, entropies and the gradient of sum(weights * log-probabilities) in float64:
     d/d hidden = weights / temperature * (onehot - probabilities) @ head.T, and the table's alike.
     """
-    hidden, tokens, (slots, mask) = inputs()
+    hidden, tokens, (positions, mask) = inputs()
     table = cases.params()["text"]["embed_tokens"].astype(np.float64)
     scores = hidden.astype(np.float64) @ table.T / temperature
     scores -= scores.max(-1, keepdims=True)
     every = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
-    wanted = np.take_along_axis(tokens, slots, axis=1)
+    wanted = np.take_along_axis(tokens, positions, axis=1)
     chosen = np.take_along_axis(every, wanted[..., None], axis=-1)[..., 0]
     entropy = -(np.exp(every) * every).sum(-1)
     slope = (np.eye(VOCABULARY)[wanted] - np.exp(every)) / temperature

@@ -49,7 +49,7 @@ def packed(text, batch, bank, cotangent, size):
             temperature=0.7,
         )  # fmt: skip
         rows = jnp.arange(len(found))[:, None]
-        # Masked targets hold 0 and aim at slot 0, which is never generated.
+        # Masked targets hold 0 and aim at position 0, which is never generated.
         return jnp.zeros(batch["role"].shape).at[rows, targets.positions].add(found)
 
     values, pull = jax.vjp(of, text)
@@ -83,7 +83,7 @@ def test_packed_rows_equal_rows_alone(group):
     "axes", [{"fsdp": 2, "context": 2, "tensor": 2}, {"data": 2, "context": 4}, {"fsdp": 4}]
 )
 def test_packed_rows_on_a_mesh(axes):
-    """Their slots split over a context axis, their heads and rows over others: the same numbers."""
+    """Positions split over a context axis, heads and rows over others: the same numbers."""
     batch, bank = grouped(8, 2), cases.bank(4)
     generated = batch["role"] == Role.GENERATED
     cotangent = np.random.default_rng(9).normal(size=generated.shape).astype(np.float32)
@@ -138,7 +138,7 @@ def test_sizes():
     role = np.zeros((4, 80), np.int32)
     role[:, :9] = Role.PROMPT
     role[2, 9:40] = Role.GENERATED
-    # The rest of row 2 begins with the prompt's last token: 32 slots.
+    # The rest of row 2 begins with the prompt's last token: 32 positions.
     assert measure_packing(role, 2, 16) == Packing(2, 16, 32)
     role[3, 9:42] = Role.OBSERVATION
     assert measure_packing(role, 2, 16) == Packing(2, 16, 64)

@@ -62,11 +62,11 @@ def assert_bitwise(a, b):
 
 
 def test_find_targets():
-    """Generated slots are packed to the front, in order; the rest is masked."""
+    """Generated positions are packed to the front, in order; the rest is masked."""
     p, g, o, x = Role.PROMPT, Role.GENERATED, Role.OBSERVATION, Role.PADDING
     role = jnp.array([[p, g, g, o, g, x], [p, p, o, x, x, x], [p, g, o, g, o, o]])
-    slots, mask = find_targets(role, 4)
-    np.testing.assert_array_equal(slots, [[1, 2, 4, 0], [0, 0, 0, 0], [1, 3, 0, 0]])
+    positions, mask = find_targets(role, 4)
+    np.testing.assert_array_equal(positions, [[1, 2, 4, 0], [0, 0, 0, 0], [1, 3, 0, 0]])
     np.testing.assert_array_equal(mask, [[1, 1, 1, 0], [0, 0, 0, 0], [1, 1, 0, 0]])
 
 
@@ -92,9 +92,9 @@ def test_sft_loss_and_gradient():
     _, scores, gradient = cases.pull_back(cases.params(), cases.flat(batch), bank, cotangent)
     every = log_softmax(scores)
     losses, entropies = [], []
-    for row, slot in zip(*np.nonzero(generated), strict=True):
-        before = every[row, slot - 1]
-        losses.append(-before[batch["tokens"][row, slot]])
+    for row, at in zip(*np.nonzero(generated), strict=True):
+        before = every[row, at - 1]
+        losses.append(-before[batch["tokens"][row, at]])
         entropies.append(-(np.exp(before) * before).sum())
     state = new_state(SGD, False)
     after, metrics = sft()(state, cases.sft_batch(ROWS))
@@ -115,8 +115,8 @@ def test_only_generated_tokens_are_targets():
     other = {name: array.copy() for name, array in batch.items()}
     changed = 0
     for row in range(ROWS):
-        slots = np.nonzero(batch["role"][row] == Role.GENERATED)[0]
-        rest = np.arange(cases.LENGTH) > (slots[-1] if len(slots) else -1)
+        positions = np.nonzero(batch["role"][row] == Role.GENERATED)[0]
+        rest = np.arange(cases.LENGTH) > (positions[-1] if len(positions) else -1)
         rest &= batch["visual_index"][row] < 0
         other["tokens"][row, rest] = (batch["tokens"][row, rest] + 11) % 64
         changed += np.sum(rest & (batch["role"][row] == Role.OBSERVATION))
@@ -125,8 +125,8 @@ def test_only_generated_tokens_are_targets():
     assert_bitwise(after.params, same.params)
     assert_bitwise(metrics, same_metrics)
     # While a generated token is a target: another one gives another loss.
-    row, slot = np.argwhere(batch["role"] == Role.GENERATED)[-1]
-    other["tokens"][row, slot] += 1
+    row, at = np.argwhere(batch["role"] == Role.GENERATED)[-1]
+    other["tokens"][row, at] += 1
     assert abs(sft()(state, other)[1]["loss"] - metrics["loss"]) > 1e-3
 
 
@@ -197,13 +197,13 @@ def direct_objective(now, then, advantages, generated, aggregation, anchor=None,
     tokens = generated.sum(1)
     rows = (tokens > 0).sum()
     loss, total_kl, slope, branches = 0.0, 0.0, np.zeros(now.shape), set()
-    for row, slot in np.argwhere(generated):
+    for row, at in np.argwhere(generated):
         weight = {
             "token-mean": 1 / tokens.sum(),
             "seq-mean-token-sum": 1 / rows,
             "seq-mean-token-mean": 1 / rows / tokens[row],
         }[aggregation]
-        a, ratio = float(advantages[row]), np.exp(now[row, slot] - then[row, slot])
+        a, ratio = float(advantages[row]), np.exp(now[row, at] - then[row, at])
         if a >= 0 and ratio > 1 + CLIP.clip_high:
             branch, value, d = "high", -a * (1 + CLIP.clip_high), 0.0
         elif a < 0 and ratio < 1 - CLIP.clip_low:
@@ -214,11 +214,11 @@ def direct_objective(now, then, advantages, generated, aggregation, anchor=None,
             branch, value, d = "free", -a * ratio, -a * ratio
         branches.add(branch)
         loss += weight * value
-        slope[row, slot] += weight * d
+        slope[row, at] += weight * d
         if anchor is not None:
-            gap = anchor[row, slot] - now[row, slot]
+            gap = anchor[row, at] - now[row, at]
             total_kl += weight * (np.exp(gap) - gap - 1)
-            slope[row, slot] += kl * weight * (1 - np.exp(gap))
+            slope[row, at] += kl * weight * (1 - np.exp(gap))
     return loss + kl * total_kl, slope.astype(np.float32), branches, total_kl
 
 
@@ -286,8 +286,8 @@ def test_policy_loss_and_gradient(micro_batch, aggregation, kl):
         np.testing.assert_allclose(metrics["kl"], total_kl, atol=1e-5)
 
 
-def test_padding_rows_and_slots_are_invisible():
-    """Twice the rows, empty and with any advantage, more slots, more room for targets: the same."""
+def test_padding_rows_and_positions_are_invisible():
+    """Twice the rows, empty and with any advantage, more positions and targets: the same."""
     batch, bank, _, then, advantages = trajectories()
     state = new_state(SGD, False)
     after, metrics = policy_step(4)(state, cases.episode(batch, then), advantages, bank, None)

@@ -23,7 +23,7 @@ def attention_inputs(rows: int, length: int):
 
 
 def pulled_back(attend, real, query, key, value, weights):
-    """Outputs at real slots, and gradients of their weighted sum in query, key and value."""
+    """Outputs at real positions, and gradients of their weighted sum in query, key and value."""
 
     def of(*inputs):
         out = attend(*inputs)[:, : real.shape[1]]
@@ -49,7 +49,7 @@ class Case(NamedTuple):
     """Rows of one kind: `look` is their dense attention, given `valid`."""
 
     valid: np.ndarray | Packed
-    real: np.ndarray  # bool [B, L]: the same, as slots
+    real: np.ndarray  # bool [B, L]: the same, as positions
     plan: RowPlan
     look: Callable
 

@@ -54,19 +54,19 @@ def test_a_row_of_padding_alone_is_finite():
 
 @settings(deadline=None, max_examples=50)
 @given(st.data(), st.integers(1, 7), st.integers(1, 4), st.integers(1, 5))
-def test_conversations_hold_their_real_slots_in_order(data, shared, group, own):
+def test_conversations_hold_their_real_positions_in_order(data, shared, group, own):
     def flags(count):
         return np.array(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)))
 
     prompt, rest = flags(shared), flags(group * own).reshape(group, own)
     found = conversations(Packed(jnp.asarray(prompt[None]), jnp.asarray(rest[None])))
-    slots, lengths, places = (np.asarray(x)[0] for x in found)
+    positions, lengths, places = (np.asarray(x)[0] for x in found)
     for g in range(group):
         wanted = [i for i in range(shared) if prompt[i]]
         wanted += [shared + g * own + i for i in range(own) if rest[g, i]]
-        assert slots[g, : lengths[g]].tolist() == wanted
-    # Each slot is found again where it was laid out, with its own conversation or the first.
-    np.testing.assert_array_equal(slots.reshape(-1)[places], np.arange(shared + group * own))
+        assert positions[g, : lengths[g]].tolist() == wanted
+    # Each position is found again where it was laid out, with its own conversation or the first.
+    np.testing.assert_array_equal(positions.reshape(-1)[places], np.arange(shared + group * own))
     whose = places // (shared + own)
     assert whose.tolist() == [0] * shared + [g for g in range(group) for _ in range(own)]
 

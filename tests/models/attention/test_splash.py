@@ -32,23 +32,23 @@ def test_values_and_gradients_are_those_of_dense_attention(case):
 
 @pytest.mark.parametrize("axes", [{"fsdp": 2, "tensor": 2}, {"context": 2, "tensor": 2}])
 def test_a_mesh_changes_nothing(axes):
-    """Rows, heads and, with a context axis, slots: each device runs the kernel on its own part."""
+    """Split by rows, heads and, with a context axis, positions: each device runs its own part."""
     assert_dense(by_kernel, packed_case(), make_mesh(axes, jax.devices()[:4]))
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 20), st.integers(1, 9), st.integers(1, 4), st.sampled_from([2, 3, 4, 8]))
 def test_blocks_of_the_mask(prompt, rest, group, block):
-    """Full, empty or mixed, and in detail where mixed: as the rule says slot by slot."""
+    """Full, empty or mixed, and in detail where mixed: as the rule says position by position."""
     length = -(prompt + rest * group) // block * -block
     plan = RowPlan(prompt, rest)
-    mask, slots = PositionMask(length, plan), np.arange(length)
+    mask, positions = PositionMask(length, plan), np.arange(length)
     whole = np.zeros((length, length), bool)
     for i in range(length):
         for j in range(i + 1):
             same = i >= prompt and j >= prompt and (i - prompt) // rest == (j - prompt) // rest
             whole[i, j] = j < prompt or same
-    np.testing.assert_array_equal(sees(slots[:, None], slots, plan), whole)
+    np.testing.assert_array_equal(sees(positions[:, None], positions, plan), whole)
     for top in range(0, length, block):
         for left in range(0, length, block):
             part = slice(top, top + block), slice(left, left + block)
