@@ -32,7 +32,7 @@ from medscope_jax.config import (
 )
 from medscope_jax.distributed import use_huge_pages
 from medscope_jax.errors import UserError, closest
-from medscope_jax.evaluate import evaluate_model, make_programs
+from medscope_jax.evaluate import evaluate_model
 from medscope_jax.metrics import print_results, read_results, result_rows, write_results
 from medscope_jax.rl import make_judge
 from medscope_jax.training.checkpoint import Checkpoints
@@ -176,10 +176,9 @@ def main(argv: Sequence[str]) -> None:
         )
 
     records, split = load_records(base, "eval", "test"), load_split(base, "test")
-    programs = make_programs(base)  # no variant changes how rollouts are made
 
     def evaluate(run: Run, name: str, params: dict) -> list[dict]:
-        return result_rows(evaluate_model(run, name, params, records, split, programs)[0])
+        return result_rows(evaluate_model(run, name, params, records, split)[0])
 
     folder = workdir.path / "ablation"
     rows = _rows_of_start(folder / f"{_START}.json", lambda: evaluate(base, _START, sft))

@@ -2,7 +2,7 @@
 
 The same questions on the same weights, greedily, so that all must write the same tokens:
 
-  ours   one compiled program over a frame bank that was made once (rollout.make_rollout)
+  ours   one compiled program over a frame bank that was made once (rollout.RolloutEngine)
   peers  the host parses each call, decodes and encodes the window, tokenizes and prefills the whole
          conversation again, and steps a compiled decoder token by token (benchmarks/peers.py)
   transformers  with --transformers: the peers' way around transformers' generate in PyTorch
@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import peers as peers_lib
@@ -31,21 +30,15 @@ from benchmarks.peers_device import encode_all, make_device
 from benchmarks.peers_video import Recording, crop_whole, crop_window
 from benchmarks.rollouts_report import Outcome, agreement, print_report, ratios, summary
 from benchmarks.trained import machine, open_trained, trained_params
-from medscope_jax.bank import FrameBank, make_bank, take_videos
+from medscope_jax.bank import FrameBank, make_bank
 from medscope_jax.config import ConfigError, parse_arguments, run_main
 from medscope_jax.dialogue import Role, stamp_ids
 from medscope_jax.distributed import use_huge_pages
 from medscope_jax.errors import UserError
 from medscope_jax.metrics import write_results
-from medscope_jax.rollout import (
-    make_prompts,
-    make_rollout,
-    prompt_width,
-    read_trajectories,
-    row_keys,
-)
+from medscope_jax.rollout import FinishedRollouts, VideoQuestion
 from medscope_jax.training.from_config import rollout_config
-from medscope_jax.training.run import Run, load_records
+from medscope_jax.training.run import Run, load_records, rollout_engine
 from medscope_jax.video import Video, preview_indices, read_video
 
 _BANK_FRAMES = 128  # frames of one call of the vision tower; as the peers'
@@ -55,52 +48,39 @@ def ours(
     run: Run,
     params: dict,
     records: Sequence[dict],
-    places,
-    videos,
+    places: Sequence[int],
+    videos: Sequence,
     bank: FrameBank,
     group: int,
-    program: Callable | None = None,
+    keep: Callable[[FinishedRollouts], None] = lambda done: None,
 ) -> Callable[[], Outcome]:
     """The compiled rollout of each question, `group` times, from question texts to trajectories.
 
-    program: what make_rollout gives, where the caller has it already.
+    keep: is given the rollouts each time.
     """
-    if program is None:
-        config = rollout_config(run.config, group, True)
-        program = make_rollout(None, run.model, run.layout, config)
-    keys = row_keys(jax.random.key(0), jnp.arange(len(records) * group))
-    keys = keys.reshape(len(records), group)  # greedy: not used
-    times = [videos[place].times for place in places]
-    width = prompt_width(records, times, run.tokenizer, run.layout, tools=True)
+    engine = rollout_engine(run, group, greedy=True)
+    questions = [
+        VideoQuestion(record, place, videos[place].times, number)
+        for number, (record, place) in enumerate(zip(records, places, strict=True))
+    ]
+    width = engine.prompt_width(questions)
+    key = jax.random.key(0)  # greedy: not used
 
     def once() -> Outcome:
         clock, cpu = peers_lib.Clock(), time.process_time()
         with clock("text"):
-            part = jax.device_put(take_videos(bank, np.array(places, np.int32)))
-            prompts = jax.block_until_ready(
-                make_prompts(
-                    records,
-                    range(len(records)),
-                    times,
-                    keys,
-                    width,
-                    run.tokenizer,
-                    run.layout,
-                    tools=True,
-                )
-            )
+            batch = jax.block_until_ready(engine.prepare(bank, questions, key, width=width))
         with clock("program"):
-            episode, work = jax.block_until_ready(
-                program(params, part, prompts, run.special_tokens)
-            )
+            running = jax.block_until_ready(engine.start(params, batch))
         with clock("text"):
-            host = jax.device_get(episode)
-            read_trajectories(host, run.tokenizer, run.layout)
+            done = engine.wait(running)
+        host = done.episode
         filled = np.sum(host.role != Role.PADDING, axis=1)
         rows = [row[:n].tolist() for row, n in zip(host.tokens, filled, strict=True)]
         generated = int(np.sum(host.role == Role.GENERATED))
         used = time.process_time() - cpu
-        return Outcome(rows, generated, dict(clock.seconds), used, int(work["decode_steps"]))
+        keep(done)
+        return Outcome(rows, generated, dict(clock.seconds), used, int(done.work["decode_steps"]))
 
     return once
 

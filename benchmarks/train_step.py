@@ -3,7 +3,7 @@
 The same weights, questions and recordings, float32, the same cores, each side in a process of its
 own, one after the other:
 
-  ours               one compiled program over a frame bank (rollout.make_rollout), then the policy
+  ours               one compiled program over a frame bank (rollout.RolloutEngine), then the policy
                      step of stage 3 (training/steps.py)
   peers              a host-driven loop of ours in the peers' manner (benchmarks/peers.py), on the
                      same compiled model; its step ends with the same policy step as ours

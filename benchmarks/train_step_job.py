@@ -13,6 +13,7 @@ from benchmarks.peers_video import Recording
 from medscope_jax.bank import FrameBank, make_bank, stack_bank
 from medscope_jax.config import load_config
 from medscope_jax.dialogue import stamp_ids, train_tokenizer
+from medscope_jax.distributed import make_mesh
 from medscope_jax.models import count_params, encode_frames
 from medscope_jax.rollout import find_special_tokens
 from medscope_jax.training.from_config import make_layout, with_vocabulary
@@ -116,7 +117,8 @@ def make_world(folder: Path, job: Job) -> World:
     model = with_vocabulary(config.model, tokenizer.vocab_size)
     layout = make_layout(config, model)
     special_tokens = find_special_tokens(tokenizer, layout)
-    run = Run(config, folder, None, tokenizer, special_tokens, model, layout, layout)
+    mesh = make_mesh({}, jax.devices()[:1])
+    run = Run(config, folder, mesh, tokenizer, special_tokens, model, layout, layout)
     late = 60 if job.always else 10  # of a minute: no window has fewer frames than it may have
     params = chatter(
         tokenizer,

@@ -38,7 +38,7 @@ from medscope_jax.bank import FrameBank, flat_index, flat_tokens, take_videos
 from medscope_jax.dialogue import Episode
 from medscope_jax.distributed import use_huge_pages
 from medscope_jax.rl import LossConfig
-from medscope_jax.rollout import make_rollout, prompt_width
+from medscope_jax.rollout import prompt_width
 from medscope_jax.training.from_config import rollout_config
 from medscope_jax.training.ga_grpo import most_generated
 from medscope_jax.training.packing import measure_packing
@@ -102,16 +102,14 @@ def _ours(folder, world, job, repeats, update) -> tuple[list[Outcome], float, di
         random_bank(world, job.bank_seconds) if job.bank_seconds else _bank_of(world, folder)
     )
     run, kept = world.run, []
-    program = make_rollout(None, run.model, run.layout, rollout_config(run.config, GROUP, True))
 
-    def keep(*arguments):
-        kept[:] = program(*arguments)
-        return kept
+    def keep(done):
+        kept[:] = [done]
 
-    once = ours(run, world.params, world.records, world.places, videos, bank, GROUP, program=keep)
+    once = ours(run, world.params, world.records, world.places, videos, bank, GROUP, keep)
     first, _ = _timed(once)
     outcomes = [once() for _ in range(repeats)]
-    episode, work = kept
+    episode, work = jax.device_put(kept[0].episode), kept[0].work
     result = {"decoded_share": float(work["decoded"] / work["slot_steps"])}
     result["calls"] = int(jnp.sum(episode.calls.status >= 0))
     result["frames_shown"] = int(jnp.sum(episode.visual_index >= 0)) // run.layout.tokens_per_frame

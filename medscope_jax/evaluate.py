@@ -5,41 +5,27 @@ the table and writes DIR/evaluation_SPLIT.json. Several processes evaluate one r
 train one, see medscope_jax.train.
 """
 
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from medscope_jax.bank import FrameBank, take_videos
 from medscope_jax.config import ConfigError, parse_arguments, run_main
-from medscope_jax.dialogue import Layout, Tokenizer, question_text
-from medscope_jax.distributed import batch_shardings, use_huge_pages
+from medscope_jax.dialogue import question_text
+from medscope_jax.distributed import use_huge_pages
 from medscope_jax.distributed.multihost import (
     broadcast,
     first_process_first,
-    gather,
     is_first,
     join_processes,
     leaving_at_once,
-    put,
-    replicate,
 )
 from medscope_jax.metrics import Scored, print_results, result_rows, write_results
 from medscope_jax.metrics.scoring import score_questions
 from medscope_jax.report import Trace
 from medscope_jax.report.make_trace import make_trace
 from medscope_jax.rl import Judge, RewardConfig, make_judge
-from medscope_jax.rollout import (
-    SpecialTokens,
-    Trajectory,
-    make_prompts,
-    prompt_width,
-    read_trajectories,
-    row_keys,
-)
+from medscope_jax.rollout import Trajectory
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.from_config import MODELS
 from medscope_jax.training.groups import judge_all, reward_all
@@ -51,8 +37,9 @@ from medscope_jax.training.run import (
     load_split,
     make_run,
     model_key,
-    rollout_program,
+    rollout_engine,
     run_mesh,
+    video_questions,
 )
 from medscope_jax.training.split_bank import split_bank
 from medscope_jax.training.stage import finished_params
@@ -62,118 +49,35 @@ from medscope_jax.visible import shown
 SPLITS = ("validation", "test")
 
 
-def run_questions(
-    params: dict,
-    program: Callable,
-    records: Sequence[Mapping],
-    places: Sequence[int],
-    times: Sequence[np.ndarray],
-    bank: FrameBank,
-    key: jax.Array,
-    *,
-    width: int,
-    group: int,
-    batch_size: int,
-    tools: bool,
-    tokenizer: Tokenizer,
-    special_tokens: SpecialTokens,
-    layout: Layout,
-    place_batch: Callable = lambda tree: tree,
-) -> Iterator[list[list[Trajectory]]]:
-    """Rolls out questions batch by batch.
-
-    Args:
-        program: from rollout.make_rollout, for this group and layout.
-        records: N questions; places [N]: each one's video in the bank; times: each video's frame
-            times [T_v], seconds, by place.
-        width: slots that hold every prompt, see rollout.prompt_width.
-        key: question i's rollouts use row_keys(key, i * group ...), whatever the batches.
-        batch_size: questions a batch; the last one is filled up with its first question.
-        tools: whether the prompt offers tools.
-        place_batch: puts a tree of arrays on the mesh.
-
-    Yields:
-        For each batch, a list of `group` trajectories for each of its (real) questions.
-    """
-    shown = [times[place] for place in places]
-    for first in range(0, len(records), batch_size):
-        real = list(range(first, min(first + batch_size, len(records))))
-        chosen = real + [first] * (batch_size - len(real))
-        part = place_batch(take_videos(bank, np.array([places[i] for i in chosen], np.int32)))
-        ids = np.asarray(chosen)[:, None] * group + np.arange(group)
-        keys = row_keys(key, jnp.asarray(ids.reshape(-1))).reshape(ids.shape)
-        prompts = make_prompts(
-            [records[i] for i in chosen],
-            range(batch_size),
-            [shown[i] for i in chosen],
-            keys,
-            width,
-            tokenizer,
-            layout,
-            tools,
-        )
-        episode, _ = program(params, part, place_batch(prompts), special_tokens)
-        found = read_trajectories(gather(episode), tokenizer, layout)
-        yield [found[i * group : (i + 1) * group] for i in range(len(real))]
-
-
-def make_programs(run: Run) -> dict[str, Callable]:
-    """The rollout programs of evaluation: greedy, and sampled several times a question."""
-    groups = {"greedy": 1, "sampled": run.config.evaluation.samples}
-    return {name: rollout_program(run, group, name == "greedy") for name, group in groups.items()}
-
-
 def evaluate_model(
-    run: Run,
-    model: str,
-    params: dict,
-    records: Sequence[dict],
-    split: VideoSplit,
-    programs: Mapping[str, Callable],
+    run: Run, model: str, params: dict, records: Sequence[dict], split: VideoSplit
 ) -> tuple[list[Scored], list[Trajectory]]:
-    """Scores of one model on all records, greedy and sampled, and its greedy trajectories.
-
-    programs: from make_programs; shared by all models, so that each compiles once.
-    """
+    """Scores of one model on all records, greedy and sampled, and its greedy trajectories."""
     section = run.config.evaluation
     can_look = model != "passive"
     bank = split_bank(run, params, split, f"evaluate {model}")
     judge = judge_of(run)
     # One width for all models and decodings, as wide as the widest prompt: one program for all.
-    times = [video.times for video in split.videos]
-    width = prompt_width(
-        records,
-        [times[split.rows[record["video"]]] for record in records],
-        run.tokenizer,
-        run.layout,
-        tools=True,
-    )
+    width = rollout_engine(run, 1, greedy=True).prompt_width(video_questions(records, split))
     scores, greedy = [], []
     # Sampling several times costs as many rollouts: it is done where the answer is an interval.
     intervals = [record for record in records if record["task"] == "grounding"]
     for decoding, group, asked in (("greedy", 1, records), ("sampled", section.samples, intervals)):
         if not asked:
             continue
+        engine = rollout_engine(run, group, greedy=decoding == "greedy")
         batch_size = max(1, section.rollouts // group)
         batches = -(-len(asked) // batch_size)
         progress = Progress(batches, f"evaluating {model}, {decoding}", unit="batches")
         found = []
-        for batch in run_questions(
+        for batch in engine.roll_out(
             params,
-            programs[decoding],
-            asked,
-            [split.rows[record["video"]] for record in asked],
-            times,
             bank,
+            video_questions(asked, split),
             model_key(run.config, "evaluate"),
             width=width,
-            group=group,
             batch_size=batch_size,
             tools=can_look,
-            tokenizer=run.tokenizer,
-            special_tokens=replicate(run.special_tokens, run.mesh),
-            layout=run.layout,
-            place_batch=functools.partial(_place, run),
         ):
             found.extend(batch)
             progress.update()
@@ -202,10 +106,6 @@ def judge_of(run: Run) -> Judge:
         return broadcast(np.array(scores, np.float32)).tolist()
 
     return ask
-
-
-def _place(run: Run, tree):
-    return put(tree, batch_shardings(tree, run.mesh))
 
 
 def telling_traces(
@@ -263,7 +163,6 @@ def evaluate_all(workdir: Workdir, config: ConfigDict, name: str) -> None:
     run = make_run(config, workdir, run_mesh(config))
     records, split = load_records(run, "eval", name), load_split(run, name)
     scores: list[Scored] = []
-    programs = make_programs(run)
     with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
         for model, stage in MODELS.items():
             params = finished_params(run, checkpoints, stage)
@@ -271,7 +170,7 @@ def evaluate_all(workdir: Workdir, config: ConfigDict, name: str) -> None:
                 if is_first():
                     print(f"{model}: stage {stage} has not finished yet, so it is left out")
                 continue
-            scores += evaluate_model(run, model, params, records, split, programs)[0]
+            scores += evaluate_model(run, model, params, records, split)[0]
     if not scores:
         raise ConfigError(f"{workdir.path} holds no finished model yet; go on training it first")
     with first_process_first("evaluation"):

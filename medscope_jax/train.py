@@ -32,7 +32,7 @@ from medscope_jax.distributed.multihost import (
     leaving_at_once,
 )
 from medscope_jax.errors import EXIT_STOPPED
-from medscope_jax.evaluate import evaluate_model, make_programs, telling_traces
+from medscope_jax.evaluate import evaluate_model, telling_traces
 from medscope_jax.files import is_there, write_text
 from medscope_jax.metrics import print_results, read_results, result_rows, write_results
 from medscope_jax.report import render_report
@@ -107,9 +107,8 @@ def evaluate(run: Run, workdir: Workdir, models: dict[str, dict], seconds: float
     """Evaluates the models on the test split and writes the results and the report."""
     records, split = load_records(run, "eval", "test"), load_split(run, "test")
     scores, traces = [], []
-    programs = make_programs(run)
     for name, params in models.items():
-        scored, found = evaluate_model(run, name, params, records, split, programs)
+        scored, found = evaluate_model(run, name, params, records, split)
         scores += scored
         if name == "rl":
             traces = telling_traces(run, name, records, found, split)

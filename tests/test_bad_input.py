@@ -120,7 +120,7 @@ def full_disk(monkeypatch, after):
 @pytest.mark.parametrize("after", [0, 1])
 def test_a_full_disk_at_the_end_of_training(tmp_path, monkeypatch, capsys, after):
     """The table is on the terminal all the same, and the run is not taken for done."""
-    for name in ("load_records", "load_split", "make_programs", "read_metrics"):
+    for name in ("load_records", "load_split", "read_metrics"):
         monkeypatch.setattr(train, name, lambda *_: [])
     monkeypatch.setattr(train, "evaluate_model", lambda *_: ([], []))
     monkeypatch.setattr(train, "result_rows", lambda _: ROWS)

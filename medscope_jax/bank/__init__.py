@@ -5,6 +5,7 @@ from medscope_jax.bank.frame_bank import (
     flat_index,
     flat_tokens,
     make_bank,
+    put_videos,
     stack_bank,
     take_videos,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "flat_index",
     "flat_tokens",
     "make_bank",
+    "put_videos",
     "stack_bank",
     "take_videos",
 ]

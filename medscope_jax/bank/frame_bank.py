@@ -5,12 +5,15 @@ where every gather of a window finds them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from medscope_jax.distributed.multihost import put_rows
 from medscope_jax.video.frames import Video
 
 
@@ -148,6 +151,18 @@ def take_videos(bank: FrameBank, rows: np.ndarray) -> FrameBank:
     if known.size and not (known.min() >= 0 and known.max() < bank.length.shape[0]):
         raise IndexError(f"videos {known.tolist()} asked of a bank of {bank.length.shape[0]}")
     return jax.tree.map(lambda leaf: np.take(np.asarray(leaf), known, axis=0), bank)
+
+
+def put_videos(
+    bank: FrameBank, places: np.ndarray, mesh: Mesh, shardings_of: Callable[[Any, Mesh], Any]
+) -> FrameBank:
+    """Videos places [P] of a split's bank, from the host onto the mesh.
+
+    shardings_of: batch_shardings or bank_shardings, which say where each video goes.
+    """
+    count = len(places)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), bank)
+    return put_rows(bank, places, shardings_of(shapes, mesh))
 
 
 def flat_tokens(bank: FrameBank) -> jax.Array | np.ndarray:

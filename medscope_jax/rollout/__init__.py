@@ -1,5 +1,11 @@
 """The agent loop on the device: sampling, observations, the compiled rollout."""
 
+from medscope_jax.rollout.engine import (
+    FinishedRollouts,
+    RolloutEngine,
+    RunningRollouts,
+    VideoQuestion,
+)
 from medscope_jax.rollout.loop import make_rollout, question_axes, rollout
 from medscope_jax.rollout.observation import SpecialTokens, find_special_tokens, observe
 from medscope_jax.rollout.prompts import Trajectory, make_prompts, prompt_width, read_trajectories
@@ -7,10 +13,15 @@ from medscope_jax.rollout.sampling import row_keys, sample
 from medscope_jax.rollout.state import Prompts, RolloutConfig
 
 __all__ = [
+    "FinishedRollouts",
     "Prompts",
     "RolloutConfig",
-    "Trajectory",
+    "RolloutEngine",
+    "RunningRollouts",
     "SpecialTokens",
+    "Trajectory",
+    "VideoQuestion",
+    "find_special_tokens",
     "make_prompts",
     "make_rollout",
     "observe",
@@ -20,5 +31,4 @@ __all__ = [
     "rollout",
     "row_keys",
     "sample",
-    "find_special_tokens",
 ]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medscope_jax.bank import flat_tokens
+from medscope_jax.bank import flat_tokens, put_videos
 from medscope_jax.data.batches import make_batches
 from medscope_jax.dialogue import Role
 from medscope_jax.distributed import bank_shardings, batch_shardings, on_mesh
@@ -21,13 +21,12 @@ from medscope_jax.rl import (
     grounding_aware_advantages,
     judge_note,
 )
-from medscope_jax.rollout import row_keys
 from medscope_jax.training.groups import Groups, summarize
 from medscope_jax.training.guard import stop_if_not_finite
 from medscope_jax.training.packing import few_sizes, measure_packing
 from medscope_jax.training.rollout_batch import DynamicBatch, dynamic_sampling, make_roll
 from medscope_jax.training.run import Run, VideoSplit, load_records
-from medscope_jax.training.split_bank import put_videos, split_bank
+from medscope_jax.training.split_bank import split_bank
 from medscope_jax.training.stage import Batches, Update, shardings_of
 from medscope_jax.training.steps import ga_grpo_step
 from medscope_jax.training.train_state import kl_reference, optimizer_of
@@ -76,8 +75,7 @@ def prepare_ga_grpo(
         key = jax.random.fold_in(addressable_copy(state.key), addressable_copy(state.step))
 
         def rolled(number, rows):
-            ids = jnp.arange(len(rows) * group) + number * len(rows) * group
-            return roll(state.params, rows, row_keys(key, ids).reshape(-1, group))
+            return roll(state.params, rows, key, number * len(rows))
 
         drawn = dynamic_sampling(
             rolled, batch["row"], lambda: next(batches)["row"], config.rl.resample

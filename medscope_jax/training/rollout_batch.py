@@ -18,17 +18,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from medscope_jax.bank import FrameBank
-from medscope_jax.dialogue import Episode
-from medscope_jax.distributed import batch_shardings
-from medscope_jax.distributed.multihost import broadcast, gather, is_first, put, replicate
+from medscope_jax.distributed.multihost import broadcast, is_first
 from medscope_jax.errors import UserError
 from medscope_jax.rl import Judge, RewardConfig
-from medscope_jax.rollout import (
-    Trajectory,
-    make_prompts,
-    prompt_width,
-    read_trajectories,
-)
+from medscope_jax.rollout import FinishedRollouts, RunningRollouts, Trajectory
 from medscope_jax.training.from_config import require_split
 from medscope_jax.training.groups import (
     Groups,
@@ -37,8 +30,7 @@ from medscope_jax.training.groups import (
     replace_groups,
     reward_all,
 )
-from medscope_jax.training.run import Run, VideoSplit, rollout_program
-from medscope_jax.training.split_bank import put_videos
+from medscope_jax.training.run import Run, VideoSplit, rollout_engine, video_questions
 
 
 class RolloutBatch(NamedTuple):
@@ -58,8 +50,9 @@ class DynamicBatch(NamedTuple):
     batches: list[RolloutBatch]  # all that were rolled out for it
 
 
-# (parameters, numbers of the questions [P], a random key for each of their rollouts [P, G])
-Roll = Callable[[dict, np.ndarray, jax.Array], RolloutBatch]
+# (parameters, questions as numbers of records [P], random key, number of the first question): of
+# its rollouts' own keys, see rollout.VideoQuestion.
+Roll = Callable[[dict, np.ndarray, jax.Array, int], RolloutBatch]
 
 
 def check_parts(config: ConfigDict, mesh: Mesh) -> None:
@@ -81,81 +74,56 @@ def check_parts(config: ConfigDict, mesh: Mesh) -> None:
 def make_roll(
     run: Run, split: VideoSplit, records: Sequence[dict], bank: FrameBank, judge: Judge
 ) -> tuple[Roll, int]:
-    """The function that rolls out questions of a batch, and the slots that hold every prompt.
+    """The function that rolls out questions of a batch, and the positions that hold every prompt.
 
     bank: of the split's videos.
     """
     config, group = run.config, run.config.rl.group_size
-    shown = [split.videos[split.rows[r["video"]]].times for r in records]
-    width = prompt_width(records, shown, run.tokenizer, run.layout, True)
-    program = rollout_program(run, group, greedy=False)
-    special_tokens = replicate(run.special_tokens, run.mesh)
+    engine = rollout_engine(run, group, greedy=False)
+    asked = video_questions(records, split)
+    width = engine.prompt_width(asked)
     rewards = RewardConfig(**config.reward)
 
-    def places_of(rows: np.ndarray) -> np.ndarray:
-        return np.array([split.rows[records[row]["video"]] for row in rows], np.int32)
-
-    def start(params: dict, rows: np.ndarray, keys: jax.Array) -> tuple[Episode, dict]:
-        """Gives the device the rollouts of some questions; does not wait for them."""
-        places = places_of(rows)
-        part = put_videos(bank, places, run.mesh, batch_shardings)
-        prompts = make_prompts(
-            [records[row] for row in rows],
-            range(len(rows)),
-            [split.videos[place].times for place in places],
-            keys,
-            width,
-            run.tokenizer,
-            run.layout,
-            tools=True,
-        )
-        prompts = put(prompts, batch_shardings(prompts, run.mesh))
-        return program(params, part, prompts, special_tokens)
-
-    def read(episode: Episode) -> tuple[Episode, list[Trajectory]]:
-        host = gather(episode)
-        return host, read_trajectories(host, run.tokenizer, run.layout)
-
-    def asked_of(rows: np.ndarray) -> list[dict]:
+    def records_of(rows: np.ndarray) -> list[dict]:
         return [records[row] for row in rows for _ in range(group)]
 
-    def judged_of(rows: np.ndarray, found: list[Trajectory]) -> list[float]:
+    def judged(rows: np.ndarray, found: list[Trajectory]) -> list[float]:
         # Process 0 asks for all: a judge is paid by the question, and need not answer twice alike.
-        return judge_all(found, asked_of(rows), judge) if is_first() else [0.0] * len(found)
+        return judge_all(found, records_of(rows), judge) if is_first() else [0.0] * len(found)
 
-    def groups_of(
-        rows: np.ndarray, host: Episode, found: list[Trajectory], scores: np.ndarray
-    ) -> Groups:
+    def rewarded(rows: np.ndarray, done: FinishedRollouts, scores: np.ndarray) -> Groups:
         if config.judge.unscored == "zero":
             scores = np.nan_to_num(scores)
-        scored = reward_all(found, asked_of(rows), scores.tolist(), rewards)
-        return Groups(rows, places_of(rows), host, found, scored)
+        found = done.trajectories
+        scored = reward_all(found, records_of(rows), scores.tolist(), rewards)
+        videos = np.array([asked[row].video for row in rows], np.int32)
+        return Groups(rows, videos, done.episode, found, scored)
 
-    def roll(params: dict, rows: np.ndarray, keys: jax.Array) -> RolloutBatch:
+    def roll(params: dict, rows: np.ndarray, key: jax.Array, first: int) -> RolloutBatch:
         begin = time.monotonic()
+        questions = [asked[row]._replace(number=first + i) for i, row in enumerate(rows)]
         count = len(rows) // config.rl.parts
         parts = [slice(i, i + count) for i in range(0, len(rows), count)]
-        queue = [start(params, rows[parts[0]], keys[parts[0]])]
-        done, work = [], []
+
+        def start(part: slice) -> RunningRollouts:
+            batch = engine.prepare(bank, questions[part], key, width=width)
+            return engine.start(params, batch)
+
+        running, done, judging = start(parts[0]), [], []
         # One thread: parts are judged one after the other, each as concurrently as the judge is.
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             for part, following in zip(parts, [*parts[1:], None], strict=True):
-                if following is not None:
-                    queue.append(start(params, rows[following], keys[following]))
-                episode, counts = queue.pop(0)
-                host, found = read(episode)
-                scored = pool.submit(judged_of, rows[part], found)
-                done.append((part, host, found, scored))
-                work.append(counts)
+                before, running = running, start(following) if following else None
+                done.append(engine.wait(before))
+                judging.append(pool.submit(judged, rows[part], done[-1].trajectories))
             rolled = time.monotonic()
-            scores = [broadcast(np.array(scored.result(), np.float32)) for *_, scored in done]
-            judged = [
-                groups_of(rows[part], host, found, told)
-                for (part, host, found, _), told in zip(done, scores, strict=True)
+            scores = [broadcast(np.array(told.result(), np.float32)) for told in judging]
+            groups = [
+                rewarded(rows[part], *each) for part, *each in zip(parts, done, scores, strict=True)
             ]
         return RolloutBatch(
-            join_groups(judged),
-            jax.tree.map(lambda *counts: sum(counts), *jax.device_get(work)),
+            join_groups(groups),
+            jax.tree.map(lambda *counts: sum(counts), *(each.work for each in done)),
             {
                 "seconds_rollout": rolled - begin,
                 "seconds_judge": time.monotonic() - rolled,

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -32,7 +32,12 @@ from medscope_jax.distributed import check_device, make_mesh, on_mesh
 from medscope_jax.distributed.multihost import gather
 from medscope_jax.errors import UserError
 from medscope_jax.models import ModelConfig, encode_frames, for_mesh
-from medscope_jax.rollout import SpecialTokens, find_special_tokens, make_rollout
+from medscope_jax.rollout import (
+    RolloutEngine,
+    SpecialTokens,
+    VideoQuestion,
+    find_special_tokens,
+)
 from medscope_jax.training.from_config import layouts, rollout_config, with_vocabulary
 from medscope_jax.training.imported import check_companions
 from medscope_jax.training.workdir import Workdir
@@ -103,14 +108,10 @@ def run_tokenizer(config: ConfigDict) -> Tokenizer:
     return suite_tokenizer(config)
 
 
-# Stage 3 and evaluation ask for the same program: it is traced and compiled for both at once.
-_make_rollout_once = functools.cache(make_rollout)
-
-
-def rollout_program(run: Run, group: int, greedy: bool) -> Callable:
-    """The compiled rollout of a run, see rollout.make_rollout; `group` rollouts a question."""
+def rollout_engine(run: Run, group: int, greedy: bool) -> RolloutEngine:
+    """The engine of a run's conversations about whole videos; `group` rollouts a question."""
     config = rollout_config(run.config, group, greedy)
-    return _make_rollout_once(run.mesh, run.model, run.layout, config)
+    return RolloutEngine(run.mesh, run.model, run.tokenizer, run.special_tokens, run.layout, config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +120,15 @@ class VideoSplit:
 
     videos: list[Video]
     rows: dict[str, int]  # video id -> place in videos, and in the bank made of them
+
+
+def video_questions(records: Sequence[Mapping], split: VideoSplit) -> list[VideoQuestion]:
+    """Records about videos of the split as questions, numbered in their order."""
+    places = [split.rows[record["video"]] for record in records]
+    return [
+        VideoQuestion(record, place, split.videos[place].times, number)
+        for number, (record, place) in enumerate(zip(records, places, strict=True))
+    ]
 
 
 def load_split(run: Run, split: str) -> VideoSplit:

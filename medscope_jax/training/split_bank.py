@@ -2,21 +2,19 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh
 
 from medscope_jax.bank import FrameBank
 from medscope_jax.bank.bank_build import Built, build_bank
 from medscope_jax.bank.bank_key import Preprocessing, weights_hash
 from medscope_jax.bank.bank_store import FrameSource, load_bank, source_of
 from medscope_jax.dialogue import stamp_ids
-from medscope_jax.distributed.multihost import first_process_first, gather, put_rows
+from medscope_jax.distributed.multihost import first_process_first, gather
 from medscope_jax.models import ModelConfig, frame_grid
 from medscope_jax.models.vision import IMAGE_MEAN, IMAGE_STD
 from medscope_jax.training.run import ENCODE_FRAMES, Run, VideoSplit, jitted_encode, make_split_bank
@@ -65,18 +63,6 @@ def stored_bank(run: Run, params: dict, split: VideoSplit, dtype: str | None = N
     built = build_vision_bank(folder, run.model, params["vision"], sources, made_of, dtype)
     stamps = functools.partial(stamp_ids, run.tokenizer, run.layout)
     return load_bank(folder, built.key, names, stamps, max_frames=run.config.video.max_frames)
-
-
-def put_videos(
-    bank: FrameBank, places: np.ndarray, mesh: Mesh, shardings_of: Callable[[Any, Mesh], Any]
-) -> FrameBank:
-    """Videos places [P] of a split's bank, from the host onto the mesh.
-
-    shardings_of: batch_shardings or bank_shardings, which say where each video goes.
-    """
-    count = len(places)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), bank)
-    return put_rows(bank, places, shardings_of(shapes, mesh))
 
 
 def bank_folder(workdir: Path, dtype: str) -> Path:

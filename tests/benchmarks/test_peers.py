@@ -1,6 +1,7 @@
 """The peers' way writes what the compiled rollout writes, tool calls and all."""
 
 import cv2
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -11,6 +12,7 @@ from benchmarks.rollouts import measure
 from benchmarks.rollouts_report import print_report
 from benchmarks.trained import machine
 from medscope_jax.dialogue import Layout, train_tokenizer
+from medscope_jax.distributed import make_mesh
 from medscope_jax.models import model_config
 from medscope_jax.rollout import find_special_tokens
 from medscope_jax.training.run import Run
@@ -61,7 +63,8 @@ def world(folder):
     video = {"fps": 1.0, "height": SIZE[0], "width": SIZE[1], "max_frames": 40}
     config = ConfigDict({"rollout": rollout, "video": video})
     special_tokens = find_special_tokens(tokenizer, LAYOUT)
-    run = Run(config, folder, None, tokenizer, special_tokens, model, LAYOUT, LAYOUT)
+    mesh = make_mesh({}, jax.devices()[:1])
+    run = Run(config, folder, mesh, tokenizer, special_tokens, model, LAYOUT, LAYOUT)
     return run, chatter(tokenizer, model, seed=6)
 
 

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from medscope_jax.bank import FrameBank, flat_index
 from medscope_jax.distributed import make_mesh
 from medscope_jax.errors import NotFiniteError
+from medscope_jax.rollout import row_keys
 from medscope_jax.training import ga_grpo
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.metrics_log import MetricsWriter, read_metrics, without_timing
@@ -58,9 +59,10 @@ def session(monkeypatch, folder, resample=2, poison=(), kill=None):
     """One start of stage 3, killed before its update number `kill`; bits of its last state."""
     run = make_run(folder, resample)
 
-    def roll(params, rows, keys):
+    def roll(params, rows, key, first):
         """Rewards of 0 and 1 by each rollout's key: half of the groups of two have a signal."""
-        totals = jax.vmap(jax.vmap(jax.random.bernoulli))(keys)
+        keys = row_keys(key, jnp.arange(len(rows) * GROUP) + first * GROUP)
+        totals = jax.vmap(jax.random.bernoulli)(keys).reshape(-1, GROUP)
         groups = make_groups(rows, totals)
         groups = dataclasses.replace(groups, places=groups.rows.astype(np.int32))
         return RolloutBatch(groups, {"decoded": 5}, {"seconds_rollout": 0.1, "seconds_judge": 0.1})

@@ -19,9 +19,10 @@ from medscope_jax.bank import FrameBank, flat_index, flat_tokens, take_videos
 from medscope_jax.dialogue import CallRecord, Episode, Role
 from medscope_jax.distributed import make_mesh
 from medscope_jax.rl import JudgeError, RewardConfig, make_judge
-from medscope_jax.rollout import Trajectory, row_keys
+from medscope_jax.rollout import Trajectory, engine, row_keys
 from medscope_jax.training import rollout_batch as rolling
 from medscope_jax.training.run import Run
+from tpu_configs.cpu import get_config
 
 VIDEOS, FRAMES, GROUP, LENGTH = 5, 3, 2, 8
 WAIT_S = 60.0  # a machine that is busy may be slow; a missing overlap waits so long, and fails
@@ -91,14 +92,15 @@ def make_roll(
         texts = [f"<think>a</think><answer>answer {row[0]}</answer>" for row in host.tokens]
         return [Trajectory(text, [text], [], []) for text in texts]
 
-    monkeypatch.setattr(rolling, "rollout_program", lambda *_, **__: dispatch)
-    monkeypatch.setattr(rolling, "make_prompts", lambda *a, **_: a[3])
-    monkeypatch.setattr(rolling, "prompt_width", lambda *_: LENGTH)
-    monkeypatch.setattr(rolling, "read_trajectories", read_trajectories)
+    monkeypatch.setattr(engine, "rollout_program", lambda *_: dispatch)
+    monkeypatch.setattr(engine, "make_prompts", lambda *a: a[3])
+    monkeypatch.setattr(engine, "prompt_width", lambda *_: LENGTH)
+    monkeypatch.setattr(engine, "read_trajectories", read_trajectories)
     reward = {field: getattr(RewardConfig(), field) for field in ("h0", "delta", "crop_reward")}
     config = ConfigDict(
         {"rl": {"group_size": GROUP, "parts": parts}, "reward": reward}
         | {"video": {"max_frames": FRAMES}, "judge": {"unscored": unscored}}
+        | {"rollout": get_config().rollout}
     )
     layout = SimpleNamespace(tokens_per_frame=1)
     mesh = make_mesh({}, jax.devices()[:1])
@@ -111,8 +113,7 @@ def make_roll(
 
 
 def roll_rows(roll, rows):
-    keys = row_keys(jax.random.key(7), jnp.arange(len(rows) * GROUP)).reshape(-1, GROUP)
-    return roll({}, np.array(rows), keys)
+    return roll({}, np.array(rows), jax.random.key(7), 0)
 
 
 def test_parts_change_nothing(monkeypatch):
@@ -124,7 +125,13 @@ def test_parts_change_nothing(monkeypatch):
     rows = [6, 1, 3, 0]
     whole = roll_rows(make_roll(monkeypatch, 1, judge), rows)
     assert whole.work == {"decoded": 4 * GROUP * LENGTH}
-    assert len(np.unique(whole.groups.episode.tokens, axis=0)) == 4 * GROUP
+    # Each rollout has a key of its own, by its place in the batch and the batch's first number.
+    keys = row_keys(jax.random.key(7), jnp.arange(4 * GROUP))
+    drawn = jax.vmap(lambda key: jax.random.randint(key, (LENGTH,), 0, 1000))
+    np.testing.assert_array_equal(whole.groups.episode.tokens, drawn(keys))
+    later = make_roll(monkeypatch, 1, judge)({}, np.array(rows), jax.random.key(7), 4)
+    keys = row_keys(jax.random.key(7), jnp.arange(4 * GROUP, 8 * GROUP))
+    np.testing.assert_array_equal(later.groups.episode.tokens, drawn(keys))
     # Each token's visual index points at the frame that was shown, in its question's video.
     bank = take_videos(make_frame_bank(), np.repeat(whole.groups.places, GROUP))
     found = np.take_along_axis(bank.tokens[:, :, 0, 0], whole.groups.episode.visual_index, axis=1)

@@ -1,0 +1,180 @@
+"""Questions in, trajectories out: training, evaluation, `ask` and the benchmarks roll out here.
+
+    batch    = engine.prepare(bank, questions, key, width=width)   their prompts and videos, placed
+    running  = engine.start(params, batch)                         does not wait for the device
+    finished = engine.wait(running)                                episode and trajectories, on host
+
+Training starts one part of its batch before it waits for the part before; who has any number of
+questions and nothing to do meanwhile calls roll_out.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from medscope_jax.bank import FrameBank, put_videos
+from medscope_jax.dialogue import Episode, Layout, Tokenizer
+from medscope_jax.distributed import batch_shardings
+from medscope_jax.distributed.multihost import gather, put, replicate
+from medscope_jax.models import ModelConfig
+from medscope_jax.rollout.loop import make_rollout
+from medscope_jax.rollout.observation import SpecialTokens
+from medscope_jax.rollout.prompts import Trajectory, make_prompts, prompt_width, read_trajectories
+from medscope_jax.rollout.sampling import row_keys
+from medscope_jax.rollout.state import Prompts, RolloutConfig
+
+# Engines of the same mesh, model, layout and config share a program: stage 3 and evaluation trace
+# and compile it once for both.
+rollout_program = functools.cache(make_rollout)
+
+
+class VideoQuestion(NamedTuple):
+    """A question about a video, to be rolled out config.group times."""
+
+    record: Mapping  # question, and options or none; the rest is the caller's
+    video: int  # its video's place in the bank
+    times: np.ndarray  # [T] seconds of that video's frames
+    number: int  # rollout g samples with the key numbered number * group + g, whatever the batch
+
+
+class PlacedQuestions(NamedTuple):
+    """P questions as the program takes them, on the mesh."""
+
+    bank: FrameBank  # P videos, question i's being its i-th
+    prompts: Prompts
+
+
+class RunningRollouts(NamedTuple):
+    """Rollouts under way on the device."""
+
+    episode: Episode  # P * group rows
+    work: dict[str, jax.Array]  # what the program counts, see rollout.loop.rollout
+
+
+class FinishedRollouts(NamedTuple):
+    """Rollouts on the host, of every process: rows i * group ... are those of question i."""
+
+    episode: Episode  # P * group rows of NumPy arrays
+    trajectories: list[Trajectory]  # P * group
+    work: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutEngine:
+    """The agent loop of one model on one mesh.
+
+    Weights and videos are arguments of its methods, so that an engine costs nothing to make. Of
+    several processes, each calls the same methods with the same arguments, in the same order.
+
+    Attributes:
+        mesh: questions are split over its data and fsdp axes, see rollout.make_rollout.
+        special_tokens: of the tokenizer and the layout's texts.
+        config: rollouts a question, and how they are sampled.
+    """
+
+    mesh: Mesh
+    model: ModelConfig
+    tokenizer: Tokenizer
+    special_tokens: SpecialTokens
+    layout: Layout
+    config: RolloutConfig
+
+    def prompt_width(self, questions: Sequence[VideoQuestion], spare: int = 1) -> int:
+        """Positions that hold each question's prompt, with tools or without.
+
+        Batches of one width share a compiled program: take the width of all questions.
+
+        Args:
+            spare: positions of layout.length that a prompt must leave to what follows.
+
+        Raises:
+            UserError: as rollout.prompt_width.
+        """
+        records, times = [q.record for q in questions], [q.times for q in questions]
+        return prompt_width(records, times, self.tokenizer, self.layout, True, spare)
+
+    def prepare(
+        self,
+        bank: FrameBank,
+        questions: Sequence[VideoQuestion],
+        key: jax.Array,
+        *,
+        width: int,
+        tools: bool = True,
+    ) -> PlacedQuestions:
+        """Prompts and videos of P questions, placed on the mesh.
+
+        Args:
+            bank: V videos on the host.
+            questions: as many as the mesh's data and fsdp axes divide.
+            key: of which each rollout has its own by its number, see VideoQuestion.
+            width: of prompt_width, for these questions or for more.
+            tools: whether the prompt offers tools.
+
+        Raises:
+            UserError: a question that can't be asked, or whose prompt is wider.
+        """
+        places = np.array([q.video for q in questions], np.int32)
+        numbers = np.array([q.number for q in questions])[:, None] * self.config.group
+        numbers = numbers + np.arange(self.config.group)
+        keys = row_keys(key, jnp.asarray(numbers.reshape(-1))).reshape(numbers.shape)
+        videos = put_videos(bank, places, self.mesh, batch_shardings)
+        prompts = make_prompts(
+            [q.record for q in questions],
+            range(len(questions)),
+            [q.times for q in questions],
+            keys,
+            width,
+            self.tokenizer,
+            self.layout,
+            tools,
+        )
+        return PlacedQuestions(videos, put(prompts, batch_shardings(prompts, self.mesh)))
+
+    def start(self, params: dict, batch: PlacedQuestions) -> RunningRollouts:
+        """Gives the device a batch's rollouts; does not wait for them."""
+        program = rollout_program(self.mesh, self.model, self.layout, self.config)
+        special_tokens = replicate(self.special_tokens, self.mesh)
+        episode, work = program(params, batch.bank, batch.prompts, special_tokens)
+        return RunningRollouts(episode, work)
+
+    def wait(self, running: RunningRollouts) -> FinishedRollouts:
+        """The rollouts on the host, once the device has finished them."""
+        episode = gather(running.episode)
+        found = read_trajectories(episode, self.tokenizer, self.layout)
+        return FinishedRollouts(episode, found, jax.device_get(running.work))
+
+    def roll_out(
+        self,
+        params: dict,
+        bank: FrameBank,
+        questions: Sequence[VideoQuestion],
+        key: jax.Array,
+        *,
+        width: int,
+        batch_size: int,
+        tools: bool = True,
+    ) -> Iterator[list[list[Trajectory]]]:
+        """Rolls out any number of questions, batch by batch; arguments as those of prepare.
+
+        Args:
+            batch_size: questions a batch, rounded up to what the mesh divides; the last batch is
+                filled up with its first question.
+
+        Yields:
+            For each batch, a list of `group` trajectories for each of its questions.
+        """
+        group, shards = self.config.group, self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        batch_size = -(-batch_size // shards) * shards
+        for first in range(0, len(questions), batch_size):
+            asked = list(questions[first : first + batch_size])
+            filled = asked + asked[:1] * (batch_size - len(asked))
+            batch = self.prepare(bank, filled, key, width=width, tools=tools)
+            found = self.wait(self.start(params, batch)).trajectories
+            yield [found[i * group : (i + 1) * group] for i in range(len(asked))]
