@@ -5,8 +5,8 @@ from typing import Any
 
 from medscope_jax.metrics.table import METRIC_LABELS, columns_of, model_rows
 from medscope_jax.report.curves import learning_curves
-from medscope_jax.report.trace import Trace
-from medscope_jax.report.trace_page import environment, trace_view
+from medscope_jax.report.trace import Trace, trace_view
+from medscope_jax.report.trace_page import environment
 
 
 def results_view(rows: Sequence[Mapping], others: bool) -> dict[str, Any] | None:

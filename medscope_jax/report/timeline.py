@@ -1,9 +1,8 @@
 """Geometry of a trace's timeline: seconds to places on a drawing."""
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import Any
-
-from medscope_jax.report.trace import Trace
 
 # Drawing units; the page scales them.
 WIDTH, LEFT, RIGHT = 960.0, 132.0, 24.0
@@ -30,15 +29,29 @@ def tick_times(duration: float, most: int = 9) -> list[float]:
     return [float(tick * step) for tick in range(int(duration // step) + 1)]
 
 
-def timeline(trace: Trace) -> dict[str, Any]:
+def timeline(
+    duration: float,
+    previews: Iterable[float] = (),
+    looks: Iterable[tuple[str, float, float]] = (),
+    stated: Iterable[Sequence[float]] = (),
+    evidence: Iterable[Sequence[float]] = (),
+    evidence_time: float | None = None,
+) -> dict[str, Any]:
     """Lanes, marks and ticks of a trace's timeline, from top to bottom.
 
-    Returns a dict: width, height, left, right, ticks [{x, label}], bands [{x, width}] of the true
-    evidence behind all lanes, lanes [{label, kind, y, marks}], and summary, a text that
-    says it all. A mark is {shape: "span" | "instant" | "tick", x, width, text, text_x, anchor,
-    title}.
+    Args:
+      duration: of the video; all times are in seconds.
+      previews: times of the frames that were shown with the question.
+      looks: (tool, start, end) of each look.
+      stated: spans that the answer states.
+      evidence, evidence_time: the true spans, or the true frame's time.
+
+    Returns:
+      A dict: width, height, left, right, ticks [{x, label}], bands [{x, width}] of the true
+      evidence behind all lanes, lanes [{label, kind, y, marks}], and summary, a text that says it
+      all. A mark is {shape: "span" | "instant" | "tick", x, width, text, text_x, anchor, title}.
     """
-    duration = max(float(trace.duration), 1e-6)
+    duration = max(float(duration), 1e-6)
     scale = (WIDTH - LEFT - RIGHT) / duration
 
     def place(seconds: float) -> float:
@@ -59,22 +72,16 @@ def timeline(trace: Trace) -> dict[str, Any]:
             y = round(TOP + LANE * len(lanes), 2)
             lanes.append({"label": label, "kind": kind, "y": y, "marks": marks})
 
-    truth = [span(*pair, "true evidence") for pair in trace.evidence]
-    if trace.evidence_time is not None:
-        truth.append(instant(trace.evidence_time, "true evidence"))
+    truth = [span(*pair, "true evidence") for pair in evidence]
+    if evidence_time is not None:
+        truth.append(instant(evidence_time, "true evidence"))
     lane("true evidence", "truth", truth)
-    ticks = [{"shape": "tick", "x": place(time), "text": ""} for time in trace.preview_times]
-    lane("preview", "preview", ticks)
-    looks = 0
-    for turn in trace.turns:
-        if turn.status.upper() != "OK" or turn.start is None or turn.end is None:
-            continue
-        looks += 1
-        name = f"look {looks}"
-        frame = turn.tool == "get_frame"
-        mark = instant(turn.start, name) if frame else span(turn.start, turn.end, name)
+    lane("preview", "preview", [{"shape": "tick", "x": place(t), "text": ""} for t in previews])
+    for number, (tool, start, end) in enumerate(looks, 1):
+        name, frame = f"look {number}", tool == "get_frame"
+        mark = instant(start, name) if frame else span(start, end, name)
         lane(f"{name}: {'frame' if frame else 'window'}", "look", [mark])
-    lane("stated window", "stated", [span(*pair, "stated window") for pair in trace.predicted])
+    lane("stated window", "stated", [span(*pair, "stated window") for pair in stated])
 
     height = TOP + LANE * len(lanes) + AXIS
     return {

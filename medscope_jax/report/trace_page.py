@@ -1,4 +1,4 @@
-"""The evidence trace as a web page: the views that the templates show."""
+"""What web pages are made of: the templates, and pieces of a trace as they show them."""
 
 import base64
 import functools
@@ -10,10 +10,10 @@ import cv2
 import jinja2
 import numpy as np
 
-from medscope_jax.metrics.grounding import localization
-from medscope_jax.report.timeline import clock, timeline
-from medscope_jax.report.trace import DISCLAIMER, Trace, TurnView
+from medscope_jax.report.timeline import clock
 from medscope_jax.visible import visible
+
+DISCLAIMER = "Research software, not a medical device."
 
 _JPEG_QUALITY = 85
 _ELEMENT = re.compile(r"<(think|tool_call|answer)>(.*?)(?:</\1>|\Z)", re.DOTALL)
@@ -56,34 +56,6 @@ def frames_view(times: Sequence[float], images: Sequence[np.ndarray]) -> list[di
     return views
 
 
-def turn_view(turn: TurnView, trace: Trace) -> dict[str, Any]:
-    """One turn for a template, with the fit of its look to the true evidence."""
-    ok = turn.status.upper() == "OK" and turn.start is not None and turn.end is not None
-    evidence = trace.evidence if trace.evidence_time is None else trace.evidence_time
-    known = trace.evidence_time is not None or len(trace.evidence) > 0
-    fit = None
-    if ok and known and turn.tool != "get_frame":
-        fit = localization([(turn.start, turn.end)], evidence)
-    return {
-        "elements": elements(turn.text),
-        "call": turn,
-        "ok": ok,
-        "fit": fit,
-        "single": trace.evidence_time is not None,
-        "frames": frames_view(turn.frame_times, turn.frame_images),
-    }
-
-
-def trace_view(trace: Trace) -> dict[str, Any]:
-    """Everything a template needs to show a trace."""
-    return {
-        "trace": trace,
-        "timeline": timeline(trace),
-        "turns": [turn_view(turn, trace) for turn in trace.turns],
-        "preview": frames_view(trace.preview_times, trace.preview_images),
-    }
-
-
 @functools.cache
 def environment() -> jinja2.Environment:
     """Templates of this room; everything that they print is escaped, whatever it is."""
@@ -99,8 +71,3 @@ def environment() -> jinja2.Environment:
     env.filters["clock"] = clock
     env.globals["disclaimer"] = DISCLAIMER
     return env
-
-
-def render_trace(trace: Trace) -> str:
-    """The trace as one HTML page without scripts or outside resources."""
-    return environment().get_template("trace.html.j2").render(view=trace_view(trace))

@@ -1,4 +1,4 @@
-"""A Run of imported weights, of which no config of a training run says how to use them.
+"""The Run of imported weights: what stands in place of a training run's config.
 
 What a released model expects is known: Qwen's tokenizer, frames as images of at most 224 x 224
 pixels, each with its time before it. How much of a video it is shown is our choice, of a size that
@@ -8,15 +8,13 @@ one accelerator serves; the paper's preview has up to 512 frames.
 import dataclasses
 from pathlib import Path
 
-import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from medscope_jax.dialogue import Layout, load_qwen_tokenizer, protocol
-from medscope_jax.distributed import abstract, make_mesh, param_shardings
+from medscope_jax.dialogue import Layout, Tokenizer, protocol
 from medscope_jax.errors import UserError
-from medscope_jax.models import ModelConfig, frame_grid, load_params
+from medscope_jax.models import ModelConfig, frame_grid
 from medscope_jax.models.hf.preprocessor import pixel_limits
-from medscope_jax.models.weights import weight_shapes
 from medscope_jax.rollout import find_special_tokens
 from medscope_jax.training.run import Run
 from medscope_jax.video import bucket_size
@@ -75,13 +73,10 @@ def frame_size(
     return bucket_size(height, width, max_pixels, unit)
 
 
-def open_run(folder: Path, model: ModelConfig, size: tuple[int, int]) -> Run:
-    """The Run of a weights folder on one device, for frames of size (height, width) in pixels.
-
-    Raises:
-        UserError: no usable tokenizer.json in the folder.
-    """
-    tokenizer = load_qwen_tokenizer(folder, model.text.vocab_size)
+def pretrained_run(
+    folder: Path, model: ModelConfig, tokenizer: Tokenizer, mesh: Mesh, size: tuple[int, int]
+) -> Run:
+    """The Run of a weights folder for frames of size (height, width) in pixels."""
     grid = frame_grid(model, *size)
     turns, frame = _DIALOGUE["max_tool_turns"], grid[0] * grid[1] + _FRAME_TEXT
     shown = _DIALOGUE["preview_frames"] + turns * _DIALOGUE["window_frames"]
@@ -98,16 +93,10 @@ def open_run(folder: Path, model: ModelConfig, size: tuple[int, int]) -> Run:
     return Run(
         config=config,
         folder=folder,
-        mesh=make_mesh({}, jax.devices()[:1]),
+        mesh=mesh,
         tokenizer=tokenizer,
         special_tokens=find_special_tokens(tokenizer, layout),
         model=dataclasses.replace(model, remat=False),
         layout=layout,
         clip_layout=layout,
     )
-
-
-def load(run: Run) -> dict:
-    """The parameters of open_run's Run, on its device."""
-    shapes = weight_shapes(run.model)
-    return load_params(run.folder, abstract(shapes, param_shardings(shapes, run.mesh)))

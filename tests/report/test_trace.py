@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from medscope_jax.report import Trace, TurnView, render_report, render_trace, trace_json
 from medscope_jax.report.curves import learning_curves, series, smooth
 from medscope_jax.report.timeline import LEFT, RIGHT, WIDTH, clock, tick_times, timeline
+from medscope_jax.report.trace import trace_view
 from medscope_jax.report.trace_page import data_uri, elements
 from medscope_jax.visible import visible
 
@@ -285,7 +286,7 @@ times = st.floats(0, 400)
 @given(st.floats(1, 300), st.lists(st.tuples(times, times).map(sorted), max_size=4), times)
 def test_marks_stay_on_the_drawing(duration, windows, instant):
     turns = [crop_turn(*window, frame_images=()) for window in windows]
-    drawing = timeline(sample(duration=duration, turns=turns, evidence_time=instant))
+    drawing = trace_view(sample(duration=duration, turns=turns, evidence_time=instant))["timeline"]
     for lane in drawing["lanes"]:
         for mark in lane["marks"]:
             assert LEFT - 0.01 <= mark["x"] <= WIDTH - RIGHT + 0.01
@@ -293,7 +294,7 @@ def test_marks_stay_on_the_drawing(duration, windows, instant):
 
 
 def test_places_are_proportional():
-    lanes = timeline(sample(duration=100.0, evidence=[(25, 50)]))["lanes"]
+    lanes = timeline(100.0, evidence=[(25, 50)])["lanes"]
     (mark,) = lanes[0]["marks"]
     inner = WIDTH - LEFT - RIGHT
     assert mark["x"] == pytest.approx(LEFT + inner / 4, abs=0.01)
