@@ -101,7 +101,14 @@ class MedScope:
         partial: bool = False,
     ) -> list[Trace]: ...
 
-    def ask(self, video, question, *, fps=None, partial=False):
+    def ask(
+        self,
+        video: str | os.PathLike | Video,
+        question: str | Sequence[str],
+        *,
+        fps: float | None = None,
+        partial: bool = False,
+    ) -> Trace | list[Trace]:
         """Asks about one recording; the model looks where it likes, and answers greedily.
 
         Args:
@@ -118,8 +125,8 @@ class MedScope:
             UserError: one line: a recording that can't be read, a question that can't be asked or
                 is too long for the model's conversations, an fps that is no number above 0.
         """
-        several = not isinstance(question, str)
-        questions = [clean_question(text) for text in (question if several else [question])]
+        texts = [question] if isinstance(question, str) else question
+        questions = [clean_question(text) for text in texts]
         inputs = dict(self.inputs)
         if not isinstance(video, Video):
             inputs["the video"] = Path(video)
@@ -131,7 +138,7 @@ class MedScope:
             shown, name = run.layout.preview_frames, self.weights.name
             trace = make_trace(text, trajectory, video, shown, model=name)
             traces.append(dataclasses.replace(trace, inputs=inputs))
-        return traces if several else traces[0]
+        return traces[0] if isinstance(question, str) else traces
 
     def read_video(
         self,

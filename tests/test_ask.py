@@ -1,8 +1,5 @@
 """One question about one recording: what is printed, what is written, and what is refused."""
 
-import argparse
-import dataclasses
-import functools
 import html
 import json
 import os
@@ -13,23 +10,18 @@ import wave
 from pathlib import Path
 
 import cv2
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from pydicom import examples
-from rich.console import Console
 
-from medscope_jax import ask
-from medscope_jax.dialogue import build_episode, protocol
-from medscope_jax.errors import UserError
+from medscope_jax import ask, inference
+from medscope_jax.dialogue import protocol
 from medscope_jax.report.trace import DISCLAIMER
-from medscope_jax.rollout import make_rollout
+from medscope_jax.rollout import Trajectory
 from medscope_jax.training.run import make_run, run_mesh
-from medscope_jax.training.stage import newest_model
-from medscope_jax.training.workdir import Workdir, read_workdir
-from medscope_jax.video import preview_indices, read_video
+from medscope_jax.training.workdir import read_workdir
+from medscope_jax.video import read_video
+from tests.ask_cases import episode_tokens, play_tokens
 
 QUESTION = "When does a polyp come into view?"
 # A window beyond the end, a look at four seconds, one at a frame, and an answer.
@@ -59,16 +51,7 @@ def script(run, monkeypatch):
     """(video, turns) -> from now on the model writes these turns, whatever it would say."""
 
     def play(video, turns):
-        shown = preview_indices(len(video.times), run.layout.preview_frames)
-        row = build_episode(
-            QUESTION, turns, shown, video.times, video.duration, run.tokenizer, run.layout, True
-        )
-        tokens = jnp.asarray(row.tokens, jnp.int32)
-
-        def sample(scores, keys, position, temperature, top_p):
-            return jnp.take(tokens, position, mode="clip"), jnp.zeros(position.shape)
-
-        monkeypatch.setattr(ask, "make_rollout", functools.partial(make_rollout, sampler=sample))
+        play_tokens(monkeypatch, episode_tokens(run, video, QUESTION, turns))
 
     return play
 
@@ -125,21 +108,6 @@ def test_a_dicom_recording_of_one_second(micro_run, tmp_path, capsys):
     assert trace["video"] == ""
 
 
-def test_runs_and_pairs_of_before_and_of_now(micro_run, recording):
-    """A run made before there was min_frames asks as others do; pairs show the same pictures."""
-    flags = argparse.Namespace(video=examples.get_path("ybr_color"), fps=None, partial=False)
-    size, console = (28, 56), Console(stderr=True)
-    section = read_workdir(micro_run)[1].video.to_dict()
-    video = ask._read(console, flags, ConfigDict(section), size)
-    assert len(video.times) == section["min_frames"] == 8
-    pairs = ask._read(console, flags, ConfigDict(section | {"native_pairs": True}), size)
-    np.testing.assert_array_equal(pairs.frames.reshape(video.frames.shape), video.frames)
-    del section["min_frames"]
-    np.testing.assert_array_equal(
-        ask._read(console, flags, ConfigDict(section), size).times, video.times
-    )
-
-
 @pytest.fixture
 def pictures(tmp_path):
     """Ten numbered pictures without times, of which one is missing."""
@@ -182,49 +150,12 @@ def test_outputs_that_are_no_files(micro_run, pictures, refusal, tmp_path):
 def test_notes_of_the_recording_reach_the_trace(run, recording):
     from medscope_jax.report import render_trace, trace_json
     from medscope_jax.report.make_trace import make_trace
-    from medscope_jax.rollout import Trajectory
 
     video = read_video(recording, 1.0, (28, 56), max_frames=7)
     assert video.notes
     trace = make_trace(QUESTION, Trajectory("", [], [], []), video, 4)
     assert trace_json(trace)["notes"] == list(video.notes)
     assert video.notes[0] in html.unescape(render_trace(trace))
-
-
-def test_times_off_the_tick_get_room(run, recording):
-    video = read_video(recording, 1.0, (28, 56))
-    assert ask.roomy_layout(run, video) == run.layout
-    odd = dataclasses.replace(video, times=video.times * 37.3)
-    layout = ask.roomy_layout(run, odd)
-    extra = max(len(run.tokenizer.encode(f"{time:.1f}")) for time in odd.times) - 1
-    frames = layout.preview_frames + layout.max_tool_turns * layout.window_frames
-    assert layout.length == run.layout.length + extra * frames > run.layout.length
-
-
-def test_the_newest_finished_model_answers(run, micro_run, tmp_path):
-    folder = Workdir(tmp_path / "run")
-    shutil.copytree(Workdir(micro_run).checkpoints, folder.checkpoints)
-    name, params = newest_model(run, folder)
-    assert name == "rl"
-    newest = max(folder.checkpoints.glob("[0-9]*"))
-    shutil.rmtree(newest)
-    name, sft = newest_model(run, folder)
-    assert name == "sft"
-    assert jax.tree.structure(params) == jax.tree.structure(sft)
-    for path in folder.checkpoints.glob("[0-9]*"):
-        shutil.rmtree(path)
-    with pytest.raises(UserError, match="no finished sft or rl model yet"):
-        newest_model(run, folder)
-
-
-def test_a_run_of_absent_devices_is_asked_on_one_device(run, capsys):
-    config = ConfigDict(run.config)
-    with config.unlocked():
-        config.device = ConfigDict({"platform": "tpu", "kind": "v5e", "count": 4, "topology": ""})
-        config.mesh.fsdp = 4
-    mesh = ask.usable_mesh(config)
-    assert mesh.size == 1
-    assert "trained on 4 x v5e, which is not here: answering on 1 x cpu" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -310,8 +241,8 @@ def test_a_full_disk_while_writing_keeps_the_old_trace(
 
     page = tmp_path / "trace.html"
     page.write_text("old")
-    found = ask.Trajectory("<think>a</think><answer>b</answer>", [], [], [])
-    monkeypatch.setattr(ask, "answer_question", lambda *_: found)
+    found = Trajectory("<think>a</think><answer>b</answer>", [], [], [])
+    monkeypatch.setattr(inference, "answer_questions", lambda *_: [found])
     monkeypatch.setattr(os, "fsync", full)
     line = refusal(ask.main, arguments(micro_run, recording, html=page))
     assert "disk full while writing" in line and "the old one is kept" in line

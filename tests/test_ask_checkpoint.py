@@ -1,21 +1,15 @@
 """A question to imported weights: a Hugging Face folder in, an evidence trace out."""
 
-import functools
 import json
 
-import jax.numpy as jnp
 import pytest
 
-from medscope_jax import ask
-from medscope_jax.convert import import_folder
-from medscope_jax.dialogue import build_episode, load_qwen_tokenizer, protocol
-from medscope_jax.models import ModelConfig, TextConfig, VisionConfig, read_model
+from medscope_jax import ask, inference
+from medscope_jax.dialogue import protocol
 from medscope_jax.report.trace import DISCLAIMER
-from medscope_jax.rollout import make_rollout
 from medscope_jax.training import pretrained
-from medscope_jax.video import preview_indices, read_video
-from tests.dialogue import qwen_files
-from tests.models import synthetic
+from medscope_jax.video import read_video
+from tests.ask_cases import episode_tokens, make_checkpoint, play_tokens
 
 QUESTION = "When does the clip come into view?"
 TURNS = [
@@ -26,25 +20,7 @@ TURNS = [
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A tiny model of the family, as it would come from the hub, imported."""
-    serialized = qwen_files.tiny()
-    vision = VisionConfig(
-        depth=2, hidden_size=32, intermediate_size=48, num_heads=2, window_size=56,
-        fullatt_block_indexes=(1,), out_hidden_size=32,
-    )  # fmt: skip
-    text = TextConfig(
-        vocab_size=1024, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1, mrope_section=(4, 2, 2),
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("hub")
-    model = ModelConfig(vision, text)
-    source = synthetic.write_folder(folder / "hf", model, synthetic.plain_weights(model, "float32"))
-    (source / "tokenizer.json").write_bytes(serialized)
-    tag = load_qwen_tokenizer(source).tag
-    ends = {"eos_token_id": [tag(protocol.IM_END), tag(protocol.PAD)]}
-    (source / "generation_config.json").write_text(json.dumps(ends))
-    import_folder(source, folder / "checkpoint")
-    return folder / "checkpoint"
+    return make_checkpoint(tmp_path_factory.mktemp("hub"))
 
 
 def test_what_it_looks_at_and_answers(checkpoint, recording, tmp_path, monkeypatch, capsys):
@@ -53,27 +29,17 @@ def test_what_it_looks_at_and_answers(checkpoint, recording, tmp_path, monkeypat
     It ends with <|endoftext|>, as its generation_config.json says; what it would write after that
     is never asked for.
     """
-    model = read_model(checkpoint)
-    size = pretrained.frame_size(model, 120, 160)
+    medscope = inference.open_checkpoint(checkpoint)
+    size = medscope.frame_size(120, 160)
     assert size == (168, 252)  # as the reference: 4:3, at most 224 x 224 pixels, multiples of 28
-    run = pretrained.open_run(checkpoint, model, size)
+    run = medscope.run_for(size)
     # Six frames at one a second are fewer than are shown of any recording that has more.
     video = read_video(recording, 1.0, size, min_frames=8)
     seen = video.times[(video.times >= 2) & (video.times <= 4)]
     assert len(video.times) == 8 and len(seen) == 3
-    shown = preview_indices(len(video.times), run.layout.preview_frames)
-    row = build_episode(
-        QUESTION, TURNS, shown, video.times, video.duration, run.tokenizer, run.layout, True
-    )
+    told = episode_tokens(run, video, QUESTION, TURNS)
     further = run.tokenizer.encode("<think>c</think><answer>[0.0, 1.0]</answer>")
-    ended = [*row.tokens[:-1], run.tokenizer.tag(protocol.PAD), *further]
-    tokens = jnp.asarray(ended, jnp.int32)
-
-    def sample(scores, keys, position, temperature, top_p):
-        assert scores.shape == (1, model.text.vocab_size)
-        return jnp.take(tokens, position, mode="clip"), jnp.zeros(position.shape)
-
-    monkeypatch.setattr(ask, "make_rollout", functools.partial(make_rollout, sampler=sample))
+    play_tokens(monkeypatch, [*told[:-1], run.tokenizer.tag(protocol.PAD), *further])
     arguments = ["--checkpoint", str(checkpoint), "--video", str(recording)]
     arguments += ["--question", QUESTION, "--json", str(tmp_path / "trace.json")]
     ask.main(arguments)
