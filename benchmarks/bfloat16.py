@@ -8,7 +8,6 @@ stays the same. In PyTorch the rotary frequencies stay float32, as from_pretrain
 torch and transformers.
 """
 
-import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -18,6 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from medscope_jax import models
+from medscope_jax.arguments import Parser
+from medscope_jax.errors import run_main
 from medscope_jax.models import ModelConfig, TextConfig, VisionConfig
 from tests.models import parity_cases, parity_ours
 
@@ -89,11 +90,11 @@ def measure(config: ModelConfig, weights: dict[str, np.ndarray]) -> dict[str, di
     return out | {"float32": divergence(theirs, exact)}
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     """Measures and prints a table; --json FILE keeps the numbers."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="file to write the numbers to")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     results = measure(CONFIG, parity_cases.random_weights(CONFIG, boost=1))
     table = Table("model", "largest", "mean", "same likeliest token")
     names = {
@@ -111,4 +112,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

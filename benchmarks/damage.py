@@ -17,7 +17,6 @@ that makes a header say another rate ("other rate") can't be told from a recordi
     --json FILE      writes all numbers and the seeds of every failure
 """
 
-import argparse
 import collections
 import itertools
 import json
@@ -33,6 +32,8 @@ from rich.table import Table
 
 from benchmarks.damage_files import CONTAINERS, DAMAGES, damaged, good_recordings
 from benchmarks.damage_read import FAILURES, OUTCOMES, judge, judge_undamaged, read_all
+from medscope_jax.arguments import Parser
+from medscope_jax.errors import run_main
 
 
 def run(
@@ -95,9 +96,9 @@ def replay(task: str, keep: str | None) -> str:
     return f"{task}: {outcome}: {details}"
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """The command line; exit status 1 where anything failed."""
-    parser = argparse.ArgumentParser(prog="benchmarks.damage")
+    parser = Parser(description=__doc__)
     parser.add_argument("--files", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--limit", type=float, default=10.0)
@@ -133,4 +134,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

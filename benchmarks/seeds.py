@@ -5,10 +5,10 @@ Markdown table (mean, [lowest, highest]) and the differences between models that
 measured by. A difference is taken seed by seed. --json FILE keeps all numbers.
 """
 
-import argparse
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
+from medscope_jax.arguments import Parser
 from medscope_jax.errors import UserError, run_main
 from medscope_jax.metrics import columns_of, over_seeds, read_results, write_results
 from medscope_jax.metrics.table import Column, model_rows
@@ -148,7 +148,7 @@ def _difference(found: Mapping) -> str:
 
 def main(argv: Sequence[str]) -> None:
     """Merges, prints Markdown and writes JSON."""
-    parser = argparse.ArgumentParser("benchmarks.seeds", description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="folders of finished runs")
     parser.add_argument("--json", metavar="FILE", help="where to write all numbers")
     flags = parser.parse_args(argv)

@@ -15,7 +15,6 @@ Towards the end no rollout is left to take a free slot: the more rollouts a slot
 the other, the less that is felt.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,6 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from medscope_jax.arguments import Parser
 from medscope_jax.bank import FrameBank, stack_bank
 from medscope_jax.dialogue import Layout, Tokenizer, protocol, train_tokenizer
 from medscope_jax.distributed import check_device
@@ -193,7 +193,7 @@ def print_report(result: dict) -> None:
 
 def main(arguments: list[str]) -> None:
     """Counts and prints a table; --json FILE keeps the numbers."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0, help="of the turns' lengths (0)")
     parser.add_argument("--json", type=Path, help="file to write the numbers to")
     flags = parser.parse_args(arguments)

@@ -31,7 +31,7 @@ from collections.abc import Callable
 
 import tensorflow_datasets as tfds
 
-from medscope_jax.config import Parser
+from medscope_jax.arguments import Parser
 from medscope_jax.data.built import recover
 from medscope_jax.errors import UserError, run_main
 from medscope_jax.files import check_folder, writing
@@ -152,7 +152,7 @@ def _prepare(
 
 def main(arguments: list[str]) -> None:
     """Builds what the command line asks for."""
-    parser = Parser("tfds_builders.build", description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("builder", choices=BUILDERS)
     parser.add_argument("--config", choices=PARTS, help="part of clinvideo_suite; default: all")
     parser.add_argument("--manual_dir", required=True, help="folder with suite.json")

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from medscope_jax.config import Parser
+from medscope_jax.arguments import Parser
 from medscope_jax.data.built import file_hash, seal
 from medscope_jax.data.phantom_reader import PROCEDURES, is_done, suite_dir
 from medscope_jax.errors import UserError, run_main
@@ -142,7 +142,7 @@ def _quiet_tfds() -> Iterator[None]:
 
 def main(arguments: list[str]) -> None:
     """Prepares the default suite, or the smoke one."""
-    parser = Parser("tfds_builders.prepare", description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--workdir", required=True, help="where to put the suite")
     parser.add_argument("--smoke", action="store_true", help="the tiny suite")
     flags = parser.parse_args(arguments)

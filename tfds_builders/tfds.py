@@ -18,11 +18,13 @@ says what could not be used.
 import contextlib
 import dataclasses
 import io
+import re
+from collections.abc import Callable
 
 import simple_parsing
 from tensorflow_datasets.scripts.cli import build, cli_utils
 
-from medscope_jax.errors import UserError, run_main
+from medscope_jax.errors import UserError, closest, run_main
 from medscope_jax.files import check_folder
 
 _PATHS = ("--data_dir", "--download_dir", "--extract_dir", "--manual_dir")
@@ -54,9 +56,19 @@ def main(arguments: list[str]) -> None:
     except SystemExit as stop:
         if stop.code:
             what = said.getvalue().rpartition("error: ")[2].strip()
+            name = re.match(r"unrecognized arguments: (--[^\s=]+)", what)
+            what += closest(name[1], _flags(parse)) if name else ""
             raise UserError(f"{what} (build --help shows all arguments)") from None
         raise
     parsed.execute()
+
+
+def _flags(parse: Callable) -> list[str]:
+    """All flags that the help of TFDS's parser names."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        parse(["tfds", "build", "--help"])
+    return re.findall(r"--\w+", said.getvalue())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """A laptop: two cores, 6 GB of memory, no accelerator; the whole job in under 20 minutes.
 
 `cpu.py:smoke` walks the same path in under two minutes, too small and short to learn much.
-This file is also the schema: every other config has exactly these keys.
+What each key means, its type and range: `python -m medscope_jax.train --help`, which is
+medscope_jax/config_schema.py. Every other config has exactly these keys.
 """
 
 from ml_collections import ConfigDict
@@ -14,13 +15,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.device = ConfigDict({"platform": "cpu", "kind": "", "count": 1, "topology": ""})
-    # context: training splits the slots of its rows over it, rollouts their questions.
     config.mesh = ConfigDict({"data": 1, "fsdp": 1, "context": 1, "tensor": 1})
 
-    # Procedures a split and source; laparoscopic ones are held out, out-of-domain.
     config.suite = ConfigDict(
         {
-            "data_dir": "",  # of tfds_builders.build: your videos in place of phantom procedures
+            "data_dir": "",
             "seed": 0,
             "train_ophthalmic": 290,
             "train_endoscopic": 130,
@@ -36,12 +35,11 @@ def get_config(arg: str = "") -> ConfigDict:
             "fps": 1.0,
             "height": 28,
             "width": 56,
-            "max_frames": 240,  # of the frame bank, a video
-            # Of a recording that has as many: a short one is read at a higher rate than fps.
+            "max_frames": 240,
             "min_frames": 8,
-            "resample": "area",  # how a recording asked about is resized; "bicubic": as Qwen's
-            "stored_bank": "",  # "bfloat16", "int8", "float32": frame tokens are kept in DIR/banks
-            "native_pairs": False,  # True: two frames share a bank frame, as in Qwen's video mode
+            "resample": "area",
+            "stored_bank": "",
+            "native_pairs": False,
         }
     )
     config.dialogue = ConfigDict(
@@ -51,15 +49,13 @@ def get_config(arg: str = "") -> ConfigDict:
             "window_frames": 16,
             "frame_format": "{frame}{time:.1f}",
             "response_format": "<tool_response>{response}</tool_response>",
-            "length": 256,  # slots of an episode
-            "clip_length": 224,  # slots of a stage-1 episode: one clip, no tools
+            "length": 256,
+            "clip_length": 224,
             "max_tool_turns": 5,
         }
     )
     config.model = ConfigDict(
         {
-            # Start from imported weights (a folder of convert import): their shapes stand for
-            # those below, their tokenizer for the suite's. "": random weights.
             "checkpoint": "",
             "vision": {
                 "depth": 2,
@@ -87,14 +83,12 @@ def get_config(arg: str = "") -> ConfigDict:
             "dtype": "float32",
             "param_dtype": "float32",
             "remat": False,
-            # What a layer keeps all the same: "full" nothing, "attention" what attention gave,
-            # "dots" the result of every matrix product.
             "remat_policy": "full",
             "lora": {
-                "rank": 0,  # 0: no adapters, every stage trains whole weights
-                "alpha": 128.0,  # an adapter's product counts alpha / rank
+                "rank": 0,
+                "alpha": 128.0,
                 "targets": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
-                "base": "bfloat16",  # frozen weights: float32, bfloat16, int8 (decoder's kernels)
+                "base": "bfloat16",
             },
         }
     )
@@ -103,30 +97,23 @@ def get_config(arg: str = "") -> ConfigDict:
     # What trains: at first all; then the decoder, by adapters where model.lora.rank is not 0.
     everything = {"train_vision": True, "lora": False, **optimizer}
     decoder = {"train_vision": False, "lora": True, **optimizer}
-    # Stage 1, warm-up SFT: captions and questions about clips; the vision tower trains.
     config.warm_up = ConfigDict(
         {"steps": 800, "batch_size": 32, "learning_rate": 2e-3, **everything}
     )
-    # Stage 2, visual-CoT cold start: tool trajectories and easy questions, from the frame bank.
     config.cold_start = ConfigDict(
         {"steps": 450, "batch_size": 32, "learning_rate": 1e-3, **decoder}
     )
-    # The baseline that cannot look: the same start, data and steps, answers from the preview.
     config.passive = ConfigDict({"steps": 300, "batch_size": 32, "learning_rate": 1e-3, **decoder})
-    # Stage 3, GA-GRPO.
     config.ga_grpo = ConfigDict({"steps": 60, "batch_size": 16, "learning_rate": 1.5e-4, **decoder})
     config.rl = ConfigDict(
         {
-            "group_size": 8,  # rollouts a question; ga_grpo.batch_size counts questions
-            "updates": 1,  # optimizer steps on one batch of rollouts
-            "parts": 1,  # of a batch of questions: the judge reads one while the next rolls out
-            # Most further batches to roll out, a step, for groups to take the place of those whose
-            # rollouts are all rewarded alike (DAPO's dynamic sampling).
+            "group_size": 8,
+            "updates": 1,
+            "parts": 1,
             "resample": 0,
-            "micro_batch": 32,  # rows of one forward and backward pass
-            # Keeps what stage 2 knew: without, answers out of domain suffer. The paper: 0 or 0.04.
+            "micro_batch": 32,
             "kl_coefficient": 0.04,
-            "kl_reference": "start",  # the policy that stage 3 starts from; "base": adapters off
+            "kl_reference": "start",
         }
     )
     config.rollout = ConfigDict(
@@ -136,12 +123,9 @@ def get_config(arg: str = "") -> ConfigDict:
             "turn_tokens": 48,
             "call_tokens": 40,
             "prefill_rows": 8,
-            # Rows that run at once on each device's part of a batch; one that is done makes room
-            # for the next, so none waits for the longest. 0: all.
             "slots": 0,
-            # Of a prompt or an observation, read at a time: bounds attention's scores. 0: all.
             "prefill_tokens": 0,
-            "kv_dtype": "",  # of the key-value cache: the model's; "int8" takes half of bfloat16
+            "kv_dtype": "",
         }
     )
     config.reward = ConfigDict(
@@ -154,8 +138,8 @@ def get_config(arg: str = "") -> ConfigDict:
             "answer_weight": 1.0,
             "format_weight": 1.0,
             "evidence_weight": 1.0,
-            "crop_reward": "smooth",  # "step" is the paper's; benchmarks/ablation.py compares them
-            "scored_calls": "last",  # "each" is the paper's; benchmarks/ablation.py compares them
+            "crop_reward": "smooth",
+            "scored_calls": "last",
         }
     )
     config.advantage = ConfigDict(
@@ -173,19 +157,17 @@ def get_config(arg: str = "") -> ConfigDict:
     config.loss = ConfigDict(
         {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0, "aggregation": "token-mean"}
     )
-    # All of this section may change when a run goes on. docs/judges.md explains it.
     config.judge = ConfigDict(
         {
-            "url": "",  # of an OpenAI-compatible endpoint; "": the built-in judge
+            "url": "",
             "model": "",
-            "timeout": 30.0,  # seconds, of an attempt from its first byte to its last
+            "timeout": 30.0,
             "concurrency": 8,
-            "temperature": 0.0,  # None: left out, for models that take only their own
-            "max_failed": 0.25,  # share of a batch's answers without a score that ends the run
-            "unscored": "left_out",  # of its group; or "zero": a rollout without a score has 0
+            "temperature": 0.0,
+            "max_failed": 0.25,
+            "unscored": "left_out",
         }
     )
-    # rollouts: rows of one batch; samples: of each grounding question, beside the greedy answer.
     config.evaluation = ConfigDict({"samples": 8, "rollouts": 128, "traces": 6})
     config.log = ConfigDict({"every": 10, "checkpoint_every": 100})
 

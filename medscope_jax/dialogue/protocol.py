@@ -8,6 +8,8 @@ tool_call / answer.
 import json
 from collections.abc import Iterable, Mapping
 
+from medscope_jax.errors import UserError
+
 PAD = "<|endoftext|>"
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 IMAGE = "<|image_pad|>"
@@ -117,6 +119,54 @@ RESPONSE = "<tool_response>{response}</tool_response>"
 # which they and their fine-tunes were trained on.
 QWEN_FRAME = f"<{{time:.1f}}s>{VISION_START}{{frame}}{VISION_END}"
 QWEN_RESPONSE = "<tool_response>\n{response}\n</tool_response>"
+
+
+def check_frame_format(text: str, name: str) -> None:
+    """A frame's text has {frame} once and, on one side of it, a time that can be written.
+
+    Args:
+        text: as FRAME or QWEN_FRAME.
+        name: the config's key, as the message calls it.
+
+    Raises:
+        UserError: it has not.
+    """
+    name = f"{name} is {text!r}"
+    sides = text.split("{frame}")
+    if len(sides) != 2 or sum("{time" in side for side in sides) != 1:
+        raise UserError(
+            f"{name}; it needs {{frame}} once and {{time}} on one side of it, as in "
+            "'{frame}{time:.1f}'"
+        )
+    stamp = next(side for side in sides if "{time" in side)
+    constant = next(side for side in sides if "{time" not in side)
+    try:
+        same = stamp.format(time=1.0) == stamp.format(time=200.0)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise UserError(f"{name}, which can't be filled in: {error}") from error
+    if same or "{" in constant or "}" in constant or IMAGE in text:
+        raise UserError(
+            f"{name}; it may hold {{frame}}, {{time}} and plain text without braces or {IMAGE}"
+        )
+
+
+def check_response_format(text: str, name: str) -> None:
+    """An observation's text has its tags around {response}, and nothing else to fill in.
+
+    Args:
+        text: as RESPONSE or QWEN_RESPONSE.
+        name: the config's key, as the message calls it.
+
+    Raises:
+        UserError: it has not.
+    """
+    before, mark, after = text.partition("{response}")
+    tags = before.strip() == "<tool_response>" and after.strip() == "</tool_response>"
+    if not (mark and tags):
+        raise UserError(
+            f"{name} is {text!r}; it needs {RESPONSE!r}, with "
+            "white space around the tags if you like"
+        )
 
 
 def observation_frame(response_format: str) -> tuple[str, str]:

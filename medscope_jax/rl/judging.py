@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from medscope_jax.dialogue import question_text
+from medscope_jax.errors import UserError
 from medscope_jax.rl.chat_config import EndpointConfig
 from medscope_jax.rl.endpoint import judge_many
 from medscope_jax.rl.judge import judge_answer
@@ -22,6 +23,9 @@ def make_judge(section: Mapping) -> Judge:
     answers are intervals and are measured, never sent to a model. An endpoint's judge raises
     JudgeError where more than max_failed of a call's questions stay without a score, see
     judge_many.
+
+    Raises:
+      UserError: the section's url or model can't be used.
     """
 
     def rules(question: Mapping, answer: str) -> float:
@@ -41,6 +45,8 @@ def make_judge(section: Mapping) -> Judge:
         timeout_s=section["timeout"],
         workers=section["concurrency"],
     )
+    if not config.model:
+        raise UserError("url needs model, the name of the endpoint's model")
 
     def ask(questions: Sequence[Mapping], answers: Sequence[str]) -> list[float]:
         pairs = list(zip(questions, answers, strict=True))

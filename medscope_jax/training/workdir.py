@@ -19,20 +19,20 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from medscope_jax.config import check_keys, from_json, to_json
+from medscope_jax.config import check_stored_keys, from_json, to_json
+from medscope_jax.config_values import with_earlier
 from medscope_jax.errors import UserError, one_line
 from medscope_jax.files import is_there, write_text
 from medscope_jax.locks import alone
 from medscope_jax.manifest import seal
 from medscope_jax.metrics import read_results
 from medscope_jax.stored import read_json
+from medscope_jax.training.values import check_values
 from medscope_jax.visible import shown
 
 _LOG = logging.getLogger(__name__)
 _MISSING = "nothing"
 _BUSY = "{} is in use by another run{}: wait for it, or choose another --workdir"
-# Keys of the judge section that runs of before they were there have not in their config.json.
-_LATER = {"temperature": 0.0, "max_failed": 0.25, "unscored": "left_out"}
 _CONFIG_AGAIN = "put back a copy of it, or choose another --workdir"
 _SEAL = "seal"  # the checksum's key
 
@@ -129,13 +129,10 @@ def read_workdir(path: str | Path) -> tuple[Workdir, ConfigDict]:
     Raises:
       UserError: one line, if there is no run in it.
     """
-    # Late: what a config may be is known to those that use it, which know the workdir.
-    from medscope_jax.training.values import check_values
-
     workdir = Workdir(Path(path))
     config = _read_config(workdir)
     try:
-        check_keys(config)
+        check_stored_keys(config)
         check_values(config)
     except UserError as error:
         raise UserError(f"{workdir.config}: {error}; {_CONFIG_AGAIN}") from error
@@ -154,10 +151,8 @@ def _read_config(workdir: Workdir) -> ConfigDict:
         _LOG.warning("%s has no checksum (an earlier version wrote it)", shown(workdir.config))
     elif stated != seal(values):
         raise UserError(f"{workdir.config} is not what was written: {_CONFIG_AGAIN}")
-    if isinstance(values.get("judge"), dict):
-        values["judge"] = {**_LATER, **values["judge"]}
     try:
-        return from_json(json.dumps(values))
+        return from_json(json.dumps(with_earlier(values)))
     except (ValueError, TypeError) as error:  # ConfigDict's own, such as a key with a dot in it
         raise UserError(f"{workdir.config} is damaged or edited: {_CONFIG_AGAIN}") from error
 

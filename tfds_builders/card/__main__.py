@@ -22,7 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from medscope_jax.config import Parser
+from medscope_jax.arguments import Parser
 from medscope_jax.data import clinvideo_reader as clinvideo
 from medscope_jax.data import phantom_reader as read
 from medscope_jax.data.built import open_dataset
@@ -141,7 +141,7 @@ def _all_videos(reader: Any, folder: str) -> Stored:
 
 def main(arguments: list[str]) -> int:
     """Writes a suite's card; 1 if its splits leak."""
-    parser = Parser("tfds_builders.card", description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--workdir", help="of a run, with its phantom suite")
     source.add_argument("--data_dir", help="of a built ClinVideoSuite")
