@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
     """
     name, *rest = argv or ["--help"]
     if name in ("-h", "--help"):
-        print("usage: medscope COMMAND ...\n\n" + __doc__.split("\n")[0] + "\n")
+        print("usage: medscope COMMAND ...\n\n`medscope X` is `python -m` of X's module:\n")
         for command, (_, about) in COMMANDS.items():
             print(f"  {command:<10} {about}")
         print(

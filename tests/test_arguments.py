@@ -1,7 +1,5 @@
 """Command lines of every entry point: a mistyped flag is one line that names the closest."""
 
-import ast
-import importlib
 from pathlib import Path
 
 import pytest
@@ -48,7 +46,8 @@ MISTYPED = {
 
 @pytest.mark.parametrize("module", MISTYPED)
 def test_a_mistyped_flag_is_one_line(refusal, module):
-    main = importlib.import_module(module).main
+    # benchmarks/model.py needs what comes with PyTorch's side.
+    main = pytest.importorskip(module, exc_type=ModuleNotFoundError).main
     for given, flag in MISTYPED[module]:
         line = refusal(main, given)
         assert f"(did you mean '{flag}'?)" in line and "usage" not in line
@@ -63,9 +62,7 @@ def test_no_entry_point_is_forgotten():
             text = path.read_text()
             if '__name__ == "__main__"' in text and "run_main(main)" in text:
                 found.add(name)
-            uses = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)]
-            parsers = [node for node in uses if node.attr == "ArgumentParser"]
-            assert not parsers or name == "medscope_jax.arguments"
+            assert "ArgumentParser(" not in text or name == "medscope_jax.arguments"
     assert found == set(MISTYPED)
 
 

@@ -12,7 +12,7 @@ from medscope_jax.config_schema import KEYS, SECTIONS
 from medscope_jax.config_text import keys_help, keys_page
 from medscope_jax.config_values import check_ranges, value_at, with_earlier
 from medscope_jax.errors import UserError
-from medscope_jax.models import model_config
+from medscope_jax.models.model_config import DTYPES, REMAT_POLICIES
 from medscope_jax.rl import UNSCORED
 from medscope_jax.training.from_config import STAGES
 from medscope_jax.video.frames import RESAMPLES
@@ -31,9 +31,9 @@ def test_every_key_and_section_says_what_it_is():
 def test_choices_are_those_of_the_code_that_they_choose():
     assert KEYS["video.resample"].choices == RESAMPLES
     assert KEYS["judge.unscored"].choices == UNSCORED
-    assert set(KEYS["model.dtype"].choices) == set(model_config.DTYPES)
+    assert set(KEYS["model.dtype"].choices) == set(DTYPES)
     assert all(repr(name) in KEYS["video.stored_bank"].about for name in BANK_DTYPES)
-    for name in model_config.REMAT_POLICIES:
+    for name in REMAT_POLICIES:
         assert repr(name) in KEYS["model.remat_policy"].about
 
 
@@ -45,8 +45,8 @@ def test_a_number_is_in_its_range(name):
     bad = [] if key.least is None else [key.least - 1]
     bad += [] if key.above is None else [key.above]
     bad += [] if key.most is None else [key.most + 1]
-    bad += [math.nan, math.inf] if bad else []
-    good = [value for value in (key.least, key.most) if value is not None]
+    bad = [*map(key.kind, bad), math.nan, math.inf] if bad else []
+    good = [key.kind(value) for value in (key.least, key.most) if value is not None]
     good += [None] if key.optional else []
     *sections, last = name.split(".")
     section = value_at(config, ".".join(sections)) if sections else config
