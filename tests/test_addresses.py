@@ -11,7 +11,8 @@ from medscope_jax.errors import UserError
 from medscope_jax.files import check_folder, check_local
 from medscope_jax.phantom.procedure import make_procedure
 from medscope_jax.phantom.render import write_video
-from tfds_builders import build, card, prepare, tfds
+from tfds_builders import build, prepare, tfds
+from tfds_builders.card import __main__ as card
 from tfds_builders.synthesis import __main__ as synthesis
 
 CPU = str(Path(__file__).resolve().parent.parent / "tpu_configs" / "cpu.py")

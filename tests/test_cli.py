@@ -51,6 +51,7 @@ def test_the_list_imports_nothing_heavy():
     assert ran.stdout.endswith("set()\n")
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")  # the tests import it, too
 def test_a_command_is_its_module(refusal, capfd):
     """Arguments, statuses and the name in usage are those of python -m."""
     line = refusal(cli.main, ["prepare", "--workdri=x"])
