@@ -40,6 +40,7 @@ MISTYPED = {
     "benchmarks.seeds": [(["run", "--jsn=f"], "--json")],
     "benchmarks.slots": [(["--sed=1"], "--seed")],
     "benchmarks.suite": [(["--jsn=f"], "--json")],
+    "benchmarks.trace_picture": [(["--wrkdir=run"], "--workdir")],
     "benchmarks.train_step": [(["--jsn=f"], "--json")],
 }
 
