@@ -90,7 +90,7 @@ def run_variant(base: Run, folder: Path, variant: str, sft: dict, evaluate) -> l
         for shared in (base.folder / name for name in _SHARED):
             if shared.exists():
                 _link(path / shared.name, shared)
-        run = make_run(config, workdir, base.mesh)
+        run = make_run(config, workdir, base.mesh, base.suite)
         params = None
         if fingerprint(config) == fingerprint(base.config):
             with Checkpoints(base.folder / "checkpoints", read_only=True) as checkpoints:

@@ -13,14 +13,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from medscope_jax.config import load_config
-from medscope_jax.data.clinvideo_reader import load_frames, load_part, suite_texts, video_rows
+from medscope_jax.data.clinvideo_reader import ClinvideoReader
 from medscope_jax.data.examples import clip_example, clip_row, compact, measure_rows
 from medscope_jax.dialogue import train_tokenizer
 from medscope_jax.models import init_params
 from medscope_jax.training.from_config import layouts, with_vocabulary
 from medscope_jax.training.steps import sft_step
 from medscope_jax.training.train_state import init_state, make_optimizer
-from medscope_jax.video import Video
 
 CONFIG = Path(__file__).resolve().parent.parent / "tpu_configs" / "cpu.py"
 
@@ -29,17 +28,18 @@ def measure_reading(data_dir: str | os.PathLike, batches: int) -> dict:
     """Median seconds of reading a batch of stage 1 from the cap part, and of its step.
 
     Args:
-      data_dir: with clinvideo_frames and clinvideo_suite/cap, with frames of the config's size.
+      data_dir: with clinvideo_frames and clinvideo_suite/cap, frames of the config's size.
       batches: how many of each are timed.
     """
     config = load_config(str(CONFIG))
-    texts = [*suite_texts(data_dir, ("cap",))] * 8  # SentencePiece wants more than a few lines
+    suite = ClinvideoReader(data_dir)
+    texts = [*suite.texts()] * 8  # SentencePiece wants more than a few lines
     tokenizer = train_tokenizer(texts, config.dialogue.vocab_size, config.video.max_frames + 1)
     model = with_vocabulary(config.model, tokenizer.vocab_size)
     _, layout = layouts(config, model)
-    records, rows = load_part(data_dir, "cap", "train"), video_rows(data_dir, "train")
-    stored = load_frames(data_dir, "train", lazy=True)
-    kept = {name: _video(stored[row]) for name, row in rows.items()}
+    records, stored = suite.records("cap", "train"), suite.videos("train")
+    rows = {name: row for row, name in enumerate(suite.outlines("train"))}
+    kept = {name: stored[row] for name, row in rows.items()}
     names = [record["video"] for record in records]
     laid_out = []  # once, as training does: it has to know how long the longest row is
     for record, name in zip(records, names, strict=True):
@@ -50,7 +50,7 @@ def measure_reading(data_dir: str | os.PathLike, batches: int) -> dict:
     order = np.random.default_rng(0).integers(len(records), size=(batches, _rows(config)))
 
     def from_disk(index: int) -> dict:
-        return clip_example(*laid_out[index], _video(stored[rows[names[index]]]), layout)
+        return clip_example(*laid_out[index], stored[rows[names[index]]], layout)
 
     def from_kept(index: int) -> dict:
         return clip_example(*laid_out[index], kept[names[index]], layout)
@@ -66,10 +66,6 @@ def measure_reading(data_dir: str | os.PathLike, batches: int) -> dict:
 
 def _rows(config: ConfigDict) -> int:
     return config.warm_up.batch_size
-
-
-def _video(example: dict) -> Video:
-    return Video(example["frames"], example["times"], example["duration"])
 
 
 def _read(order: np.ndarray, example: Callable[[int], dict]) -> Iterator[dict]:

@@ -16,7 +16,7 @@ import numpy as np
 
 import medscope_jax
 from medscope_jax.config import parse_arguments
-from medscope_jax.data.phantom_reader import load_part, suite_dir
+from medscope_jax.data.phantom_reader import prepared_suite, suite_dir
 from medscope_jax.errors import run_main
 from medscope_jax.report import Trace
 from medscope_jax.report.trace import DISCLAIMER
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
             "--record": {"type": int, "default": 0, "help": "which question of the test split"},
         },
     )
-    record = load_part(flags.workdir, "eval", "test")[flags.record]
+    record = prepared_suite(flags.workdir).records("eval", "test")[flags.record]
     video = suite_dir(flags.workdir) / "videos" / f"{record['video']}.mp4"
     trace = medscope_jax.load(flags.workdir).ask(video, record["question"])
     print(trace)

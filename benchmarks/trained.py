@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 
 from medscope_jax.config import ConfigError
+from medscope_jax.data.open_suite import open_suite
 from medscope_jax.distributed import check_device, make_mesh
 from medscope_jax.errors import UserError
 from medscope_jax.training.checkpoint import Checkpoints
@@ -24,7 +25,7 @@ def open_trained(path: str | Path) -> tuple[Run, Workdir]:
     workdir, config = read_workdir(path)
     devices = check_device(config.device)
     mesh = make_mesh(config.mesh, devices, kv_heads=config.model.text.num_key_value_heads)
-    return make_run(config, workdir, mesh), workdir
+    return make_run(config, workdir, mesh, open_suite(config, workdir.path)), workdir
 
 
 def trained_params(run: Run, workdir: Workdir, wanted: str = "") -> tuple[str, dict]:

@@ -12,11 +12,10 @@ are there already are kept where video, preprocessing and weights are the same; 
 again, and so are damaged ones, each named. A killed build is continued by the same command.
 """
 
-import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import cv2
 import jax
 import numpy as np
 import tensorflow_datasets as tfds
@@ -25,11 +24,11 @@ from tqdm import tqdm
 from medscope_jax.bank.bank_build import Built
 from medscope_jax.bank.bank_codec import DTYPES, check_dtype
 from medscope_jax.bank.bank_key import Preprocessing
-from medscope_jax.bank.bank_store import FrameSource, paired
+from medscope_jax.bank.bank_store import FrameSource, paired, source_of
 from medscope_jax.config import ConfigError, parse_arguments
-from medscope_jax.data import clinvideo_reader as clinvideo
 from medscope_jax.data.built import SEAL, check_seal, stored_row
-from medscope_jax.data.phantom_reader import built_folder, load_frames, suite_dir
+from medscope_jax.data.jpeg_frames import JpegFrames
+from medscope_jax.data.open_suite import Suite, open_suite
 from medscope_jax.distributed import abstract, make_mesh, param_shardings
 from medscope_jax.errors import UserError, one_line, run_main
 from medscope_jax.models import (
@@ -43,16 +42,55 @@ from medscope_jax.training.run import make_run, run_mesh
 from medscope_jax.training.split_bank import bank_folder, build_vision_bank, preprocessing
 from medscope_jax.training.stage import newest_model
 from medscope_jax.training.workdir import read_workdir
+from medscope_jax.video import Video
 from medscope_jax.visible import shown
 
 _AGAIN = "build that data set again"
 _FEATURES = {"id", "times", "duration", "frames"}
 
 
-def frame_sources(data_dir: Path, split: str, pairs: bool = False) -> Sequence[FrameSource]:
-    """The videos of a TFDS data set of frames, in its order; JPEG is decoded as it is read.
+class FrameSources:
+    """Videos by row, which stay on the disk until they are asked for.
+
+    Args:
+      count: how many there are.
+      make: row -> its video.
+    """
+
+    def __init__(self, count: int, make: Callable[[int], FrameSource]):
+        self._count, self._make = count, make
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, row: int) -> FrameSource:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        return self._make(row)
+
+    def __iter__(self) -> Iterator[FrameSource]:
+        return map(self._make, range(self._count))
+
+
+def suite_sources(suite: Suite, split: str, pairs: bool = False) -> FrameSources:
+    """The videos of a suite's split, in its order.
 
     pairs: give them in pairs of frames.
+
+    Raises:
+      UserError: the suite has no such split, or is not as it was written.
+    """
+    videos, names = suite.videos(split), list(suite.outlines(split))
+
+    def make(row: int) -> FrameSource:
+        source = source_of(names[row], videos[row])
+        return paired(source) if pairs else source
+
+    return FrameSources(len(videos), make)
+
+
+def frame_sources(data_dir: Path, split: str) -> FrameSources:
+    """The videos of a TFDS data set of frames, in its order; JPEG is decoded as it is read.
 
     Raises:
       UserError: data_dir is no such data set, or has no such split.
@@ -69,35 +107,16 @@ def frame_sources(data_dir: Path, split: str, pairs: bool = False) -> Sequence[F
     if split not in builder.info.splits:
         known = ", ".join(builder.info.splits)
         raise UserError(f"{data_dir} has no split {split!r}; it has {known}")
-    return _Sources(builder.as_data_source(split=split), pairs)
+    rows = builder.as_data_source(split=split)
 
+    def make(row: int) -> FrameSource:
+        example = stored_row(rows, row, _AGAIN)
+        frames: Any = JpegFrames(example["frames"])  # read as an array is
+        times = np.asarray(example["times"], np.float64)
+        video = Video(frames, times, float(example["duration"]))
+        return source_of(example["id"].decode(), video)
 
-class _Sources(Sequence):
-    """FrameSources of a data set's rows, which stay on the disk until they are asked for."""
-
-    def __init__(self, rows: Sequence[dict], pairs: bool):
-        self._rows, self._pairs = rows, pairs
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, row: int) -> FrameSource:
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)}")
-        example = stored_row(self._rows, row, _AGAIN)
-        source = FrameSource(
-            example["id"].decode(),
-            np.asarray(example["times"], np.float64),
-            float(example["duration"]),
-            functools.partial(_decode, example["frames"]),
-        )
-        return paired(source) if self._pairs else source
-
-
-def _decode(jpegs: Sequence[bytes], start: int, stop: int) -> np.ndarray:
-    """Frames uint8 [stop - start, H, W, 3], RGB."""
-    frames = (cv2.imdecode(np.frombuffer(j, np.uint8), cv2.IMREAD_COLOR) for j in jpegs[start:stop])
-    return np.stack([cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) for frame in frames])
+    return FrameSources(len(rows), make)
 
 
 def report(built: Built, dtype: str) -> list[str]:
@@ -149,21 +168,17 @@ def main(argv: Sequence[str]) -> None:
     print(shown(f"written to {folder}"))
 
 
-Opened = tuple[Path, Callable[[Iterable[FrameSource]], Built], Sequence[FrameSource]]
+Opened = tuple[Path, Callable[[Iterable[FrameSource]], Built], FrameSources]
 
 
 def _of_workdir(flags) -> Opened:
     workdir, config = read_workdir(flags.workdir)
-    if config.suite.data_dir:
-        frames = clinvideo.built_folder(config.suite.data_dir, "clinvideo_frames")
-    else:
-        load_frames(workdir.path, flags.split)  # says what is wrong with the suite or the split
-        frames = built_folder(suite_dir(workdir.path), "phantom_frames")
-    run = make_run(config, workdir, run_mesh(config))
-    vision = newest_model(run, workdir)[1]["vision"]
+    suite = open_suite(config, workdir.path)
     made_of = preprocessing(config.video)
+    sources = suite_sources(suite, flags.split, made_of.pairs)
+    run = make_run(config, workdir, run_mesh(config), suite)
+    vision = newest_model(run, workdir)[1]["vision"]
     folder = bank_folder(workdir.path, flags.dtype)
-    sources = frame_sources(frames, flags.split, made_of.pairs)
     return folder, _builder(folder, run.model, vision, made_of, flags.dtype), sources
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from medscope_jax.config import ConfigError, parse_arguments, run_main
+from medscope_jax.data.open_suite import open_suite
 from medscope_jax.dialogue import question_text
 from medscope_jax.distributed import use_huge_pages
 from medscope_jax.distributed.multihost import (
@@ -160,7 +161,7 @@ def main(argv: Sequence[str]) -> None:
 
 def evaluate_all(workdir: Workdir, config: ConfigDict, name: str) -> None:
     """Evaluates every finished model of a workdir on the split of this name."""
-    run = make_run(config, workdir, run_mesh(config))
+    run = make_run(config, workdir, run_mesh(config), open_suite(config, workdir.path))
     records, split = load_records(run, "eval", name), load_split(run, name)
     scores: list[Scored] = []
     with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:

@@ -21,6 +21,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from medscope_jax.config import config_file, load_config, parse_arguments
+from medscope_jax.data.open_suite import open_suite
+from medscope_jax.data.phantom_reader import PhantomReader
 from medscope_jax.distributed import check_device, compile_for, make_mesh, topology_devices
 from medscope_jax.errors import UserError, run_main
 from medscope_jax.files import check_outputs, make_folder, write_text
@@ -85,9 +87,10 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     Raises:
       UserError: one line that names the key.
     """
-    there = config.model.checkpoint and config.suite.data_dir
+    suite = open_suite(config, Path())
+    there = config.model.checkpoint and not isinstance(suite, PhantomReader)
     known = bool(there) or not published_size(config.model)
-    check_config(config, mesh, data=known)
+    check_config(config, mesh, suite if known else None)
     if not known:
         print(
             "lengths of conversations are estimates: without model.checkpoint and suite.data_dir "

@@ -22,7 +22,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from medscope_jax.config import load_config, parse_arguments, run_main
-from medscope_jax.data.open_suite import has_part, suite_of
+from medscope_jax.data.open_suite import Suite, open_suite
+from medscope_jax.data.phantom_reader import PhantomReader
 from medscope_jax.dialogue import save_tokenizer
 from medscope_jax.distributed import use_huge_pages
 from medscope_jax.distributed.multihost import (
@@ -49,6 +50,7 @@ from medscope_jax.training.run import (
     load_split,
     make_run,
     run_mesh,
+    suite_of,
     suite_tokenizer,
 )
 from medscope_jax.training.sft import prepare_clips, prepare_dialogues
@@ -58,15 +60,15 @@ from medscope_jax.visible import shown
 from tfds_builders.prepare import prepare_suite
 
 
-def open_run(config: ConfigDict, workdir: Workdir, mesh: Mesh, progress: bool = True) -> Run:
+def open_run(config: ConfigDict, suite: Suite, workdir: Workdir, mesh: Mesh) -> Run:
     """Prepares the suite and the tokenizer (or finds them) and builds the Run."""
-    if not config.suite.data_dir:  # a data folder is there already
-        prepare_suite(workdir.path, suite_of(config), progress)
+    if isinstance(suite, PhantomReader):  # a data folder is there already
+        prepare_suite(workdir.path, suite.config)
     if config.model.checkpoint:
         keep_companions(Path(config.model.checkpoint), workdir)
     elif not workdir.tokenizer.exists():
-        save_tokenizer(suite_tokenizer(config), workdir.tokenizer)
-    return make_run(config, workdir, mesh)
+        save_tokenizer(suite_tokenizer(config, suite), workdir.tokenizer)
+    return make_run(config, workdir, mesh, suite)
 
 
 def train(run: Run, workdir: Workdir, stop: StopSignals) -> dict[str, dict]:
@@ -85,7 +87,7 @@ def train(run: Run, workdir: Workdir, stop: StopSignals) -> dict[str, dict]:
 
         # The baseline: the same start and data, but it answers from the preview.
         models = {}
-        if has_part(run.config, "passive"):
+        if "train" in suite_of(run).splits("passive"):
             dialogues = functools.partial(prepare_dialogues, "passive", run, split)
             models["passive"] = stage("passive", lambda: warm, dialogues)
         else:
@@ -159,8 +161,9 @@ def run_all(flags: argparse.Namespace, stop: StopSignals) -> None:
     join_processes(flags.distributed)
     # Before the workdir: a config that can't run claims no folder; one that has claimed it can.
     mesh = run_mesh(config)
+    suite = open_suite(config, Path(flags.workdir))
     if not is_there(Workdir(Path(flags.workdir)).config):
-        check_config(config, mesh)
+        check_config(config, mesh, suite)
     with contextlib.ExitStack() as stack:
         with first_process_first("workdir"):
             workdir = stack.enter_context(open_workdir(flags.workdir, config, is_first()))
@@ -170,7 +173,7 @@ def run_all(flags: argparse.Namespace, stop: StopSignals) -> None:
                 print(shown(f"{workdir.path} is done; see {workdir.report}"))
             return
         with first_process_first("suite"):
-            run = open_run(config, workdir, mesh)
+            run = open_run(config, suite, workdir, mesh)
         models = train(run, workdir, stop)
         evaluate(run, workdir, models, time.monotonic() - begin)
         if is_first():

@@ -1,9 +1,11 @@
 """Every test runs on the CPU, as eight virtual devices, so that sharding is testable anywhere."""
 
 import fcntl
+import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -90,6 +92,27 @@ def recording(tmp_path_factory):
         writer.write(np.full((120, 160, 3), value, np.uint8))
     writer.release()
     return path
+
+
+@pytest.fixture(scope="session")
+def kill_at():
+    """(moment, folder, task, *arguments) -> whether the task was killed; see kill_program.py."""
+    from tests.tfds_builders import kill_program
+
+    root = str(Path(kill_program.__file__).parents[2])
+    command = [sys.executable, "-m", "tests.tfds_builders.kill_program"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    environment = {**os.environ, "PYTHONPATH": root}
+    with subprocess.Popen(command, cwd=root, env=environment, **pipes) as program:
+
+        def run(moment, folder, task, *arguments):
+            job = [moment, str(folder), task, arguments]
+            program.stdin.write(json.dumps(job) + "\n")
+            program.stdin.flush()
+            return bool(int(program.stdout.readline()))
+
+        yield run
+        program.stdin.close()
 
 
 @pytest.fixture

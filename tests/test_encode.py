@@ -14,6 +14,7 @@ from medscope_jax import encode as bank_builder
 from medscope_jax.bank import make_bank
 from medscope_jax.bank.bank_build import build_bank
 from medscope_jax.bank.bank_store import load_bank
+from medscope_jax.data.open_suite import open_suite
 from medscope_jax.models import (
     ModelConfig,
     TextConfig,
@@ -37,7 +38,7 @@ def run(tmp_path_factory, micro_run):
     folder = tmp_path_factory.mktemp("bank") / "run"
     shutil.copytree(micro_run, folder)
     workdir, config = read_workdir(folder)
-    run = make_run(config, workdir, run_mesh(config))
+    run = make_run(config, workdir, run_mesh(config), open_suite(config, workdir.path))
     return run, newest_model(run, workdir)[1]
 
 
@@ -92,8 +93,7 @@ def test_native_pairs_are_stored_as_pairs(run):
     split = load_split(run, SPLIT)
     stored = bank_room.stored_bank(run, params, split)
     assert bits(stored) == bits(make_split_bank(run, params, split))
-    frames = next((run.folder / "suite" / "tfds" / "phantom_frames").iterdir())
-    sources = bank_builder.frame_sources(frames, SPLIT, pairs=True)
+    sources = bank_builder.suite_sources(run.suite, SPLIT, pairs=True)
     made_of = bank_room.preprocessing(config.video)
     folder = bank_room.bank_folder(run.folder, "float32")
     vision = params["vision"]

@@ -39,6 +39,7 @@ class VideoSettings:
 class ListedVideo:
     """A stored video: its row within the split, seconds, and where its times are in times.f64."""
 
+    source: str
     split: str
     row: int
     duration: float
@@ -53,12 +54,15 @@ def read_listing(folder: pathlib.Path) -> dict[str, ListedVideo]:
       UserError: its listing or its times are not what was built.
     """
     check_seal(folder, "build clinvideo_frames again with --overwrite", (LISTING, TIMES))
-    videos, rows, first = {}, {}, 0
+    videos: dict[str, ListedVideo] = {}
+    rows: dict[str, int] = {}
+    first = 0
     with open(folder / LISTING, encoding="utf-8") as lines:
         for line in map(json.loads, lines):
             split, count = line["split"], line["num_frames"]
             row = rows[split] = rows.get(split, -1) + 1
-            videos[line["id"]] = ListedVideo(split, row, line["duration"], first, count)
+            duration = line["duration"]
+            videos[line["id"]] = ListedVideo(line["source"], split, row, duration, first, count)
             first += count
     return videos
 

@@ -1,21 +1,27 @@
-"""Reads a prepared suite: records and frames by row, texts for a tokenizer."""
+"""Reads a prepared phantom suite, or what its scripts tell before it is drawn, as a Suite.
 
+See open_suite.py for what a Suite is, and tfds_builders/prepare.py for what lies in its folder.
+"""
+
+import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
+from ml_collections import ConfigDict
 
-from medscope_jax.data.built import file_hash, newest, open_dataset, stored_row
+from medscope_jax.data.built import file_hash, newest
+from medscope_jax.data.jpeg_frames import JpegFrames
+from medscope_jax.data.stored_rows import Item, Rows, VideoOutline, record_of
 from medscope_jax.errors import UserError
 from medscope_jax.parts import PARTS, SPLITS_OF_PART
-from medscope_jax.phantom.procedure import SPLITS
+from medscope_jax.phantom.procedure import SPLITS, Procedure
 from medscope_jax.phantom.records import records
 from medscope_jax.phantom.suite_config import SuiteConfig, fingerprint, procedures, suite_config
 from medscope_jax.stored import read_json
-from medscope_jax.video.frames import preview_indices
+from medscope_jax.video import Video, preview_indices
 
 PROCEDURES = "procedures.json"
 # phantom.to_json's of a script.
@@ -34,64 +40,105 @@ def suite_dir(workdir: str | os.PathLike) -> pathlib.Path:
     return pathlib.Path(workdir) / "suite"
 
 
-class Rows(Sequence):
-    """A TFDS split by row, examples decoded to the project's own types; picklable, thread-safe."""
+@dataclasses.dataclass(frozen=True)
+class PhantomReader:
+    """The phantom suite of a run's folder, as a Suite (see open_suite.py).
 
-    def __init__(self, folder: pathlib.Path, dataset: str, split: str):
-        self._folder, self._dataset, self._split = folder, dataset, split
-        self._again = _again(folder)
-        built = open_dataset(built_folder(folder, dataset), self._again)
-        self._source = built.as_data_source(split=split)
-        self._decode = _frames_of if dataset == "phantom_frames" else _record_of
+    What its scripts alone tell (outlines, texts, samples) is there before the suite is drawn.
 
-    def __len__(self) -> int:
-        return len(self._source)
+    Attributes:
+      workdir: the run's folder.
+      section: the suite's configuration, as suite_config takes it.
+    """
 
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        if not -len(self) <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)}")
-        return self._decode(stored_row(self._source, int(row) % len(self), self._again))
+    workdir: pathlib.Path
+    section: Mapping[str, Any]
 
-    def __reduce__(self):
-        return Rows, (self._folder, self._dataset, self._split)
+    @property
+    def config(self) -> SuiteConfig:
+        """The suite's configuration.
+
+        Raises:
+          UserError: a value is out of range.
+        """
+        try:
+            return suite_config(self.section)
+        except UserError as error:
+            raise UserError(f"config.suite: {error}") from error
+
+    def splits(self, part: str) -> tuple[str, ...]:
+        """The splits that a part has."""
+        return SPLITS_OF_PART.get(part, ())
+
+    def records(self, part: str, split: str) -> Rows[dict[str, Any]]:
+        """The records of one part and split, by row; see phantom.records for their fields.
+
+        Raises:
+          UserError: no such part or split, or the suite is not prepared.
+        """
+        if split not in self.splits(part):
+            has = {name: list(splits) for name, splits in SPLITS_OF_PART.items()}
+            raise UserError(f"the suite has no split {split!r} of a part {part!r}; it has {has}")
+        return _rows(_prepared(self.workdir), f"phantom_suite/{part}", split, _record_of)
+
+    def videos(self, split: str) -> Rows[Video]:
+        """The videos of a split, by row, decoded: they are short, and shown again and again.
+
+        Raises:
+          UserError: no such split, or the suite is not prepared.
+        """
+        if split not in SPLITS:
+            raise UserError(f"the suite has no split {split!r}; it has {', '.join(SPLITS)}")
+        return _rows(_prepared(self.workdir), "phantom_frames", split, _video_of)
+
+    def outlines(self, split: str) -> dict[str, VideoOutline]:
+        """The videos of a split by id, in the order of their rows, by their scripts."""
+        return {script.id: _outline(script) for script in self._scripts(split)}
+
+    def texts(self) -> Iterator[str]:
+        """suite_corpus of forty procedures: every one says much the same."""
+        return suite_corpus(self.config, max_procedures=40)
+
+    def samples(self, part: str, count: int) -> Iterator[tuple[dict[str, Any], VideoOutline]]:
+        """The records of so many training procedures, spread over the sources."""
+        config, scripts = self.config, self._scripts("train")
+        for script in (scripts[i] for i in preview_indices(len(scripts), count)):
+            for record in records(script, part, config):
+                yield record, _outline(script)
+
+    def check(self, video: ConfigDict) -> None:
+        """Refuses a suite that can't be drawn, or has a video that does not fit the frame bank.
+
+        Raises:
+          UserError: one line that names the key.
+        """
+        if video.fps != 1:
+            raise UserError(
+                f"config.video.fps is {video.fps}, but phantom events lie on whole seconds: use 1.0"
+            )
+        scripts = procedures(self.config)
+        for split in SPLITS:
+            if not any(script.split == split for script in scripts):
+                raise UserError(f"config.suite has no {split} procedures; every split needs one")
+        longest = max(script.duration for script in scripts)
+        frames = -(-longest // (2 if video.native_pairs else 1))
+        if frames > video.max_frames:
+            raise UserError(
+                f"config.video.max_frames is {video.max_frames}, but the suite has a recording "
+                f"of {longest} s, which is {frames} frames"
+            )
+
+    def _scripts(self, split: str) -> list[Procedure]:
+        return [script for script in procedures(self.config) if script.split == split]
 
 
-def load_part(workdir: str | os.PathLike, part: str, split: str) -> Rows:
-    """The records of one part and split, by row; see records.records for their fields.
+def prepared_suite(workdir: str | os.PathLike) -> PhantomReader:
+    """The suite that lies prepared in a folder, of whatever configuration.
 
     Raises:
-      UserError: no such part or split, or the suite is not prepared.
+      UserError: none does.
     """
-    if part not in PARTS or split not in SPLITS_OF_PART[part]:
-        has = {name: list(splits) for name, splits in SPLITS_OF_PART.items()}
-        raise UserError(f"the suite has no split {split!r} of a part {part!r}; it has {has}")
-    return Rows(_prepared(workdir), f"phantom_suite/{part}", split)
-
-
-def load_frames(workdir: str | os.PathLike, split: str) -> Rows:
-    """The videos of a split, by row.
-
-    Each is a dict of id, source (str), frames uint8 [T, H, W, 3] RGB, times float64 [T] seconds and
-    duration float seconds. Row i is id i of video_ids.
-
-    Raises:
-      UserError: no such split, or the suite is not prepared.
-    """
-    if split not in SPLITS:
-        raise UserError(f"the suite has no split {split!r}; it has {', '.join(SPLITS)}")
-    return Rows(_prepared(workdir), "phantom_frames", split)
-
-
-def video_rows(workdir: str | os.PathLike, split: str) -> dict[str, int]:
-    """The row of each video id in load_frames(workdir, split)."""
-    listing = read_procedures(_prepared(workdir) / "videos")
-    ids = [script["id"] for script in listing["procedures"] if script["split"] == split]
-    return {name: row for row, name in enumerate(ids)}
-
-
-def prepared_config(workdir: str | os.PathLike) -> SuiteConfig:
-    """The configuration of a prepared suite."""
-    return suite_config(_stamp(_prepared(workdir))["config"])
+    return PhantomReader(pathlib.Path(workdir), _stamp(_prepared(workdir))["config"])
 
 
 def suite_corpus(
@@ -167,16 +214,13 @@ def _prepared(workdir: str | os.PathLike) -> pathlib.Path:
     return folder
 
 
-def built_folder(folder: pathlib.Path, dataset: str) -> pathlib.Path:
-    """The folder of a built dataset of a suite's folder.
-
-    Raises:
-      UserError: it is not there.
-    """
-    found = newest(folder / "tfds" / dataset)
-    if found is None:
+def _rows(
+    folder: pathlib.Path, dataset: str, split: str, decode: Callable[[dict], Item]
+) -> Rows[Item]:
+    built = newest(folder / "tfds" / dataset)
+    if built is None:
         raise UserError(f"{folder} lacks {dataset}: {_again(folder)}")
-    return found
+    return Rows(built, split, decode, _again(folder))
 
 
 def _again(folder: pathlib.Path) -> str:
@@ -193,34 +237,13 @@ def _record_of(example: dict[str, Any]) -> dict[str, Any]:
     return record_of(example) | {"options": []}
 
 
-def record_of(example: dict[str, Any]) -> dict[str, Any]:
-    """A stored record with text as str and scalars as NumPy scalars."""
-    return {name: text_of(value) for name, value in example.items()}
-
-
-def text_of(value: Any) -> Any:
-    """A stored value with bytes as str, in lists too."""
-    if isinstance(value, bytes):
-        return value.decode()
-    if isinstance(value, (list, tuple)) or (
-        isinstance(value, np.ndarray) and value.dtype.hasobject
-    ):
-        return [text_of(item) for item in value]
-    return value
-
-
-def _frames_of(example: dict[str, Any]) -> dict[str, Any]:
+def _video_of(example: dict[str, Any]) -> Video:
     """A stored video with its frames decoded."""
-    frames = [
-        cv2.cvtColor(
-            cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB
-        )
-        for jpeg in example["frames"]
-    ]
-    return {
-        "id": example["id"].decode(),
-        "source": example["source"].decode(),
-        "frames": np.stack(frames),
-        "times": np.asarray(example["times"]),
-        "duration": float(example["duration"]),
-    }
+    frames = JpegFrames(example["frames"])[:]
+    return Video(frames, np.asarray(example["times"]), float(example["duration"]))
+
+
+def _outline(script: Procedure) -> VideoOutline:
+    """A bank frame a second, as the recording of a script has them."""
+    times = np.arange(script.duration, dtype=np.float64)
+    return VideoOutline(script.source, times, float(script.duration))

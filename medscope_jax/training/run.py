@@ -13,12 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from medscope_jax.bank import FrameBank, make_bank
-from medscope_jax.data.open_suite import (
-    suite_records,
-    suite_rows,
-    suite_texts,
-    suite_videos,
-)
+from medscope_jax.data.open_suite import Suite
 from medscope_jax.dialogue import (
     Layout,
     Tokenizer,
@@ -59,6 +54,7 @@ class Run:
     model: ModelConfig
     layout: Layout  # of conversations about whole videos
     clip_layout: Layout  # of stage 1's conversations about clips
+    suite: Suite | None = None  # None: nothing of it is read, as by whoever asks about a recording
 
 
 def run_mesh(config: ConfigDict) -> Mesh:
@@ -67,8 +63,8 @@ def run_mesh(config: ConfigDict) -> Mesh:
     return make_mesh(config.mesh, devices, kv_heads=config.model.text.num_key_value_heads)
 
 
-def make_run(config: ConfigDict, workdir: Workdir, mesh: Mesh) -> Run:
-    """The Run of a workdir whose tokenizer is there."""
+def make_run(config: ConfigDict, workdir: Workdir, mesh: Mesh, suite: Suite | None = None) -> Run:
+    """The Run of a workdir whose tokenizer is there; suite: where its data is read."""
     if config.model.checkpoint:
         check_companions(workdir)
         tokenizer = load_qwen_tokenizer(workdir.pretrained, config.model.text.vocab_size)
@@ -78,16 +74,18 @@ def make_run(config: ConfigDict, workdir: Workdir, mesh: Mesh) -> Run:
     tokenizer = pad_vocabulary(tokenizer, model.text.vocab_size)
     layout, clip_layout = layouts(config, model)
     special_tokens = find_special_tokens(tokenizer, layout)
-    return Run(config, workdir.path, mesh, tokenizer, special_tokens, model, layout, clip_layout)
+    return Run(
+        config, workdir.path, mesh, tokenizer, special_tokens, model, layout, clip_layout, suite
+    )
 
 
-def suite_tokenizer(config: ConfigDict) -> Tokenizer:
+def suite_tokenizer(config: ConfigDict, suite: Suite) -> Tokenizer:
     """Trains the tokenizer of a run's suite; a phantom suite need not be drawn.
 
     Raises:
       UserError: dialogue.vocab_size is too small for what a tokenizer must hold.
     """
-    corpus = itertools.chain(suite_texts(config), ["0123456789 .,:[]{}\"'<>/?!-+"])
+    corpus = itertools.chain(suite.texts(), ["0123456789 .,:[]{}\"'<>/?!-+"])
     size, ticks = config.dialogue.vocab_size, config.video.max_frames + 1
     try:
         return train_tokenizer(corpus, size, ticks)
@@ -101,11 +99,11 @@ def suite_tokenizer(config: ConfigDict) -> Tokenizer:
         ) from error
 
 
-def run_tokenizer(config: ConfigDict) -> Tokenizer:
+def run_tokenizer(config: ConfigDict, suite: Suite) -> Tokenizer:
     """The tokenizer that a run of this config will have; reads and writes nothing of the run."""
     if config.model.checkpoint:
         return load_qwen_tokenizer(config.model.checkpoint, config.model.text.vocab_size)
-    return suite_tokenizer(config)
+    return suite_tokenizer(config, suite)
 
 
 def rollout_engine(run: Run, group: int, greedy: bool) -> RolloutEngine:
@@ -132,17 +130,22 @@ def video_questions(records: Sequence[Mapping], split: VideoSplit) -> list[Video
 
 
 def load_split(run: Run, split: str) -> VideoSplit:
-    """Reads all videos of a split."""
-    videos = [
-        pair_frames(video) if run.config.video.native_pairs else video
-        for video in suite_videos(run.config, run.folder, split)
-    ]
-    return VideoSplit(videos, suite_rows(run.config, run.folder, split))
+    """Reads all videos of a split of the run's suite."""
+    suite, pairs = suite_of(run), run.config.video.native_pairs
+    videos = [pair_frames(video) if pairs else video for video in suite.videos(split)]
+    return VideoSplit(videos, {name: row for row, name in enumerate(suite.outlines(split))})
 
 
 def load_records(run: Run, part: str, split: str) -> list[dict]:
     """All records of a part and split: text and spans, small beside the frames."""
-    return list(suite_records(run.config, run.folder, part, split))
+    return list(suite_of(run).records(part, split))
+
+
+def suite_of(run: Run) -> Suite:
+    """The suite of a run that was made with one."""
+    if run.suite is None:
+        raise ValueError("this Run was made without a suite: give make_run one of open_suite")
+    return run.suite
 
 
 def make_split_bank(run: Run, params: dict, split: VideoSplit) -> FrameBank:

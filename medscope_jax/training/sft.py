@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from medscope_jax.data.batches import make_batches, mix
 from medscope_jax.data.examples import (
@@ -19,14 +18,14 @@ from medscope_jax.data.examples import (
     dialogue_row,
     measure_rows,
 )
-from medscope_jax.data.open_suite import has_part
+from medscope_jax.data.open_suite import Suite
 from medscope_jax.dialogue import Role, Row
 from medscope_jax.distributed import on_mesh
 from medscope_jax.distributed.multihost import local_rows, put_batch
 from medscope_jax.errors import UserError
 from medscope_jax.files import write_text
 from medscope_jax.training.length_bucketing import LengthBuckets, plan_buckets, split_batch
-from medscope_jax.training.run import Run, VideoSplit, load_records
+from medscope_jax.training.run import Run, VideoSplit, load_records, suite_of
 from medscope_jax.training.split_bank import split_bank
 from medscope_jax.training.stage import Batches, Update, shardings_of
 from medscope_jax.training.steps import sft_step
@@ -44,9 +43,9 @@ PARTS = {
 _STEPS_WORTH_A_SPLIT = 50
 
 
-def parts_of(config: ConfigDict, stage: str) -> list[str]:
-    """The PARTS of a stage that the suite has."""
-    return [part for part in PARTS[stage] if has_part(config, part)]
+def parts_of(suite: Suite, stage: str) -> list[str]:
+    """The PARTS of a stage that the suite has training records of."""
+    return [part for part in PARTS[stage] if "train" in suite.splits(part)]
 
 
 def prepare_clips(run: Run, split: VideoSplit, params: dict) -> tuple[Batches, Update]:
@@ -116,7 +115,7 @@ def _that_fit(run: Run, name: str, lay_out: Callable[[dict], Any]) -> tuple[list
 
 
 def _records(run: Run, name: str) -> list[dict]:
-    parts = [load_records(run, part, "train") for part in parts_of(run.config, name)]
+    parts = [load_records(run, part, "train") for part in parts_of(suite_of(run), name)]
     mixed = mix(parts)
     return [mixed[i] for i in range(len(mixed))]
 

@@ -4,10 +4,11 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from medscope_jax.data.clinvideo_reader import load_frames, load_part, splits_of, video_rows
+from medscope_jax.data.clinvideo_reader import ClinvideoReader
 from medscope_jax.data.listing import read_listing
 from medscope_jax.errors import UserError
 from medscope_jax.locks import alone
@@ -45,7 +46,7 @@ def build_rl(manual: Path, data: Path, **options) -> None:
 
 
 def answers(data: Path) -> list[str]:
-    return [record["answer"] for record in load_part(data, "rl", "train")]
+    return [record["answer"] for record in ClinvideoReader(data).records("rl", "train")]
 
 
 def test_withdrawn_answers_are_not_kept(manual, tmp_path, capsys):
@@ -71,7 +72,7 @@ def test_withdrawn_answers_are_not_kept(manual, tmp_path, capsys):
     (manual / "scope" / "rows.json").write_text(json.dumps([cases.row("a.mp4", "eval")] * 2))
     with pytest.raises(UserError, match="not one example"):
         build_rl(manual, data, overwrite=True)
-    assert splits_of(data, "rl") == ()
+    assert ClinvideoReader(data).splits("rl") == ()
     # Frames are kept: a disk may not be mounted.
     for path in (manual / "scope" / "videos").iterdir():
         path.unlink()
@@ -109,7 +110,7 @@ def test_overwrite_builds_the_frames_again_where_they_are_others(manual, tmp_pat
         answers(data)
     (videos / "a.mp4").write_bytes(data_a)
     build_rl(manual, data, overwrite=True)
-    assert len(video_rows(data, "train")) == 2 and answers(data) == ["left", "left"]
+    assert len(ClinvideoReader(data).outlines("train")) == 2 and answers(data) == ["left", "left"]
 
 
 def kills(kill_at, manual: Path, folder: Path, moments) -> int:
@@ -172,11 +173,16 @@ def test_two_builds_at_once_and_a_killed_one(kill_at, manual, tmp_path):
 
 def everything(data: Path) -> list:
     """All that is read of a data folder."""
-    frames = load_frames(data, "train")
+    suite = ClinvideoReader(data)
+    videos = [
+        (np.asarray(v.frames).tobytes(), v.times.tobytes(), v.duration, v.notes)
+        for v in suite.videos("train")
+    ]
     listing = read_listing(data / "clinvideo_frames" / "1.0.0")
-    videos = [(v["id"], v["frames"].tobytes(), v["times"].tobytes(), v["notes"]) for v in frames]
-    rows = [repr(sorted(record.items())) for record in load_part(data, "rl", "train")]
-    return [videos, rows, list(listing.items())]
+    rows = [repr(sorted(record.items())) for record in suite.records("rl", "train")]
+    frames = cases.stored_videos(data / "clinvideo_frames", "train")
+    stored = [(video["id"], video["source"], video["split"]) for video in frames]
+    return [stored, videos, rows, list(listing.items())]
 
 
 def damages(data: Path, step: int):

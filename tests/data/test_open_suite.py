@@ -1,21 +1,24 @@
-"""A run on somebody's own videos: built by tfds_builders.build, trained on, evaluated."""
+"""Both suites answer the same questions alike; and a run on somebody's own videos."""
 
 import json
-from types import SimpleNamespace
+import pickle
+from pathlib import Path
 
-import cv2
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from medscope_jax import train
 from medscope_jax.config import load_config
-from medscope_jax.dialogue import Row
+from medscope_jax.data.open_suite import open_suite
 from medscope_jax.distributed import make_mesh
 from medscope_jax.errors import UserError
-from medscope_jax.training import sft
+from medscope_jax.parts import PARTS, SPLITS, SPLITS_OF_PART
+from medscope_jax.phantom.suite_config import config_to_json
 from medscope_jax.training.config_checks import check_config
-from tfds_builders.build import build
+from medscope_jax.video import Video
+from tests.data import suite_cases as cases
 
 CHANGES = {
     "video.fps": 2.0,
@@ -23,58 +26,150 @@ CHANGES = {
     "dialogue.clip_length": 500,
     "dialogue.vocab_size": 1024,
 }
-CALL = (
-    "<think>I look.</think><tool_call>"
-    '{"name": "crop_video", "arguments": {"video_path": "video.mp4", "start_time": %.1f, '
-    '"end_time": %.1f}}</tool_call>'
-)
-END = "<think>I see.</think><answer>[%.1f, %.1f]</answer>"
 
 
-def rows():
-    """Two videos to learn from and one to be asked about; no part cot, no part passive."""
-    for video in ("a", "b"):
-        for number in range(4):
-            start, end = float(number), number + 1.5
-            span = {"spans": [[start, end]]}
-            question = f"When does change {number} of {video} take place?"
-            known = {"video": f"{video}.mp4", "split": "train", "question": question}
-            known |= {"task": "grounding", "answer": f"[{start}, {end}]"}
-            turns = [CALL % (start, end), END % (start, end)]
-            yield known | {"part": "qa", "window": [start, end]}
-            yield known | {"part": "vcot", "turns": turns} | span
-            yield known | {"part": "rl"} | span
-    for number in range(2):
-        span = {"spans": [[number, number + 2.0]], "answer": f"[{number}.0, {number + 2}.0]"}
-        known = {"video": "c.mp4", "split": "test", "part": "eval", "task": "grounding"}
-        yield known | {"question": f"When does change {number} of c take place?"} | span
+def opened(data_dir, workdir):
+    """open_suite with what it looks at of a config: cases.TINY's or cases.VIDEO's."""
+    section = config_to_json(cases.TINY)
+    section.pop("teacher")  # which a run's config leaves as it is
+    shared = ("bank_fps", "frame_height", "frame_width", "preview_frames", "window_frames")
+    fps, height, width, preview, window = (section.pop(key) for key in shared)
+    video = {"fps": fps, "height": height, "width": width, "max_frames": 240}
+    video |= cases.VIDEO if data_dir else {}
+    config = {
+        "suite": {**section, "data_dir": str(data_dir or "")},
+        "video": {**video, "min_frames": 8, "native_pairs": False},
+        "dialogue": {"preview_frames": preview, "window_frames": window},
+    }
+    config = ConfigDict(config)
+    return open_suite(config, Path(workdir)), config.video
 
 
-def write_video(path, seed):
-    random = np.random.default_rng(seed)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 4.0, (112, 56))
-    for _ in range(32):  # eight seconds
-        small = random.integers(0, 255, (2, 4, 3), np.uint8)
-        writer.write(cv2.resize(small, (112, 56), interpolation=cv2.INTER_NEAREST))
-    writer.release()
+@pytest.fixture(params=["phantom", "clinvideo"])
+def suite_and_video(request, data_dir, phantom_workdir):
+    """Each of the two suites, and the video section of its config."""
+    return opened(data_dir if request.param == "clinvideo" else None, phantom_workdir)
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    """A built suite; tests only read it."""
-    root = tmp_path_factory.mktemp("own")
-    manual = root / "manual"
-    (manual / "videos").mkdir(parents=True)
-    for seed, name in enumerate("abc"):
-        write_video(manual / "videos" / f"{name}.mp4", seed)
-    lines = [json.dumps(row) for row in rows()]
-    (manual / "rows.jsonl").write_text("\n".join(lines) + "\n")
-    video = {"fps": 2.0, "height": 28, "width": 56, "max_frames": 60}
-    source = {"name": "own", "reader": "plain", "annotations": "rows.jsonl", "videos": "videos"}
-    (manual / "suite.json").write_text(json.dumps({"video": video, "sources": [source]}))
-    build("clinvideo_frames", manual, root / "data")
-    build("clinvideo_suite", manual, root / "data")
-    return root / "data"
+@pytest.fixture
+def suite(suite_and_video):
+    return suite_and_video[0]
+
+
+def there(suite):
+    return [(part, split) for part in PARTS for split in suite.splits(part)]
+
+
+def test_parts_and_splits(suite):
+    assert {("qa", "train"), ("vcot", "train"), ("rl", "train"), ("eval", "test")} <= {
+        *there(suite)
+    }
+    for part in PARTS:
+        splits = suite.splits(part)
+        assert [split for split in SPLITS_OF_PART[part] if split in splits] == list(splits)
+    assert suite.splits("movies") == ()
+
+
+def test_records_by_row(suite):
+    for part, split in there(suite):
+        rows, outlines = suite.records(part, split), suite.outlines(split)
+        found = list(rows)
+        assert len(rows) == len(found) > 0
+        assert rows[-1]["id"] == found[-1]["id"] and rows[0]["id"] == found[0]["id"]
+        assert len({record["id"] for record in found}) == len(found)
+        for record in found:
+            assert (record["part"], record["split"]) == (part, split)
+            outline = outlines[record["video"]]
+            assert record["source"] == outline.source
+            assert record["duration"] == np.float32(outline.duration)
+            assert len(record["evidence_mask"]) == len(outline.times)
+        with pytest.raises(IndexError):
+            rows[len(rows)]
+        assert pickle.loads(pickle.dumps(rows))[0]["id"] == found[0]["id"]
+
+
+def test_records_of_both_are_of_one_kind(data_dir, phantom_workdir):
+    suites = [opened(folder, phantom_workdir)[0] for folder in (None, data_dir)]
+    for part, split in there(suites[1]):
+        drawn, built = (suite.records(part, split)[0] for suite in suites)
+        assert built.keys() - drawn.keys() == {"messages"} and not drawn.keys() - built.keys()
+        for name, value in drawn.items():
+            assert type(value) is type(built[name]), name
+            assert getattr(value, "dtype", None) == getattr(built[name], "dtype", None), name
+            assert np.ndim(value) == np.ndim(built[name]) or isinstance(value, list), name
+
+
+def test_videos_by_row_are_those_outlined(suite):
+    for split in SPLITS:
+        outlines = suite.outlines(split)
+        if not outlines:  # of the data folder's, none validates
+            continue
+        videos = suite.videos(split)
+        assert len(videos) == len(outlines)
+        for video, outline in zip(videos, outlines.values(), strict=True):
+            assert isinstance(video, Video) and isinstance(video.notes, tuple)
+            assert video.times.dtype == outline.times.dtype == np.float64
+            np.testing.assert_allclose(video.times, outline.times)
+            assert type(video.duration) is type(outline.duration) is float
+            assert video.duration == outline.duration
+            assert video.frames.shape == (len(video.times), 28, 56, 3)
+            assert video.frames.dtype == np.uint8 and len(video.frames) == len(video.times)
+            whole = np.asarray(video.frames)
+            assert whole.dtype == np.uint8 and whole.std() > 0
+            np.testing.assert_array_equal(video.frames[3], whole[3])
+            np.testing.assert_array_equal(video.frames[1:4], whole[1:4])
+            np.testing.assert_array_equal(video.frames[[5, 2]], whole[[5, 2]])
+        row = pickle.loads(pickle.dumps(videos))[-1]
+        np.testing.assert_array_equal(np.asarray(row.frames), whole)
+    assert any(map(suite.outlines, SPLITS)) and suite.outlines("dev") == {}
+
+
+def test_texts_and_samples_are_of_training_records(suite):
+    texts, outlines = list(suite.texts()), suite.outlines("train")
+    assert all(isinstance(text, str) for text in texts)
+    for part in ("qa", "vcot"):
+        records = {record["id"]: record for record in suite.records(part, "train")}
+        samples = list(suite.samples(part, 2))
+        assert len(samples) >= 2
+        for record, outline in samples:
+            assert record["question"] == records[record["id"]]["question"]
+            assert record["question"] in texts and record["answer"] in texts
+            np.testing.assert_array_equal(outline.times, outlines[record["video"]].times)
+
+
+def test_what_a_run_can_be_made_of(suite_and_video):
+    suite, video = suite_and_video
+    suite.check(video)
+    for key, value in (("fps", 3.0), ("max_frames", 10)):
+        changed = ConfigDict(video.to_dict() | {key: value})
+        with pytest.raises(UserError, match=f"config.video.{key} is {value}"):
+            suite.check(changed)
+    frames = max(
+        len(outline.times) for split in SPLITS for outline in suite.outlines(split).values()
+    )
+    half = video.to_dict() | {"max_frames": -(-frames // 2), "native_pairs": True}
+    suite.check(ConfigDict(half))  # a pair is a bank frame
+    with pytest.raises(UserError, match="max_frames"):
+        suite.check(ConfigDict(half | {"max_frames": half["max_frames"] - 1}))
+
+
+@pytest.mark.parametrize(("part", "split"), [("movies", "train"), ("rl", "test"), ("qa", "dev")])
+def test_what_is_not_there_is_one_line(suite, part, split):
+    with pytest.raises(UserError, match=part):
+        suite.records(part, split)
+    with pytest.raises(UserError, match="no split 'dev'"):
+        suite.videos("dev")
+
+
+def test_nothing_is_read_before_it_is_asked_for(tmp_path):
+    for data_dir in (None, tmp_path / "none"):
+        suite, video = opened(data_dir, tmp_path)
+        for ask in (lambda s: s.records("rl", "train"), lambda s: s.videos("train")):
+            with pytest.raises(UserError, match="run python -m tfds_builders"):
+                ask(suite)
+        if not data_dir:  # its scripts are known
+            suite.check(video)
+            assert len(suite.outlines("test")) == 3 and next(suite.texts())
 
 
 def config_of(micro_arguments, data_dir, **changes):
@@ -112,23 +207,4 @@ def test_train_and_evaluate(data_dir, micro_arguments, tmp_path, capsys):
 def test_what_does_not_go_together(data_dir, micro_arguments, changes, message):
     config = config_of(micro_arguments, data_dir, **changes)
     with pytest.raises(UserError, match=message):
-        check_config(config, make_mesh({}, jax.devices()[:1]))
-
-
-def test_records_that_do_not_fit_are_listed(tmp_path, monkeypatch, capsys):
-    """Left out with their reasons; the rest is trained on."""
-    records = [{"id": f"r{number}", "words": number} for number in (1, 900, 2)]
-    monkeypatch.setattr(sft, "_records", lambda run, name: records)
-
-    def lay_out(record):
-        if record["words"] > 100:
-            raise UserError("an episode of 900 tokens does not fit")
-        return Row([0] * record["words"], [], [], [])
-
-    run = SimpleNamespace(folder=tmp_path)
-    kept, laid_out = sft._that_fit(run, "cold_start", lay_out)
-    assert [record["id"] for record in kept] == ["r1", "r2"]
-    assert [len(row.tokens) for row in laid_out] == [1, 2]
-    assert "cold_start leaves out 1 of 3 records" in capsys.readouterr().out
-    found = json.loads((tmp_path / "left_out_cold_start.json").read_text())
-    assert found == [{"id": "r900", "reason": "an episode of 900 tokens does not fit"}]
+        check_config(config, make_mesh({}, jax.devices()[:1]), open_suite(config, Path()))

@@ -8,6 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from medscope_jax.data.built import newest
+from medscope_jax.data.stored_rows import Rows, record_of
 from medscope_jax.dialogue import protocol
 from tests.video import dicom_files
 from tfds_builders.build import build
@@ -126,6 +128,15 @@ def echo_rows() -> list[dict]:
 def build_all(manual: Path, data: Path, **options) -> dict:
     """build() of every part, with the stand-in reader."""
     return build("clinvideo_suite", manual, data, read=read_rows, **options)
+
+
+def stored_videos(dataset: Path, split: str) -> list[dict]:
+    """What a data set of frames stores of each video of a split, but for the frames."""
+    return list(Rows(newest(dataset), split, _but_frames, "again"))
+
+
+def _but_frames(example: dict) -> dict:
+    return record_of({name: value for name, value in example.items() if name != "frames"})
 
 
 def digest(folder: Path) -> dict[str, str]:

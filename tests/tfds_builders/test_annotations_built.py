@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from medscope_jax.data.clinvideo_reader import load_part, video_rows
+from medscope_jax.data.clinvideo_reader import ClinvideoReader
 from medscope_jax.errors import UserError
 from tests.tfds_builders import clinvideo_cases as cases
 from tfds_builders.build import build
@@ -40,10 +40,10 @@ def test_a_table_from_a_spreadsheet(tmp_path, capsys):
     (manual / "rows.csv").write_bytes(TABLE.replace("\n", "\r").encode("utf-16"))
     build("clinvideo_suite", manual, data)
     said = capsys.readouterr().out
-    cut, plain = load_part(data, "rl", "train")
+    cut, plain = ClinvideoReader(data).records("rl", "train")
     assert cut["answer"] == "[2.0, 6.0]" and cut["evidence"].tolist() == [[2.0, 6.0]]
     assert plain["evidence"].tolist() == [[1.0, 2.5]]
-    assert len(video_rows(data, "train")) == 2
+    assert len(ClinvideoReader(data).outlines("train")) == 2
     kept, bad = sorted(listed(manual), key=lambda line: line["place"])
     assert (kept["place"], kept["kept"]) == ("rows.csv:2", True)
     assert bad["place"] == "rows.csv:3" and "lies mostly after the video's end" in bad["reason"]
@@ -105,4 +105,4 @@ def test_a_damaged_description_of_a_built_suite_is_one_line(tmp_path):
                 build("clinvideo_frames", manual, data, quiet=True, overwrite=overwrite)
     shutil.rmtree(info.parent)
     build("clinvideo_frames", manual, data, quiet=True)
-    assert len(video_rows(data, "train")) == 1
+    assert len(ClinvideoReader(data).outlines("train")) == 1

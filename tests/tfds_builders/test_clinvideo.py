@@ -8,21 +8,14 @@ import pathlib
 import numpy as np
 import pytest
 
-from medscope_jax.data.clinvideo_reader import (
-    load_frames,
-    load_part,
-    splits_of,
-    suite_texts,
-    video_rows,
-    video_settings,
-)
+from medscope_jax.data.clinvideo_reader import ClinvideoReader
 from medscope_jax.data.listing import VideoSettings
 from medscope_jax.dialogue.chat_template import render_chat
 from medscope_jax.errors import UserError
 from medscope_jax.parts import PARTS, SPLITS_OF_PART
 from medscope_jax.video import read_video
 from tests.tfds_builders import clinvideo_cases as cases
-from tests.tfds_builders.clinvideo_cases import build_all, digest
+from tests.tfds_builders.clinvideo_cases import build_all, digest, stored_videos
 from tfds_builders.build import build, main
 from tfds_builders.parallel import workers
 
@@ -42,11 +35,12 @@ def video_id(path: pathlib.Path, source: str) -> str:
 
 
 def all_records(data):
+    suite = ClinvideoReader(data)
     return [
         record
         for part in PARTS
-        for split in splits_of(data, part)
-        for record in load_part(data, part, split)
+        for split in suite.splits(part)
+        for record in suite.records(part, split)
     ]
 
 
@@ -60,17 +54,21 @@ def test_every_video_is_stored_once_with_its_own_times(folders):
     }
     seen = {}
     for split in ("train", "test"):
-        rows = load_frames(data, split)
-        assert list(video_rows(data, split).items()) == [(v["id"], i) for i, v in enumerate(rows)]
-        seen |= {video["id"]: video for video in rows}
-        assert all(video["split"] == split for video in rows)
+        suite, stored = ClinvideoReader(data), stored_videos(data / "clinvideo_frames", split)
+        names = [video["id"] for video in stored]
+        assert list(suite.outlines(split)) == names
+        assert [outline.source for outline in suite.outlines(split).values()] == [
+            video["source"] for video in stored
+        ]
+        seen |= dict(zip(names, suite.videos(split), strict=True))
+        assert all(video["split"] == split for video in stored)
     assert seen.keys() == expected.keys()
     for name, video in seen.items():
         read = read_video(expected[name], 2.0, (24, 32), 40)
-        np.testing.assert_array_equal(video["times"], read.times)
-        assert video["duration"] == read.duration and video["notes"] == list(read.notes)
-        assert video["frames"].shape == read.frames.shape
-        off = np.abs(video["frames"].astype(int) - read.frames)
+        np.testing.assert_array_equal(video.times, read.times)
+        assert video.duration == read.duration and video.notes == read.notes
+        assert video.frames.shape == read.frames.shape
+        off = np.abs(np.asarray(video.frames, int) - read.frames)
         assert off.mean() < (50 if name.startswith("echo") else 20)  # noise is hard on JPEG
 
 
@@ -90,45 +88,50 @@ def evidence(record, times):
 
 def test_evidence_in_frames_and_mask(folders):
     _, data, _ = folders
-    videos = {v["id"]: v for s in ("train", "test") for v in load_frames(data, s)}
+    suite = ClinvideoReader(data)
+    split_of = {name: split for split in ("train", "test") for name in suite.outlines(split)}
+    videos = suite.outlines("train") | suite.outlines("test")
     records = all_records(data)
     assert len(records) >= 9
     for record in records:
         video = videos[record["video"]]
-        frames, mask = evidence(record, video["times"])
+        frames, mask = evidence(record, video.times)
         np.testing.assert_array_equal(
             record["evidence_frame_range"].reshape(-1, 2).tolist(), frames
         )
         np.testing.assert_array_equal(record["evidence_mask"], mask)
-        assert record["duration"] == np.float32(video["duration"])
+        assert record["duration"] == np.float32(video.duration)
         assert (record["evidence"] <= record["duration"]).all()
         assert (
-            record["split"] == video["split"] and record["split"] in SPLITS_OF_PART[record["part"]]
+            record["split"] == split_of[record["video"]]
+            and record["split"] in SPLITS_OF_PART[record["part"]]
         )
 
 
 def test_records_are_the_rows(folders):
     manual, data, _ = folders
     erika = video_id(manual / "scope" / "videos" / "Mustermann_Erika.mp4", "scope")
-    (cap,) = load_part(data, "cap", "train")
+    suite = ClinvideoReader(data)
+    (cap,) = suite.records("cap", "train")
     assert (cap["video"], cap["id"], cap["source"]) == (erika, f"{erika}-cap-0000", "scope")
     assert cap["window"].tolist() == [1.0, 4.0] and cap["turns"] == [cases.ANSWER]
-    questions = [record["question"] for record in load_part(data, "rl", "train")]
+    questions = [record["question"] for record in suite.records("rl", "train")]
     assert questions[:2] == ["Where is it, number 2?", "Where is it, number 3?"]
-    tested = load_part(data, "eval", "test")
+    tested = suite.records("eval", "test")
     # Row 5 is a question for rl about a video that is tested on; 3 is of the other source's copy.
     assert [record["question"][-2] for record in tested] == ["4", "5", "3"]
     assert tested[0]["options"] == ["left", "right"]
     assert {record["video"] for record in tested}.isdisjoint(
         record["video"] for record in all_records(data) if record["split"] == "train"
     )
-    assert "left" in list(suite_texts(data))
-    assert video_settings(data) == VideoSettings(**cases.VIDEO)
+    assert "left" in list(suite.texts())
+    assert suite.video_settings() == VideoSettings(**cases.VIDEO)
 
 
 def test_messages_are_the_conversation(folders):
     _, data, _ = folders
-    (record,) = load_part(data, "vcot", "train")
+    suite = ClinvideoReader(data)
+    (record,) = suite.records("vcot", "train")
     messages = json.loads(record["messages"])
     roles = [message["role"] for message in messages]
     assert roles == ["user", "assistant", "tool", "assistant", "tool", "assistant"]
@@ -142,10 +145,10 @@ def test_messages_are_the_conversation(folders):
     # Frames are half a second apart; the three nearest to 3.1 s.
     assert [image["timestamp"] for image in frame] == [2.5, 3.0, 3.5]
     assert messages[-1]["content"] == record["turns"][-1]
-    (cap,) = load_part(data, "cap", "train")
+    (cap,) = suite.records("cap", "train")
     shown = json.loads(cap["messages"])[0]["content"][0]
     assert (shown["video_start"], shown["video_end"]) == (1.0, 4.0)
-    assert all(r["messages"] == "" for r in load_part(data, "rl", "train"))
+    assert all(r["messages"] == "" for r in suite.records("rl", "train"))
 
 
 def test_nothing_is_hidden(folders):
@@ -188,7 +191,7 @@ def test_no_trace_of_a_patient(tmp_path, capfd, caplog):
     said = capfd.readouterr()
     texts = [said.out, said.err, caplog.text, repr(all_records(data))]
     for split in ("train", "test"):
-        texts += [repr({**video, "frames": 0}) for video in load_frames(data, split)]
+        texts += [repr(video) for video in stored_videos(data / "clinvideo_frames", split)]
     texts += [str(path.relative_to(data)) for path in data.rglob("*")]
     files = [path.read_bytes() for path in data.rglob("*") if path.is_file()]
     for secret in cases.SECRETS:
@@ -218,7 +221,8 @@ def test_what_is_there_is_kept_and_halves_are_removed(folders, tmp_path, capsys)
     assert not list(data.rglob("*incomplete*"))
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert "was there already" in capsys.readouterr().out
-    assert splits_of(data, "cap") == ("train",) and splits_of(data, "rl") == ()
+    suite = ClinvideoReader(data)
+    assert suite.splits("cap") == ("train",) and suite.splits("rl") == ()
 
 
 def test_other_splits_need_overwrite(tmp_path):
@@ -226,30 +230,25 @@ def test_other_splits_need_overwrite(tmp_path):
     manual.mkdir()
     cases.write_suite(manual, {"scope": [cases.row("a.mp4", "rl", spans=[[1.0, 2.0]])]})
     cases.write_video(manual / "scope" / "videos" / "a.mp4", 3, seed=4)
-    suite = json.loads((manual / "suite.json").read_text())
-    (manual / "suite.json").write_text(json.dumps(suite | {"splits": {"train": 1}}))
+    listed = json.loads((manual / "suite.json").read_text())
+    (manual / "suite.json").write_text(json.dumps(listed | {"splits": {"train": 1}}))
     build_all(manual, data, config="rl")
-    (manual / "suite.json").write_text(json.dumps(suite | {"splits": {"test": 1}}))
+    (manual / "suite.json").write_text(json.dumps(listed | {"splits": {"test": 1}}))
     with pytest.raises(UserError, match="--overwrite"):
         build_all(manual, data, config="rl")
     build("clinvideo_frames", manual, data, overwrite=True, read=cases.read_rows)
-    assert len(video_rows(data, "test")) == 1
+    suite = ClinvideoReader(data)
+    assert len(suite.outlines("test")) == 1
     with pytest.raises(UserError, match="it has test"):
-        load_frames(data, "train")
+        suite.videos("train")
     with pytest.raises(UserError, match="not one example"):
         build_all(manual, data, config="rl", overwrite=True)
     build_all(manual, data, config="eval")
-    assert load_part(data, "eval", "test")[0]["evidence_frame_range"].tolist() == [[2, 4]]
+    assert suite.records("eval", "test")[0]["evidence_frame_range"].tolist() == [[2, 4]]
 
 
 def test_one_line_for_mistakes(folders, tmp_path, refusal):
-    manual, data, _ = folders
-    with pytest.raises(UserError, match="no part 'caps'"):
-        load_part(data, "caps", "train")
-    with pytest.raises(UserError, match="it has train"):
-        load_part(data, "cap", "dev")
-    with pytest.raises(UserError, match="tfds_builders.build clinvideo_frames"):
-        load_frames(tmp_path, "train")
+    manual, _, _ = folders
     flags = ["clinvideo_frames", "--data_dir", tmp_path, "--manual_dir"]
     assert "suite.json cannot be read" in refusal(main, [*flags, tmp_path])
     assert "unknown reader 'stand_in'" in refusal(main, [*flags, manual])

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from medscope_jax.bank.bank_build import build_bank
 from medscope_jax.bank.bank_file import PARTIAL
 from medscope_jax.bank.bank_store import bank_path, load_bank
-from medscope_jax.data.clinvideo_reader import built_folder, load_frames, load_part, video_settings
+from medscope_jax.data.clinvideo_reader import ClinvideoReader, built_folder
 from medscope_jax.data.listing import VideoSettings
 from medscope_jax.encode import frame_sources
 from medscope_jax.errors import UserError
@@ -102,13 +102,13 @@ def test_ids_that_share_their_first_digits_are_two_videos(tmp_path, monkeypatch)
     hashed = plan_room.content_hash
     monkeypatch.setattr(plan_room, "content_hash", lambda path: "0123456789ab" + hashed(path)[12:])
     cases.build_all(tmp_path, tmp_path / "data", config="rl")
-    videos = list(load_frames(tmp_path / "data", "train"))
-    records = list(load_part(tmp_path / "data", "rl", "train"))
-    assert [record["video"] for record in records] == [video["id"] for video in videos]
-    assert [video["id"][:18] for video in videos] == ["scope-0123456789ab"] * 2
-    for name, video in zip("ab", videos, strict=True):
+    suite = ClinvideoReader(tmp_path / "data")
+    names = list(suite.outlines("train"))
+    assert [record["video"] for record in suite.records("rl", "train")] == names
+    assert [name[:18] for name in names] == ["scope-0123456789ab"] * 2
+    for name, video in zip("ab", suite.videos("train"), strict=True):
         read = read_video(tmp_path / "scope" / "videos" / f"{name}.mp4", 2.0, (24, 32))
-        assert np.abs(video["frames"].astype(int) - read.frames).mean() < 10
+        assert np.abs(np.asarray(video.frames, int) - read.frames).mean() < 10
 
 
 def test_the_longest_id_is_a_files_name(tmp_path):
@@ -202,11 +202,11 @@ def test_videos_without_annotations_and_folders_of_pictures(tmp_path):
     ClinvideoFrames(data_dir=data, spread=map).download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir=manual)
     )
-    folder, video = load_frames(data, "train")
-    np.testing.assert_allclose(folder["times"], [0, 0.5, 1, 1.5])
-    grey = folder["frames"].mean(axis=(1, 2, 3))
+    folder, video = ClinvideoReader(data).videos("train")
+    np.testing.assert_allclose(folder.times, [0, 0.5, 1, 1.5])
+    grey = np.asarray(folder.frames).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(grey, [0, 60, 120, 180], atol=2)
-    assert video["frames"].shape == (4, 24, 32, 3)
+    assert video.frames.shape == (4, 24, 32, 3)
 
 
 def test_a_second_of_thirty_pictures(tmp_path):
@@ -220,16 +220,18 @@ def test_a_second_of_thirty_pictures(tmp_path):
     suite = {"video": video, "sources": [source]}
     (manual / "suite.json").write_text(json.dumps(suite))
     build("clinvideo_frames", manual, data, quiet=True)
-    (stored,) = load_frames(data, "train")
+    stored_suite = ClinvideoReader(data)
+    (stored,) = stored_suite.videos("train")
     # The picture nearest to each tick of 8 a second, of those at k / 30 s.
     nearest = [min(range(30), key=lambda k, t=t: abs(k / 30 - t / 8)) for t in range(8)]
-    np.testing.assert_allclose(stored["times"], np.array(nearest) / 30, atol=1e-6)
-    assert any("8 frames at 8 fps" in note for note in stored["notes"])
+    np.testing.assert_allclose(stored.times, np.array(nearest) / 30, atol=1e-6)
+    assert any("8 frames at 8 fps" in note for note in stored.notes)
     native = read_video(path, 1000.0, (28, 56))
     assert len(native.frames) == 30
-    off = np.abs(stored["frames"].astype(int) - native.frames[nearest])
+    off = np.abs(np.asarray(stored.frames, int) - native.frames[nearest])
     assert off.mean() < 10
-    assert video_settings(data) == VideoSettings(**video) and video_settings(data).min_frames == 8
+    settings = stored_suite.video_settings()
+    assert settings == VideoSettings(**video) and settings.min_frames == 8
 
     frames = built_folder(data, "clinvideo_frames")
     (found,) = frame_sources(frames, "train")
@@ -238,14 +240,14 @@ def test_a_second_of_thirty_pictures(tmp_path):
     built = build_bank(tmp_path / "bank", [found], encode, 4, made_of, "weights", "float32")
     bank = load_bank(tmp_path / "bank", built.key, [found.id], lambda times: [[1]] * len(times))
     assert bank.tokens.shape[1] == 8
-    np.testing.assert_allclose(np.asarray(bank.times[0]), stored["times"], atol=1e-6)
+    np.testing.assert_allclose(np.asarray(bank.times[0]), stored.times, atol=1e-6)
 
     suite["video"] |= {"min_frames": 1}
     (manual / "suite.json").write_text(json.dumps(suite))
     with pytest.raises(UserError, match="--overwrite"):
         build("clinvideo_frames", manual, data, quiet=True)
     build("clinvideo_frames", manual, data, overwrite=True, quiet=True)
-    assert len(load_frames(data, "train")[0]["times"]) == 1
+    assert len(ClinvideoReader(data).videos("train")[0].times) == 1
 
 
 def test_remedies_are_named_in_the_words_of_suite_json(tmp_path):
@@ -270,9 +272,9 @@ def test_remedies_are_named_in_the_words_of_suite_json(tmp_path):
     assert len(reasons) == 2
     assert '"frame_rate" of its source in suite.json' in reasons[0]
     assert '"partial": true of its source in suite.json' in reasons[1]
-    (video,) = load_frames(tmp_path / "data", "train")
-    np.testing.assert_allclose(video["times"], [0, 0.5, 1])
-    assert any("incomplete" in note for note in video["notes"])
+    (video,) = ClinvideoReader(tmp_path / "data").videos("train")
+    np.testing.assert_allclose(video.times, [0, 0.5, 1])
+    assert any("incomplete" in note for note in video.notes)
 
 
 @pytest.mark.slow
@@ -311,7 +313,7 @@ def test_the_build_command_of_tfds(tmp_path):
     )
     command = [sys.executable, "-c", code, str(manual), str(data)]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
-    assert load_part(data, "rl", "train")[0]["question"] == "Where is it?"
+    assert ClinvideoReader(data).records("rl", "train")[0]["question"] == "Where is it?"
     build("clinvideo_suite", manual, tmp_path / "ours", "rl")
     theirs, ours = cases.digest(data), cases.digest(tmp_path / "ours")
     records = {name for name in ours if ".array_record" in name}

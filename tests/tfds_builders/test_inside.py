@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from medscope_jax.data.clinvideo_reader import load_frames
+from medscope_jax.data.clinvideo_reader import ClinvideoReader
 from medscope_jax.errors import UserError
 from tests.tfds_builders import clinvideo_cases as cases
 from tfds_builders.build import build
@@ -87,7 +87,7 @@ def test_links_and_pipes_beside_a_recording(manual, clip, tmp_path):
         finally:
             os.chdir(here)
         build("clinvideo_frames", manual, tmp_path / "data", quiet=True)
-    assert len(load_frames(tmp_path / "data", "train")) == 1
+    assert len(ClinvideoReader(tmp_path / "data").videos("train")) == 1
     found = quarantined(manual)
     out = {"link.mp4", "relative.mp4", "through.mp4", "folder", "mixed", "timed", "device.mp4"}
     pipes = {"piped", "pipe.mp4", "socket.mp4"}
@@ -113,7 +113,9 @@ def test_links_inside_the_folder_are_followed_once(manual, clip, tmp_path):
     assert [path.relative_to(manual / "rec").as_posix() for path in found] == names
     (tmp_path / "alias").symlink_to(manual)  # how the folder itself is named does not matter
     build("clinvideo_frames", tmp_path / "alias", tmp_path / "data", quiet=True)
-    assert len(load_frames(tmp_path / "data", "train")) == 3  # op9 is here under another name
+    assert (
+        len(ClinvideoReader(tmp_path / "data").videos("train")) == 3
+    )  # op9 is here under another name
     assert not (manual / "quarantine.jsonl").read_text()
 
 
@@ -127,7 +129,7 @@ def test_a_picture_beside_recordings_hides_none(manual, clip, tmp_path):
         file.write(bytes(2))
     cv2.imwrite(str(manual / "rec" / "below" / "still.png"), np.zeros((24, 32, 3), np.uint8))
     build("clinvideo_frames", manual, tmp_path / "data", quiet=True)
-    assert len(load_frames(tmp_path / "data", "train")) == 3
+    assert len(ClinvideoReader(tmp_path / "data").videos("train")) == 3
     assert quarantined(manual).keys() == {"rec/case0_still.jpg", "rec/below/still.png"}
 
 

@@ -10,28 +10,15 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
-from medscope_jax.data.phantom_reader import load_frames, load_part, prepared_config, video_rows
+from medscope_jax.data.phantom_reader import prepared_suite, read_procedures, suite_dir
 from medscope_jax.errors import UserError
 from medscope_jax.locks import alone
-from medscope_jax.parts import PARTS, SPLITS_OF_PART
-from medscope_jax.phantom.records import records
-from medscope_jax.phantom.suite_config import SuiteConfig, procedures
+from medscope_jax.phantom.suite_config import SuiteConfig
+from tests.data.suite_cases import TINY
 from tfds_builders import prepare
 from tfds_builders.prepare import prepare_suite
-
-TINY = SuiteConfig(
-    train_ophthalmic=1,
-    train_endoscopic=1,
-    validation_ophthalmic=1,
-    validation_endoscopic=1,
-    test_ophthalmic=1,
-    test_endoscopic=1,
-    test_laparoscopic=1,
-    captions_per_video=3,
-)
 
 
 def digest(folder: pathlib.Path) -> dict[str, str]:
@@ -49,42 +36,10 @@ def workdir(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_parts_come_back_as_they_were_made(workdir, part):
-    scripts = procedures(TINY)
-    for split in SPLITS_OF_PART[part]:
-        rows = load_part(workdir, part, split)
-        made = [r for p in scripts if p.split == split for r in records(p, part, TINY)]
-        assert len(rows) == len(made) > 0
-        for read, record in zip(rows, made, strict=True):
-            assert read.keys() == record.keys()
-            for name, value in record.items():
-                if isinstance(value, np.ndarray):
-                    assert read[name].dtype == value.dtype and np.array_equal(read[name], value)
-                else:
-                    assert read[name] == value, name
-            assert all(isinstance(turn, str) for turn in read["turns"])
-
-
-@pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_frames_come_back_by_row(workdir, split):
-    rows, row_of = load_frames(workdir, split), video_rows(workdir, split)
-    assert len(rows) == len(row_of) == (3 if split == "test" else 2)
-    for name, row in row_of.items():
-        video = rows[row]
-        assert video["id"] == name and name.split("-")[1] == video["source"]
-        assert video["frames"].shape == (int(video["duration"]), 28, 56, 3)
-        assert video["frames"].dtype == np.uint8
-        assert np.allclose(video["times"], np.arange(int(video["duration"])))
-    assert np.array_equal(rows[-1]["frames"], rows[len(rows) - 1]["frames"])
-    with pytest.raises(IndexError):
-        rows[len(rows)]
-
-
 def test_done_is_found_and_another_config_refused(workdir, monkeypatch):
     monkeypatch.setattr(prepare, "_draw", lambda *_: pytest.fail("drew again"))
     prepare_suite(workdir, TINY, progress=False)
-    assert prepared_config(workdir) == TINY
+    assert prepared_suite(workdir).config == TINY
     with pytest.raises(UserError, match="another configuration"):
         prepare_suite(workdir, SuiteConfig(seed=1), progress=False)
 
@@ -113,11 +68,11 @@ def damages(path: pathlib.Path):
 
 def contents(workdir: pathlib.Path) -> tuple:
     """What is read of a prepared suite."""
-    assert prepared_config(workdir) == TINY
-    frames = load_frames(workdir, "test")
-    rl = [repr(sorted(record.items())) for record in load_part(workdir, "rl", "train")]
-    videos = [(frame["id"], frame["frames"].tobytes()) for frame in frames]
-    return rl, videos, video_rows(workdir, "test")
+    suite = prepared_suite(workdir)
+    assert suite.config == TINY
+    rl = [repr(sorted(record.items())) for record in suite.records("rl", "train")]
+    videos = [(v.frames.tobytes(), v.times.tobytes(), v.duration) for v in suite.videos("test")]
+    return rl, videos, read_procedures(suite_dir(workdir) / "videos")
 
 
 @pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.invariant)])
@@ -160,19 +115,10 @@ def test_a_preparation_killed_at_any_moment(kill_at, tmp_path, workdir, moment):
     config = prepare.config_to_json(TINY)
     assert kill_at(moment, tmp_path, "prepare", str(tmp_path), config)
     with pytest.raises(UserError, match="no finished suite"):
-        load_part(tmp_path, "cap", "train")
+        prepared_suite(tmp_path)
     prepare_suite(tmp_path, TINY, progress=False, processes=1)
     assert not list((tmp_path / "suite").rglob("*incomplete*"))
     assert contents(tmp_path) == contents(workdir)
-
-
-def test_unprepared_and_unknown_are_one_line_errors(tmp_path, workdir):
-    with pytest.raises(UserError, match="holds no finished suite"):
-        load_part(tmp_path, "cap", "train")
-    with pytest.raises(UserError, match="no split 'test'"):
-        load_part(workdir, "rl", "test")
-    with pytest.raises(UserError, match="no split"):
-        load_frames(workdir, "dev")
 
 
 @pytest.mark.invariant
@@ -206,7 +152,7 @@ def test_killed_preparation_is_continued_to_the_same_bytes(tmp_path, workdir):
         time.sleep(0.02)
     assert not (tmp_path / "suite" / "done.json").exists()
     with pytest.raises(UserError, match="no finished suite"):
-        load_part(tmp_path, "cap", "train")
+        prepared_suite(tmp_path)
     (videos / "train-ophthalmic-000.partial.mp4").write_bytes(b"half")
     half = tmp_path / "suite" / "tfds" / "phantom_suite" / "cap" / "1.0.0.incompleteABC_1.0.0"
     half.mkdir(parents=True)

@@ -8,12 +8,14 @@ import pytest
 
 from medscope_jax import train
 from medscope_jax.config import load_config
+from medscope_jax.data.open_suite import open_suite
 from medscope_jax.distributed import axis_sizes
 from medscope_jax.errors import UserError
 from medscope_jax.training.config_checks import check_config
 from medscope_jax.training.run import suite_tokenizer
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "tpu_configs"
+NOWHERE = Path("nowhere")  # no phantom suite need be drawn to be checked
 SMOKE = f"{FOLDER / 'cpu.py'}:smoke"
 # A suite that is listed in no time.
 TINY = [
@@ -26,6 +28,11 @@ TINY = [
 def stub_mesh(config):
     """The shape of the config's mesh, on devices that need not be there."""
     return types.SimpleNamespace(shape=axis_sizes(config.mesh, config.device.count))
+
+
+def check_all(config):
+    """check_config, the suite included."""
+    check_config(config, stub_mesh(config), open_suite(config, NOWHERE))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +127,7 @@ def stub_mesh(config):
 def test_a_bad_value_is_one_line(override, match):
     config = load_config(SMOKE, [*TINY, override])
     with pytest.raises(UserError, match=re.escape(match)) as error:
-        check_config(config, stub_mesh(config))
+        check_all(config)
     assert "\n" not in str(error.value)
 
 
@@ -136,10 +143,10 @@ def test_batches_split_over_the_mesh(key, value):
     fitting = ["warm_up.batch_size=16", "ga_grpo.batch_size=8", "evaluation.rollouts=64"]
     mesh = ["device.count=16", "mesh.data=2", "mesh.fsdp=4", "mesh.tensor=2"]
     config = load_config(SMOKE, [*TINY, *fitting, *mesh])
-    check_config(config, stub_mesh(config))
+    check_all(config)
     config = load_config(SMOKE, [*TINY, *fitting, *mesh, f"{key}={value}"])
     with pytest.raises(UserError, match=rf"{key} .*does not split over data x fsdp = 8 devices"):
-        check_config(config, stub_mesh(config))
+        check_all(config)
 
 
 def test_a_value_that_is_missing(tmp_path):
@@ -154,21 +161,21 @@ def test_a_value_that_is_missing(tmp_path):
 def test_the_smallest_vocabulary_is_the_one_that_is_named():
     config = load_config(SMOKE, [*TINY, "dialogue.vocab_size=300"])
     with pytest.raises(UserError, match=r"at least (\d+)$") as error:
-        suite_tokenizer(config)
+        suite_tokenizer(config, open_suite(config, NOWHERE))
     needed = int(re.search(r"\d+$", str(error.value))[0])
     for size in (needed - 1, needed):
         config = load_config(SMOKE, [*TINY, f"dialogue.vocab_size={size}"])
         if size < needed:
             with pytest.raises(UserError, match=f"at least {needed}$"):
-                suite_tokenizer(config)
+                suite_tokenizer(config, open_suite(config, NOWHERE))
         else:
-            assert suite_tokenizer(config).vocab_size == needed
+            assert suite_tokenizer(config, open_suite(config, NOWHERE)).vocab_size == needed
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu", "v4", "v5e", "v5p", "v6e"])
 def test_the_projects_own_configs_pass(name):
     config = load_config(str(FOLDER / f"{name}.py"), TINY)
-    check_config(config, stub_mesh(config))
+    check_all(config)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +193,7 @@ def test_the_projects_own_configs_pass(name):
 )
 def test_odd_values_that_work_pass(override):
     config = load_config(SMOKE, [*TINY, override])
-    check_config(config, stub_mesh(config))
+    check_all(config)
 
 
 def test_nothing_is_claimed(refusal, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from medscope_jax import ask, convert, train
 from medscope_jax.config import load_config
+from medscope_jax.data.open_suite import open_suite
 from medscope_jax.distributed import make_mesh
 from medscope_jax.errors import UserError
 from medscope_jax.models import export_hf, read_model
@@ -104,10 +106,11 @@ def test_the_start_is_the_imported_model(hub, checkpoint, micro_arguments, rank,
 def test_conversations_are_measured_with_the_imported_tokenizer(checkpoint, micro_arguments):
     """Its tokens are shorter than the suite's own, and a run that would not fit is refused."""
     mesh = make_mesh({}, jax.devices()[:1])
-    check_config(config_of(arguments(micro_arguments, checkpoint)), mesh)
+    config = config_of(arguments(micro_arguments, checkpoint))
+    check_config(config, mesh, open_suite(config, Path()))
     short = config_of(arguments(micro_arguments, checkpoint, **{"dialogue.length": 600}))
     with pytest.raises(UserError, match=r"config\.dialogue\.length: an episode of \d+ tokens"):
-        check_config(short, mesh)
+        check_config(short, mesh, open_suite(short, Path()))
 
 
 def test_no_weights_there(tmp_path, micro_arguments, refusal):

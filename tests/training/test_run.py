@@ -44,8 +44,6 @@ def test_native_pairs_share_a_bank_frame(monkeypatch):
     config = load_config(f"{CPU}:smoke", ["video.native_pairs=true"])
     frames = np.random.default_rng(0).integers(0, 255, (5, 28, 56, 3), np.uint8)
     video = Video(frames, np.arange(5.0), 5.0)
-    monkeypatch.setattr(run_room, "suite_videos", lambda *_: [video])
-    monkeypatch.setattr(run_room, "suite_rows", lambda *_: {"a": 0})
     monkeypatch.setattr(run_room, "ENCODE_FRAMES", 4)
     model = with_vocabulary(config.model, 512)
     layout = make_layout(config, model)
@@ -56,7 +54,7 @@ def test_native_pairs_share_a_bank_frame(monkeypatch):
         model=model,
         layout=layout,
         tokenizer=tokenizer,
-        folder=None,
+        suite=SimpleNamespace(videos=lambda _: [video], outlines=lambda _: {"a": None}),
     )
     params = init_params(model, jax.random.key(0))
     bank = make_split_bank(run, params, load_split(run, "train"))

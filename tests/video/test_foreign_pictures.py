@@ -16,7 +16,7 @@ from rich.console import Console
 
 from benchmarks.damage_files import CONTAINERS, DAMAGES, damaged, good_recordings
 from medscope_jax import ask
-from medscope_jax.data.clinvideo_reader import load_frames
+from medscope_jax.data.clinvideo_reader import ClinvideoReader
 from medscope_jax.errors import UserError
 from medscope_jax.video import VideoError, read_video
 from tests.video import corpus_interlaced
@@ -169,7 +169,8 @@ def test_a_build_stores_of_each_recording_its_own(goods, bad_ones, tmp_path):
     bank = {"fps": 5.0, "height": 32, "width": 80, "max_frames": 60}
     (manual / "suite.json").write_text(json.dumps({"video": bank, "sources": [source]}))
     build("clinvideo_frames", manual, tmp_path / "data", quiet=True)
-    stored = [magenta(video["frames"]) for video in load_frames(tmp_path / "data", "train")]
+    videos = ClinvideoReader(tmp_path / "data").videos("train")
+    stored = [magenta(np.asarray(video.frames)) for video in videos]
     # Each good one is whole, each bad one its own.
     assert sum(share == 1.0 for share in stored) == len(bad_ones)
     rest = [share for share in stored if share < 1.0]

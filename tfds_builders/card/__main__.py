@@ -23,12 +23,13 @@ from typing import Any
 from tqdm import tqdm
 
 from medscope_jax.arguments import Parser
-from medscope_jax.data import clinvideo_reader as clinvideo
-from medscope_jax.data import phantom_reader as read
 from medscope_jax.data.built import open_dataset
+from medscope_jax.data.clinvideo_reader import AGAIN, ClinvideoReader, built_folder
+from medscope_jax.data.open_suite import Suite
+from medscope_jax.data.phantom_reader import prepared_suite
 from medscope_jax.errors import UserError, run_main
 from medscope_jax.files import check_folder, check_outputs, write_text
-from medscope_jax.parts import PARTS, SPLITS, SPLITS_OF_PART
+from medscope_jax.parts import PARTS, SPLITS
 from medscope_jax.training.workdir import Workdir
 from medscope_jax.visible import shown
 from tfds_builders.card.blind_baselines import priors
@@ -90,53 +91,52 @@ def make_card(records: Stored, videos: Stored, left_out: Sequence[LeftOut] = ())
     )
 
 
-def read_workdir(workdir: str) -> tuple[Stored, Stored]:
-    """Records and videos of a run's phantom suite. Raises UserError if it is not prepared."""
-    read.prepared_config(workdir)
+def read_suite(suite: Suite) -> tuple[Stored, Stored]:
+    """Records and videos of a suite, of the parts that are there."""
     records = (
         (split, record)
         for part in PARTS
-        for split in SPLITS_OF_PART[part]
-        for record in read.load_part(workdir, part, split)
+        for split in suite.splits(part)
+        for record in suite.records(part, split)
     )
-    return records, _all_videos(read, workdir)
+    return records, _videos(suite)
 
 
-def read_data_dir(data_dir: str) -> tuple[Stored, Stored]:
-    """Records and videos of a built ClinVideoSuite, of the parts that are there.
+def _videos(suite: Suite) -> Stored:
+    """Every video of a suite."""
+    for split in SPLITS:
+        outlines = suite.outlines(split)
+        videos = suite.videos(split) if outlines else ()
+        for (name, outline), video in zip(outlines.items(), videos, strict=True):
+            known = {"id": name, "source": outline.source, "frames": video.frames}
+            yield split, known | {"times": video.times, "duration": video.duration}
+
+
+def built_suite(data_dir: str) -> ClinvideoReader:
+    """The suite of a data folder.
 
     Raises:
       UserError: no frames or no part has been built.
     """
-    clinvideo.built_folder(data_dir, "clinvideo_frames")
-    there = [(part, split) for part in PARTS for split in clinvideo.splits_of(data_dir, part)]
-    if not there:
-        clinvideo.built_folder(data_dir, f"clinvideo_suite/{PARTS[0]}")
-    records = (
-        (split, record)
-        for part, split in there
-        for record in clinvideo.load_part(data_dir, part, split)
-    )
-    return records, _all_videos(clinvideo, data_dir)
+    suite = ClinvideoReader(data_dir)
+    built_folder(data_dir, "clinvideo_frames")
+    if not any(map(suite.splits, PARTS)):
+        built_folder(data_dir, f"clinvideo_suite/{PARTS[0]}")
+    return suite
 
 
 def read_left_out(data_dir: str) -> list[LeftOut]:
     """What the builds of a ClinVideoSuite could not use, and what they cut, of the parts there."""
-    parts = [f"clinvideo_suite/{part}" for part in PARTS if clinvideo.splits_of(data_dir, part)]
+    suite = ClinvideoReader(data_dir)
+    parts = [f"clinvideo_suite/{part}" for part in PARTS if suite.splits(part)]
     found: dict[LeftOut, None] = {}  # each part says again what the readers could not use
     for name in ("clinvideo_frames", *parts):
-        builder = open_dataset(clinvideo.built_folder(data_dir, name), clinvideo.AGAIN)
+        builder = open_dataset(built_folder(data_dir, name), AGAIN)
         stages = {**quarantined(builder), f"{name.rpartition('/')[2]}, kept": changed(builder)}
         for stage, counts in stages.items():
             for (source, reason), count in sorted(counts.items()):
                 found[stage, source, reason, count] = None
     return list(found)
-
-
-def _all_videos(reader: Any, folder: str) -> Stored:
-    """Every video that a reader (read or clinvideo) finds in a folder."""
-    splits = [split for split in SPLITS if reader.video_rows(folder, split)]
-    return ((split, video) for split in splits for video in reader.load_frames(folder, split))
 
 
 def main(arguments: list[str]) -> int:
@@ -157,7 +157,8 @@ def main(arguments: list[str]) -> int:
     page = pathlib.Path(output)
     if not page.parent.is_dir():
         raise UserError(f"{page.parent} is no folder; create it or choose another --output")
-    records, videos = read_workdir(folder) if flags.workdir else read_data_dir(folder)
+    suite = prepared_suite(folder) if flags.workdir else built_suite(folder)
+    records, videos = read_suite(suite)
     left_out = read_left_out(folder) if flags.data_dir else ()
     card = make_card(records, tqdm(videos, "looking at videos", unit="video"), left_out)
     title = "ClinVideoSuite" if flags.data_dir else "Phantom suite"

@@ -3,9 +3,9 @@
 import cv2
 import pytest
 
-from medscope_jax.data import clinvideo_reader as clinvideo
+from medscope_jax.data.clinvideo_reader import ClinvideoReader
 from tests.tfds_builders.clinvideo_cases import build_all, row, write_suite, write_video
-from tfds_builders.card.__main__ import main, make_card, read_data_dir
+from tfds_builders.card.__main__ import built_suite, main, make_card, read_suite
 
 
 def recode(source, target, size):
@@ -51,8 +51,8 @@ def test_leaks_are_named_by_ids(data, capsys):
     assert main(["--data_dir", str(data)]) == 1
     errors = capsys.readouterr().err
     leaks = [line for line in errors.splitlines() if line.startswith("leak")]
-    ids = {name.split("-")[0]: name for name in clinvideo.video_rows(data, "test")}
-    (train,) = clinvideo.video_rows(data, "train")
+    ids = {name.split("-")[0]: name for name in ClinvideoReader(data).outlines("test")}
+    (train,) = ClinvideoReader(data).outlines("train")
     assert len(leaks) == 2
     assert leaks[0].startswith(
         f"leak, near-duplicate video: test: {ids['other']} and train: {train} ("
@@ -64,7 +64,7 @@ def test_leaks_are_named_by_ids(data, capsys):
 
 
 def test_what_is_counted(data):
-    made = make_card(*read_data_dir(data))
+    made = make_card(*read_suite(built_suite(data)))
     assert made.counts == {
         ("eval", "test", "vqa", "other"): 1,
         ("eval", "test", "vqa", "scope"): 1,

@@ -6,10 +6,11 @@ import re
 import numpy as np
 import pytest
 
+from medscope_jax.data.phantom_reader import prepared_suite
 from medscope_jax.errors import UserError
 from medscope_jax.phantom.suite_config import SuiteConfig
-from tfds_builders import card
-from tfds_builders.card.__main__ import main, make_card, read_workdir
+from tfds_builders.card import __main__ as card
+from tfds_builders.card.__main__ import main, make_card, read_suite
 from tfds_builders.card.page import number, render_card
 from tfds_builders.prepare import prepare_suite
 
@@ -129,7 +130,7 @@ def test_a_phantom_suite_leaks_nothing(workdir, capsys):
     assert output.out.strip() == str(workdir / "card.html") and "leak" not in output.err
     page = (workdir / "card.html").read_text()
     assert outside(page) == [] and "No leak between splits was found" in page
-    records, videos = read_workdir(workdir)
+    records, videos = read_suite(prepared_suite(workdir))
     made = make_card(records, videos)
     assert sum(made.videos.values()) == 9
     assert {prior.task for prior in made.priors} >= {"grounding", "vqa", "perception", "order"}
@@ -139,13 +140,13 @@ def test_a_phantom_suite_leaks_nothing(workdir, capsys):
 
 def test_leaks_are_lines_and_a_status(workdir, tmp_path, monkeypatch, capsys):
     """Training videos put into the test split under new names."""
-    records, videos = map(list, read_workdir(workdir))
+    records, videos = map(list, read_suite(prepared_suite(workdir)))
     name = next(video["id"] for split, video in videos if split == "train")
     videos += [("test", {**v, "id": "new"}) for s, v in videos if v["id"] == name]
     records += [
         ("test", {**r, "id": "new-1", "video": "new"}) for s, r in records if r["video"] == name
     ]
-    monkeypatch.setattr(card, "read_workdir", lambda _: (records, videos))
+    monkeypatch.setattr(card, "read_suite", lambda _: (records, videos))
     page = tmp_path / "page.html"
     assert main(["--workdir", str(workdir), "--output", str(page)]) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("leak")]
@@ -160,4 +161,4 @@ def test_mistakes_are_one_line(tmp_path, workdir, refusal):
     missing = tmp_path / "none" / "card.html"
     assert "is no folder" in refusal(main, ["--workdir", workdir, "--output", missing])
     with pytest.raises(UserError):
-        read_workdir(tmp_path)
+        prepared_suite(tmp_path)

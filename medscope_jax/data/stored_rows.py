@@ -1,0 +1,80 @@
+"""A split of a built data set by row, and a video without its frames."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from medscope_jax.data.built import open_dataset, stored_row
+
+Item = TypeVar("Item")
+
+
+class Rows(Generic[Item]):
+    """A split of a built data set by row: a row is read when it is asked for.
+
+    Picklable, and read from several threads. rows[-1] is the last one.
+
+    Args:
+      folder: the data set's.
+      split: which.
+      decode: makes an item of a stored row; a function of a module, so that it can be pickled.
+      again: how to build the data set again, as an error ends.
+
+    Raises:
+      UserError: the data set, or the row that is asked for, is not as it was written.
+    """
+
+    def __init__(
+        self, folder: pathlib.Path, split: str, decode: Callable[[dict], Item], again: str
+    ):
+        self._arguments = (folder, split, decode, again)
+        self._source = open_dataset(folder, again).as_data_source(split=split)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, row: int) -> Item:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        _, _, decode, again = self._arguments
+        return decode(stored_row(self._source, int(row) % len(self), again))
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self[row] for row in range(len(self)))
+
+    def __reduce__(self):
+        return Rows, self._arguments
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoOutline:
+    """A video without its frames: what laying out a conversation about it needs.
+
+    Attributes:
+      source: where it comes from, as its records say.
+      times: float64 [T], the seconds of its bank frames.
+      duration: seconds.
+    """
+
+    source: str
+    times: np.ndarray
+    duration: float
+
+
+def record_of(example: dict[str, Any]) -> dict[str, Any]:
+    """A stored record with text as str and scalars as NumPy scalars."""
+    return {name: text_of(value) for name, value in example.items()}
+
+
+def text_of(value: Any) -> Any:
+    """A stored value with bytes as str, in lists too."""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, (list, tuple)) or (
+        isinstance(value, np.ndarray) and value.dtype.hasobject
+    ):
+        return [text_of(item) for item in value]
+    return value
