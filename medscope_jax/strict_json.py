@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from medscope_jax.errors import UserError, one_line
 from medscope_jax.files import open_regular
 
 _MOST = 2**24  # bytes of a file
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # in UTF-8 only an escape can be one
 
 
 def parse_json(data: bytes) -> Any:
@@ -21,13 +23,16 @@ def parse_json(data: bytes) -> Any:
         object; half a surrogate pair; nesting so deep that Python's parser gives up.
     """
     try:
-        return json.loads(
+        value = json.loads(
             data.decode(),
             object_pairs_hook=_unique,
             parse_constant=_no_number,
             parse_int=_whole,
             parse_float=_finite,
         )
+        if _SURROGATE.search(data):
+            json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError, a ValueError
+        return value
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
@@ -65,9 +70,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))
         raise ValueError(f"the name {twice[:80]!r} is there twice")
-    for text in (text for pair in pairs for text in pair if isinstance(text, str)):
-        if not text.isascii():
-            text.encode()  # UnicodeEncodeError, a ValueError: half a surrogate pair
     return values
 
 

@@ -129,8 +129,10 @@ def evaluate(run: Run, workdir: Workdir, models: dict[str, dict], seconds: float
 def note_judge(run: Run, workdir: Workdir, writer: MetricsWriter) -> None:
     """Says in metrics.jsonl which judge the evaluation asks, if stage 3 has asked another one."""
     note = judge_note(run.config.judge)
-    if is_first() and read_metrics(workdir.metrics)[-1].get("judge") != note:
-        writer.write("evaluation", 0, {"judge": note})
+    if is_first():
+        logged = read_metrics(workdir.metrics)  # nothing where the file was deleted since
+        if not logged or logged[-1].get("judge") != note:
+            writer.write("evaluation", 0, {"judge": note})
 
 
 def main(argv: Sequence[str]) -> int:

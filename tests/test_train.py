@@ -50,6 +50,9 @@ def test_another_judge_of_the_evaluation_is_noted(tmp_path):
     lines = read_metrics(workdir.metrics)
     assert [line["judge"] for line in lines] == ["built-in", section, "built-in"]
     assert [line["stage"] for line in lines] == ["ga_grpo", "evaluation", "evaluation"]
+    with MetricsWriter(workdir.metrics) as writer:  # of an old run, whose log is gone
+        train.note_judge(run, workdir, writer)
+    assert [line["judge"] for line in read_metrics(workdir.metrics)] == ["built-in"]
 
 
 def test_report_is_one_page_with_traces(micro_run):

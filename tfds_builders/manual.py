@@ -31,7 +31,6 @@ quarantine.py).
 
 import dataclasses
 import json
-import math
 import os
 import pathlib
 import re
@@ -46,6 +45,8 @@ from medscope_jax.video.frames import RESAMPLES
 from tfds_builders.inside import fault_of
 
 _MAX_BYTES = 16 * 2**20  # of suite.json
+_LONGEST_PATH = 4096  # characters
+_MOST = 2.0**53  # numbers are below it: JSON's may be too large for a float
 _DEFAULT_SHARES = {"train": 0.9, "validation": 0.05, "test": 0.05}
 # Files are named after a source and a hash of 128 digits, in at most 255 bytes.
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -111,7 +112,7 @@ def _keys(value: Any, where: str, needed: tuple[str, ...], optional: tuple[str, 
     known = (*needed, *optional)
     for key in value:
         if key not in known:
-            raise UserError(f"{where}: unknown key {key!r}{closest(key, known)}")
+            raise UserError(f"{where}: unknown key {key[:60]!r}{closest(key[:60], known)}")
     if missing := [key for key in needed if key not in value]:
         raise UserError(f"{where} lacks {', '.join(missing)}")
     return value
@@ -126,7 +127,9 @@ def _video(value: Any) -> VideoSettings:
         whole = name != "fps"
         if not _positive(keys[name]) or (whole and not isinstance(keys[name], int)):
             what = "whole number above 0" if whole else "number above 0"
-            raise UserError(f"suite.json: video.{name} must be a {what}, got {keys[name]!r}")
+            raise UserError(
+                f"suite.json: video.{name} must be a {what}, got {repr(keys[name])[:60]}"
+            )
     settings = VideoSettings(**{**keys, "fps": float(keys["fps"])})
     if settings.min_frames <= settings.max_frames:
         return settings
@@ -137,7 +140,7 @@ def _video(value: Any) -> VideoSettings:
 
 def _positive(value: Any) -> bool:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and 0 < value < math.inf
+    return number and 0 < value < _MOST
 
 
 def _source(folder: pathlib.Path, value: Any, where: str) -> Source:
@@ -156,10 +159,12 @@ def _source(folder: pathlib.Path, value: Any, where: str) -> Source:
         )
     if keys["split"] not in ("", *SPLITS):
         raise UserError(f"{where}.split must be one of {', '.join(SPLITS)} or be left out")
+    shown = repr(keys["frame_rate"])[:60]
     if keys["frame_rate"] is not None and not _positive(keys["frame_rate"]):
-        raise UserError(f"{where}.frame_rate must be a number above 0, got {keys['frame_rate']!r}")
+        raise UserError(f"{where}.frame_rate must be a number above 0, got {shown}")
+    shown = repr(keys["partial"])[:60]
     if not isinstance(keys["partial"], bool):
-        raise UserError(f"{where}.partial must be true or false, got {keys['partial']!r}")
+        raise UserError(f"{where}.partial must be true or false, got {shown}")
     if not isinstance(keys["options"], dict):
         raise UserError(f"{where}.options must be an object")
     if bool(keys["reader"]) != bool(keys["annotations"]):
@@ -173,6 +178,8 @@ def _source(folder: pathlib.Path, value: Any, where: str) -> Source:
 
 def _path(folder: pathlib.Path, text: str, where: str) -> pathlib.Path:
     check_local(text, where)
+    if len(text) > _LONGEST_PATH:
+        raise UserError(f"{where} is longer than any path, {_LONGEST_PATH:,} characters")
     relative = pathlib.PurePath(text)
     if relative.is_absolute() or ".." in relative.parts or "\0" in text:
         raise UserError(f"{where} must be a path inside the manual folder")
@@ -187,7 +194,7 @@ def _path(folder: pathlib.Path, text: str, where: str) -> pathlib.Path:
 def _shares(value: Any) -> tuple[float, ...]:
     shares = _DEFAULT_SHARES if value is None else _keys(value, "suite.json: splits", (), SPLITS)
     numbers = [shares.get(split, 0) for split in SPLITS]
-    if not all(isinstance(n, (int, float)) and 0 <= n < math.inf for n in numbers):
+    if not all(isinstance(n, (int, float)) and 0 <= n < _MOST for n in numbers):
         raise UserError("suite.json: splits must be shares of 0 or more")
     if not sum(numbers):
         raise UserError("suite.json: splits must not all be 0")

@@ -23,6 +23,7 @@ _FIRST = (
 _HIDDEN = ("step", "stage", "time", "seconds", "seed", "epoch")
 _MOST_PANELS = 9
 _MOST_POINTS = 600
+_LARGEST = 3.5e38  # beyond float32, in which all is computed: a damaged line's number
 _COLORS = {
     "light": {"text": "#59636e", "line": "#1f55b5", "grid": "#d8dde3"},
     "dark": {"text": "#a3adb8", "line": "#8ab8ff", "grid": "#363d46"},
@@ -30,7 +31,7 @@ _COLORS = {
 
 
 def series(metrics: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[tuple]]]:
-    """Metric rows as {stage: {name: [(step, value), ...]}}; what is no finite number is left out.
+    """Metric rows as {stage: {name: [(step, value), ...]}}; what is no float32 is left out.
 
     Rows are {"stage", "step", name: value, ...}. Names that are wall-clock figures, and names with
     fewer than two points, are left out.
@@ -40,7 +41,7 @@ def series(metrics: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[tup
         names = stages.setdefault(str(row.get("stage", "run")), {})
         for name, value in row.items():
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if number and math.isfinite(value) and not name.startswith(_HIDDEN):
+            if number and abs(value) < _LARGEST and not name.startswith(_HIDDEN):
                 names.setdefault(name, []).append((row.get("step", 0), float(value)))
 
     def order(name: str) -> int:

@@ -37,12 +37,18 @@ class MetricsWriter:
     """
 
     def __init__(self, path: str | Path | None, keep: int = 0, size: int | None = None):
-        """Opens or makes the file, with its first `keep` lines (see cut); None writes nothing."""
+        """Opens or makes the file, with its first `keep` lines (see cut); None writes nothing.
+
+        Raises:
+          UserError: something else lies there, such as a pipe.
+        """
         self.lines, self.bytes = keep, size or 0
         self._path = None if path is None else Path(path)
         self._file = None
         if self._path is None:
             return
+        if os.path.exists(self._path) and not os.path.isfile(self._path):
+            raise UserError(f"{self._path} is no regular file: move it away")
         self._file = open(self._path, "a+b")  # noqa: SIM115 - closed by close()
         self.cut(keep, size)
 

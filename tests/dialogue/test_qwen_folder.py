@@ -158,6 +158,14 @@ def test_added_tokens_have_the_ids_that_they_get(serialized, tmp_path):
         load_qwen_tokenizer(folder)
 
 
+def test_half_a_character_is_no_token(serialized, tmp_path):
+    folder = unpack(serialized, tmp_path / "old", decoder=False)
+    special = {"additional_special_tokens": ["\ud800"]}
+    (folder / "special_tokens_map.json").write_text(json.dumps(special))
+    with pytest.raises(UserError, match="special_tokens_map.json is not JSON: .*surrogates"):
+        load_qwen_tokenizer(folder)
+
+
 def test_late_tokens_are_found_in_composed_text(serialized):
     """As the library finds them: after the others, when text is composed."""
     late = tokenizers.Tokenizer.from_str(serialized.decode())

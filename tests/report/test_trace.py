@@ -332,6 +332,14 @@ def test_curves_are_reproducible_and_capped():
     assert learning_curves([]) == []
 
 
+def test_curves_of_numbers_that_no_step_can_give():
+    """As a damaged byte of metrics.jsonl may make them."""
+    for value in (1e308, -1e308, 10**300):
+        rows = [{"stage": "s", "step": i, "loss": 3e38 if i % 9 else value} for i in range(50)]
+        (figure,) = learning_curves(rows)
+        assert figure["flat"] == "loss 3e+38"
+
+
 def test_curves_show_what_a_practitioner_looks_at():
     """Of stage 3's many figures the telling ones, in order; what never changes has no panel."""
     names = (

@@ -60,6 +60,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
         ({"video": cases.VIDEO | {"min_frames": 0}}, "video.min_frames must be"),
         ({"video": cases.VIDEO | {"min_frames": 41}}, "min_frames must be at most video.max"),
         ({"option": {}}, "did you mean 'options'"),
+        ({"video": cases.VIDEO | {"fps": 10**400}}, "video.fps must be"),
+        ({"splits": {"train": 10**400}}, "shares of 0 or more"),
+        ({"frame_rate": 10**400}, "frame_rate must be"),
+        ({"frame_rate": "x" * 10**5}, "frame_rate must be"),
+        ({"partial": "x" * 10**5}, "partial must be"),
+        ({"x" * 10**5: 1}, "unknown key"),
+        ({"videos": "x" * 10**5}, "videos is longer than any path"),
     ],
 )
 def test_faults_of_suite_json(tmp_path, change, message):
@@ -68,8 +75,9 @@ def test_faults_of_suite_json(tmp_path, change, message):
     top = change.keys() & {"video", "sources", "sauces", "splits"}
     (suite if top else suite["sources"][0]).update(change)
     (tmp_path / "suite.json").write_text(json.dumps(suite))
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as error:
         read_manual(tmp_path)
+    assert len(str(error.value)) < 500
 
 
 def test_splits_by_hash_and_by_the_most_protected(tmp_path):

@@ -123,6 +123,15 @@ def test_a_line_without_end_takes_no_memory(tmp_path, caplog, monkeypatch):
     assert caplog.text.count("line 2 can't be read") == 2
 
 
+def test_what_is_no_file_is_one_line(tmp_path):
+    path = tmp_path / "m.jsonl"
+    for make in (path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to("/dev/null")):
+        make()
+        with pytest.raises(UserError, match="m.jsonl is no regular file: move it away"):
+            metrics.MetricsWriter(path)
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
 def test_all_kinds_of_numbers(tmp_path):
     path = tmp_path / "m.jsonl"
     with metrics.MetricsWriter(path) as writer:

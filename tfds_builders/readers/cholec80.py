@@ -145,7 +145,7 @@ def _read(
         if bad == MAX_BAD:
             yield BadRow(path.name, TOO_MANY_BAD)
             continue
-        if empty:
+        if not (labels or bad):
             yield BadRow(f"{path.name}:1", "the file holds no rows")
         questions = _questions(labels, names, kind, steps[kind], grouping)
         yield from ask(path.name, stem + extension, part, questions)

@@ -28,6 +28,7 @@ _VISION_DEFAULTS = {
     "out_hidden_size": 3584,
     "tokens_per_second": 4,
 }
+_VISION_ALIASES = {"num_attention_heads": "num_heads", "num_hidden_layers": "depth"}
 _TEXT_DEFAULTS = {
     "vocab_size": 152064,
     "hidden_size": 8192,
@@ -82,6 +83,12 @@ def from_hf_config(values: Mapping[str, Any]) -> ModelConfig:
         activation = section.get("hidden_act", "silu")
         if activation != "silu":
             raise UserError(f"{name} has hidden_act {str(activation)[:60]}, not silu")
+    for alias, name in _VISION_ALIASES.items():
+        if alias in vision and vision[alias] != vision.get(name):
+            raise UserError(
+                f"vision_config has {alias} {repr(vision[alias])[:60]}, for transformers another "
+                f"name of {name}: give the one number as {name} alone"
+            )
     ties = [section.get("tie_word_embeddings") for section in (values, nested)]
     if wrong := [tie for tie in ties if tie is not None and not isinstance(tie, bool)]:
         raise UserError(f"tie_word_embeddings is {repr(wrong[0])[:60]}; it must be true or false")

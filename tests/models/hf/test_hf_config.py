@@ -124,6 +124,9 @@ def test_a_kept_config_stays_as_it_is(tmp_path):
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "type yarn is not supported"),
         ({"use_sliding_window": True, "max_window_layers": 20}, "sliding-window"),
         ({"vision_config": {**VISION, "hidden_act": "gelu"}}, "vision_config has hidden_act gelu"),
+        # transformers reads it as num_heads, and whichever comes last counts.
+        ({"vision_config": {**VISION, "num_attention_heads": 8}}, "has num_attention_heads 8, for"),
+        ({"vision_config": {"num_hidden_layers": 24}}, "has num_hidden_layers 24, for .* of depth"),
         ({"hidden_size": "3584"}, "hidden_size is '3584'; expected such as"),
         ({"num_hidden_layers": True}, "num_hidden_layers is True"),
         ({"num_key_value_heads": 3}, "must be a multiple of num_key_value_heads"),

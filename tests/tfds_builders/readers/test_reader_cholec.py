@@ -124,8 +124,10 @@ def test_cholec80_without_the_names_of_columns(tmp_path, collect, header):
     assert [made.place for made in bad] == [f"video01-tool.txt:{line}" for line in (1, 2, 3)]
 
 
-def test_cholec80_files(tmp_path, collect):
-    good, bad = collect("cholec80", cholec80(tmp_path, "", "\n"))
+@pytest.mark.parametrize(("phases", "tools"), [("", "\n"), (PHASES[:11], TOOLS[:30])])
+def test_cholec80_files(tmp_path, collect, phases, tools):
+    """The last one: cut off after their headers."""
+    good, bad = collect("cholec80", cholec80(tmp_path, phases, tools))
     assert not good
     assert bad == [
         BadRow("video01-phase.txt:1", "the file holds no rows"),
