@@ -9,7 +9,7 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -249,7 +249,7 @@ def broadcast(values: np.ndarray) -> np.ndarray:
     return np.asarray(_reduced(_added, mesh)(parts))
 
 
-def _added(parts):
+def _added(parts: jax.Array) -> jax.Array:
     return jnp.sum(parts, axis=0, dtype=parts.dtype)
 
 
@@ -259,7 +259,7 @@ def _whole(leaf: Any) -> Any:
     return _reduced(_same, leaf.sharding.mesh)(leaf)
 
 
-def _same(x):
+def _same(x: jax.Array) -> jax.Array:
     return x
 
 
@@ -269,6 +269,6 @@ def _all_devices() -> Mesh:
 
 
 @functools.cache
-def _reduced(function, mesh: Mesh):
+def _reduced(function: Callable[[jax.Array], jax.Array], mesh: Mesh) -> Callable:
     """The compiled function, its result a copy on every device."""
     return jax.jit(function, out_shardings=NamedSharding(mesh, PartitionSpec()))

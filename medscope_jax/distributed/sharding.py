@@ -8,6 +8,7 @@ An optimizer's moments stand in a tree of the same paths, so they follow their p
 import logging
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -80,7 +81,7 @@ class Fallback(NamedTuple):
     mesh_axes: tuple[str, ...]
     mesh_size: int
 
-    def __str__(self):
+    def __str__(self) -> str:
         axes = " x ".join(self.mesh_axes)
         return f"{self.path} dim {self.dimension} of {self.size} by {axes}={self.mesh_size}"
 
@@ -133,7 +134,7 @@ def batch_shardings(batch: Any, mesh: Mesh) -> Any:
     divide the rows, the array is replicated and a warning says so.
     """
     size = mesh.shape["data"] * mesh.shape["fsdp"]
-    fallbacks = []
+    fallbacks: list[Fallback] = []
 
     def place(path, leaf):
         name = _path(path)
@@ -184,7 +185,7 @@ def resolve(tree: Any, mesh: Mesh, strict: bool) -> tuple[Any, tuple[Fallback, .
       mesh: from make_mesh.
       strict: raise a ValueError for a path without a line; else replicate it.
     """
-    fallbacks = []
+    fallbacks: list[Fallback] = []
 
     def place(path, leaf):
         name, shape = _path(path), leaf.shape
@@ -207,11 +208,11 @@ def resolve(tree: Any, mesh: Mesh, strict: bool) -> tuple[Any, tuple[Fallback, .
     return jax.tree_util.tree_map_with_path(place, tree), tuple(fallbacks)
 
 
-def _path(path) -> str:
+def _path(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _report(fallbacks) -> None:
+def _report(fallbacks: Sequence[Fallback]) -> None:
     if fallbacks:
         shown = "; ".join(map(str, fallbacks[:3])) + ("; ..." if len(fallbacks) > 3 else "")
         _log.warning("%d dimensions replicated instead of split: %s", len(fallbacks), shown)

@@ -124,7 +124,12 @@ def join_layers(parts: list[Cache]) -> Cache:
 
 
 def write(
-    cache: Cache, layer, key: jax.Array, value: jax.Array, start: jax.Array, count: jax.Array
+    cache: Cache,
+    layer: jax.Array | int,
+    key: jax.Array,
+    value: jax.Array,
+    start: jax.Array,
+    count: jax.Array,
 ) -> Cache:
     """The cache with a layer's keys and values of new inputs, written in place.
 
@@ -153,7 +158,9 @@ def write(
     )
 
 
-def read(cache: Cache, layer, dtype) -> tuple[jax.Array, jax.Array]:
+def read(
+    cache: Cache, layer: jax.Array | int, dtype: jax.typing.DTypeLike
+) -> tuple[jax.Array, jax.Array]:
     """Keys and values [B, K, M, head_dim] of a layer, int8 ones as the numbers they stand for."""
 
     def part(whole, scale):

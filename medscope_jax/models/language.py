@@ -32,7 +32,9 @@ class Attention(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x, layer, cache: Cache | None, context: Context):
+    def __call__(
+        self, x: jax.Array, layer: jax.Array | int, cache: Cache | None, context: Context
+    ) -> tuple[jax.Array, Cache | None]:
         """(attention's output [B, N, D] for x [B, N, D], the cache with this layer's inputs)."""
         text = self.config.text
         head = text.head_dim
@@ -72,7 +74,9 @@ class Block(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, carry, layer, context: Context):
+    def __call__(
+        self, carry: tuple[jax.Array, Cache | None], layer: jax.Array | int, context: Context
+    ) -> tuple[tuple[jax.Array, Cache | None], None]:
         """Run on carry = (x [B, N, D], cache or None); layer: its index in the cache."""
         x, cache = carry
         text = self.config.text
@@ -92,7 +96,7 @@ class LanguageModel(nn.Module):
 
     config: ModelConfig
 
-    def setup(self):
+    def setup(self) -> None:
         """Declare the parameters; parameter names follow Hugging Face's."""
         config, text = self.config, self.config.text
         layers = text.num_hidden_layers
@@ -112,7 +116,9 @@ class LanguageModel(nn.Module):
         if not text.tie_word_embeddings:
             self.lm_head = self.param("lm_head", init, table[::-1], config.param_dtype)
 
-    def __call__(self, embeddings, context: Context, cache: Cache | None = None):
+    def __call__(
+        self, embeddings: jax.Array, context: Context, cache: Cache | None = None
+    ) -> tuple[jax.Array, Cache | None]:
         """(hidden states [B, N, D] after the final norm, the cache with the new inputs)."""
         x = constrain(embeddings.astype(self.config.dtype), BATCH, _stream(cache), None)
         if cache is not None and isinstance(cache.k, tuple):
@@ -122,7 +128,9 @@ class LanguageModel(nn.Module):
             (x, cache), _ = self.layers((x, cache), layers, context)
         return self.norm(x), cache
 
-    def layer_by_layer(self, x, context: Context, cache: Cache):
+    def layer_by_layer(
+        self, x: jax.Array, context: Context, cache: Cache
+    ) -> tuple[jax.Array, Cache]:
         """The layers one after the other, each with its own part of the cache."""
         block, parts = Block(self.config, parent=None), []
         for layer, part in enumerate(split_layers(cache)):
@@ -131,11 +139,11 @@ class LanguageModel(nn.Module):
             parts.append(part)
         return x, join_layers(parts)
 
-    def embed(self, tokens):
+    def embed(self, tokens: jax.Array) -> jax.Array:
         """Rows [..., D] of the embedding table; ids outside the vocabulary are clipped."""
         return jnp.take(self.embed_tokens, tokens, axis=0, mode="clip").astype(self.config.dtype)
 
-    def logits(self, hidden):
+    def logits(self, hidden: jax.Array) -> jax.Array:
         """Float32 scores [..., V] of hidden states [..., D]."""
         tied = self.config.text.tie_word_embeddings
         head = self.embed_tokens.T if tied else self.lm_head
@@ -147,7 +155,13 @@ class LanguageModel(nn.Module):
         )
 
 
-def make_context(config: ModelConfig, positions, valid=None, start=None, count=None) -> Context:
+def make_context(
+    config: ModelConfig,
+    positions: jax.Array,
+    valid: jax.Array | Packed | None = None,
+    start: jax.Array | None = None,
+    count: jax.Array | None = None,
+) -> Context:
     """The Context of positions [3, B, N], and of valid [B, N] or, with a cache, start and count."""
     text = config.text
     cos, sin = mrope_tables(positions, text.head_dim, text.rope_theta, text.mrope_section)

@@ -5,12 +5,14 @@ Field names are those of Hugging Face's Qwen2_5_VL configs, so that a reader fin
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from medscope_jax.errors import UserError, closest
 from medscope_jax.models.hf.config_limits import check_fields
 
 DTYPES = ("float32", "bfloat16", "float16")
+
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +200,7 @@ def _section(values: dict, name: str) -> dict:
     return dict(section or {})
 
 
-def _build(kind, values: dict, prefix: str):
+def _build(kind: type[_T], values: dict, prefix: str) -> _T:
     known = [field.name for field in dataclasses.fields(kind)]
     for key in values:
         if key not in known:

@@ -104,7 +104,7 @@ class VisionAttention(nn.Module):
     grid: Grid
 
     @nn.compact
-    def __call__(self, x, whole):
+    def __call__(self, x: jax.Array, whole: jax.Array) -> jax.Array:
         """Attend x [N, P, D] -> [N, P, D]; whole is a bool scalar (traced)."""
         vision, grid = self.config.vision, self.grid
         frames, patches, width = x.shape
@@ -147,7 +147,7 @@ class VisionBlock(nn.Module):
     grid: Grid
 
     @nn.compact
-    def __call__(self, x, whole):
+    def __call__(self, x: jax.Array, whole: jax.Array) -> tuple[jax.Array, None]:
         """x [N, P, D] through attention and the feed-forward."""
         vision = self.config.vision
         norm = (1e-6, self.config.dtype, self.config.param_dtype)
@@ -164,7 +164,7 @@ class VisionTower(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, frames):
+    def __call__(self, frames: jax.Array) -> jax.Array:
         """Tokens [N, S, out_hidden_size] of frames [N, t, H, W, C] in 0..255.
 
         t is temporal_patch_size, or 1: the frame then fills every slot of the temporal patch.
@@ -183,7 +183,7 @@ class VisionTower(nn.Module):
         )(config, grid, name="blocks")(x, whole)
         return self.merge(x, grid)
 
-    def embed_patches(self, frames, grid: Grid, rows: int, columns: int):
+    def embed_patches(self, frames: jax.Array, grid: Grid, rows: int, columns: int) -> jax.Array:
         """Normalized pixels through the patch projection: [N, P, D] in window order."""
         vision = self.config.vision
         merge, patch = vision.spatial_merge_size, vision.patch_size
@@ -206,7 +206,7 @@ class VisionTower(nn.Module):
         kernel = kernel.reshape(-1, vision.hidden_size).astype(self.config.dtype)
         return jnp.matmul(pixels, kernel, precision=precision(self.config.dtype))
 
-    def merge(self, x, grid: Grid):
+    def merge(self, x: jax.Array, grid: Grid) -> jax.Array:
         """Merge patches to tokens: [N, P, D] to [N, S, out_hidden_size], raster order."""
         config, vision = self.config, self.config.vision
         x = RMSNorm(1e-6, config.dtype, config.param_dtype, name="merger_norm")(x)

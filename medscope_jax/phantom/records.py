@@ -45,26 +45,26 @@ def records(procedure: Procedure, part: str, config: SuiteConfig) -> list[dict]:
 _Fields = tuple[Question, list[str], tuple[float, float]]
 
 
-def _cap(procedure: Procedure, config: SuiteConfig, rng) -> Iterator[_Fields]:
+def _cap(procedure: Procedure, config: SuiteConfig, rng: np.random.Generator) -> Iterator[_Fields]:
     for caption in captions(procedure, config, rng):
         question = Question("caption", caption.question, caption.text, "", caption.event)
         thought = "The clip is from {:.1f} to {:.1f}.".format(*caption.window)
         yield question, [answer_turn(thought, caption.text)], caption.window
 
 
-def _qa(procedure: Procedure, config: SuiteConfig, rng) -> Iterator[_Fields]:
+def _qa(procedure: Procedure, config: SuiteConfig, rng: np.random.Generator) -> Iterator[_Fields]:
     for question in _hard(procedure):
         for _ in range(config.qa_windows):
             window = _local_window(procedure, question.event, config.window_frames, rng)
             yield question, [answer_turn(question.thought, question.answer)], window
 
 
-def _cot(procedure: Procedure, config: SuiteConfig, rng) -> Iterator[_Fields]:
+def _cot(procedure: Procedure, config: SuiteConfig, rng: np.random.Generator) -> Iterator[_Fields]:
     for question in easy_questions(procedure, rng):
         yield question, [answer_turn(question.thought, question.answer)], _WHOLE
 
 
-def _vcot(procedure: Procedure, config: SuiteConfig, rng) -> Iterator[_Fields]:
+def _vcot(procedure: Procedure, config: SuiteConfig, rng: np.random.Generator) -> Iterator[_Fields]:
     teacher = config.teacher
     for question in _hard(procedure):
         for _ in range(rng.integers(teacher.trajectories_min, teacher.trajectories_max + 1)):
@@ -72,18 +72,20 @@ def _vcot(procedure: Procedure, config: SuiteConfig, rng) -> Iterator[_Fields]:
             yield question, turns, _WHOLE
 
 
-def _passive(procedure: Procedure, config: SuiteConfig, rng) -> Iterator[_Fields]:
+def _passive(
+    procedure: Procedure, config: SuiteConfig, rng: np.random.Generator
+) -> Iterator[_Fields]:
     for question in _hard(procedure):
         event = question.event
         thought = f"The {event.kind} is at {span_text(event.start, event.end)}."
         yield question, [answer_turn(thought, question.answer)], _WHOLE
 
 
-def _rl(procedure: Procedure, config: SuiteConfig, rng) -> Iterator[_Fields]:
+def _rl(procedure: Procedure, config: SuiteConfig, rng: np.random.Generator) -> Iterator[_Fields]:
     return ((question, [], _WHOLE) for question in _hard(procedure))
 
 
-def _eval(procedure: Procedure, config: SuiteConfig, rng) -> Iterator[_Fields]:
+def _eval(procedure: Procedure, config: SuiteConfig, rng: np.random.Generator) -> Iterator[_Fields]:
     return ((question, [], _WHOLE) for question in eval_questions(procedure, rng))
 
 

@@ -8,6 +8,7 @@ float32 is a multiple of 2^-203, hence of 10^-203, and distinct multiples of 10^
 apart, far more than the error of 2^-693. So rounding never has to guess.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -36,6 +37,8 @@ def _powers_of_ten() -> np.ndarray:
 
 
 _TABLE = _powers_of_ten()
+
+_Digits = Callable[[jax.Array], jax.Array]
 
 
 class Decimals(NamedTuple):
@@ -133,7 +136,7 @@ def _spans(text: jax.Array, place: jax.Array) -> _Spans:
     )
 
 
-def _digit_reader(text: jax.Array, spans: _Spans):
+def _digit_reader(text: jax.Array, spans: _Spans) -> _Digits:
     """digits(index [B, K, I]) -> the digits with these indices, 0 outside the number."""
 
     def digits(index):
@@ -146,7 +149,7 @@ def _digit_reader(text: jax.Array, spans: _Spans):
     return digits
 
 
-def _fixed_point(spans: _Spans, digits) -> tuple[jax.Array, jax.Array]:
+def _fixed_point(spans: _Spans, digits: _Digits) -> tuple[jax.Array, jax.Array]:
     """(limbs [B, K, limbs], sticky [B, K]): the number as the table's sum, and whether nonzero
     digits below the table's last power are missing from it."""
     power = jnp.arange(_HIGH, _LOW - 1, -1, dtype=jnp.int32)

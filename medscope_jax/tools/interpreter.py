@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medscope_jax.tools import automaton as A
-from medscope_jax.tools.decimals import read_decimals
+from medscope_jax.tools.decimals import Decimals, read_decimals
 from medscope_jax.tools.grammar import MAX_DEPTH, Call, CallStatus, Tool
 
 _SPACE, _INVALID = 0x20, 0xFF  # 0xFF occurs in no UTF-8
@@ -199,7 +199,7 @@ def interpret(
     return _judge(end_state, read_decimals(text, end_state.places), durations)
 
 
-def _judge(s: _State, times, durations: jax.Array) -> Call:
+def _judge(s: _State, times: Decimals, durations: jax.Array) -> Call:
     """Apply the rules in the order of `CallStatus`. Times are compared as the bit patterns of
     non-negative floats, which order as they do: some devices flush denormals, integers stay."""
     # At depth 0 a finished value has a state of its own; a bare number there has no name anyway.

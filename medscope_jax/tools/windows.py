@@ -74,7 +74,7 @@ def _nearest(times: jax.Array, allowed: jax.Array, moment: jax.Array) -> jax.Arr
     return jnp.argmin(distance).astype(jnp.int32)
 
 
-def _spread(place, total, kept):
+def _spread(place: jax.Array, total: jax.Array, kept: jax.Array) -> jax.Array:
     """Offsets of `kept` of `total` frames: round(place * (total - 1) / (kept - 1)), halves up.
 
     Integers only, so host and device cannot differ. With kept = 1 it is the middle frame.

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import warnings
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -234,7 +235,7 @@ def luma_to_rgb(image: np.ndarray) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def quiet():
+def quiet() -> Iterator[None]:
     """Drops pydicom's warnings and log lines: they may quote values of the header."""
     loggers = [logging.getLogger(name) for name in ("pydicom", "pylibjpeg", "openjpeg", "libjpeg")]
     disabled = [logger.disabled for logger in loggers]

@@ -5,6 +5,7 @@ look-up and no copy in floating point.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -181,7 +182,7 @@ def _windowed(values: np.ndarray, center: float, width: float, function: str) ->
     return _to_uint8(values, center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2)
 
 
-def _mapped(image: np.ndarray, mapping) -> np.ndarray:
+def _mapped(image: np.ndarray, mapping: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """mapping(values) of an image's values, uint8; memory is that of a few rows or of a table."""
     if image.dtype.itemsize <= 2:
         return _looked_up(mapping(_all_values(image.dtype)), image)

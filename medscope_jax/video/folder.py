@@ -25,7 +25,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import ImageOps, JpegImagePlugin, PngImagePlugin
+from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin
 
 from medscope_jax.video import size_limits as limits
 from medscope_jax.video.frames import (
@@ -274,7 +274,7 @@ def _picture(path: str, name: str) -> np.ndarray | None:
         return None
 
 
-def _upright_rgb(image) -> np.ndarray:
+def _upright_rgb(image: Image.Image) -> np.ndarray:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip
         grey = (np.asarray(image) >> 8).astype(np.uint8)

@@ -44,7 +44,11 @@ class Packed(NamedTuple):
 
 
 def attend(
-    query: jax.Array, key: jax.Array, value: jax.Array, allowed: jax.Array | None, exact
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    allowed: jax.Array | None,
+    exact: jax.lax.PrecisionLike,
 ) -> jax.Array:
     """Softmax attention; scores and softmax in float32.
 
@@ -81,7 +85,11 @@ def sees(query: jax.Array, key: jax.Array, plan: RowPlan) -> jax.Array:
 
 
 def attend_causal(
-    query: jax.Array, key: jax.Array, value: jax.Array, valid: jax.Array, exact
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    valid: jax.Array,
+    exact: jax.lax.PrecisionLike,
 ) -> jax.Array:
     """Attention of each position to the valid ones up to it: as attend, M = N, valid [B, N]."""
 
@@ -97,7 +105,7 @@ def attend_blocks(
     key: jax.Array,
     value: jax.Array,
     allowed: Callable[[int, int], jax.Array],
-    exact,
+    exact: jax.lax.PrecisionLike,
 ) -> jax.Array:
     """As attend, block by block of queries: only one block's scores exist at a time.
 
@@ -121,7 +129,11 @@ def attend_blocks(
 
 
 def attend_packed(
-    query: jax.Array, key: jax.Array, value: jax.Array, valid: Packed, exact
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    valid: Packed,
+    exact: jax.lax.PrecisionLike,
 ) -> jax.Array:
     """Causal attention within the prompt, and of each rest to the prompt and itself.
 
@@ -152,7 +164,16 @@ def attend_packed(
     return jnp.concatenate([prompt, out], axis=1)
 
 
-def _attend_rest(query, prompt_key, prompt_value, prompt_valid, key, value, allowed, exact):
+def _attend_rest(
+    query: jax.Array,
+    prompt_key: jax.Array,
+    prompt_value: jax.Array,
+    prompt_valid: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    allowed: jax.Array,
+    exact: jax.lax.PrecisionLike,
+) -> jax.Array:
     """query [P, K, G, H/K, n, hd], prompt_* [P, K, N, hd], key, value [P, K, G, m, hd]."""
     rows, kv_heads, groups, heads, length, width = query.shape
     product = functools.partial(jnp.einsum, precision=exact, preferred_element_type=jnp.float32)
@@ -178,7 +199,13 @@ def _attend_rest(query, prompt_key, prompt_value, prompt_valid, key, value, allo
     return (out / total).astype(value.dtype)
 
 
-def _attend(query, key, value, allowed, exact):
+def _attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    allowed: jax.Array | None,
+    exact: jax.lax.PrecisionLike,
+) -> jax.Array:
     """query [B, K, G, N, hd], key and value [B, K, M, hd] -> [B, K, G, N, hd]."""
     batch, kv_heads, group, length, width = query.shape
     rows = (query * width**-0.5).reshape(batch, kv_heads, group * length, width)

@@ -93,7 +93,14 @@ def attend_self(
     return checkpoint_name(_attend_own(query, key, value, real, plan, exact), "attention")
 
 
-def _attend_own(query, key, value, real, plan: RowPlan, exact):
+def _attend_own(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    real: jax.Array,
+    plan: RowPlan,
+    exact: jax.lax.PrecisionLike,
+) -> jax.Array:
     """Attention whose queries stay on their devices along the context axis."""
 
     def attend(query, key, value, real):

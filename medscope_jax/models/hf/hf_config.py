@@ -163,7 +163,7 @@ def hf_config_text(config: ModelConfig, kept: Path | None = None) -> str:
     return json.dumps({**heading, **dtype, **hf_config(config)}, indent=2) + "\n"
 
 
-def _pick(kind, values: Mapping[str, Any]) -> dict[str, Any]:
+def _pick(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a dataclass's fields, with lists as tuples, checked to be of their kind."""
     picked = {}
     for field in dataclasses.fields(kind):
