@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import errno
+import io
 import os
 import re
 import select
@@ -116,9 +117,10 @@ def run_main(main: Callable[[list[str]], int | None]) -> None:
     and keeps its traceback. A terminal or pipe that can't show a character gets its number.
     """
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError):  # no stream at all, or one of another kind
+        if isinstance(stream, io.TextIOWrapper):  # not none at all, nor one of another kind
             stream.reconfigure(errors="backslashreplace")
     quiet_storage()
+    status: int | str | None
     try:
         status = main(sys.argv[1:]) or 0
         if sys.stdout is not None:

@@ -8,8 +8,8 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from medscope_jax.errors import UserError, is_disk_full
 
@@ -188,7 +188,7 @@ def _is_regular(path: str | os.PathLike) -> bool:
     return stat.S_ISREG(os.stat(path).st_mode)
 
 
-def open_regular(path: str | os.PathLike) -> BinaryIO:
+def open_regular(path: str | os.PathLike) -> BufferedReader:
     """A file opened to read its bytes; what is no regular file is never waited for.
 
     Opening a pipe blocks until somebody writes into it, and opening a device may do anything.

@@ -65,7 +65,7 @@ def read_manifest(folder: Path, remedy: str) -> dict[str, str]:
         )
     try:
         values = read_json_object(folder / MANIFEST, _MOST)
-        files = values.get("files")
+        files: Any = values.get("files")
         listed = isinstance(files, dict) and all(isinstance(v, str) for v in files.values())
         if not listed or values.get("seal") != seal(files):
             raise UserError(f"{folder / MANIFEST} is not what was written")

@@ -77,7 +77,7 @@ class _Piece:
 def build_bank(
     folder: Path,
     sources: Iterable[FrameSource],
-    encode: Callable[[jax.Array], jax.Array],
+    encode: Callable[[np.ndarray], jax.Array],
     batch_frames: int,
     preprocessing: Preprocessing,
     weights: str,
@@ -180,8 +180,10 @@ def _content(source: FrameSource) -> str:
 
 def _batches(jobs: Iterable[_Job], batch_frames: int) -> Iterator[list[_Piece]]:
     """All frames in order, cut into batches; the last one may be shorter."""
-    batch, room = [], batch_frames
+    batch: list[_Piece] = []
+    room = batch_frames
     for job in jobs:
+        assert job.source is not None  # its last frame is still to come
         start, total = 0, len(job.source.times)
         while start < total:
             stop = min(start + room, total)
@@ -198,7 +200,7 @@ def _batches(jobs: Iterable[_Job], batch_frames: int) -> Iterator[list[_Piece]]:
 def _encode(
     folder: Path,
     batch: list[_Piece],
-    encode: Callable[[jax.Array], jax.Array],
+    encode: Callable[[np.ndarray], jax.Array],
     batch_frames: int,
     settings: BankKey,
     dtype: str,
@@ -207,7 +209,9 @@ def _encode(
     size = settings.preprocessing.shape
     pieces = []
     for piece in batch:
-        frames = piece.job.source.read(piece.start, piece.stop)
+        source = piece.job.source
+        assert source is not None  # it is let go once this batch is through
+        frames = source.read(piece.start, piece.stop)
         if frames.shape != (piece.stop - piece.start, *size) or frames.dtype != np.uint8:
             raise UserError(
                 f"video {piece.job.name}: frames {piece.start} to {piece.stop - 1} are "
@@ -235,6 +239,7 @@ def _store(
 ) -> None:
     """Adds a piece's tokens to its video's file, and finishes the file at the video's end."""
     job, source = piece.job, piece.job.source
+    assert source is not None
     try:
         if job.writer is None:
             job.writer = TokenWriter(bank_path(folder, job.name), dtype)

@@ -66,13 +66,12 @@ def pack(tokens: np.ndarray, dtype: str) -> tuple[bytes, str]:
     if dtype != "int8":
         return tokens.astype(_TYPES[dtype]).tobytes(), ""
     exact = tokens.astype(np.float32)
-    best = None
-    for kind in _SHARED:
-        values, factors = quantize(exact, kind)
-        off = np.sum(np.square(values * factors - exact, dtype=np.float64))
-        if best is None or off < best[0]:
-            best = off, values, factors, kind
-    _, values, factors, kind = best
+
+    def off(tried: tuple[str, np.ndarray, np.ndarray]) -> float:
+        _, values, factors = tried
+        return np.sum(np.square(values * factors - exact, dtype=np.float64))
+
+    kind, values, factors = min(((kind, *quantize(exact, kind)) for kind in _SHARED), key=off)
     return values.tobytes() + factors.astype("<f4").tobytes(), kind
 
 

@@ -76,7 +76,7 @@ def video_hash(times: np.ndarray, duration: float, blocks: Iterable[np.ndarray])
     """
     hasher = video_hasher(times, duration)
     for block in blocks:
-        hasher.update(np.ascontiguousarray(block).reshape(-1))
+        hasher.update(np.ascontiguousarray(block).reshape(-1).data)
     return hasher.hexdigest()
 
 
@@ -92,7 +92,7 @@ def weights_hash(params: Any, config: Mapping[str, Any]) -> str:
         array = np.ascontiguousarray(leaf)
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         hasher.update(json.dumps([name, array.dtype.name, array.shape]).encode())
-        hasher.update(array.reshape(-1).view(np.uint8))
+        hasher.update(array.reshape(-1).view(np.uint8).data)
     return hasher.hexdigest()
 
 

@@ -101,7 +101,7 @@ def stack_bank(
 
 
 def make_bank(
-    encode: Callable[[jax.Array], jax.Array],
+    encode: Callable[[np.ndarray], jax.Array],
     videos: Sequence[Video],
     stamp_ids: Callable[[np.ndarray], list[list[int]]],
     batch_frames: int,

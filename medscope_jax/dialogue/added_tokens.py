@@ -26,7 +26,7 @@ _MOST, _LONGEST = 2**12, 2**7  # tokens, and characters of one
 class Added(NamedTuple):
     """An added token."""
 
-    index: int  # its id
+    id: int
     late: bool  # whether it is searched for in composed text, after the others
     listed: bool  # False: it is only named, as eos_token say, so that its id is new
 
@@ -66,7 +66,7 @@ def added_tokens(bpe: Bpe, folder: Path | None) -> dict[str, Added]:
         found.setdefault(content, Added(index, _is_normalized(token), content in there))
         free = max(free, index + 1)
     for index, token in stated.items():
-        given = found[token["content"]].index
+        given = found[token["content"]].id
         if given != index:
             raise UserError(
                 f"{bpe.name}: the added token {token['content'][:60]!r} is said to have id {index} "
@@ -126,7 +126,7 @@ def _named(config: dict[str, Any], file: Path) -> dict[str, dict[str, Any]]:
     others = (key for key in config if key.endswith("_token") and key not in (*_NAMED, *_OFF))
     values += [config[key] for key in others if isinstance(config[key], str | dict)]
     extra = config.get("extra_special_tokens") or config.get("additional_special_tokens")
-    named = {}
+    named: dict[str, dict[str, Any]] = {}
     for value in [*(value for value in values if value), *_extra(extra)]:
         token = value if isinstance(value, dict) else {"content": value}
         token = _token({**token, "special": True}, file)

@@ -141,7 +141,9 @@ def _checked(vocab: Any, lines: Any, added: Any, serialized: bytes, name: str) -
     ids = vocab.values()
     if set(map(type, ids)) != {int} or set(ids) != set(range(len(ids))):
         raise UserError(f"{name}: the ids of its {len(ids):,} tokens are not 0 to {len(ids) - 1:,}")
-    merges = [tuple(line.split(" ") if isinstance(line, str) else _strings(line)) for line in lines]
+    merges: list = [
+        tuple(line.split(" ") if isinstance(line, str) else _strings(line)) for line in lines
+    ]
     for number, pair in enumerate(merges, 1):
         if len(pair) != 2 or not (pair[0] in vocab and pair[1] in vocab and "".join(pair) in vocab):
             raise UserError(f"{name}: merge {number} makes no token of the vocabulary")

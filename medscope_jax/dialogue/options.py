@@ -50,8 +50,8 @@ def choices(options: Sequence[str]) -> list[Choice]:
     ["left", "right"] -> A. left, B. right    ["(B) left", "(A) right"] -> B. left, A. right
     """
     lines = [" ".join(option.split()) for option in options]
-    found = [_LABELLED.fullmatch(line) for line in lines]
-    if found and all(found):
+    found = [form for line in lines if (form := _LABELLED.fullmatch(line))]
+    if lines and len(found) == len(lines):
         own = [Choice((form[1] or form[2]).upper(), form[3]) for form in found]
         labels = {choice.label for choice in own}
         numbers = ({str(i + start) for i in range(len(own))} for start in (0, 1))

@@ -71,7 +71,7 @@ def qwen_tokenizer(
 
 def _tokenizer(bpe: Bpe, folder: Path | None, vocab_size: int | None) -> Tokenizer:
     added = added_tokens(bpe, folder)
-    tags = {tag: token.index for tag, token in added.items()}
+    tags = {tag: token.id for tag, token in added.items()}
     # A tag that is not in the files would get an id that the model was not trained with.
     missing = [tag for tag in SINGLE_TAGS if tag not in added or not added[tag].listed]
     if missing:
@@ -95,15 +95,17 @@ def _mixed(
 ) -> Callable[[Sequence[tuple[str, bool]]], list[int]]:
     """The function behind encode_parts; plain: the library's tokenizer without added tokens."""
     compose = normalizers.NFC().normalize_str
-    late_tags = {compose(tag): token.index for tag, token in added.items() if token.late}
-    early = _finder({tag: token.index for tag, token in added.items() if not token.late})
+    late_tags = {compose(tag): token.id for tag, token in added.items() if token.late}
+    early = _finder({tag: token.id for tag, token in added.items() if not token.late})
     late = _finder(late_tags)
 
     def cut(part: str) -> Iterator[str | int]:
         """A trusted text as ids of added tokens and the texts between them."""
         for piece in early(part):
-            between = late_tags and isinstance(piece, str)
-            yield from late(compose(_joined(piece))) if between else [piece]
+            if late_tags and isinstance(piece, str):
+                yield from late(compose(_joined(piece)))
+            else:
+                yield piece
 
     def mixed(parts: Sequence[tuple[str, bool]]) -> list[int]:
         ids, text = [], ""
@@ -131,7 +133,8 @@ def _finder(tags: Mapping[str, int]) -> Callable[[str], list[str | int]]:
 
     def find(text: str) -> list[str | int]:
         found = finder.encode(_HALF.sub("\ufffd", text), add_special_tokens=False)
-        pieces, start = [], 0
+        pieces: list[str | int] = []
+        start = 0
         for index, (begin, end) in zip(found.ids, found.offsets, strict=True):
             pieces += [text[start:begin], ids[index]]
             start = end

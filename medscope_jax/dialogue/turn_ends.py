@@ -73,7 +73,7 @@ def turn_ends(folder: Path, pieces: Sequence[bytes], tags: dict[str, int]) -> tu
 
 def _ids(value: object, file: Path) -> list[int]:
     """An eos_token_id as a list; empty where it is null."""
-    ids = value if isinstance(value, list) else [] if value is None else [value]
+    ids: list = value if isinstance(value, list) else [] if value is None else [value]
     if len(ids) > _MOST or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
         raise UserError(
             f"{file}: {_KEY} is {repr(value)[:60]}; expected a token's id or a list of such ids"

@@ -58,8 +58,8 @@ def constrain(x: jax.Array, *split: tuple[str, ...] | None) -> jax.Array:
     ]
     if not any(axes for axes in spec):
         return x
-    spec = [PartitionSpec.UNCONSTRAINED if axes == () else axes for axes in spec]
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+    places = (PartitionSpec.UNCONSTRAINED if axes == () else axes for axes in spec)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*places))
 
 
 def free_axes() -> dict[str, int]:

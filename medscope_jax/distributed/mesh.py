@@ -120,7 +120,7 @@ def check_device(device: Mapping) -> list[jax.Device]:
     if platform not in ("cpu", "gpu", "tpu"):
         raise UserError(f"config.device.platform is {platform!r}; use 'cpu', 'gpu' or 'tpu'")
     quiet_tpu_runtime()
-    if platform == "cpu" and not jax.config.jax_platforms:
+    if platform == "cpu" and not jax.config.values["jax_platforms"]:
         jax.config.update("jax_platforms", "cpu")  # leave accelerators to other processes
     matching = [d for d in _devices(platform) if _is_kind(d.device_kind, kind)]
     if len(matching) > count and jax.process_count() > 1:
@@ -133,8 +133,8 @@ def check_device(device: Mapping) -> list[jax.Device]:
     wanted = f"{count} {platform.upper()} device(s)" + (f" of kind {kind!r}" if kind else "")
     found = Counter(f"{d.platform} ({d.device_kind})" for d in _devices(None) or _devices("cpu"))
     found_text = ", ".join(f"{n} x {name}" for name, n in sorted(found.items())) or "none"
-    if jax.config.jax_platforms:
-        found_text += f" (JAX_PLATFORMS={jax.config.jax_platforms})"
+    if platforms := jax.config.values["jax_platforms"]:
+        found_text += f" (JAX_PLATFORMS={platforms})"
     raise UserError(
         f"this config needs {wanted} but found {found_text}; run --config tpu_configs/cpu.py here, "
         "or see what it would use with python -m medscope_jax.plan --config FILE"

@@ -256,6 +256,7 @@ def _added(parts: jax.Array) -> jax.Array:
 def _whole(leaf: Any) -> Any:
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
         return leaf
+    assert isinstance(leaf.sharding, NamedSharding)  # as all that is split over a mesh
     return _reduced(_same, leaf.sharding.mesh)(leaf)
 
 

@@ -115,11 +115,12 @@ def compile_for(
     mesh = leaves[0].sharding.mesh
     kind = mesh.devices.flat[0].device_kind
     names = list(arguments)
-    if not hasattr(function, "lower"):
+    jitted: Any = function
+    if not hasattr(jitted, "lower"):
         options = {} if out_shardings is None else {"out_shardings": out_shardings}
         donated = tuple(names.index(name) for name in donate)
-        function = jax.jit(function, donate_argnums=donated, **options)
-    report = {
+        jitted = jax.jit(function, donate_argnums=donated, **options)
+    report: dict[str, Any] = {
         "chips": mesh.size,
         "device_kind": tpu_generation(kind) or kind,
         "arguments_bytes": {name: bytes_per_chip(tree) for name, tree in arguments.items()},
@@ -127,7 +128,7 @@ def compile_for(
     }
     start = time.perf_counter()
     with jax.set_mesh(mesh):
-        traced = function.trace(*arguments.values())
+        traced = jitted.trace(*arguments.values())
         lowered = traced.lower()
     compiled, refusal, text, assignment = _compile(lowered, is_tpu=bool(tpu_generation(kind)))
     report |= {
@@ -214,7 +215,9 @@ def _too_large(error: Exception, report: dict) -> Report:
     arguments = sum(report["arguments_bytes"].values())
     return Report(
         **report,
-        **{f"{kind}_bytes": size for kind, size in sizes.items()},
+        outputs_bytes=sizes["outputs"],
+        aliased_bytes=sizes["aliased"],
+        temporaries_bytes=sizes["temporaries"],
         code_bytes=0,  # none was made
         total_bytes=arguments + sizes["outputs"] - sizes["aliased"] + sizes["temporaries"],
         fits=False,

@@ -1,12 +1,11 @@
 """Temporal grounding: what evidence a trajectory points to, and how well it fits the truth."""
 
 import math
-import numbers
 from collections.abc import Iterable, Sequence
 
 from medscope_jax.rl import extract_answer, parse_intervals, window_iou
 from medscope_jax.rl.intervals import Span, interval_iou
-from medscope_jax.rl.rewards import Evidence
+from medscope_jax.rl.rewards import Evidence, is_instant
 from medscope_jax.rl.transcript import elements
 from medscope_jax.tools import CallStatus, Tool
 
@@ -67,11 +66,11 @@ def localization(prediction: Prediction, evidence: Evidence, frame_window: float
     """
     if prediction is None:
         return 0.0
-    if isinstance(prediction, numbers.Real):
-        if not isinstance(evidence, numbers.Real):
+    if is_instant(prediction):
+        if not is_instant(evidence):
             return 0.0
         return max(0.0, 1.0 - abs(float(prediction) - float(evidence)) / frame_window)
-    if isinstance(evidence, numbers.Real):
+    if is_instant(evidence):
         return max(window_iou(window, evidence) for window in prediction)
     return interval_iou(prediction, evidence)
 

@@ -159,8 +159,8 @@ def over_seeds(rows: Iterable[Mapping]) -> list[dict]:
         row = dict(zip((k for k in KEYS if k != "seed"), key, strict=True))
         row["seeds"] = [member.get("seed", 0) for member in group]
         for name in METRICS:
-            values = [member.get(name) for member in group]
-            if any(value is None for value in values):
+            values = [value for member in group if (value := member.get(name)) is not None]
+            if len(values) < len(group):
                 row[name] = row[f"{name}_range"] = None
                 continue
             row[name] = statistics.fmean(values)

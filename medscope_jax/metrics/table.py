@@ -18,7 +18,7 @@ from medscope_jax.stored import Either, at_least, read_json
 from medscope_jax.visible import shown
 
 # Metrics that the paper shows for a task; other tasks show their accuracy.
-_SHOWN = {
+_SHOWN: dict[str, tuple[str, ...]] = {
     "grounding": ("recall_0.3", "recall_0.5", "recall_0.7", "miou"),
     "vqa": ("miou", "accuracy"),
 }
@@ -31,10 +31,10 @@ METRIC_LABELS = {
     "bleu": "BLEU",
     "token_f1": "F1",
 }
-_OTHER = {"description": ("token_f1", "bleu")}
+_OTHER: dict[str, tuple[str, ...]] = {"description": ("token_f1", "bleu")}
 
 # A list of scoring.result_rows' rows.
-_ROWS = [
+_ROWS: list[dict] = [
     {
         **dict.fromkeys(("model", "split", "task", "decoding"), str),
         "seed?": int,
@@ -124,8 +124,9 @@ def _table(rows: Sequence[Mapping], columns: Sequence[Column], title: str) -> Ta
     table.add_column("model", no_wrap=True)
     for column in columns:
         label = column.labels.replace(" ", "")
-        title = Text(f"{shown(column.title)}\n{label}")  # no markup: a source's name may hold some
-        table.add_column(title, justify="right", no_wrap=True)
+        # No markup: a source's name may hold some.
+        heading = Text(f"{shown(column.title)}\n{label}")
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, cells in grid(rows, columns):
         table.add_row(Text(shown(name)), *(text.replace(" ", "") for text in cells))
     return table

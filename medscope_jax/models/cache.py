@@ -34,6 +34,11 @@ class Cache(flax.struct.PyTreeNode):
     k_scale: jax.Array | tuple[jax.Array, ...] | None = None
     v_scale: jax.Array | tuple[jax.Array, ...] | None = None
 
+    @property
+    def length(self) -> int:
+        """Positions of a row."""
+        return jax.tree.leaves(self.k)[0].shape[3]
+
 
 def init_cache(
     config: ModelConfig, batch: int, length: int, per_layer: bool = False, dtype: str = ""
@@ -138,7 +143,7 @@ def write(
         start: [B] position of each row's first input.
         count: [B] inputs to write; the others are padding.
     """
-    inputs, length = jnp.arange(key.shape[1]), cache.k.shape[3]
+    inputs, length = jnp.arange(key.shape[1]), cache.length
     positions = start[:, None] + inputs
     # Padding inputs go to position M: out of bounds on purpose, dropped.
     positions = jnp.where(inputs < count[:, None], positions, length)

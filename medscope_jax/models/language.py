@@ -23,7 +23,7 @@ class Context(NamedTuple):
     # Without a cache: the real inputs, bool [B, N], or how B rows are packed.
     valid: jax.Array | Packed | None
     start: jax.Array | None  # int32 [B], with a cache: position of input 0
-    count: jax.Array | None  # int32 [B], with a cache: inputs to write
+    num_inputs: jax.Array | None  # int32 [B], with a cache: inputs to write
 
 
 class Attention(nn.Module):
@@ -47,11 +47,13 @@ class Attention(nn.Module):
         key = rotate(project("k_proj", text.num_key_value_heads), context.cos, context.sin)
         value = project("v_proj", text.num_key_value_heads)
         if cache is None:
+            assert context.valid is not None
             out = attend_self(query, key, value, context.valid, self.config)
         else:
-            cache = write(cache, layer, key, value, context.start, context.count)
+            assert context.start is not None and context.num_inputs is not None
+            cache = write(cache, layer, key, value, context.start, context.num_inputs)
             positions = context.start[:, None] + jnp.arange(x.shape[1])
-            allowed = jnp.arange(cache.k.shape[3]) <= positions[..., None]
+            allowed = jnp.arange(cache.length) <= positions[..., None]
             key, value = read(cache, layer, x.dtype)
             out = attend(query, key, value, allowed, precision(self.config.dtype))
         out = out.reshape(x.shape[:-1] + (-1,))

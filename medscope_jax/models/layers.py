@@ -3,6 +3,8 @@
 Modules declare names and shapes; init_params draws the values (their initializers are constants).
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from medscope_jax.distributed import BATCH, TENSOR, constrain
 from medscope_jax.models.model_config import ModelConfig
 
 
-def precision(dtype: str) -> jax.lax.Precision | None:
+def precision(dtype: jax.typing.DTypeLike) -> jax.lax.Precision | None:
     """Products of float32 matrices must be float32: TPUs and GPUs would round their inputs."""
     return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
 
@@ -57,9 +59,10 @@ class Dense(nn.Module):
             bias = self.param("bias", zeros, shape[1:], config.param_dtype)
         x, kernel = x.astype(dtype), kernel.astype(dtype)
         bias = None if bias is None else bias.astype(dtype)
-        scale, lora_a, lora_b = (
+        more: list[Any] = [
             self.get_variable("params", name) for name in ("kernel_scale", "lora_a", "lora_b")
-        )
+        ]
+        scale, lora_a, lora_b = more
         if scale is None:
             y = product(x, kernel)
         else:
@@ -75,7 +78,9 @@ class Dense(nn.Module):
         return y
 
 
-def product(x: jax.Array, matrix: jax.Array, result: str | None = None) -> jax.Array:
+def product(
+    x: jax.Array, matrix: jax.Array, result: jax.typing.DTypeLike | None = None
+) -> jax.Array:
     """x [..., in] @ matrix [in, out] of one dtype; `result` is the dtype of the sums."""
     return jax.lax.dot_general(
         x,

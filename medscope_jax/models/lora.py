@@ -64,6 +64,7 @@ def add_lora(params: Mapping, model: ModelConfig, key: jax.Array) -> dict:
     """
     if split_lora(params)[1]:
         raise ValueError("the parameters have adapters already")
+    assert model.lora is not None
     leaves, tree = jax.tree_util.tree_flatten_with_path(adapter_shapes(model, model.lora))
     # One draw serves all leaves: compiling a generator for each would take seconds.
     sizes = np.cumsum([leaf.size if path[-1].key == "lora_a" else 0 for path, leaf in leaves])
@@ -133,8 +134,9 @@ def _merge(base: dict, adapters: Mapping, model: ModelConfig) -> tuple[dict, dic
         kept = {name: base[name] for name in ("kernel", "kernel_scale") if name in base}
         kept |= adapters
         kernel = dequantize(base["kernel"], merged.pop("kernel_scale", None))
-        pair = (adapters[name] for name in LEAVES)
-        kernel = merged_kernel(kernel, *pair, model.lora.scale)
+        assert model.lora is not None  # it says what the adapters' scale is
+        lora_a, lora_b = (adapters[name] for name in LEAVES)
+        kernel = merged_kernel(kernel, lora_a, lora_b, model.lora.scale)
         return merged | {"kernel": kernel.astype(model.param_dtype)}, kept
     for name, part in adapters.items():
         merged[name], kept[name] = _merge(base[name], part, model)

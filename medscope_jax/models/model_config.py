@@ -12,8 +12,6 @@ from medscope_jax.models.hf.config_limits import check_fields
 
 DTYPES = ("float32", "bfloat16", "float16")
 
-_T = TypeVar("_T")
-
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
@@ -200,12 +198,18 @@ def _section(values: dict, name: str) -> dict:
     return dict(section or {})
 
 
-def _build(kind: type[_T], values: dict, prefix: str) -> _T:
+_Config = TypeVar("_Config", VisionConfig, TextConfig, LoraConfig, ModelConfig)
+
+
+def _build(kind: type[_Config], values: dict, prefix: str) -> _Config:
     known = [field.name for field in dataclasses.fields(kind)]
     for key in values:
         if key not in known:
             raise UserError(f"unknown model key {prefix}{key[:60]}{closest(key[:60], known)}")
-    return kind(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in values.items()})
+    given: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list | tuple) else v for k, v in values.items()
+    }
+    return kind(**given)
 
 
 def _require(condition: bool, message: str) -> None:

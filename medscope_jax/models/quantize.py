@@ -44,7 +44,7 @@ def freeze(params: Mapping, base: str) -> dict:
 
 def plain_kernels(params: Mapping) -> dict:
     """params with int8 kernels dequantized to float32."""
-    result = {}
+    result: dict = {}
     for name, value in params.items():
         if isinstance(value, Mapping):
             result[name] = plain_kernels(value)
@@ -67,7 +67,8 @@ def cast_params(params: Mapping, dtype: str) -> dict:
 
 def rounding_error(params: Mapping, frozen: Mapping) -> jax.Array:
     """Relative root-mean-square distance of the decoder's frozen kernels from params'. A scalar."""
-    off = whole = 0.0
+    off: jax.Array | float = 0.0
+    whole: jax.Array | float = 0.0
     for part, names in PROJECTIONS.items():
         for name in names:
             kernels = (

@@ -2,7 +2,10 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +67,11 @@ def count_params(config: ModelConfig) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(param_shapes(config)))
 
 
+def _apply(module: nn.Module, params: Mapping, *inputs: Any, method: str | None = None) -> Any:
+    """What a module's __call__, or another method, gives with these parameters."""
+    return module.apply({"params": params}, *inputs, method=method)
+
+
 def encode_frames(params: dict, config: ModelConfig, frames: jax.Array) -> jax.Array:
     """Visual tokens [N, S, D] of frames uint8 [N, H, W, 3] (RGB), or of pairs [N, 2, H, W, 3].
 
@@ -72,7 +80,7 @@ def encode_frames(params: dict, config: ModelConfig, frames: jax.Array) -> jax.A
     """
     if frames.ndim == 4:
         frames = frames[:, None]
-    return VisionTower(config).apply({"params": params["vision"]}, frames)
+    return _apply(VisionTower(config), params["vision"], frames)
 
 
 def embed(
@@ -94,7 +102,7 @@ def embed(
             that none is sent to another; those that do not give NaN. See
             distributed.bank_shardings.
     """
-    text = LanguageModel(config).apply({"params": params["text"]}, tokens, method="embed")
+    text = _apply(LanguageModel(config), params["text"], tokens, method="embed")
     if bank.shape[0] == 0:
         return text
     if local and usable_axes(len(bank), BATCH) == usable_axes(len(index), BATCH) != ():
@@ -182,12 +190,12 @@ def forward_cached(
         start + i.
     """
     context = make_context(config, positions, start=start, count=count)
-    return LanguageModel(config).apply({"params": params["text"]}, embeddings, context, cache)
+    return _apply(LanguageModel(config), params["text"], embeddings, context, cache)
 
 
 def logits(params: dict, config: ModelConfig, hidden: jax.Array) -> jax.Array:
     """Scores float32 [..., V] of hidden states [..., D]; V is large, so call it for a few."""
-    return LanguageModel(config).apply({"params": params["text"]}, hidden, method="logits")
+    return _apply(LanguageModel(config), params["text"], hidden, method="logits")
 
 
 __all__ = [

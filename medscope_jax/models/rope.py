@@ -83,7 +83,7 @@ def vision_tables(
     return np.cos(angles), np.sin(angles)
 
 
-def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+def rotate(x: jax.Array, cos: jax.Array | np.ndarray, sin: jax.Array | np.ndarray) -> jax.Array:
     """Turn x [..., heads, head_dim] by tables [..., head_dim / 2], in float32, back in x's dtype.
 
     Channel i pairs with channel i + head_dim / 2, as in the Hugging Face layout of weights.

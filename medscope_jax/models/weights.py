@@ -238,8 +238,10 @@ def shorten(problems: list[str], most: int = 20) -> str:
 def _homes(folder: Path, shapes: Any) -> dict[LeafPath, Path]:
     """The folder that holds each leaf: this one, or the base where this one lacks it."""
     base = _read_model(folder)[1]
-    own = {path: base is None or array_folder(folder, path).is_dir() for path, _ in leaves(shapes)}
-    return {path: folder if mine else base for path, mine in own.items()}
+    return {
+        path: folder if base is None or array_folder(folder, path).is_dir() else base
+        for path, _ in leaves(shapes)
+    }
 
 
 def _nest(pairs: Iterable[tuple[LeafPath, Any]]) -> dict:

@@ -45,8 +45,8 @@ def captions(procedure: Procedure, config: SuiteConfig, rng: np.random.Generator
         length = min(int(rng.integers(lengths[0], lengths[1] + 1)), procedure.duration - 1)
         first, last = 0, procedure.duration - 1 - length
         if rng.random() < 0.5:
-            event = procedure.events[rng.integers(len(procedure.events))]
-            near, far = sorted((event.end - length, event.start))
+            around = procedure.events[rng.integers(len(procedure.events))]
+            near, far = sorted((around.end - length, around.start))
             first, last = np.clip((near, far), first, last)
         start = int(rng.integers(first, last + 1))
         window = (start, start + length)

@@ -54,6 +54,7 @@ def _cap(procedure: Procedure, config: SuiteConfig, rng: np.random.Generator) ->
 
 def _qa(procedure: Procedure, config: SuiteConfig, rng: np.random.Generator) -> Iterator[_Fields]:
     for question in _hard(procedure):
+        assert question.event is not None
         for _ in range(config.qa_windows):
             window = _local_window(procedure, question.event, config.window_frames, rng)
             yield question, [answer_turn(question.thought, question.answer)], window
@@ -77,6 +78,7 @@ def _passive(
 ) -> Iterator[_Fields]:
     for question in _hard(procedure):
         event = question.event
+        assert event is not None
         thought = f"The {event.kind} is at {span_text(event.start, event.end)}."
         yield question, [answer_turn(thought, question.answer)], _WHOLE
 
@@ -130,13 +132,13 @@ def _record(
     """One record, its evidence in seconds, in frames and as a mask."""
     event = question.event
     spans = [] if event is None else [(event.start, event.end)]
-    one_frame = event is not None and procedure.source == "endoscopic"
-    evidence = [] if one_frame else spans
+    one_frame = event.centre if event is not None and procedure.source == "endoscopic" else None
+    evidence = spans if one_frame is None else []
     mask = np.zeros(procedure.duration, np.uint8)
     for start, end in evidence:
         mask[start : end + 1] = 1
-    if one_frame:
-        mask[event.centre] = 1
+    if one_frame is not None:
+        mask[one_frame] = 1
     return {
         "id": f"{procedure.id}-{part}-{index:03d}",
         "video": procedure.id,
@@ -149,7 +151,7 @@ def _record(
         "options": [],
         "turns": turns,
         "evidence": np.asarray(evidence, np.float32).reshape(-1, 2),
-        "evidence_time": np.float32(event.centre if one_frame else -1),
+        "evidence_time": np.float32(-1 if one_frame is None else one_frame),
         "evidence_frame_range": np.asarray(evidence, np.int32).reshape(-1, 2),
         "evidence_mask": mask,
         "visible": np.asarray(spans, np.float32).reshape(-1, 2),

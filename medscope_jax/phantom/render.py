@@ -6,7 +6,7 @@ light pulses and wandering shafts, and the event if one shows. About 0.1 ms a fr
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import cv2
 import numpy as np
@@ -30,7 +30,7 @@ _PAINT = {
 _BLOOD, _PUFF, _STEEL, _EDGE = (196, 0, 16), (240, 240, 244), (150, 154, 160), (16, 14, 18)
 
 
-def render(procedure: Procedure) -> Iterator[np.ndarray]:
+def render(procedure: Procedure) -> Generator[np.ndarray, None, None]:
     """Yields every frame, RGB uint8 [HEIGHT, WIDTH, 3]; frame i shows time i / FPS."""
     rng = procedure.random(_DRAWING)
     num_frames = procedure.duration * FPS
@@ -85,7 +85,7 @@ def write_video(procedure: Procedure, path: str | pathlib.Path) -> None:
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         writer = cv2.VideoWriter(
-            str(partial), cv2.VideoWriter_fourcc(*"mp4v"), float(FPS), (WIDTH, HEIGHT)
+            str(partial), cv2.VideoWriter.fourcc(*"mp4v"), float(FPS), (WIDTH, HEIGHT)
         )
         if not writer.isOpened():
             raise VideoError(f"{path}: cannot be written; is the folder there and writable?")

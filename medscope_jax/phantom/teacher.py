@@ -31,6 +31,7 @@ def trajectory(
       rng: draws this trajectory's errors.
     """
     event = question.event
+    assert event is not None  # as of every hard question
     first = _phase_window(procedure, event, teacher, rng)
     seen = seen_at(procedure, event, *first, window_frames)
     phase = procedure.phase_of(event)

@@ -29,7 +29,7 @@ def results_view(rows: Sequence[Mapping], others: bool) -> dict[str, Any] | None
     ]
     found = model_rows(rows)
 
-    def value(kinds: Mapping, column: Any, metric: str) -> float | None:
+    def value(kinds: Mapping, column: Any, metric: str) -> Any:
         return kinds.get((column.split, column.task), {}).get(metric)
 
     best = [

@@ -72,7 +72,7 @@ def timeline(
             y = round(TOP + LANE * len(lanes), 2)
             lanes.append({"label": label, "kind": kind, "y": y, "marks": marks})
 
-    truth = [span(*pair, "true evidence") for pair in evidence]
+    truth = [span(start, end, "true evidence") for start, end in evidence]
     if evidence_time is not None:
         truth.append(instant(evidence_time, "true evidence"))
     lane("true evidence", "truth", truth)
@@ -81,7 +81,7 @@ def timeline(
         name, frame = f"look {number}", tool == "get_frame"
         mark = instant(start, name) if frame else span(start, end, name)
         lane(f"{name}: {'frame' if frame else 'window'}", "look", [mark])
-    lane("stated window", "stated", [span(*pair, "stated window") for pair in stated])
+    lane("stated window", "stated", [span(start, end, "stated window") for start, end in stated])
 
     height = TOP + LANE * len(lanes) + AXIS
     return {

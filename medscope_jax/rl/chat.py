@@ -201,7 +201,8 @@ def in_a_loop(work: Coroutine[None, None, T]) -> T:
     A notebook has a loop running already; and neither Ctrl-C nor an exit waits for this one, or for
     a look-up of a name, which can't be stopped.
     """
-    loop, outcome = asyncio.new_event_loop(), concurrent.futures.Future()
+    loop = asyncio.new_event_loop()
+    outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
     task = loop.create_task(work)
 
     def run() -> None:

@@ -189,7 +189,8 @@ def hidden(text: str, key: str) -> str:
     if size < 4:
         return text
     pieces = {key[i : i + size] for i in range(len(key) - size + 1)}
-    made, end = [], 0  # end: of what is copied or hidden so far
+    made: list[str] = []
+    end = 0  # of what is copied or hidden so far
     for start in range(len(text) - size + 1):
         if text[start : start + size] not in pieces:
             continue

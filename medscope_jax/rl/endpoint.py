@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import httpx2
 
@@ -232,7 +233,8 @@ async def _score(
     temperature: float | None,
 ) -> float:
     question, answer, reference = triple
-    payload = {"model": config.model, "messages": judge_messages(question, answer, reference)}
+    messages = judge_messages(question, answer, reference)
+    payload: dict[str, Any] = {"model": config.model, "messages": messages}
     if temperature is not None:
         payload["temperature"] = temperature
 

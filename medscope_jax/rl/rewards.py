@@ -13,11 +13,15 @@ import math
 import numbers
 import re
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from medscope_jax.errors import UserError
 from medscope_jax.rl.intervals import Span, interval_iou, merge_spans
 from medscope_jax.rl.transcript import TOOL_RESPONSE, elements, extract_answer
 from medscope_jax.tools import CallStatus, Tool, parse_call
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs  # of typing itself from Python 3.13 on
 
 # Guards exact marks such as IoU 0.6 with h0 = 0.5 and delta = 0.05 against rounding.
 MARK_EPSILON = 1e-9
@@ -30,6 +34,11 @@ _WELL_FORMED = re.compile(r"tT(?:cCtT)*aA")
 
 # Evidence of a question: spans in seconds, or one frame time in seconds.
 Evidence = Sequence[Sequence[float]] | float
+
+
+def is_instant(evidence: Sequence | float) -> "TypeIs[float]":
+    """Whether evidence is one time, a number of whatever library, and no spans."""
+    return isinstance(evidence, numbers.Real)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +187,7 @@ def _last_of_each(calls: Iterable[tuple]) -> tuple[Span | None, float | None]:
 
 def window_iou(window: Span, evidence: Evidence) -> float:
     """IoU of a window with the union of the evidence spans; for a frame time 1 inside, else 0."""
-    if isinstance(evidence, numbers.Real):
+    if is_instant(evidence):
         return 1.0 if window[0] <= evidence <= window[1] else 0.0
     return interval_iou([window], evidence)
 
@@ -200,7 +209,7 @@ def crop_reward(iou: float, config: RewardConfig) -> float:
 
 def frame_reward(timestamp: float, evidence: Evidence, config: RewardConfig) -> float:
     """Reward of a get_frame time: 1 inside the spans, else 0; near a frame time by distance."""
-    if isinstance(evidence, numbers.Real):
+    if is_instant(evidence):
         return max(0.0, 1.0 - abs(timestamp - evidence) / config.frame_window)
     return 1.0 if any(start <= timestamp <= end for start, end in merge_spans(evidence)) else 0.0
 
@@ -246,8 +255,8 @@ def score_transcript(
         calls = [call for call in calls if int(call[3]) == CallStatus.OK][-1:]
     window, timestamp = _last_of_each(calls)
 
-    single = isinstance(evidence, numbers.Real)
-    evidence = float(evidence) if single else merge_spans(evidence)
+    single = is_instant(evidence)
+    evidence = float(evidence) if is_instant(evidence) else merge_spans(evidence)
     grounded = single or bool(evidence)
     crop = frame = iou = 0.0
     if grounded and window is not None:

@@ -107,7 +107,7 @@ def _step(s: _State, byte: jax.Array, position: jax.Array) -> _State:
     state = jnp.where(error, A.ERROR, state)
     pushed = (low << 1) | is_object.astype(jnp.uint32), (high << 1) | (low >> 31)
     popped = (low >> 1) | (high << 31), high >> 1
-    stack = tuple(
+    new_low, new_high = (
         jnp.where(push, up, jnp.where(pop, down, same))
         for up, down, same in zip(pushed, popped, s.stack, strict=True)
     )
@@ -140,7 +140,7 @@ def _step(s: _State, byte: jax.Array, position: jax.Array) -> _State:
     return _State(
         state=state,
         depth=s.depth + push - pop,
-        stack=stack,
+        stack=(new_low, new_high),
         node=node,
         unit=unit,
         word=word,

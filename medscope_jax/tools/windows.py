@@ -88,20 +88,20 @@ def select_frames_host(
     tool: int, start: float, end: float, times: np.ndarray, length: int, max_frames: int
 ) -> tuple[np.ndarray, int]:
     """Plain NumPy specification of `select_frames`: same arguments, same result."""
-    start, end = np.float32(start), np.float32(end)
+    low, high = np.float32(start), np.float32(end)
     times = np.asarray(times, np.float32)[:length]
     chosen: list[int] = []
     if length and tool == Tool.CROP_VIDEO:
-        chosen = [int(i) for i in np.flatnonzero((times >= start) & (times <= end))]
+        chosen = [int(i) for i in np.flatnonzero((times >= low) & (times <= high))]
         if not chosen:
-            chosen = [int(np.argmin(np.abs(times - np.float32(0.5) * (start + end))))]
+            chosen = [int(np.argmin(np.abs(times - np.float32(0.5) * (low + high))))]
         elif len(chosen) > max_frames == 1:
             chosen = [chosen[(len(chosen) - 1) // 2]]
         elif len(chosen) > max_frames:
             last, gaps = len(chosen) - 1, max_frames - 1
             chosen = [chosen[(2 * i * last + gaps) // (2 * gaps)] for i in range(max_frames)]
     elif length and tool == Tool.GET_FRAME:
-        order = np.argsort(np.abs(times - start), kind="stable")
+        order = np.argsort(np.abs(times - low), kind="stable")
         chosen = sorted(int(i) for i in order[: min(NEAREST, max_frames)])
     indices = np.zeros(max_frames, np.int32)
     indices[: len(chosen)] = chosen

@@ -242,8 +242,8 @@ def _part_starts(decoded: np.ndarray, slack: int, jump: float) -> np.ndarray:
 
 def _usual_step(stamps: np.ndarray, part: np.ndarray, packets: Packets) -> float:
     """How long a picture usually lasts, in units of the stamps; each is in the part beside it."""
-    said = packets.duration[packets.duration > 0]
-    said = float(np.median(said)) if len(said) else 0.0
+    durations = packets.duration[packets.duration > 0]
+    said = float(np.median(durations)) if len(durations) else 0.0
     by_part = np.lexsort((stamps, part))
     steps = np.diff(stamps[by_part])[np.diff(part[by_part]) == 0]
     steps = steps[steps > 0]

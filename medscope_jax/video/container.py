@@ -148,12 +148,12 @@ def _frames(
         original = original or rgb.shape[:2]
         fitted = fitted or frame_size(reading.size, original)
         yield float(made.times[number]), fit_frame(rgb, fitted, reading.resample)
-    if original is None:
+    if original is None or fitted is None:
         raise _nothing(account.packets, source.shown)
-    came = np.frombuffer(came, np.uint8).astype(bool)
-    told = judge(account, came, interlaced)
-    woven = [deinterlace.NOTE] if interlaced else []
+    decoded = np.frombuffer(came, np.uint8).astype(bool)
+    told = judge(account, decoded, interlaced)
+    filtered = [deinterlace.NOTE] if interlaced else []
     if late:
         told.append(f"{late} pictures came behind later ones: damaged pictures or times")
     letterbox = letterbox_note(original, fitted)
-    return Ending(made.end, int(came.sum()), (*told, *notes, *woven, *letterbox))
+    return Ending(made.end, int(decoded.sum()), (*told, *notes, *filtered, *letterbox))

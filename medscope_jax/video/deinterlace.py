@@ -40,6 +40,7 @@ def deinterlaced(
                 frame = graph.vpull()
             except (av.BlockingIOError, av.EOFError):
                 return
+            assert frame.pts is not None and frame.time_base is not None  # the filter's own
             place = round(frame.pts * frame.time_base / _UNIT)
             if place in owed:
                 number, interlaced = owed.pop(place)

@@ -93,7 +93,7 @@ def opened(source: Source) -> Iterator[av.container.InputContainer]:
     with container:
         if container.format.name not in _STAMPED_BY_PACK:
             # Stamps that FFmpeg makes up for packets without are not the file's.
-            container.flags &= ~Flags.gen_pts.value
+            container.flags &= ~Flags.gen_pts.value  # type: ignore[operator]  # an int, says PyAV itself
         yield container
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import cv2
 import numpy as np
@@ -172,9 +173,9 @@ def decode_frame(
         geometry = dataclasses.replace(geometry, model=model)
     with quiet():
         image, found = get_decoder(UID(header.syntax)).as_array(
-            encapsulate([data]), index=0, raw=True, number_of_frames=1, **_options(geometry)
+            encapsulate([data]), index=0, raw=True, **_options(geometry, number_of_frames=1)
         )
-    return image, found["photometric_interpretation"]
+    return image, str(found["photometric_interpretation"])
 
 
 def _native_frame(
@@ -191,12 +192,14 @@ def _native_frame(
             header.file,
             index=frame,
             raw=True,
-            number_of_frames=count,
-            pixel_keyword="PixelData",
-            pixel_vr=header.pixels.vr or "OW",
-            **_options(geometry),
+            **_options(
+                geometry,
+                number_of_frames=count,
+                pixel_keyword="PixelData",
+                pixel_vr=header.pixels.vr or "OW",
+            ),
         )
-    return image, found["photometric_interpretation"]
+    return image, str(found["photometric_interpretation"])
 
 
 def _bits(header: Header, geometry: Geometry, frame: int) -> np.ndarray:
@@ -209,8 +212,8 @@ def _bits(header: Header, geometry: Geometry, frame: int) -> np.ndarray:
     return bits.reshape(geometry.height, geometry.width)
 
 
-def _options(geometry: Geometry) -> dict:
-    """A geometry as pydicom's decoders want it."""
+def _options(geometry: Geometry, **more: Any) -> dict[str, Any]:
+    """A geometry, and more, as pydicom's decoders want it."""
     return {
         "rows": geometry.height,
         "columns": geometry.width,
@@ -220,6 +223,7 @@ def _options(geometry: Geometry) -> dict:
         "bits_stored": geometry.stored,
         "pixel_representation": int(geometry.signed),
         "planar_configuration": int(geometry.planar),
+        **more,
     }
 
 

@@ -64,10 +64,12 @@ class Places:
 
     def read(self, file: BinaryIO, frame: int, most: int) -> bytes:
         """A compressed frame's bytes. Raises ValueError where there are more than `most`."""
+        fragments = self.fragments
+        assert fragments is not None  # the frame is a compressed one
         pieces = range(self.starts[frame], self.starts[frame + 1])
-        if sum(int(self.fragments.lengths[i]) for i in pieces) > most:
+        if sum(int(fragments.lengths[i]) for i in pieces) > most:
             raise ValueError
-        return b"".join(read_fragment(file, self.fragments, i) for i in pieces)
+        return b"".join(read_fragment(file, fragments, i) for i in pieces)
 
 
 def read_fragment(file: BinaryIO, fragments: Fragments, index: int) -> bytes:
@@ -199,12 +201,12 @@ def _divide(
     if count == promised:
         return np.arange(count + 1), notes
     heads = (_head(header.file, fragments, i) for i in range(count))
-    starts = [i for i, head in enumerate(heads) if head.startswith(_PICTURE_STARTS)]
-    if not starts:
+    begins = [i for i, head in enumerate(heads) if head.startswith(_PICTURE_STARTS)]
+    if not begins:
         # Run lengths: a frame is a fragment (PS3.5 A.4.2).
         return np.arange(count + 1), notes
-    if starts[0] == 0:
-        return np.array([*starts, count], np.int64), notes
+    if begins[0] == 0:
+        return np.array([*begins, count], np.int64), notes
     raise VideoError(
         f"DICOM whose header promises {promised} frames, with {count} fragments that tell no "
         "frames apart; export the recording again",

@@ -9,7 +9,7 @@ import dataclasses
 import os
 import tempfile
 import zlib
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -59,6 +59,7 @@ _FIRST = {
 }
 _LATER = 0x00290000
 _EXPLICIT, _IMPLICIT, _BIG = Encoding(), Encoding(explicit=False), Encoding(little=False)
+_Order = Literal["little", "big"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +117,7 @@ def _start(head: bytes) -> tuple[int, Encoding] | None:
 def _data_set_encoding(head: bytes) -> Encoding | None:
     """How a data set that starts so is written; None if it is none."""
     for encoding in (_EXPLICIT, _BIG, _IMPLICIT):
-        order = "little" if encoding.little else "big"
+        order: _Order = "little" if encoding.little else "big"
         first = _tag(head, 0, order)
         value, length = 8, int.from_bytes(head[4:8], order)
         if encoding.explicit:
@@ -129,7 +130,7 @@ def _data_set_encoding(head: bytes) -> Encoding | None:
     return None
 
 
-def _tag(head: bytes, at: int, order: str) -> int:
+def _tag(head: bytes, at: int, order: _Order) -> int:
     """The tag at an offset; one that no data set holds where nothing is left."""
     group, element = head[at : at + 2], head[at + 2 : at + 4]
     return int.from_bytes(group, order) << 16 | int.from_bytes(element, order)
@@ -204,7 +205,8 @@ def _stated_encoding(syntax: str, head: bytes) -> Encoding:
         if seen is None:
             raise BrokenElements
         return seen
-    stated = {ImplicitVRLittleEndian: _IMPLICIT, ExplicitVRBigEndian: _BIG}.get(syntax, _EXPLICIT)
+    encodings: dict[str, Encoding] = {ImplicitVRLittleEndian: _IMPLICIT, ExplicitVRBigEndian: _BIG}
+    stated = encodings.get(syntax, _EXPLICIT)
     # Some writers state one and write the other; the bytes themselves are what is there.
     return stated if seen is None else seen
 

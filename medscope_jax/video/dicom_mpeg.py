@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import IO
 
 from medscope_jax.errors import is_disk_full
 from medscope_jax.video.container import UNUSED_RATE, iter_container
@@ -69,6 +69,7 @@ def _noted(
     with cleanup:
         yield from stream
     end = stream.ending
+    assert end is not None  # the last frame has come
     # A rate that the header states was given by nobody.
     kept = [note for note in end.notes if not (stated and note == UNUSED_RATE)]
     return Ending(end.duration, end.native_frames, (*notes, *kept))
@@ -106,12 +107,12 @@ def _unpacked(header: Header, reading: Reading, path: str) -> Iterator[tuple[str
         yield _opened_by(target), damage
 
 
-def _temporary() -> BinaryIO:
+def _temporary() -> IO[bytes]:
     """A temporary file; without a name where the system gives an open file a path all the same."""
     return tempfile.TemporaryFile() if os.path.isdir(_OPEN_FILES) else tempfile.NamedTemporaryFile()
 
 
-def _opened_by(file: BinaryIO) -> str:
+def _opened_by(file: IO[bytes]) -> str:
     """A path that opens a temporary file anew, from its start."""
     place = os.path.join(_OPEN_FILES, str(file.fileno()))
     return place if os.path.isdir(_OPEN_FILES) else file.name

@@ -56,7 +56,7 @@ class ToRGB:
         """elements: the file's. count: its frames. Raises ValueError where they contradict it."""
         self.geometry = geometry
         self.palette = read_palette(elements, geometry.signed) if self._shows(PALETTE) else None
-        self._tables: dict[_Grey, np.ndarray] = {}
+        self._tables: dict[tuple[_Grey, str], np.ndarray] = {}
         self.low, self.high = np.inf, -np.inf
         self.needs_range = False
         if not self._shows(*GREY):

@@ -1,5 +1,7 @@
 """The DICOM tags that pictures and times need (PS3.6): all that is ever read of a header."""
 
+from medscope_jax.video.dicom_elements import Wanted
+
 TRANSFER_SYNTAX = 0x00020010
 
 FRAMES = 0x00280008
@@ -35,7 +37,7 @@ _WINDOW = {WINDOW_CENTER: "DS", WINDOW_WIDTH: "DS", WINDOW_FUNCTION: "CS"}
 _TABLE = {TABLE_DESCRIPTOR: "US", TABLE_DATA: "OW"}
 _GROUPS = {FRAME_RESCALE: _RESCALE, FRAME_WINDOW: _WINDOW}
 # Tag -> value representation (PS3.6), or what is wanted of a sequence's items.
-WANTED = {
+WANTED: Wanted = {
     **dict.fromkeys((FRAMES, DISPLAY_RATE, CINE_RATE, FRAME_DURATION), "IS"),
     **dict.fromkeys((FRAME_TIME, FRAME_TIME_VECTOR), "DS"),
     **dict.fromkeys((ROWS, COLUMNS, SAMPLES, PLANAR, BITS_ALLOCATED, BITS_STORED, SIGNED), "US"),

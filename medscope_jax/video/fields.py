@@ -45,6 +45,7 @@ class FieldProbe:
         except (av.FFmpegError, EOFError):
             return
         for frame in frames:
+            assert frame.pts is not None  # its packet's number
             self._came.append(frame.pts)
             self._interlaced |= frame.interlaced_frame
         if len(self._came) >= _PICTURES or number >= _PACKETS:

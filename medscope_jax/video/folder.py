@@ -96,7 +96,7 @@ def iter_folder(path: str, reading: Reading) -> FrameStream:
                 raise VideoError(f"{what} is {shapes}; keep one recording a folder", path)
             fitted = fitted or frame_size(reading.size, original)
             yield float(times[index]), fit_frame(picture, fitted, reading.resample)
-        if original is None:
+        if original is None or fitted is None:
             raise VideoError("none of its pictures can be decoded; copy them again", path)
         lost = [f"incomplete: {broken} of {len(chosen)} pictures are broken"] if broken else []
         shown = (*lost, *notes, *letterbox_note(original, fitted))

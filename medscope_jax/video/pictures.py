@@ -72,6 +72,8 @@ def _decoded(
         if stream.index >= len(container.streams):
             raise _changed(source)
         chosen = container.streams[stream.index]
+        if not isinstance(chosen, av.VideoStream):
+            raise _changed(source)
         decoder = chosen.codec_context
         decoder.options = {"max_pixels": str(limits.MAX_PIXELS)}
         decoder.thread_count, decoder.thread_type = _threads(threads, len(packets)), "AUTO"

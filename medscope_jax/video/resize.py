@@ -57,7 +57,7 @@ def smart_resize(
     elif math.prod(rounded) < min_pixels:
         grow = math.sqrt(min_pixels / (height * width))
         rounded = tuple(math.ceil(s * grow / factor) * factor for s in sides)
-    return rounded
+    return rounded[0], rounded[1]
 
 
 def resize_frames(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -69,7 +69,8 @@ def resize_frames(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = size
     resized = np.empty((len(frames), height, width, frames.shape[3]), np.uint8)
     for frame, target in zip(frames, resized, strict=True):
-        target[:] = Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
+        image = Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
+        target[:] = np.asarray(image)
     return resized
 
 

@@ -1,5 +1,7 @@
 """A decoded picture as RGB, upright: its own colour matrix, range and display matrix."""
 
+from collections.abc import Mapping
+
 import av
 import numpy as np
 from av.sidedata.sidedata import Type
@@ -23,7 +25,8 @@ def display_matrix(picture: av.VideoFrame) -> tuple[int, ...] | None:
     The stored point (x, y) is shown at (a x + c y, b x + d y): ISO/IEC 14496-12, 6.2.2.
     """
     try:
-        data = picture.side_data.get(Type.DISPLAYMATRIX)
+        side_data: Mapping = picture.side_data
+        data = side_data.get(Type.DISPLAYMATRIX)
     except ValueError:  # beside it lies something that PyAV does not know, as Exif
         return _TURNS.get(picture.rotation % 360)
     if data is None:

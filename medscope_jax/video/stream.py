@@ -48,15 +48,17 @@ class FrameStream:
 
     def collect(self) -> Video:
         """All that is left to come, in one array that is allocated once."""
-        frames, times = np.empty((0, 1, 1, 3), np.uint8), []
+        frames = np.empty((0, 1, 1, 3), np.uint8)
+        times: list[float] = []
         for time, frame in self:
             if not times:
                 frames = np.empty((self.planned, *frame.shape), np.uint8)
             frames[len(times)] = frame
             times.append(time)
         end = self.ending
-        times = np.array(times, np.float64)
-        return Video(frames[: len(times)], times, end.duration, end.native_frames, end.notes)
+        assert end is not None  # the last frame has come
+        shown = np.array(times, np.float64)
+        return Video(frames[: len(times)], shown, end.duration, end.native_frames, end.notes)
 
 
 _Item = TypeVar("_Item")

@@ -73,7 +73,7 @@ def list_packets(source: Source) -> tuple[Stream, Packets]:
         decode; pictures too large or too many.
     """
     with demux.opened(source) as container:
-        streams = [stream for stream in container.streams if stream.type == "video"]
+        streams = [stream for stream in container.streams if isinstance(stream, av.VideoStream)]
         _check_pictures(container, streams, source)
         columns = {stream.index: Columns(stream) for stream in streams if stream.codec_context}
         sound: dict[int, float] = {}  # seconds of the first stamp of each sound stream
@@ -93,8 +93,10 @@ def list_packets(source: Source) -> tuple[Stream, Packets]:
                 sound[packet.stream_index] = begins if heard else np.inf
         chosen = _choose(streams, columns, source)
         packets = columns[chosen.index].packets()
-        begins = float((chosen.start_time or 0) * chosen.time_base)
-        stream = _describe(container, chosen, packets, source)
+        unit = chosen.time_base
+        assert unit is not None  # FFmpeg gives one to every stream
+        begins = float((chosen.start_time or 0) * unit)
+        stream = _describe(container, chosen, unit, packets, source)
         notes = [*_others(streams, chosen), *end_notes(stream.format, source.path, extent)]
         notes += _short_notes(container, chosen, extent)
         if faults.late_stream:
@@ -139,7 +141,7 @@ def _codec_name(source: Source) -> str:
     av.logging.set_level(av.logging.INFO)
     try:
         with av.logging.Capture(local=False) as messages, demux.opened(source) as container:
-            described = container.dumps_format()
+            described = container.dumps_format()  # type: ignore[attr-defined]  # not in PyAV's stub
             said = " ".join(message for _, _, message in messages)
     finally:
         av.logging.set_level(level)
@@ -200,20 +202,21 @@ def _others(streams: list[av.VideoStream], chosen: av.VideoStream) -> list[str]:
 def _describe(
     container: av.container.InputContainer,
     stream: av.VideoStream,
+    unit: Fraction,
     packets: Packets,
     source: Source,
 ) -> Stream:
-    """What the headers say of the chosen stream."""
+    """What the headers say of the chosen stream, whose time base is unit."""
     name, context = container.format.name, stream.codec_context
     rate = context.framerate if name in formats.RATED else None
     return Stream(
         index=stream.index,
         format=name,
         codec=context.name,
-        time_base=stream.time_base,
+        time_base=unit,
         rate=float(rate) if rate and 1 <= rate <= _FASTEST else 0.0,
         reorders=bool(context.has_b_frames),
-        stated=_stated(container, stream),
+        stated=_stated(container, stream, unit),
         count=stream.frames,
         missing_bytes=_missing_bytes(container, stream, packets, source),
     )
@@ -260,12 +263,14 @@ def _short_notes(
     return notes
 
 
-def _stated(container: av.container.InputContainer, stream: av.VideoStream) -> float:
+def _stated(
+    container: av.container.InputContainer, stream: av.VideoStream, unit: Fraction
+) -> float:
     """Seconds that a stream lasts by its container's headers; 0 where they do not say."""
     if container.format.name in _NO_HEADER:
         return 0.0
     if stream.duration:
-        return float(stream.duration * stream.time_base)
+        return float(stream.duration * unit)
     found = re.fullmatch(r"(\d+):(\d\d):(\d\d\.\d+)", stream.metadata.get("DURATION", ""))
     if found:
         hours, minutes, seconds = found.groups()
@@ -274,5 +279,5 @@ def _stated(container: av.container.InputContainer, stream: av.VideoStream) -> f
         stated = container.duration / av.time_base
     else:
         return 0.0
-    begins = float((stream.start_time or 0) * stream.time_base)
+    begins = float((stream.start_time or 0) * unit)
     return stated - begins if container.format.name in FROM_ZERO else stated

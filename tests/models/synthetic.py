@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from medscope_jax.models import ModelConfig, hf_shapes
-from medscope_jax.models.hf import hf_config, safetensors_io
+from medscope_jax.models.hf import safetensors_io
+from medscope_jax.models.hf.hf_config import hf_config
 from tests.models import model_cases
 
 COMPANIONS = {  # stand-ins: convert copies them as they are

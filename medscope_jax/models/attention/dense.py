@@ -23,10 +23,11 @@ to the prompt and to itself. G rollouts of a question cost one prompt instead of
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
 _FEWEST, _MOST = 128, 512  # queries a block
@@ -75,7 +76,10 @@ class RowPlan(NamedTuple):
     rest: int
 
 
-def sees(query: jax.Array, key: jax.Array, plan: RowPlan) -> jax.Array:
+_Array = TypeVar("_Array", jax.Array, np.ndarray)
+
+
+def sees(query: _Array, key: _Array, plan: RowPlan) -> _Array:
     """Whether position `query` attends to position `key`: int32 arrays of shapes that broadcast.
 
     A position of a rest attends to the prompt and to its own rest up to itself, as drawn above.
@@ -116,15 +120,15 @@ def attend_blocks(
     kv_heads = key.shape[1]
     query = query.reshape(batch, length, kv_heads, -1, width).transpose(0, 2, 3, 1, 4)
     size = min(max(-(-length // 4), _FEWEST), _MOST)
-    out = []
+    blocks = []
     for start in range(0, length, size):
         end = min(start + size, length)
         mask = allowed(start, end)
         seen = mask.shape[-1]
         block = jax.checkpoint(_attend, static_argnums=4, prevent_cse=False)
         part = query[:, :, :, start:end], key[:, :, :seen], value[:, :, :seen], mask, exact
-        out.append(block(*part))
-    out = jnp.concatenate(out, axis=3)
+        blocks.append(block(*part))
+    out = jnp.concatenate(blocks, axis=3)
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
 
 
@@ -151,15 +155,15 @@ def attend_packed(
     own = [x[:, :, count:].reshape(rows, kv_heads, groups, length, width) for x in (key, value)]
     shared = key[:, :, :count], value[:, :, :count]
     size = min(max(-(-length // 4), _FEWEST), _MOST)
-    out = []
+    blocks = []
     for start in range(0, length, size):
         end = min(start + size, length)
         order = jnp.arange(start, end)[:, None] >= jnp.arange(end)
         allowed = order & valid.rest[:, :, None, :end]
         block = jax.checkpoint(_attend_rest, static_argnums=7, prevent_cse=False)
         part = query[..., start:end, :], *shared, valid.prompt, *(x[..., :end, :] for x in own)
-        out.append(block(*part, allowed, exact))
-    out = jnp.concatenate(out, axis=4).transpose(0, 2, 4, 1, 3, 5)
+        blocks.append(block(*part, allowed, exact))
+    out = jnp.concatenate(blocks, axis=4).transpose(0, 2, 4, 1, 3, 5)
     out = out.reshape(rows, groups * length, heads, width)
     return jnp.concatenate([prompt, out], axis=1)
 

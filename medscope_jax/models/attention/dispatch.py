@@ -78,8 +78,11 @@ def attend_self(
         return checkpoint_name(attend_cudnn(query, key, value, valid), "attention")
     if config.attention == "xla" and not is_split:
         key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
-        attend_dense = attend_packed if isinstance(valid, Packed) else attend_causal
-        return checkpoint_name(attend_dense(query, key, value, valid, exact), "attention")
+        if isinstance(valid, Packed):
+            out = attend_packed(query, key, value, valid, exact)
+        else:
+            out = attend_causal(query, key, value, valid, exact)
+        return checkpoint_name(out, "attention")
     length = query.shape[1]
     if isinstance(valid, Packed):
         plan = RowPlan(valid.prompt.shape[1], valid.rest.shape[2])

@@ -47,7 +47,6 @@ def attend_splash(
         [B, L, H, hd] in query's dtype; of no meaning where a position is not real.
     """
     batch, length, heads, width = query.shape
-    sequence = usable_axes(length, SEQUENCE)
     shards = length // split_size(length, SEQUENCE)
     kernel = _kernel(length, plan, shards, interpret)
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query * width**-0.5, key, value))
@@ -60,22 +59,22 @@ def attend_splash(
 
     if free_axes():
         # A kernel is a program of one device, on that device's part.
-        rows, width = usable_axes(batch, BATCH), usable_axes(key.shape[1], TENSOR)
-        rows, sequence, width = (axes or None for axes in (rows, sequence, width))
+        parts = ((batch, BATCH), (length, SEQUENCE), (key.shape[1], TENSOR))
+        rows, sequence, tensor = (usable_axes(*part) or None for part in parts)
         mesh = jax.sharding.get_abstract_mesh()
         place = NamedSharding(mesh, PartitionSpec(None, sequence))
-        whole = PartitionSpec(rows, width)
+        whole = PartitionSpec(rows, tensor)
         attend = jax.shard_map(
             attend,
             in_specs=(
                 kernel.manual_sharding_spec(place),
-                PartitionSpec(rows, width, sequence),
+                PartitionSpec(rows, tensor, sequence),
                 whole,
                 whole,
                 PartitionSpec(rows, sequence),
                 PartitionSpec(rows),
             ),
-            out_specs=PartitionSpec(rows, width, sequence),
+            out_specs=PartitionSpec(rows, tensor, sequence),
             axis_names=set(free_axes()),
             check_vma=False,
         )

@@ -64,7 +64,7 @@ def open_hub_folder(source: Path) -> HubFolder:
     kinds = {tensors[name].kind for name in _known(config) if name in tensors}
     stated = stated_dtype(file)
     dtype = _common_dtype({DTYPES[kind].name for kind in kinds}, stated)
-    notes = []
+    notes: list[str] = []
     if tied and HEAD in tensors and not problems:
         config, tensors = _settle_head(config, tensors, dtype, notes)
     problems += huggingface.differences({name: t.shape for name, t in tensors.items()}, config)

@@ -60,6 +60,7 @@ def adapter_config(model: ModelConfig, base: str | None = None) -> dict[str, Any
     base: name or path of the model that they are for, as PEFT's base_model_name_or_path.
     """
     lora = model.lora
+    assert lora is not None
     alpha = int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha
     # A pattern, because the vision tower has modules of the same names.
     targets = rf"model(\.language_model)?\.layers\.\d+\.\w+\.({'|'.join(lora.targets)})"
@@ -147,12 +148,13 @@ def plan_peft(
         raise UserError("target_modules of adapter_config.json names no projection of the decoder")
     base = model.lora.base if model.lora else LoraConfig.base
     lora = LoraConfig(rank=settings.rank, alpha=settings.alpha, targets=targets, base=base)
-    places, problems, layers = {}, [], range(model.text.num_hidden_layers)
+    places: dict[tuple[str, ...], list[str]] = {}
+    problems, layers = [], range(model.text.num_hidden_layers)
     for part, projections in adapter_shapes(model, lora)["text"]["layers"].items():
         for name, pair in projections.items():
             for leaf, shape in pair.items():
                 sources = [given.get(((i, part, name), _SIDES[leaf])) for i in layers]
-                places["text", "layers", part, name, leaf] = sources
+                places["text", "layers", part, name, leaf] = [s for s in sources if s is not None]
                 wanted = shape.shape[:0:-1]
                 for layer, found in enumerate(sources):
                     if (layer, part, name) not in chosen:

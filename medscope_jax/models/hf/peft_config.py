@@ -78,7 +78,9 @@ def read_settings(values: Mapping[str, Any]) -> Settings:
             raise UserError(
                 f"{FILE} has {shown[:60]}={repr(value)[:60]}, which is not known: {_REMEDY}"
             )
-    rank, alpha, stabilized = (values.get(key) for key in ("r", "lora_alpha", "use_rslora"))
+    rank: Any = values.get("r")
+    alpha: Any = values.get("lora_alpha")
+    stabilized = values.get("use_rslora")
     right = type(rank) is int and 0 < rank < 2**20 and type(alpha) in (int, float)
     if not right or not 0 < alpha < 2**64 or stabilized not in (None, True, False):
         raise UserError(

@@ -9,6 +9,7 @@ and [D, C, t, p, p] there.
 
 import functools
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,10 @@ _NAMES = {  # our path outside the layers -> the hub's name
     ("vision", "merger_out", "kernel"): "visual.merger.mlp.2.weight",
     ("vision", "merger_out", "bias"): "visual.merger.mlp.2.bias",
 }
-_STACKS = {("text", "layers"): "model.layers", ("vision", "blocks"): "visual.blocks"}
+_STACKS: dict[Path, str] = {
+    ("text", "layers"): "model.layers",
+    ("vision", "blocks"): "visual.blocks",
+}
 
 
 def import_hf(state_dict: Mapping[str, np.ndarray], config: ModelConfig) -> dict:
@@ -117,7 +121,7 @@ def hub_name(name: str) -> str:
     return name
 
 
-def leaves(tree: dict) -> Iterator[tuple[Path, jax.Array]]:
+def leaves(tree: dict) -> Iterator[tuple[Path, Any]]:
     """(path, leaf) of each array, or shape of one, in a parameter tree."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         yield tuple(entry.key for entry in path), leaf
