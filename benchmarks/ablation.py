@@ -22,14 +22,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.seeds import value_of
 from benchmarks.trained import open_trained
-from medscope_jax.config import (
-    ConfigError,
-    fingerprint,
-    from_json,
-    parse_arguments,
-    run_main,
-    to_json,
-)
+from medscope_jax.config import ConfigError, from_json, parse_arguments, run_main, to_json
 from medscope_jax.distributed import use_huge_pages
 from medscope_jax.errors import UserError, closest
 from medscope_jax.evaluate import evaluate_model
@@ -40,7 +33,7 @@ from medscope_jax.training.ga_grpo import prepare_ga_grpo
 from medscope_jax.training.metrics_log import MetricsWriter
 from medscope_jax.training.run import Run, load_records, load_split, make_run
 from medscope_jax.training.stage import finished_params, run_stage
-from medscope_jax.training.workdir import Workdir, open_workdir
+from medscope_jax.training.workdir import Workdir, differences, open_workdir
 
 # What each variant changes in the run's config.
 VARIANTS = {
@@ -92,7 +85,7 @@ def run_variant(base: Run, folder: Path, variant: str, sft: dict, evaluate) -> l
                 _link(path / shared.name, shared)
         run = make_run(config, workdir, base.mesh, base.suite)
         params = None
-        if fingerprint(config) == fingerprint(base.config):
+        if not differences(base.config, config):
             with Checkpoints(base.folder / "checkpoints", read_only=True) as checkpoints:
                 params = finished_params(run, checkpoints, "ga_grpo")
         if params is None:

@@ -87,7 +87,7 @@ def begin(
     """A conversation before its first turn; preview: [S, D] of each preview frame, if there are."""
     times = recording.times[preview_indices(len(recording.times), peers.layout.preview_frames)]
     text = protocol.prompt_opening(True) + _frames_text(peers.layout, times)
-    text += protocol.prompt_closing(question, True)
+    text += "".join(part for part, _ in protocol.prompt_closing_parts(question, True))
     return Conversation(recording, text, times.tolist(), list(preview))
 
 

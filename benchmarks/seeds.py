@@ -5,12 +5,14 @@ Markdown table (mean, [lowest, highest]) and the differences between models that
 measured by. A difference is taken seed by seed. --json FILE keeps all numbers.
 """
 
+import collections
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from medscope_jax.arguments import Parser
 from medscope_jax.errors import UserError, run_main
-from medscope_jax.metrics import columns_of, over_seeds, read_results, write_results
+from medscope_jax.metrics import columns_of, read_results, write_results
+from medscope_jax.metrics.scoring import KEYS, METRICS
 from medscope_jax.metrics.table import Column, model_rows
 from medscope_jax.training.workdir import differences, read_workdir
 
@@ -61,6 +63,32 @@ def read_runs(folders: Sequence[str]) -> list[list[dict]]:
         seeds[config.seed] = folder
         runs.append(read_results(workdir.results))
     return runs
+
+
+def over_seeds(rows: Iterable[Mapping]) -> list[dict]:
+    """Rows of several seeds as their mean, with the range beside it.
+
+    Every metric m of a result becomes its mean, with m_range = [lowest, highest]; "seeds" lists the
+    seeds; count, unparsed and unscored are sums. A metric that some seed lacks is None.
+    """
+    groups = collections.defaultdict(list)
+    for row in rows:
+        groups[tuple(row.get(key) for key in KEYS if key != "seed")].append(row)
+    merged = []
+    for key, group in groups.items():
+        row = dict(zip((k for k in KEYS if k != "seed"), key, strict=True))
+        row["seeds"] = [member.get("seed", 0) for member in group]
+        for name in METRICS:
+            values = [member.get(name) for member in group]
+            if any(value is None for value in values):
+                row[name] = row[f"{name}_range"] = None
+                continue
+            row[name] = statistics.fmean(values)
+            row[f"{name}_range"] = [min(values), max(values)]
+        for name in ("count", "unparsed", "unscored"):
+            row[name] = sum(member.get(name, 0) for member in group)
+        merged.append(row)
+    return merged
 
 
 def value_of(

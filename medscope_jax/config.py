@@ -6,7 +6,6 @@ Every config has the keys of `config_schema.py`: a mistyped one is found before 
 """
 
 import ast
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -24,7 +23,6 @@ __all__ = [
     "ConfigError",
     "check_stored_keys",
     "config_file",
-    "fingerprint",
     "from_json",
     "load_config",
     "parse_arguments",
@@ -80,13 +78,6 @@ def check_stored_keys(config: ConfigDict) -> None:
     # Shapes of imported weights have more keys, which models.model_config knows.
     imported = isinstance(model, ConfigDict) and model.get("checkpoint")
     check_keys(config, open_sections=("model.text", "model.vision") if imported else ())
-
-
-def fingerprint(config: ConfigDict) -> str:
-    """Stable hash (16 hex digits) of all that decides a run's numbers: all but `config.log`."""
-    values = {key: value for key, value in config.to_dict().items() if key != "log"}
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _override(config: ConfigDict, override: str, keys: Mapping[str, Key]) -> None:

@@ -136,13 +136,10 @@ def test_schema_mismatch_is_one_line(load, change, match):
     fails(load, match, source=source)
 
 
-def test_json_round_trip_and_fingerprint(load):
+def test_json_round_trip(load):
     config = load()
     again = config_lib.from_json(config_lib.to_json(config))
     assert again == config and again.is_locked
-    assert config_lib.fingerprint(again) == config_lib.fingerprint(config)
-    assert config_lib.fingerprint(load("log.every=5")) == config_lib.fingerprint(config)
-    assert config_lib.fingerprint(load("seed=5")) != config_lib.fingerprint(config)
     assert json.loads(config_lib.to_json(config))["mesh"]["shape"] == [2, 1]
 
 

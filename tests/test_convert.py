@@ -21,6 +21,7 @@ from medscope_jax.models import new_folder, weight_arrays, weights
 from medscope_jax.models.hf import safetensors_io
 from medscope_jax.models.hf.hub_folder import open_hub_folder
 from tests.models import model_cases, synthetic
+from tests.models.hf.peft_cases import import_peft
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -219,7 +220,7 @@ def test_adapters_are_merged_on_export(adapted, tmp_path):
     folder, params, config = adapted
     convert.main(["export", "--source", str(folder), "--target", str(tmp_path / "out")])
     found, _ = safetensors_io.read_folder(tmp_path / "out")
-    expected = models.export_hf(models.merge_lora(params, config)[0], config)
+    expected = models.export_hf(models.merge_lora(params, config), config)
     plain = models.export_hf(models.split_lora(params)[0], config)
     assert found.keys() == expected.keys()
     for name, array in expected.items():
@@ -248,7 +249,7 @@ def test_adapters_go_out_as_pefts(adapted, tmp_path, capsys):
         "adapter_model.safetensors",
     ]
     tensors = {name: tensor.read() for name, tensor in found.items()}
-    adapters, lora = models.import_peft(tensors, values, config)
+    adapters, lora = import_peft(tensors, values, config)
     assert lora == config.lora
     same_bits(adapters, models.split_lora(params)[1])
 

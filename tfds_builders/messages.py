@@ -19,7 +19,7 @@ _NEAREST = 3  # frames that get_frame shows
 
 
 def conversation(record: Mapping[str, Any], times: np.ndarray) -> list[dict[str, Any]]:
-    """The messages of a record, as dialogue.chat_template renders them; [] for one without turns.
+    """A record's messages, as dialogue/chat_template.jinja renders them; [] for one without turns.
 
     The user shows the video (or the record's window of it), asks, and instructs; each assistant's
     turn is a message, its call under tool_calls; each observation is a tool's message. Videos go

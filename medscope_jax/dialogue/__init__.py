@@ -1,6 +1,5 @@
 """Tokenizers, the chat protocol, and conversations as integers."""
 
-from medscope_jax.dialogue.chat_template import encode_chat, render_chat
 from medscope_jax.dialogue.episode import (
     CallRecord,
     Episode,
@@ -35,7 +34,6 @@ __all__ = [
     "Tokenizer",
     "build_episode",
     "build_prompt",
-    "encode_chat",
     "encode_parts",
     "frame_text_ids",
     "generated_text",
@@ -44,7 +42,6 @@ __all__ = [
     "pad_vocabulary",
     "pad_row",
     "question_text",
-    "render_chat",
     "save_tokenizer",
     "stamp_ids",
     "train_tokenizer",

@@ -69,10 +69,10 @@ def read_bpe(path: Path) -> Bpe:
         lines = [line for line in lines if not line.startswith("#version")]
         vocab = read_json_object(path / VOCAB, _MOST)
         return _checked(vocab, lines, [], b"", f"{path / VOCAB} with {MERGES}")
-    return parse_bpe(_read(file), str(file))
+    return _parse(_read(file), str(file))
 
 
-def parse_bpe(serialized: bytes, name: str) -> Bpe:
+def _parse(serialized: bytes, name: str) -> Bpe:
     """The content of a tokenizer.json; as read_bpe."""
     try:
         values = parse_json(serialized)

@@ -102,13 +102,11 @@ def prompt_opening(tools: bool) -> str:
     return f"{IM_START}system\n{system}{IM_END}\n{IM_START}user\n"
 
 
-def prompt_closing(question: str, tools: bool) -> str:
-    """The text between the frames and the assistant's first token."""
-    return "".join(text for text, _ in prompt_closing_parts(question, tools))
-
-
 def prompt_closing_parts(question: str, tools: bool) -> list[tuple[str, bool]]:
-    """prompt_closing as (text, trusted) parts: tags in the user's question are plain text."""
+    """The text between the frames and the assistant's first token, as (text, trusted) parts.
+
+    Tags in the user's question are plain text.
+    """
     instruction = INSTRUCTION_WITH_TOOLS if tools else INSTRUCTION
     closing = f"\n{instruction}{IM_END}\n{IM_START}assistant\n"
     return [("\n", True), (question, False), (closing, True)]

@@ -23,7 +23,6 @@ from medscope_jax.dialogue.bpe_files import (
     build,
     byte_letters,
     check_spelling,
-    parse_bpe,
     read_bpe,
 )
 from medscope_jax.dialogue.tokenizer import Tokenizer
@@ -60,13 +59,6 @@ def load_qwen_tokenizer(path: Path | str, vocab_size: int | None = None) -> Toke
     """
     path = Path(path)
     return _tokenizer(read_bpe(path), path if path.is_dir() else None, vocab_size)
-
-
-def qwen_tokenizer(
-    serialized: bytes, vocab_size: int | None = None, name: str = "tokenizer.json"
-) -> Tokenizer:
-    """As load_qwen_tokenizer, from the content of a tokenizer.json; name: what errors call it."""
-    return _tokenizer(parse_bpe(serialized, name), None, vocab_size)
 
 
 def _tokenizer(bpe: Bpe, folder: Path | None, vocab_size: int | None) -> Tokenizer:

@@ -1,7 +1,6 @@
 """Meshes, sharding rules, and compiling for TPU slices that are not there."""
 
 from medscope_jax.distributed.activations import (
-    ANY,
     BATCH,
     SEQUENCE,
     STREAM,
@@ -29,7 +28,6 @@ from medscope_jax.distributed.sharding import (
     batch_shardings,
     param_shardings,
     replicated,
-    shard_state,
     state_shardings,
 )
 from medscope_jax.distributed.topology import (
@@ -42,7 +40,6 @@ from medscope_jax.distributed.topology import (
 )
 
 __all__ = [
-    "ANY",
     "AXES",
     "GIB",
     "BATCH",
@@ -67,7 +64,6 @@ __all__ = [
     "param_shardings",
     "quiet_tpu_runtime",
     "replicated",
-    "shard_state",
     "split_size",
     "state_shardings",
     "topology_devices",

@@ -22,7 +22,6 @@ SEQUENCE = ("context",)  # positions of an episode
 TENSOR = ("tensor",)  # heads, the width inside a feed-forward, the vocabulary
 # Slots of the residual stream, which devices along tensor would else all hold, layer by layer.
 STREAM = SEQUENCE + TENSOR
-ANY = ()  # as the compiler likes
 
 
 def on_mesh(mesh: Mesh | None, function: Callable) -> Callable:

@@ -113,15 +113,6 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
     return shardings
 
 
-def shard_state(state: Any, mesh: Mesh) -> Any:
-    """The state with its arrays placed by state_shardings.
-
-    An array that is in its place already is shared, not copied: donating the result takes it away
-    from `state` too.
-    """
-    return jax.device_put(state, state_shardings(state, mesh))
-
-
 def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
     """Rows along `axis` split over data and fsdp, everything else whole."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, BATCH))

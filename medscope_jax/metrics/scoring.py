@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from medscope_jax.metrics.grounding import (
@@ -143,32 +142,6 @@ def result_rows(samples: Iterable[Scored]) -> list[dict]:
     for sample in samples:
         groups[tuple(getattr(sample, key) for key in KEYS)].append(sample)
     return [dict(zip(KEYS, key, strict=True)) | metrics(group) for key, group in groups.items()]
-
-
-def over_seeds(rows: Iterable[Mapping]) -> list[dict]:
-    """Rows of several seeds as their mean, with the range beside it.
-
-    Every metric m of a result becomes its mean, with m_range = [lowest, highest]; "seeds" lists the
-    seeds; count, unparsed and unscored are sums. A metric that some seed lacks is None.
-    """
-    groups = collections.defaultdict(list)
-    for row in rows:
-        groups[tuple(row.get(key) for key in KEYS if key != "seed")].append(row)
-    merged = []
-    for key, group in groups.items():
-        row = dict(zip((k for k in KEYS if k != "seed"), key, strict=True))
-        row["seeds"] = [member.get("seed", 0) for member in group]
-        for name in METRICS:
-            values = [value for member in group if (value := member.get(name)) is not None]
-            if len(values) < len(group):
-                row[name] = row[f"{name}_range"] = None
-                continue
-            row[name] = statistics.fmean(values)
-            row[f"{name}_range"] = [min(values), max(values)]
-        for name in ("count", "unparsed", "unscored"):
-            row[name] = sum(member.get(name, 0) for member in group)
-        merged.append(row)
-    return merged
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -7,7 +7,7 @@ from medscope_jax.models.attention.dense import Packed
 from medscope_jax.models.attention.dispatch import for_mesh
 from medscope_jax.models.cache import Cache, init_cache, put_rows, repeat_rows, take_rows
 from medscope_jax.models.hf.hf_config import hf_config
-from medscope_jax.models.hf.peft import adapter_config, import_peft, peft_state_dict
+from medscope_jax.models.hf.peft import adapter_config, peft_state_dict
 from medscope_jax.models.hf.tensors import export_hf, hf_shapes, import_hf
 from medscope_jax.models.lora import (
     adapter_shapes,
@@ -17,7 +17,6 @@ from medscope_jax.models.lora import (
     merged_kernel,
     pick_params,
     split_lora,
-    unmerge_lora,
 )
 from medscope_jax.models.model_config import (
     LoraConfig,
@@ -26,7 +25,6 @@ from medscope_jax.models.model_config import (
     VisionConfig,
     model_config,
 )
-from medscope_jax.models.positions import Kind, conversation_positions, token_kinds
 from medscope_jax.models.presets import PRESETS, preset
 from medscope_jax.models.quantize import (
     cast_params,
@@ -46,13 +44,11 @@ from medscope_jax.models.qwen import (
 )
 from medscope_jax.models.rope import mrope_positions
 from medscope_jax.models.vision import frame_grid
-from medscope_jax.models.visuals import encode_clips, visual_rows
 from medscope_jax.models.weights import load_params, read_model, save_params, weight_shapes
 
 __all__ = [
     "PRESETS",
     "Cache",
-    "Kind",
     "LoraConfig",
     "ModelConfig",
     "Packed",
@@ -62,10 +58,8 @@ __all__ = [
     "adapter_shapes",
     "add_lora",
     "cast_params",
-    "conversation_positions",
     "count_params",
     "embed",
-    "encode_clips",
     "encode_frames",
     "export_hf",
     "for_mesh",
@@ -76,7 +70,6 @@ __all__ = [
     "hf_config",
     "hf_shapes",
     "import_hf",
-    "import_peft",
     "init_cache",
     "init_params",
     "join_params",
@@ -98,8 +91,5 @@ __all__ = [
     "save_params",
     "split_lora",
     "take_rows",
-    "token_kinds",
-    "unmerge_lora",
-    "visual_rows",
     "weight_shapes",
 ]

@@ -109,15 +109,15 @@ def pick_params(params: Mapping, like: Mapping) -> dict:
     }
 
 
-def merge_lora(params: Mapping, model: ModelConfig) -> tuple[dict, dict]:
-    """(params without adapters that compute the same, what unmerge_lora needs to go back).
+def merge_lora(params: Mapping, model: ModelConfig) -> dict:
+    """The parameters without adapters that compute the same.
 
     A kernel becomes kernel + lora_a @ lora_b * alpha / rank, added up in float32, and is stored in
     model.param_dtype, which rounds it where that is bfloat16. int8 kernels are dequantized before
     they are merged; those without an adapter stay int8.
     """
     base, adapters = split_lora(params)
-    return _merge(base, adapters, model) if adapters else (base, {})
+    return _merge(base, adapters, model) if adapters else base
 
 
 def merged_kernel(
@@ -128,26 +128,12 @@ def merged_kernel(
     return kernel.astype(jnp.float32) + change * scale
 
 
-def _merge(base: dict, adapters: Mapping, model: ModelConfig) -> tuple[dict, dict]:
-    merged, kept = dict(base), {}
+def _merge(base: dict, adapters: Mapping, model: ModelConfig) -> dict:
+    merged = dict(base)
     if "lora_a" in adapters:
-        kept = {name: base[name] for name in ("kernel", "kernel_scale") if name in base}
-        kept |= adapters
         kernel = dequantize(base["kernel"], merged.pop("kernel_scale", None))
         assert model.lora is not None  # it says what the adapters' scale is
         lora_a, lora_b = (adapters[name] for name in LEAVES)
         kernel = merged_kernel(kernel, lora_a, lora_b, model.lora.scale)
-        return merged | {"kernel": kernel.astype(model.param_dtype)}, kept
-    for name, part in adapters.items():
-        merged[name], kept[name] = _merge(base[name], part, model)
-    return merged, kept
-
-
-def unmerge_lora(merged: Mapping, kept: Mapping) -> dict:
-    """The parameters that merge_lora merged, bit for bit, given both of its results.
-
-    Subtracting an adapter from a rounded sum would not give the base back, so `kept` has the base's
-    kernels. Leaves that merging does not change are taken from `merged`: they may have been trained
-    since.
-    """
-    return join_params(merged, kept)
+        return merged | {"kernel": kernel.astype(model.param_dtype)}
+    return merged | {name: _merge(base[name], part, model) for name, part in adapters.items()}

@@ -27,8 +27,6 @@ from medscope_jax.rl.rewards import (
     fidelity,
     format_reward,
     frame_reward,
-    last_executed_calls,
-    last_valid_calls,
     score_transcript,
     window_iou,
 )
@@ -58,8 +56,6 @@ __all__ = [
     "judge_answer",
     "judge_many",
     "judge_note",
-    "last_executed_calls",
-    "last_valid_calls",
     "loss_normalizer",
     "make_judge",
     "merge_spans",

@@ -138,20 +138,6 @@ def format_reward(text: str) -> float:
     return 1.0 if answer is not None and len(answer) < MAX_ANSWER_CHARACTERS else 0.0
 
 
-def last_valid_calls(text: str, duration: float | None = None) -> tuple[Span | None, float | None]:
-    """Last valid crop_video window and get_frame timestamp written in a transcript, in seconds.
-
-    The rules are those of `tools.parse_call`; with a duration, calls beyond it are invalid and
-    ends are clamped to it. Without any tool response in the text nothing counts: (None, None).
-    """
-    return _last_of_each(written_calls(text, duration))
-
-
-def last_executed_calls(calls: Iterable[tuple]) -> tuple[Span | None, float | None]:
-    """As `last_valid_calls`, from executed calls (tool, start, end, status) in order."""
-    return _last_of_each(calls)
-
-
 def written_calls(text: str, duration: float | None = None) -> list[tuple]:
     """Valid calls (tool, start, end, status) of a transcript, in order; see `last_valid_calls`."""
     if TOOL_RESPONSE not in text:

@@ -6,7 +6,6 @@ from medscope_jax.tools.grammar import (
     Tool,
     error_text,
     parse_call,
-    parse_call_bytes,
 )
 from medscope_jax.tools.interpreter import ByteTable, byte_table, interpret, token_bytes
 from medscope_jax.tools.windows import select_frames, select_frames_host
@@ -20,7 +19,6 @@ __all__ = [
     "error_text",
     "interpret",
     "parse_call",
-    "parse_call_bytes",
     "select_frames",
     "select_frames_host",
     "token_bytes",

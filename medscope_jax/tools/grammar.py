@@ -105,15 +105,6 @@ def parse_call(text: str, duration: float) -> Call:
     return Call(tool, abs(start), abs(min(end, limit)), CallStatus.OK)  # abs: -0.0 reads as 0.0
 
 
-def parse_call_bytes(data: bytes, duration: float) -> Call:
-    """`parse_call` of raw bytes: sampled tokens may spell any bytes; invalid UTF-8 is NOT_JSON."""
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        return _failed(CallStatus.NOT_JSON)
-    return parse_call(text, duration)
-
-
 def _failed(status: CallStatus, tool: Tool = Tool.NONE) -> Call:
     return Call(tool, 0.0, 0.0, status)
 

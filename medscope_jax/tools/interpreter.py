@@ -188,7 +188,7 @@ def _scan(text: jax.Array, sizes: jax.Array) -> _State:
 def interpret(
     tokens: jax.Array, lengths: jax.Array, durations: jax.Array, table: ByteTable
 ) -> Call:
-    """Read each row's tokens as a call: `Call` of arrays [B], equal to `parse_call_bytes`.
+    """Read each row's tokens as a call: `Call` of arrays [B], equal to `parse_call` of their bytes.
 
     `tokens` [B, N] int32 and `lengths` [B]: the ids between the tool_call tags. `durations` [B]
     seconds, finite and not negative. Ids outside the table make a row NOT_JSON. Calls of any

@@ -75,4 +75,4 @@ def imported_params(folder: Path, model: ModelConfig, mesh: Mesh) -> dict:
     params = load_params(folder, abstract(shapes, param_shardings(shapes, mesh)))
     if source.lora is None:
         return params
-    return jax.jit(lambda tree: merge_lora(tree, source)[0])(params)
+    return jax.jit(lambda tree: merge_lora(tree, source))(params)

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TextIO
 
@@ -21,8 +21,6 @@ from medscope_jax.visible import shown
 
 _LOG = logging.getLogger(__name__)
 _NOT_FINITE = ("nan", "inf", "-inf")
-# Fields that hold wall-clock figures start so; everything else is equal in a resumed run.
-_TIMING = ("seconds", "time")
 _LONGEST = 2**24  # bytes of a line
 _LINE = {"stage": str, "step": at_least(0), "time": float, ...: object}
 
@@ -172,14 +170,6 @@ def _tell_damaged(path: str | Path | None, records: Sequence[dict | None]) -> No
         _LOG.warning(
             "%s: %s can't be read: kept in the file, left out of curves", shown(path), many
         )
-
-
-def without_timing(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Records less their wall-clock fields: equal in runs that computed the same."""
-    return [
-        {key: value for key, value in record.items() if not key.startswith(_TIMING)}
-        for record in records
-    ]
 
 
 def _jsonable(value: Any) -> Any:

@@ -65,7 +65,7 @@ def stage_params(params: dict, model: ModelConfig, stage: Mapping, key: jax.Arra
     if model.lora is None:
         return params
     if not stage["lora"]:
-        return cast_params(plain_kernels(merge_lora(params, model)[0]), model.param_dtype)
+        return cast_params(plain_kernels(merge_lora(params, model)), model.param_dtype)
     base, adapters = split_lora(params)
     frozen = freeze(base, model.lora.base)
     if stage["train_vision"]:

@@ -7,50 +7,10 @@ positions, which need the seconds that a patch spans.
 """
 
 import dataclasses
-import math
 
 import numpy as np
 
-from medscope_jax.errors import UserError
 from medscope_jax.video.frames import Video
-
-
-def sample_video(
-    num_frames: int,
-    native_fps: float,
-    fps: float,
-    min_frames: int = 4,
-    max_frames: int = 768,
-    temporal_patch_size: int = 2,
-) -> tuple[np.ndarray, float]:
-    """Which frames of a recording of constant rate show it at about `fps`, for video mode.
-
-    As transformers' Qwen2-VL video processor samples (do_sample_frames with fps): the number of
-    frames is a multiple of temporal_patch_size, and they are spread evenly from the first one on.
-    In exact arithmetic, where the reference computes in float32: there a frame can be one off, and
-    in one video of some 500 a last one is sampled too many.
-
-        250 frames at 25 a second, fps 1 -> [0 25 50 .. 225], 2.0 seconds a patch
-
-    Returns:
-        indices int64 [n] into the recording's frames, and the seconds from one temporal patch to
-        the next: transformers' second_per_grid_ts.
-
-    Raises:
-        UserError: rates that are not positive, or fewer frames than a temporal patch needs.
-    """
-    if not (native_fps > 0 and fps > 0):
-        raise UserError(f"frame rates must be positive, got {native_fps} and {fps}")
-    most = min(max_frames, num_frames) // temporal_patch_size * temporal_patch_size
-    wanted = min(max(num_frames / native_fps * fps, min_frames), most)
-    count = math.floor(wanted / temporal_patch_size) * temporal_patch_size
-    if count < temporal_patch_size:
-        raise UserError(
-            f"a video of {num_frames} frames, {max_frames} at most, fills no temporal patch of "
-            f"{temporal_patch_size}: show its frames as images"
-        )
-    sampled_fps = count / num_frames * native_fps
-    return np.arange(count) * num_frames // count, temporal_patch_size / sampled_fps
 
 
 def temporal_patches(frames: np.ndarray, native: bool, temporal_patch_size: int = 2) -> np.ndarray:

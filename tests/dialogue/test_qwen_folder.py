@@ -9,9 +9,10 @@ import pytest
 import tokenizers
 
 from medscope_jax.dialogue import load_qwen_tokenizer
-from medscope_jax.dialogue.qwen_tokenizer import SINGLE_TAGS, qwen_tokenizer
+from medscope_jax.dialogue.qwen_tokenizer import SINGLE_TAGS
 from medscope_jax.errors import UserError
 from tests.dialogue import qwen_files
+from tests.dialogue.qwen_files import qwen_tokenizer
 from tests.dialogue.test_qwen_tokenizer import strings
 
 END = "<|im_end|>"

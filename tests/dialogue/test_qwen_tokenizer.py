@@ -28,11 +28,12 @@ from medscope_jax.dialogue import (
     stamp_ids,
     turn_texts,
 )
-from medscope_jax.dialogue.qwen_tokenizer import SINGLE_TAGS, qwen_tokenizer
+from medscope_jax.dialogue.qwen_tokenizer import SINGLE_TAGS
 from medscope_jax.errors import UserError
 from medscope_jax.rollout import find_special_tokens, observe
 from medscope_jax.tools import Call, CallStatus, interpret, parse_call
 from tests.dialogue import qwen_files
+from tests.dialogue.qwen_files import qwen_tokenizer
 
 LAYOUT = Layout(
     length=4000,

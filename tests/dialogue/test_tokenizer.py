@@ -68,7 +68,8 @@ def test_tags_a_model_writes_hide_in_no_other_piece(tokenizer):
 
 
 def test_the_system_prompt_is_short(tokenizer):
-    text = protocol.prompt_opening(True) + protocol.prompt_closing("", True)
+    closing = protocol.prompt_closing_parts("", True)
+    text = protocol.prompt_opening(True) + "".join(part for part, _ in closing)
     assert len(tokenizer.encode(text)) < 50 < len(text) / 20
 
 

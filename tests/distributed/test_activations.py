@@ -10,7 +10,6 @@ from jax.sharding import PartitionSpec
 
 from medscope_jax import models
 from medscope_jax.distributed import (
-    ANY,
     BATCH,
     SEQUENCE,
     TENSOR,
@@ -37,10 +36,10 @@ def placed(shape, *split):
 
 def test_split_as_said():
     assert placed((8, 6, 4), BATCH, SEQUENCE, None) == (2, 6, 4)
-    assert placed((8, 6, 4), BATCH, ANY, TENSOR) == (2, 6, 2)
+    assert placed((8, 6, 4), BATCH, (), TENSOR) == (2, 6, 2)
     # What its axes do not divide is split over the first of them, or stays as it is.
-    assert placed((6, 6, 4), BATCH, ANY, TENSOR) == (3, 6, 2)
-    assert placed((5, 6, 4), BATCH, ANY, TENSOR) == (5, 6, 2)
+    assert placed((6, 6, 4), BATCH, (), TENSOR) == (3, 6, 2)
+    assert placed((5, 6, 4), BATCH, (), TENSOR) == (5, 6, 2)
     assert placed((8, 6, 3), BATCH, None, TENSOR) == (2, 6, 3)
 
 

@@ -13,11 +13,12 @@ import pytest
 
 from medscope_jax.distributed.multihost import join_processes
 from medscope_jax.errors import EXIT_STOPPED, UserError
-from medscope_jax.training.metrics_log import read_metrics, without_timing
+from medscope_jax.training.metrics_log import read_metrics
 from tests.distributed import mesh_cases
 from tests.distributed.process_cases import end_of, output_of, start_processes
 from tests.distributed.test_meshes import TOLERANCE
 from tests.rl.endpoint_server import Server, completion
+from tests.training.metrics_cases import without_timing
 
 MINI = "tests.training.mini_program"
 

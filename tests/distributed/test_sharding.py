@@ -22,7 +22,6 @@ from medscope_jax.distributed import (
     make_mesh,
     param_shardings,
     replicated,
-    shard_state,
     state_shardings,
 )
 from medscope_jax.distributed.sharding import resolve
@@ -101,7 +100,7 @@ def run(axes):
     state, batch = start()
     size = int(np.prod(list(axes.values()), dtype=int))
     mesh = make_mesh(axes, jax.devices()[:size], kv_heads=2)
-    state = shard_state(state, mesh)
+    state = jax.device_put(state, state_shardings(state, mesh))
     shardings = state_shardings(state, mesh)
     batch = jax.device_put(batch, batch_shardings(batch, mesh))
     jitted = jax.jit(
@@ -159,7 +158,7 @@ def test_sharding_changes_nothing(name):
 def test_weights_and_their_moments_are_really_split():
     state, _ = start()
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2}, jax.devices()[:8])
-    placed = shard_state(state, mesh)
+    placed = jax.device_put(state, state_shardings(state, mesh))
     adam = placed["optimizer"][0]
     for tree in (placed["params"], adam.mu, adam.nu):
         kernel = tree["text"]["layers"]["mlp"]["up_proj"]["kernel"]

@@ -13,7 +13,6 @@ from medscope_jax.metrics import (
     bleu,
     columns_of,
     mean_token_f1,
-    over_seeds,
     print_results,
     result_rows,
     score,
@@ -106,20 +105,6 @@ def test_what_the_judge_did_not_score_is_counted():
     assert "judge" not in printed([rows[0] | {"unscored": 0}], 100)
     (none,) = result_rows([sample(judge_score=math.nan)])
     assert none["accuracy"] is none["judge_score"] is None and none["unscored"] == 1
-    assert over_seeds(rows + [rows[0] | {"seed": 1}])[0]["unscored"] == 2
-
-
-def test_over_seeds():
-    rows = result_rows(
-        [sample(seed=0), sample(seed=1, judge_score=0.0), sample(seed=2, evidence=[(10, 15)])]
-    )
-    assert [row["seed"] for row in rows] == [0, 1, 2]
-    (merged,) = over_seeds(rows)
-    assert merged["seeds"] == [0, 1, 2]
-    assert merged["accuracy"] == pytest.approx(2 / 3)
-    assert merged["accuracy_range"] == [0.0, 1.0]
-    assert merged["miou"] == pytest.approx(2 / 3) and merged["miou_range"] == [0.5, 1.0]
-    assert (merged["bleu"], merged["bleu_range"], merged["count"]) == (None, None, 3)
 
 
 def results():

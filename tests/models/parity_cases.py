@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medscope_jax.models import Kind, ModelConfig, TextConfig, VisionConfig, token_kinds
+from medscope_jax.models import ModelConfig, TextConfig, VisionConfig
 from medscope_jax.models.hf import hf_config
 from tests.models import model_cases
+from tests.models.conversation_positions import Kind, token_kinds
 
 UNIT = 28  # pixels a side of a merged token
 LENGTH = 104

@@ -10,6 +10,8 @@ from medscope_jax import models
 from medscope_jax.models.vision import VisionBlock, VisionTower
 from medscope_jax.video import temporal_patches
 from tests.models import parity_cases
+from tests.models.clip_bank import encode_clips, visual_rows
+from tests.models.conversation_positions import conversation_positions
 from tests.models.parity_cases import Conversations
 
 
@@ -27,7 +29,7 @@ def tower(params, config, frames):
 
 def make_bank(params, config):
     """encode_clips of the parity cases' clips."""
-    return models.encode_clips(
+    return encode_clips(
         lambda frames: tower(params, config, frames)[0],
         [temporal_patches(clip, native=len(clip) > 1) for clip in parity_cases.make_clips()],
         parity_cases.BATCH,
@@ -37,12 +39,12 @@ def make_bank(params, config):
 def frame_rows(rows, said: Conversations) -> np.ndarray:
     """The bank row of every slot."""
     images, videos = ([rows[clip] for clip in clips] for clips in (said.images, said.videos))
-    return models.visual_rows(said.kinds, images, videos)
+    return visual_rows(said.kinds, images, videos)
 
 
 def positions(config, said: Conversations):
     """(positions [3, B, L], following [B]) of conversations."""
-    return models.conversation_positions(
+    return conversation_positions(
         said.kinds,
         said.valid,
         [parity_cases.grid_of(clip) for clip in said.images],

@@ -58,7 +58,7 @@ def assert_bitwise(a, b):
 def test_adapters_compute_what_merged_weights_do(base):
     plain = dataclasses.replace(CONFIG, lora=None)
     with_adapters = scores(params(base))
-    merged, _ = models.merge_lora(params(base), CONFIG)
+    merged = models.merge_lora(params(base), CONFIG)
     assert jax.tree.structure(merged) == jax.tree.structure(models.param_shapes(plain))
     without = scores(models.plain_kernels(models.split_lora(params(base))[0]), plain)
     assert np.abs(with_adapters - without).max() > 0.3
@@ -111,7 +111,7 @@ def test_gradients_follow_from_those_of_the_merged_weights():
     gradient = jax.grad(loss)
     base, adapters = models.split_lora(params())
     got = gradient(adapters, base, CONFIG)["text"]["layers"]
-    merged, _ = models.merge_lora(params(), CONFIG)
+    merged = models.merge_lora(params(), CONFIG)
     plain = dataclasses.replace(CONFIG, lora=None)
     kernels = {"text": {"layers": merged["text"]["layers"]}}
     by_kernel = gradient(kernels, merged, plain)["text"]["layers"]
@@ -156,19 +156,14 @@ def test_one_projection_by_numpy():
 
 
 @pytest.mark.parametrize("base", ["float32", "bfloat16", "int8"])
-def test_merging_and_back_is_exact(base):
-    """Bit for bit, with the arrays' types; what merging leaves alone comes from the merged tree."""
+def test_merging_leaves_its_parameters_as_they_were(base):
+    """Bit for bit, with the arrays' types; without adapters there is nothing to merge."""
     before = jax.tree.map(np.array, params(base))
-    merged, kept = models.merge_lora(params(base), CONFIG)
+    merged = models.merge_lora(params(base), CONFIG)
     kernel = merged["text"]["layers"]["mlp"]["up_proj"]["kernel"]
     assert kernel.dtype == jnp.float32 and (kernel != 0).all()
-    assert_bitwise(models.unmerge_lora(merged, kept), params(base))
     assert_bitwise(params(base), before)
-    merged["vision"]["merger_out"]["bias"] += 1
-    changed = models.unmerge_lora(merged, kept)
-    assert_bitwise(changed["text"], params(base)["text"])
-    assert_bitwise(changed["vision"], merged["vision"])
-    assert models.merge_lora(merged, CONFIG) == (merged, {})
+    assert models.merge_lora(merged, CONFIG) == merged
 
 
 def test_split_and_join_copy_nothing():

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medscope_jax import models
-from medscope_jax.models import Kind, rope
+from medscope_jax.models import rope
+from tests.models.conversation_positions import Kind, conversation_positions
 
 DEVICE = jax.jit(models.mrope_positions, static_argnums=2)
 
@@ -24,7 +25,7 @@ def kinds_of(*segments) -> np.ndarray:
 def test_worked_example_of_the_module():
     kinds = kinds_of((Kind.TEXT, 1), (Kind.VIDEO, 4), (Kind.TEXT, 1))
     for convention, cut, following in (("extent", 3, 4), ("last", 5, 6)):
-        positions, after = models.conversation_positions(
+        positions, after = conversation_positions(
             kinds, kinds >= 0, (), [(2, 1, 2)], [1.5], 2, convention
         )
         assert positions[:, 0].tolist() == [
@@ -38,9 +39,7 @@ def test_worked_example_of_the_module():
 def test_published_example_of_a_video():
     """Qwen2.5-VL's documentation: 3 x 2 x 2 tokens, 50 steps a patch; text goes on at 101."""
     kinds = kinds_of((Kind.VIDEO, 12), (Kind.TEXT, 5))
-    positions, _ = models.conversation_positions(
-        kinds, kinds >= 0, (), [(3, 2, 2)], [2.0], 25, "last"
-    )
+    positions, _ = conversation_positions(kinds, kinds >= 0, (), [(3, 2, 2)], [2.0], 25, "last")
     time, height, width = positions[:, 0].tolist()
     assert time == [0] * 4 + [50] * 4 + [100] * 4 + [101, 102, 103, 104, 105]
     assert height == [0, 0, 1, 1] * 3 + [101, 102, 103, 104, 105]
@@ -55,9 +54,9 @@ def test_grids_that_do_not_fit_are_refused():
         ([(1, 2, 3), (1, 1, 1)], "more image or video grids than visual slots"),
     ):
         with pytest.raises(ValueError, match=message):
-            models.conversation_positions(kinds, kinds >= 0, grids)
+            conversation_positions(kinds, kinds >= 0, grids)
     with pytest.raises(ValueError, match="1 videos, but 2 seconds_per_patch"):
-        models.conversation_positions(kinds, kinds >= 0, (), [(1, 2, 3)], [1, 2])
+        conversation_positions(kinds, kinds >= 0, (), [(1, 2, 3)], [1, 2])
 
 
 @st.composite
@@ -100,7 +99,7 @@ def test_the_device_function_is_the_case_of_one_grid(layout):
     frame = np.full(kinds.shape, -1, np.int32)
     frame[kinds == Kind.IMAGE] = np.arange((kinds == Kind.IMAGE).sum())
     expected, following = DEVICE(frame, valid, grid, np.zeros(3, np.int32))
-    ours, after = models.conversation_positions(kinds, valid, grids)
+    ours, after = conversation_positions(kinds, valid, grids)
     np.testing.assert_array_equal(ours, expected)
     np.testing.assert_array_equal(after, following)
 
@@ -132,7 +131,7 @@ def test_positions_equal_a_plain_loop(layout, tokens_per_second, convention):
                 base = ends if convention == "last" else base + max(h, w)
             expected[:, row, slot] = todo.pop(0)
         after.append(base)
-    ours, following = models.conversation_positions(
+    ours, following = conversation_positions(
         kinds, valid, grids, clips, seconds, tokens_per_second, convention
     )
     np.testing.assert_array_equal(ours, expected)
@@ -204,7 +203,7 @@ def test_positions_equal_get_rope_index_on_200_layouts(reference, merge):
             torch.tensor(seconds, dtype=torch.float32),
             torch.tensor(valid),
         )
-        ours, following = models.conversation_positions(
+        ours, following = conversation_positions(
             kinds, valid, image_grids, video_grids, seconds, clock
         )
         np.testing.assert_array_equal(ours, places.numpy())

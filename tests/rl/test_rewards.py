@@ -17,7 +17,6 @@ from medscope_jax.rl import (
     fidelity,
     format_reward,
     frame_reward,
-    last_valid_calls,
     score_transcript,
 )
 from medscope_jax.tools import CallStatus, Tool
@@ -115,7 +114,8 @@ def test_weights():
 
 def test_last_valid_call_of_each_tool_counts():
     text = transcript(crop(1, 2), get_frame(5), crop(3, 4), get_frame(6), crop(9, 8), "junk")
-    assert last_valid_calls(text) == ((3.0, 4.0), 6.0)
+    reward = score_transcript(text, [(0, 10)], 1.0)
+    assert (reward.window, reward.timestamp) == ((3.0, 4.0), 6.0)
 
 
 def test_last_look_alone():
@@ -156,12 +156,16 @@ def test_no_response_no_evidence():
     assert (reward.crop, reward.format, reward.window) == (0.0, 1.0, None)
 
 
+def written_window(text, duration=None):
+    return score_transcript(text, [(0, 10)], 1.0, duration=duration).window
+
+
 def test_duration_clamps_ends_and_refuses_what_lies_beyond():
     text = transcript(crop(50, 500), crop(60, 70))
-    assert last_valid_calls(text, duration=60.0) == ((50.0, 60.0), None)
-    assert last_valid_calls(text) == ((60.0, 70.0), None)
+    assert written_window(text, 60.0) == (50.0, 60.0)
+    assert written_window(text) == (60.0, 70.0)
     huge = transcript(crop(1, 10**400).replace("1" + "0" * 400, "1" + "0" * 40))
-    assert last_valid_calls(huge, duration=60.0) == ((1.0, 60.0), None)
+    assert written_window(huge, 60.0) == (1.0, 60.0)
 
 
 def test_executed_calls_replace_the_text():

@@ -4,9 +4,17 @@ import jax
 import numpy as np
 import pytest
 
-from medscope_jax.tools import CallStatus, Tool, byte_table, interpret, parse_call_bytes
+from medscope_jax.tools import Call, CallStatus, Tool, byte_table, interpret, parse_call
 
 BYTES = [bytes([i]) for i in range(256)]
+
+
+def parse_call_bytes(data, duration):
+    """`parse_call` of raw bytes: sampled tokens may spell any bytes; invalid UTF-8 is NOT_JSON."""
+    try:
+        return parse_call(data.decode("utf-8"), duration)
+    except UnicodeDecodeError:
+        return Call(Tool.NONE, 0.0, 0.0, CallStatus.NOT_JSON)
 
 
 @pytest.fixture(scope="session")

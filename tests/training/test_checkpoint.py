@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from medscope_jax.data import batches as data_lib
-from medscope_jax.distributed import abstract, make_mesh, shard_state, state_shardings
+from medscope_jax.distributed import abstract, make_mesh, state_shardings
 from medscope_jax.errors import UserError
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.train_state import init_state, make_optimizer
@@ -115,7 +115,7 @@ def test_a_training_state_from_eight_devices_to_one_and_back(tmp_path):
         for axes in ({"data": 2, "fsdp": 2, "tensor": 2}, {"data": 1}, {"fsdp": 4, "tensor": 2})
     ]
     with Checkpoints(tmp_path) as checkpoints:
-        moved = shard_state(state, meshes[0])
+        moved = jax.device_put(state, state_shardings(state, meshes[0]))
         for step, target in enumerate([*meshes[1:], meshes[0]]):
             checkpoints.save(moved, None, meta(step))
             moved = checkpoints.restore(abstract(state, state_shardings(state, target))).state

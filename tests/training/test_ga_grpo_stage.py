@@ -20,13 +20,14 @@ from medscope_jax.errors import NotFiniteError
 from medscope_jax.rollout import row_keys
 from medscope_jax.training import ga_grpo
 from medscope_jax.training.checkpoint import Checkpoints
-from medscope_jax.training.metrics_log import MetricsWriter, read_metrics, without_timing
+from medscope_jax.training.metrics_log import MetricsWriter, read_metrics
 from medscope_jax.training.rollout_batch import RolloutBatch
 from medscope_jax.training.run import Run
 from medscope_jax.training.stage import run_stage, state_of
 from medscope_jax.training.train_state import apply_gradients
 from tests.training import step_cases as cases
 from tests.training.group_cases import GROUP, LENGTH, STRIDE, make_groups
+from tests.training.metrics_cases import without_timing
 from tpu_configs.cpu import get_config
 
 RECORDS, STEPS = 13, 6

@@ -19,11 +19,12 @@ import pytest
 from medscope_jax.distributed import check_device, make_mesh
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.from_config import STAGES
-from medscope_jax.training.metrics_log import read_metrics, without_timing
+from medscope_jax.training.metrics_log import read_metrics
 from medscope_jax.training.run import make_run
 from medscope_jax.training.stage import state_of
 from medscope_jax.training.workdir import Workdir, read_workdir
 from tests.distributed.process_cases import flags_for
+from tests.training.metrics_cases import without_timing
 from tests.training.mini_program import digest
 
 ROOT = Path(__file__).resolve().parent.parent.parent

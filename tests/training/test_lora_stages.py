@@ -16,11 +16,12 @@ from medscope_jax.data.batches import make_batches
 from medscope_jax.distributed import make_mesh
 from medscope_jax.errors import UserError
 from medscope_jax.training.checkpoint import Checkpoints
-from medscope_jax.training.metrics_log import MetricsWriter, read_metrics, without_timing
+from medscope_jax.training.metrics_log import MetricsWriter, read_metrics
 from medscope_jax.training.run import Run
 from medscope_jax.training.stage import finished_params, run_stage, state_of
 from medscope_jax.training.train_state import apply_gradients, optimizer_of, trained
 from tests.training import step_cases as cases
+from tests.training.metrics_cases import without_timing
 
 STAGES = ("warm_up", "cold_start", "ga_grpo")
 MODEL = dataclasses.replace(cases.MODEL, lora=models.LoraConfig(rank=4, alpha=8.0))

@@ -115,7 +115,7 @@ def test_a_step_follows_the_gradient_of_the_merged_weights():
     base, adapters = models.split_lora(state.params)
     after_base, after_adapters = models.split_lora(after.params)
     assert_bitwise(base, after_base)
-    whole = new_state(models.merge_lora(params(), MODEL)[0], SGD)
+    whole = new_state(models.merge_lora(params(), MODEL), SGD)
     whole_after, whole_metrics = sft(cases.MODEL, SGD)(whole, batch)
     np.testing.assert_allclose(metrics["loss"], whole_metrics["loss"], atol=1e-5)
     np.testing.assert_allclose(metrics["entropy"], whole_metrics["entropy"], atol=1e-5)
@@ -205,12 +205,12 @@ def test_the_kl_penalty_needs_no_second_copy_of_the_model(kind):
     _, metrics = step(state, episode, advantages, bank, reference)
     assert metrics["kl"] > 0.01
     # By NumPy, from two whole models that never had adapters.
-    copy = models.merge_lora(begin, MODEL)[0] if kind == "start" else base
+    copy = models.merge_lora(begin, MODEL) if kind == "start" else base
     zeros = np.zeros(episode.role.shape, np.float32)
     arrays = cases.flat(dataclasses.asdict(episode))
     anchor, current = (
         np.asarray(cases.pull_back(whole, arrays, bank, zeros, 0.7)[0], np.float64)
-        for whole in (copy, models.merge_lora(state.params, MODEL)[0])
+        for whole in (copy, models.merge_lora(state.params, MODEL))
     )
     gap = (anchor - current)[episode.role == Role.GENERATED]
     np.testing.assert_allclose(metrics["kl"], np.mean(np.expm1(gap) - gap), rtol=1e-4)
@@ -228,7 +228,7 @@ def test_from_stage_to_stage():
         first = params(base)
         assert_bitwise(stage_params(first, model, STAGE, jax.random.key(9)), first)
     whole = stage_params(params(), MODEL, STAGE | {"lora": False}, jax.random.key(9))
-    assert_bitwise(whole, models.merge_lora(params(), MODEL)[0])
+    assert_bitwise(whole, models.merge_lora(params(), MODEL))
     model = dataclasses.replace(MODEL, lora=dataclasses.replace(LORA, base="int8"))
     whole = stage_params(params("int8"), model, STAGE | {"lora": False}, jax.random.key(9))
     assert jax.tree.structure(whole) == jax.tree.structure(weights)

@@ -10,6 +10,7 @@ import pytest
 
 from medscope_jax.errors import UserError
 from medscope_jax.training import metrics_log as metrics
+from tests.training.metrics_cases import without_timing
 
 
 def run(path, first, last, keep=0):
@@ -27,7 +28,7 @@ def test_resumed_file_equals_uninterrupted_one(tmp_path):
         file.write(b'{"stage": "warm_up", "st')  # killed while writing
     assert len(metrics.read_metrics(resumed)) == 7
     assert run(resumed, 4, 10, keep=4) == 10
-    a, b = (metrics.without_timing(metrics.read_metrics(p)) for p in (whole, resumed))
+    a, b = (without_timing(metrics.read_metrics(p)) for p in (whole, resumed))
     assert a == b and len(a) == 10
     assert set(a[0]) == {"stage", "step", "loss"}
     assert all(json.loads(line) for line in resumed.read_text().splitlines())

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from medscope_jax.errors import EXIT_STOPPED
-from medscope_jax.training.metrics_log import read_metrics, without_timing
+from medscope_jax.training.metrics_log import read_metrics
 from medscope_jax.training.preemption import SIGNALS, Stopped, StopSignals
 from tests.distributed.process_cases import flags_for
+from tests.training.metrics_cases import without_timing
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

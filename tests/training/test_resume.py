@@ -17,12 +17,13 @@ from ml_collections import ConfigDict
 from medscope_jax.data.batches import make_batches
 from medscope_jax.distributed import make_mesh
 from medscope_jax.training.checkpoint import Checkpoints
-from medscope_jax.training.metrics_log import MetricsWriter, read_metrics, without_timing
+from medscope_jax.training.metrics_log import MetricsWriter, read_metrics
 from medscope_jax.training.run import Run
 from medscope_jax.training.stage import run_stage, state_of
 from medscope_jax.training.steps import sft_step
 from medscope_jax.training.train_state import optimizer_of
 from tests.training import step_cases as cases
+from tests.training.metrics_cases import without_timing
 
 STEPS = 5
 

@@ -51,7 +51,7 @@ def test_the_second_update_compares_with_the_sampler_and_with_the_base():
 
     batch, bank = cases.batch(ROWS), cases.bank(ROWS)
     generated = batch["role"] == Role.GENERATED
-    first = logprobs_of(models.merge_lora(begin, MODEL)[0], batch, bank)
+    first = logprobs_of(models.merge_lora(begin, MODEL), batch, bank)
     recorded = (first + random.normal(0, 0.02, first.shape)).astype(np.float32)
     advantages = random.normal(size=ROWS).astype(np.float32)
     step = functools.partial(
@@ -72,7 +72,7 @@ def test_the_second_update_compares_with_the_sampler_and_with_the_base():
     weights = np.repeat(advantages, generated.sum(1)).astype(np.float64)
     seen = []
     for _ in range(2):
-        now = logprobs_of(models.merge_lora(state.params, MODEL)[0], batch, bank)[generated]
+        now = logprobs_of(models.merge_lora(state.params, MODEL), batch, bank)[generated]
         state, metrics = step(state, cases.episode(batch, recorded), advantages, bank, reference)
         moved = now - recorded[generated]
         ratio = np.exp(moved)

@@ -85,7 +85,7 @@ def test_in_and_out_again(base, tmp_path, capsys, monkeypatch, chunk_bytes):
     }
     run("export", "--source", tmp_path / "ck", "--target", tmp_path / "merged")
     merged = models.import_hf(read(tmp_path / "merged", safetensors_io.SINGLE), CONFIG)
-    assert_bitwise(merged, models.merge_lora(params, config)[0])
+    assert_bitwise(merged, models.merge_lora(params, config))
 
 
 def test_another_base_in_its_place_is_refused(base, tmp_path):

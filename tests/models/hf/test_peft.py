@@ -11,6 +11,7 @@ import pytest
 from medscope_jax import models
 from medscope_jax.errors import UserError
 from tests.models import model_cases
+from tests.models.hf.peft_cases import import_peft
 
 LORA = models.LoraConfig(rank=4, alpha=6.0)
 CONFIG = dataclasses.replace(model_cases.tiny_config(), lora=LORA)
@@ -60,7 +61,7 @@ def test_export_then_import_is_exact(spelling):
     }
     values = json.loads(json.dumps(models.adapter_config(model, "some/base")))
     assert values["base_model_name_or_path"] == "some/base"
-    found, meaning = models.import_peft(tensors, values, model)
+    found, meaning = import_peft(tensors, values, model)
     assert meaning == lora
     assert_bitwise(found, random_adapters(lora))
     assert_bitwise(models.join_params(models.split_lora(whole)[0], found), whole)
@@ -68,9 +69,7 @@ def test_export_then_import_is_exact(spelling):
 
 def test_rank_stabilized_scales_are_known():
     values = models.adapter_config(CONFIG) | {"use_rslora": True, "lora_alpha": 8}
-    _, meaning = models.import_peft(
-        models.peft_state_dict(random_adapters(), CONFIG), values, CONFIG
-    )
+    _, meaning = import_peft(models.peft_state_dict(random_adapters(), CONFIG), values, CONFIG)
     assert meaning.scale == pytest.approx(8 / 4**0.5)
 
 
@@ -87,7 +86,7 @@ def test_rank_stabilized_scales_are_known():
 def test_settings_that_are_not_known_are_one_line(change, message):
     tensors = models.peft_state_dict(random_adapters(), CONFIG)
     with pytest.raises(UserError, match=message) as error:
-        models.import_peft(tensors, models.adapter_config(CONFIG) | change, CONFIG)
+        import_peft(tensors, models.adapter_config(CONFIG) | change, CONFIG)
     assert "\n" not in str(error.value)
 
 
@@ -98,14 +97,14 @@ def test_wrong_tensors_are_all_named():
     tensors[Q.format(9, "A")] = np.zeros((4, 64), np.float32)
     tensors["base_model.model.model.visual.blocks.0.attn.qkv.lora_A.weight"] = np.zeros((4, 32))
     with pytest.raises(UserError) as error:
-        models.import_peft(tensors, models.adapter_config(CONFIG), CONFIG)
+        import_peft(tensors, models.adapter_config(CONFIG), CONFIG)
     message = str(error.value)
     assert f"missing {Q.format(1, 'A')}" in message
     assert f"{Q.format(2, 'B')} is (2, 2), must be (64, 4)" in message
     assert f"extra {Q.format(9, 'A')}" in message
     assert "extra base_model.model.model.visual.blocks.0.attn.qkv.lora_A" in message
     with pytest.raises(UserError, match="no tensor of the adapter is of a decoder's projection"):
-        models.import_peft({}, models.adapter_config(CONFIG), CONFIG)
+        import_peft({}, models.adapter_config(CONFIG), CONFIG)
 
 
 @pytest.mark.reference
@@ -145,11 +144,11 @@ def test_peft_and_transformers_give_our_logits(tmp_path):
     adapted.save_pretrained(str(tmp_path / "again"))
     written = load_file(tmp_path / "again" / "adapter_model.safetensors")
     values = json.loads((tmp_path / "again" / "adapter_config.json").read_text())
-    found, meaning = models.import_peft(written, values, CONFIG)
+    found, meaning = import_peft(written, values, CONFIG)
     assert meaning == LORA
     assert_bitwise(found, random_adapters())
 
-    merged, _ = models.merge_lora(params, CONFIG)
+    merged = models.merge_lora(params, CONFIG)
     state = {k: v.numpy() for k, v in adapted.merge_and_unload().state_dict().items()}
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),

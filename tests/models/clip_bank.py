@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medscope_jax.models.positions import Kind
+from tests.models.conversation_positions import Kind
 
 
 def encode_clips(
@@ -55,7 +55,7 @@ def visual_rows(
     """The bank row of every slot, int32 [B, L], -1 for text: `embed`'s frame.
 
     Args:
-        kinds: [B, L] Kind of every slot, see positions.token_kinds.
+        kinds: [B, L] Kind of every slot, see conversation_positions.token_kinds.
         image_rows, video_rows: rows of every image and video shown, in reading order, row after
             row; what is shown twice is listed twice.
 
