@@ -12,19 +12,10 @@ from medscope_jax.distributed.activations import (
     usable_axes,
 )
 from medscope_jax.distributed.memory import use_huge_pages
-from medscope_jax.distributed.mesh import (
-    AXES,
-    axis_sizes,
-    check_device,
-    make_mesh,
-    quiet_tpu_runtime,
-    tpu_generation,
-)
+from medscope_jax.distributed.mesh import AXES, axis_sizes, check_device, make_mesh, tpu_generation
 from medscope_jax.distributed.sharding import (
-    Fallback,
     abstract,
     bank_shardings,
-    batch_sharding,
     batch_shardings,
     param_shardings,
     replicated,
@@ -34,7 +25,6 @@ from medscope_jax.distributed.topology import (
     GIB,
     USABLE_HBM_BYTES,
     Report,
-    bytes_per_chip,
     compile_for,
     topology_devices,
 )
@@ -47,14 +37,11 @@ __all__ = [
     "STREAM",
     "USABLE_HBM_BYTES",
     "TENSOR",
-    "Fallback",
     "Report",
     "abstract",
     "axis_sizes",
     "bank_shardings",
-    "batch_sharding",
     "batch_shardings",
-    "bytes_per_chip",
     "check_device",
     "compile_for",
     "constrain",
@@ -62,7 +49,6 @@ __all__ = [
     "make_mesh",
     "on_mesh",
     "param_shardings",
-    "quiet_tpu_runtime",
     "replicated",
     "split_size",
     "state_shardings",

@@ -9,7 +9,7 @@ from medscope_jax.metrics.grounding import (
     recall_at,
     stated_window,
 )
-from medscope_jax.metrics.scoring import Scored, metrics, result_rows, score
+from medscope_jax.metrics.scoring import Scored, result_rows, score
 from medscope_jax.metrics.table import columns_of, print_results, read_results, write_results
 from medscope_jax.metrics.text import accuracy, bleu, mean_token_f1
 
@@ -23,7 +23,6 @@ __all__ = [
     "localization",
     "mean_iou",
     "mean_token_f1",
-    "metrics",
     "predicted_evidence",
     "print_results",
     "read_results",

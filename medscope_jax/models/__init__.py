@@ -14,7 +14,6 @@ from medscope_jax.models.lora import (
     add_lora,
     join_params,
     merge_lora,
-    merged_kernel,
     pick_params,
     split_lora,
 )
@@ -76,7 +75,6 @@ __all__ = [
     "load_params",
     "logits",
     "merge_lora",
-    "merged_kernel",
     "model_config",
     "mrope_positions",
     "param_shapes",

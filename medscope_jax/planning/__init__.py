@@ -1,22 +1,17 @@
 """What a compiled program costs: arithmetic, bytes moved, collectives, and the time they allow."""
 
-from medscope_jax.planning.buffers import Buffer, largest_buffers
-from medscope_jax.planning.chips import CHIPS, Chip, Roofline, roofline
+from medscope_jax.planning.buffers import largest_buffers
+from medscope_jax.planning.chips import CHIPS, roofline
 from medscope_jax.planning.cost import Cost, assume, cost_of, to_dict, units_of
-from medscope_jax.planning.flops import Assumed, Flops, count_flops
-from medscope_jax.planning.hlo import ChipWork, Moved, read_work
+from medscope_jax.planning.flops import Assumed, count_flops
+from medscope_jax.planning.hlo import Moved, read_work
 from medscope_jax.planning.show import print_plan
 
 __all__ = [
     "CHIPS",
     "Assumed",
-    "Buffer",
-    "Chip",
-    "ChipWork",
     "Cost",
-    "Flops",
     "Moved",
-    "Roofline",
     "assume",
     "cost_of",
     "count_flops",

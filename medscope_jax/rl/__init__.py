@@ -2,7 +2,7 @@
 
 from medscope_jax.rl.advantages import AdvantageConfig, grounding_aware_advantages
 from medscope_jax.rl.chat_config import EndpointConfig
-from medscope_jax.rl.endpoint import JudgeError, endpoint_judge, judge_many
+from medscope_jax.rl.endpoint import JudgeError, judge_many
 from medscope_jax.rl.intervals import (
     interval_iou,
     merge_spans,
@@ -11,15 +11,8 @@ from medscope_jax.rl.intervals import (
 )
 from medscope_jax.rl.judge import judge_answer, token_f1
 from medscope_jax.rl.judging import UNSCORED, Judge, judge_note, make_judge
-from medscope_jax.rl.loss import (
-    LossConfig,
-    aggregate,
-    loss_normalizer,
-    policy_loss,
-    reference_kl,
-)
+from medscope_jax.rl.loss import LossConfig, loss_normalizer, policy_loss, reference_kl
 from medscope_jax.rl.rewards import (
-    Evidence,
     Reward,
     RewardConfig,
     as_evidence,
@@ -36,17 +29,14 @@ from medscope_jax.rl.words import normalize_answer
 __all__ = [
     "AdvantageConfig",
     "EndpointConfig",
-    "Evidence",
     "Judge",
     "JudgeError",
     "LossConfig",
     "Reward",
     "RewardConfig",
     "UNSCORED",
-    "aggregate",
     "as_evidence",
     "crop_reward",
-    "endpoint_judge",
     "extract_answer",
     "fidelity",
     "format_reward",

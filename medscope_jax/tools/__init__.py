@@ -7,11 +7,10 @@ from medscope_jax.tools.grammar import (
     error_text,
     parse_call,
 )
-from medscope_jax.tools.interpreter import ByteTable, byte_table, interpret, token_bytes
+from medscope_jax.tools.interpreter import byte_table, interpret, token_bytes
 from medscope_jax.tools.windows import select_frames, select_frames_host
 
 __all__ = [
-    "ByteTable",
     "Call",
     "CallStatus",
     "Tool",

@@ -4,9 +4,16 @@ import http.server
 import json
 import threading
 
+from medscope_jax.rl import judge_many
+
 
 def completion(text):
     return json.dumps({"choices": [{"message": {"content": text}}]})
+
+
+def judge_one(config, question, answer, reference, temperature=0.0):
+    """The endpoint's score of one answer; JudgeError where it gives none."""
+    return judge_many(config, [(question, answer, reference)], temperature, max_failed=0)[0]
 
 
 class Server(http.server.ThreadingHTTPServer):

@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from medscope_jax.rl import JudgeError, endpoint_judge, judge_many
-from tests.rl.endpoint_server import completion
+from medscope_jax.rl import JudgeError, judge_many
+from tests.rl.endpoint_server import completion, judge_one
 
 KEY = "secret-value"  # of conftest.serve
 
@@ -48,14 +48,14 @@ def flood(handler):
 
 def test_what_is_sent_and_what_comes_back(serve):
     server, config = serve((200, completion('So it is.\n```json\n{"score": 0.5}\n```')))
-    assert endpoint_judge(config, "How many?", 'two", "x": "', "three") == 0.5
+    assert judge_one(config, "How many?", 'two", "x": "', "three") == 0.5
     path, headers, request = server.requests[0]
     assert path == "/v1/chat/completions"
     assert headers["Authorization"] == f"Bearer {KEY}"
     assert request["model"] == "judge-model" and request["temperature"] == 0
     content = json.loads(request["messages"][1]["content"])
     assert content == {"question": "How many?", "reference": "three", "answer": 'two", "x": "'}
-    endpoint_judge(config, "How many?", "two", "three", temperature=None)
+    judge_one(config, "How many?", "two", "three", temperature=None)
     assert "temperature" not in server.requests[1][2]
 
 
@@ -66,7 +66,7 @@ def test_the_content_may_be_a_list_of_parts(serve):
         {"type": "text", "text": ": 1}"},
     ]
     _, config = serve((200, completion(parts)))
-    assert endpoint_judge(config, "q", "a", "r") == 1.0
+    assert judge_one(config, "q", "a", "r") == 1.0
 
 
 GOOD = (200, completion('{"score": 1}'))
@@ -103,7 +103,7 @@ def choice(text, message=(), **fields):
 )
 def test_failures_that_pass_are_tried_again(serve, failure):
     server, config = serve(failure, GOOD)
-    assert endpoint_judge(config, "q", "a", "r") == 1.0
+    assert judge_one(config, "q", "a", "r") == 1.0
     assert len(server.requests) == 2
 
 
@@ -130,8 +130,8 @@ REFUSED = {"refusal": "I can't\nscore that."}
         ((502, "<html><title>502</title><b>Bad gateway</b>"), 3, "502: 502 Bad gateway"),
         (error(400, LIMIT), 1, f"400: {LIMIT} .judge.temperature=None leaves it out"),
         (error(429, f"no quota for {KEY}"), 3, "429: no quota for \\*\\*\\*"),
-        (error(400, LONG), 1, "(word ){39}wo\\.\\.\\.$"),
-        (error(400, "a\x1b[2Jb\u202ec"), 1, r"400: a<U\+001B>\[2Jb<U\+202E>c$"),
+        (error(400, LONG), 1, "(word ){39}wo\\.\\.\\.; mend it"),
+        (error(400, "a\x1b[2Jb\u202ec"), 1, r"400: a<U\+001B>\[2Jb<U\+202E>c; mend it"),
         ((200, json.dumps({"error": {"message": "no funds", "code": 402}})), 1, "402: no funds"),
         ((302, "", {"Location": "http://127.0.0.1:9/v1"}), 1, "302: redirects are not followed"),
         ((200, completion("well\nwell")), 3, 'no score in "well well"'),
@@ -152,7 +152,7 @@ def test_failures_that_stay_are_one_line(serve, caplog, failure, requests, reaso
     caplog.set_level(logging.DEBUG)
     server, config = serve(failure)
     with pytest.raises(JudgeError, match=reason) as caught:
-        endpoint_judge(config, "q", "a", "r")
+        judge_one(config, "q", "a", "r")
     message = str(caught.value)
     assert "judge-model" in message and message.isprintable()
     assert KEY[:8] not in message + caplog.text
@@ -163,8 +163,8 @@ def test_nobody_listens(serve):
     server, config = serve(GOOD)
     server.shutdown()
     server.server_close()
-    with pytest.raises(JudgeError, match="after 3 attempt.*Connection refused"):
-        endpoint_judge(config, "q", "a", "r")
+    with pytest.raises(JudgeError, match="Connection refused"):
+        judge_one(config, "q", "a", "r")
 
 
 def test_many_keep_their_order_and_skip_empty_answers(serve):

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from medscope_jax.errors import UserError
-from medscope_jax.rl import EndpointConfig, endpoint_judge, judge_many
+from medscope_jax.rl import EndpointConfig, judge_many
 from medscope_jax.rl.chat import _tls
 from medscope_jax.rl.chat_config import is_local
-from tests.rl.endpoint_server import completion
+from tests.rl.endpoint_server import completion, judge_one
 
 KEY = "secret-value"  # of conftest.serve
 GOOD = (200, completion('{"score": 1}'))
@@ -67,7 +67,7 @@ def test_no_proxy_sees_the_key_of_an_endpoint_on_this_machine(serve, monkeypatch
         monkeypatch.setenv(name, proxy.url)
     for host in ("127.0.0.1", "localhost", "127.1"):
         url = config.url.replace("127.0.0.1", host)
-        assert endpoint_judge(dataclasses.replace(config, url=url), "q", "a", "r") == 1.0
+        assert judge_one(dataclasses.replace(config, url=url), "q", "a", "r") == 1.0
     assert len(server.requests) == 3 and not proxy.seen and not caplog.text
 
 
@@ -78,15 +78,15 @@ def test_another_host_is_reached_through_the_proxy_with_a_warning(serve, monkeyp
     monkeypatch.delenv("no_proxy")
     monkeypatch.setenv("http_proxy", proxy.url)
     config = dataclasses.replace(config, url="http://model.invalid/v1", attempts=1)
-    assert endpoint_judge(dataclasses.replace(config, key_variable=""), "q", "a", "r") == 1.0
+    assert judge_one(dataclasses.replace(config, key_variable=""), "q", "a", "r") == 1.0
     assert not caplog.text
     for _ in range(2):
-        assert endpoint_judge(config, "q", "a", "r") == 1.0
+        assert judge_one(config, "q", "a", "r") == 1.0
     assert proxy.seen == [None, f"Bearer {KEY}", f"Bearer {KEY}"]
     assert caplog.text.count("goes to model.invalid as plain text") == 1
     monkeypatch.setenv("http_proxy", f"socks9://me:{KEY}@host")
     with pytest.raises(UserError, match="the proxy .* can't be used") as caught:
-        endpoint_judge(config, "q", "a", "r")
+        judge_one(config, "q", "a", "r")
     assert KEY not in str(caught.value)
 
 
@@ -96,7 +96,7 @@ def test_certificates_that_are_none_are_one_line(serve, monkeypatch, tmp_path):
         monkeypatch.setenv("SSL_CERT_FILE", str(path))
         _tls.cache_clear()
         with pytest.raises(UserError, match="SSL_CERT_FILE .* can't be used .*: mend or unset it"):
-            endpoint_judge(config, "q", "a", "r")
+            judge_one(config, "q", "a", "r")
 
 
 @pytest.mark.parametrize("key", ["sk-with\nline-break", "sk-with\x7fdelete", "sk-ключ"])
@@ -104,7 +104,7 @@ def test_a_key_that_no_header_holds_is_one_line(serve, monkeypatch, key):
     server, config = serve(GOOD)
     monkeypatch.setenv("JUDGE_KEY", key)
     with pytest.raises(UserError, match="JUDGE_KEY holds characters") as caught:
-        endpoint_judge(config, "q", "a", "r")
+        judge_one(config, "q", "a", "r")
     assert key[-4:] not in str(caught.value) and not server.requests
 
 
@@ -122,7 +122,7 @@ def test_a_running_loop_is_no_hindrance(serve):
     _, config = serve(GOOD)
 
     async def cell():
-        return endpoint_judge(config, "q", "a", "r")
+        return judge_one(config, "q", "a", "r")
 
     assert asyncio.run(cell()) == 1.0
 
@@ -139,5 +139,5 @@ def test_a_key_in_the_servers_headers_is_not_logged(serve, caplog):
         handler.wfile.write(GOOD[1].encode())
 
     _, config = serve(echo)
-    assert endpoint_judge(config, "q", "a", "r") == 1.0
+    assert judge_one(config, "q", "a", "r") == 1.0
     assert KEY not in caplog.text
