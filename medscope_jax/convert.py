@@ -8,27 +8,31 @@
 `import` makes a weights folder (models/weights.py) of a Hugging Face folder's safetensors shards,
 or of PEFT's folder of an adapter, which then points to the weights that it goes on;
 `save` makes one of a training run's newest model, which passes through memory as a whole;
-`export` makes a folder in the hub's form, with adapters merged into their kernels, or
-PEFT's folder of the adapters alone. Numbers that are not merged are kept bit for bit. A few hundred
-MB of a model of any size are in memory at a time, nothing is written before all names, shapes and
-dtypes are known to be right, and the target appears when it is whole.
+`export` makes a folder in the hub's form, with adapters merged into their kernels, or PEFT's folder
+of the adapters alone; a tokenizer without a chat template is given one with tools and frames.
+Numbers that are not merged are kept bit for bit. A few hundred MB of a model of any size are in
+memory at a time, nothing is written before all names, shapes and dtypes are known to be right, and
+the target appears when it is whole.
 """
 
 import functools
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 import tensorstore as ts
-from rich.console import Console
-from rich.progress import Progress
+from tqdm import tqdm
 
 from medscope_jax.config import parse_arguments, run_main
-from medscope_jax.dialogue import load_qwen_tokenizer
+from medscope_jax.dialogue import CHAT_TEMPLATE, load_qwen_tokenizer
+from medscope_jax.dialogue.bpe_files import TOKENIZER, VOCAB
+from medscope_jax.distributed import make_mesh
 from medscope_jax.errors import UserError, closest
-from medscope_jax.models import weights
+from medscope_jax.files import check_new, new_folder
+from medscope_jax.models import plain_kernels, weights
 from medscope_jax.models.hf import safetensors_io
 from medscope_jax.models.hf import tensors as huggingface
 from medscope_jax.models.hf.adapter_folder import import_adapter, is_adapter
@@ -37,9 +41,10 @@ from medscope_jax.models.hf.hub_folder import cast, open_hub_folder
 from medscope_jax.models.hf.peft import adapter_config, peft_state_dict
 from medscope_jax.models.lora import LEAVES, adapter_shapes, merged_kernel
 from medscope_jax.models.model_config import ModelConfig
-from medscope_jax.models.new_folder import check_new, new_folder
 from medscope_jax.models.qwen import count_params, param_shapes
-from medscope_jax.training.export import save_run
+from medscope_jax.training.run import make_run
+from medscope_jax.training.stage import newest_model
+from medscope_jax.training.workdir import read_workdir
 from medscope_jax.visible import shown
 
 _BLOCK_BYTES = 128 * 2**20  # of one tensor in memory
@@ -107,6 +112,7 @@ def export_folder(
         safetensors_io.write_folder(partial, planned, shard_bytes)
         weights.copy_companions(source, partial)
         (partial / "config.json").write_text(hf_config_text(config, source / "config.json"))
+        _add_chat_template(partial)
     return config
 
 
@@ -131,6 +137,37 @@ def export_adapter(source: Path, target: Path) -> int:
         text = json.dumps(adapter_config(config), indent=2) + "\n"
         (partial / "adapter_config.json").write_text(text)
     return sum(array.size for array in tensors.values())
+
+
+def save_run(source: Path, target: Path) -> tuple[str, int]:
+    """Makes the weights folder `target` of a training run; returns (model, its parameters).
+
+    The model is the last finished one, rl or else sft, and passes through memory as a whole.
+    Adapters stay beside their kernels, so that an export can merge them or hand out them alone;
+    int8 kernels are written as the float32 ones that they stand for, those the adapters were
+    trained on. The tokenizer of imported weights goes along; a run from random weights has one of
+    SentencePiece's, which stays in the run.
+
+    Raises:
+        UserError: `source` is no run or has no finished model, or `target` exists.
+    """
+    check_new(target)
+    workdir, config = read_workdir(source)
+    run = make_run(config, workdir, make_mesh({}, jax.devices()[:1]))
+    name, params = newest_model(run, workdir)
+    params = plain_kernels(params)
+    like = workdir.pretrained if config.model.checkpoint else None
+    weights.save_params(target, params, run.model, like)
+    return name, sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def _add_chat_template(folder: Path) -> None:
+    """Adds our chat template to a hub's folder that has a tokenizer and none of its own."""
+    config = folder / "tokenizer_config.json"
+    named = config.is_file() and '"chat_template"' in config.read_text(errors="replace")
+    has_tokenizer = any((folder / name).is_file() for name in (TOKENIZER, VOCAB))
+    if has_tokenizer and not named and not any(folder.glob("chat_template.*")):
+        shutil.copyfile(CHAT_TEMPLATE, folder / CHAT_TEMPLATE.name)
 
 
 def _fill(
@@ -242,16 +279,14 @@ def main(argv: Sequence[str]) -> None:
         name, count = save_run(source, target)
         print(f"{name}, {count:,} parameters: {shown(target)}")
         return
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"{command}ing", total=_size(source))
-        advance = functools.partial(progress.advance, task)
+    kind = {"unit": "B", "unit_scale": True, "leave": False, "disable": None}
+    with tqdm(desc=f"{command}ing", total=_size(source), **kind) as bar:
         if command == "import":
             config = import_folder(
-                source, target, advance, lambda note: print(f"{shown(source)}: {note}")
+                source, target, bar.update, lambda note: bar.write(f"{shown(source)}: {note}")
             )
         else:
-            config = export_folder(source, target, advance)
+            config = export_folder(source, target, bar.update)
     print(f"{count_params(config):,} parameters in {config.param_dtype}: {shown(target)}")
 
 

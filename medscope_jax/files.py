@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all; which paths and files are read or written at all."""
+"""Files and folders that are written whole or not at all; which paths are read or written."""
 
 import contextlib
 import errno
@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path
+
+from filelock import lock_descriptor
 
 from medscope_jax.errors import UserError, is_disk_full
 
@@ -241,8 +243,7 @@ def write_bytes(path: str | os.PathLike, data: bytes, private: bool = False) -> 
                 _give_to(file.fileno(), old)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        _rename(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -252,6 +253,33 @@ def write_bytes(path: str | os.PathLike, data: bytes, private: bool = False) -> 
         if isinstance(error, OSError) and error.filename:  # the file that was asked for
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def put_file(written: str | os.PathLike, path: str | os.PathLike) -> None:
+    """As write_bytes, of a file beside `path` that a library has written: gives it that name, also
+    in the place of a link, which is not followed.
+
+    Raises:
+      OSError: it can't be; `path` is then as it was.
+    """
+    _sync(written)
+    _rename(written, path)
+
+
+def _rename(written: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Gives a file on the disk its name, which lasts beyond a power loss where it can."""
+    os.replace(written, path)
+    with contextlib.suppress(OSError):
+        _sync(os.path.dirname(path) or ".")
+
+
+def _sync(path: str | os.PathLike) -> None:
+    """Puts a file or a folder's list of names onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _give_to(descriptor: int, old: os.stat_result) -> None:
@@ -264,11 +292,39 @@ def _give_to(descriptor: int, old: os.stat_result) -> None:
     os.fchmod(descriptor, mode)
 
 
-def _sync_folder(path: Path) -> None:
-    """Makes renames inside a folder last beyond a power loss, where the file system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder beside `target` that becomes it when the block ends well, and vanishes otherwise.
+
+    What a killed process left there is removed by the next one.
+
+    Raises:
+        UserError: the target exists, the disk is full, or another process is writing it.
+        OSError: it can't be made.
+    """
+    check_new(target)
+    partial = target.with_name(f"{target.name}.partial")
+    with writing(target):
+        make_folder(partial)
+        lock = os.open(partial, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            if not lock_descriptor(lock, blocking=False):
+                raise UserError(f"another process is writing {target}: wait for it")
+        for left in partial.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            with writing(target):
+                yield partial
+                partial.rename(target)
+        except BaseException:
+            remove_folder(partial)
+            raise
+    finally:
+        os.close(lock)
+
+
+def check_new(target: Path) -> None:
+    """UserError if there is something at `target`."""
+    if target.exists() or target.is_symlink():
+        raise UserError(f"{target} exists already: name another target, or delete it")

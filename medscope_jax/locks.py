@@ -5,13 +5,10 @@ import logging
 import os
 from collections.abc import Iterator
 
+from filelock import lock_descriptor
+
 from medscope_jax.errors import UserError
 from medscope_jax.visible import shown
-
-try:
-    import fcntl
-except ImportError:  # Windows has none
-    fcntl = None
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,7 +31,7 @@ def alone(path: str | os.PathLike, busy: str = "") -> Iterator[None]:
     """
     descriptor = _open(path)
     try:
-        if fcntl and _is_held(descriptor, path, busy):
+        if _is_held(descriptor, path, busy):
             with contextlib.suppress(OSError):  # the number is a courtesy; a disk may be full
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, str(os.getpid()).encode())
@@ -46,16 +43,17 @@ def alone(path: str | os.PathLike, busy: str = "") -> Iterator[None]:
 
 
 def _is_held(descriptor: int, path: str | os.PathLike, busy: str) -> bool:
+    """Takes the lock; False where the file system has none."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-    except BlockingIOError as error:
-        holder = os.read(descriptor, 20).decode("latin-1").strip()
-        by = f" (process {holder})" if holder.isdigit() else ""
-        raise UserError(busy.replace("{by}", by)) from error
+        held = lock_descriptor(descriptor, blocking=not busy)
     except OSError as error:
         name = shown(path)
         _LOG.warning("%s can't be locked (%s): start no second process", name, error.strerror)
         return False
+    if not held:
+        holder = os.read(descriptor, 20).decode("latin-1").strip()
+        by = f" (process {holder})" if holder.isdigit() else ""
+        raise UserError(busy.replace("{by}", by))
     return True
 
 

@@ -18,7 +18,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
-from rich.progress import Progress
+from tqdm import tqdm
 
 from medscope_jax.config import config_file, load_config, parse_arguments
 from medscope_jax.data.open_suite import open_suite
@@ -107,12 +107,10 @@ def plan(config: ConfigDict, mesh: Mesh, names: list[str] | None = None) -> dict
     """
     jobs = _chosen(programs(config, mesh), names)
     units, costs = units_of(config), {}
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("compiling", total=len(jobs))
+    with tqdm(total=len(jobs), leave=False, disable=None) as bar:
         for number, (name, program) in enumerate(jobs.items(), 1):
-            progress.update(task, description=f"compiling {name}")
-            if not console.is_terminal:  # a log of a notebook or a job: minutes are no silence
+            bar.set_description(f"compiling {name}")
+            if bar.disable:  # a log of a notebook or a job: minutes are no silence
                 line = f"compiling {name} ({number} of {len(jobs)})"
                 print(line, file=sys.stderr, flush=True)
             report = compile_for(
@@ -123,7 +121,7 @@ def plan(config: ConfigDict, mesh: Mesh, names: list[str] | None = None) -> dict
             )
             assumed = assume(config, mesh, program)
             costs[name] = cost_of(report, assumed, units.get(name, {}))
-            progress.advance(task)
+            bar.update()
     return costs
 
 

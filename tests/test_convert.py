@@ -17,7 +17,8 @@ import pytest
 from medscope_jax import convert, models
 from medscope_jax.distributed import make_mesh, param_shardings
 from medscope_jax.errors import UserError
-from medscope_jax.models import new_folder, weight_arrays, weights
+from medscope_jax.files import new_folder
+from medscope_jax.models import weight_arrays, weights
 from medscope_jax.models.hf import safetensors_io
 from medscope_jax.models.hf.hub_folder import open_hub_folder
 from tests.models import model_cases, synthetic
@@ -405,7 +406,7 @@ errors.run_main(convert.main)
 
 
 def test_two_processes_do_not_write_one_target(source, tmp_path):
-    with new_folder.new_folder(tmp_path / "ck"), pytest.raises(UserError, match="another process"):
+    with new_folder(tmp_path / "ck"), pytest.raises(UserError, match="another process"):
         convert.import_folder(source, tmp_path / "ck")
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 
 from medscope_jax.errors import UserError
+from medscope_jax.files import write_bytes
 
 # An ordered map: (function, jobs) -> an iterator of results, in the order of the jobs.
 Spread = Callable[[Callable, Iterable], Iterator]
@@ -127,10 +128,8 @@ def beam_workers(
 
 
 def _run_into_file(job: tuple[int, Any], function: Callable, folder: str) -> None:
-    path = _result_file(folder, job[0])
-    partial = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
-    partial.write_bytes(pickle.dumps(function(job[1])))
-    partial.replace(path)  # a runner may run a job twice; the result is the same
+    # A runner may run a job twice; the result is the same.
+    write_bytes(_result_file(folder, job[0]), pickle.dumps(function(job[1])))
 
 
 def _result_file(folder: str, number: int) -> pathlib.Path:

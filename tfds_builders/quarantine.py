@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from medscope_jax.files import put_file
 from medscope_jax.locks import alone
 from medscope_jax.stored import read_lines
 from medscope_jax.visible import shown
@@ -99,7 +100,7 @@ def _merge(path: pathlib.Path, partial: pathlib.Path, stage: str) -> None:
                     target.write(json.dumps(line) + "\n")
             with open(partial, encoding="utf-8") as new:
                 target.writelines(new)
-        os.replace(merged, path)
+        put_file(merged, path)
 
 
 def _lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:

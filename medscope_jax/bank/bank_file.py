@@ -11,7 +11,6 @@ The file takes its name when it is whole and on the disk, so a killed process le
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from medscope_jax.bank.bank_codec import RoundingError, pack, rounding_error, unpack
 from medscope_jax.errors import UserError, one_line
+from medscope_jax.files import put_file
 
 FRAMES = 32  # of a record: 15 MB at 64 tokens of 3,584 bfloat16 a frame
 FORMAT = 1  # raised whenever files of before can't be read
@@ -85,7 +85,7 @@ class TokenWriter:
         text = json.dumps(description, sort_keys=True).encode()
         self._writer.write(_checksum(text).encode() + b"\n" + text)
         self._writer.close()
-        _settle(self._partial, self._path)
+        put_file(self._partial, self._path)
 
     def abandon(self) -> None:
         """Removes what was written."""
@@ -162,15 +162,3 @@ def _short(error: Exception) -> str:
 
 def _checksum(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
-
-
-def _settle(partial: Path, path: Path) -> None:
-    """Puts a file onto the disk and gives it its name, for good where the file system can."""
-    for place in (partial, path.parent):
-        descriptor = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        if place == partial:
-            os.replace(partial, path)

@@ -1,5 +1,7 @@
 """Tokenizers, the chat protocol, and conversations as integers."""
 
+from pathlib import Path
+
 from medscope_jax.dialogue.episode import (
     CallRecord,
     Episode,
@@ -25,7 +27,11 @@ from medscope_jax.dialogue.tokenizer import (
     train_tokenizer,
 )
 
+# Conversations as text, with tools and frames, as transformers' apply_chat_template reads it.
+CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+
 __all__ = [
+    "CHAT_TEMPLATE",
     "CallRecord",
     "Episode",
     "Layout",

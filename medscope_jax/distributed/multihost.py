@@ -9,13 +9,14 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from medscope_jax.distributed.sharding import batch_shardings, replicated
@@ -130,11 +131,17 @@ class Consensus:
 
 def _any(flag: bool) -> jax.Array:
     """Whether any process's flag is set, on its way: a replicated bool []."""
-    mesh = _all_devices()
+    mesh, any_of = _any_of()
     flags = np.full(jax.local_device_count(), flag)
     sharding = NamedSharding(mesh, PartitionSpec("all"))
-    flags = jax.make_array_from_process_local_data(sharding, flags, (mesh.size,))
-    return _reduced(jnp.any, mesh)(flags)
+    return any_of(jax.make_array_from_process_local_data(sharding, flags, (mesh.size,)))
+
+
+@functools.cache
+def _any_of() -> tuple[Mesh, Callable]:
+    """(a mesh of all devices, the compiled `any`, its result a copy on every device)."""
+    mesh = Mesh(np.asarray(jax.devices()), ("all",), axis_types=(AxisType.Auto,))
+    return mesh, jax.jit(jnp.any, out_shardings=replicated(mesh))
 
 
 def local_rows(mesh: Mesh, size: int) -> np.ndarray:
@@ -232,44 +239,15 @@ def addressable_copy(leaf: jax.Array) -> jax.Array:
 
 def gather(tree: Any) -> Any:
     """jax.device_get, on every process, of arrays that lie on all processes' devices."""
-    if jax.process_count() > 1:
-        tree = jax.tree.map(_whole, tree)
-    return jax.device_get(tree)
-
-
-def broadcast(values: np.ndarray) -> np.ndarray:
-    """What process 0 holds, on every process; the others give anything of its shape and type."""
-    if jax.process_count() == 1:
-        return values
-    mesh, parts = _all_devices(), np.zeros((jax.local_device_count(), *values.shape), values.dtype)
-    if is_first():
-        parts[0] = values
-    sharding = NamedSharding(mesh, PartitionSpec("all"))
-    parts = jax.make_array_from_process_local_data(sharding, parts, (mesh.size, *values.shape))
-    return np.asarray(_reduced(_added, mesh)(parts))
-
-
-def _added(parts: jax.Array) -> jax.Array:
-    return jnp.sum(parts, axis=0, dtype=parts.dtype)
+    return jax.device_get(jax.tree.map(_whole, tree) if jax.process_count() > 1 else tree)
 
 
 def _whole(leaf: Any) -> Any:
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
         return leaf
-    assert isinstance(leaf.sharding, NamedSharding)  # as all that is split over a mesh
-    return _reduced(_same, leaf.sharding.mesh)(leaf)
+    return multihost_utils.process_allgather(leaf, tiled=True)
 
 
-def _same(x: jax.Array) -> jax.Array:
-    return x
-
-
-@functools.cache
-def _all_devices() -> Mesh:
-    return Mesh(np.asarray(jax.devices()), ("all",), axis_types=(AxisType.Auto,))
-
-
-@functools.cache
-def _reduced(function: Callable[[jax.Array], jax.Array], mesh: Mesh) -> Callable:
-    """The compiled function, its result a copy on every device."""
-    return jax.jit(function, out_shardings=NamedSharding(mesh, PartitionSpec()))
+def broadcast(values: np.ndarray) -> np.ndarray:
+    """What process 0 holds, on every process; the others give anything of its shape and type."""
+    return multihost_utils.broadcast_one_to_all(values) if jax.process_count() > 1 else values

@@ -19,6 +19,7 @@ import numpy as np
 import tensorstore as ts
 
 from medscope_jax.errors import UserError, one_line
+from medscope_jax.files import new_folder
 from medscope_jax.manifest import (
     MANIFEST,
     check_files,
@@ -30,7 +31,6 @@ from medscope_jax.models.hf.tensors import Path as LeafPath
 from medscope_jax.models.hf.tensors import leaves
 from medscope_jax.models.lora import LEAVES, adapter_shapes, join_params
 from medscope_jax.models.model_config import ModelConfig, model_config
-from medscope_jax.models.new_folder import new_folder
 from medscope_jax.models.qwen import param_shapes
 from medscope_jax.models.weight_arrays import (
     REMEDY,

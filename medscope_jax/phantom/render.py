@@ -11,7 +11,7 @@ from collections.abc import Generator
 import cv2
 import numpy as np
 
-from medscope_jax.files import check_folder
+from medscope_jax.files import check_folder, put_file
 from medscope_jax.phantom.backgrounds import HEIGHT, MARGIN, WIDTH, phase_scene, vignette
 from medscope_jax.phantom.procedure import COUNTS, EVENTS, Event, Procedure
 from medscope_jax.video.demux import Source
@@ -100,7 +100,7 @@ def write_video(procedure: Procedure, path: str | pathlib.Path) -> None:
     if written != procedure.duration * FPS:
         partial.unlink(missing_ok=True)
         raise VideoError(f"{path}: only {written} frames could be written; is the disk full?")
-    partial.replace(path)
+    put_file(partial, path)
 
 
 def _count_frames(path: pathlib.Path) -> int:

@@ -15,9 +15,9 @@ from ml_collections import ConfigDict
 
 from medscope_jax.config import from_json
 from medscope_jax.distributed import abstract, param_shardings
+from medscope_jax.files import new_folder
 from medscope_jax.manifest import read_manifest, write_manifest
 from medscope_jax.models import ModelConfig, load_params, merge_lora, read_model
-from medscope_jax.models.new_folder import new_folder
 from medscope_jax.models.weights import copy_companions, weight_shapes
 from medscope_jax.training.workdir import Workdir
 

@@ -1,13 +1,10 @@
 """The chat template that exports carry, compiled as transformers compiles it."""
 
 import json
-from pathlib import Path
 
 import jinja2.sandbox
 
-import medscope_jax.dialogue
-
-TEMPLATE = Path(medscope_jax.dialogue.__file__).with_name("chat_template.jinja")
+from medscope_jax.dialogue import CHAT_TEMPLATE
 
 
 def compile_template(text):
@@ -19,5 +16,5 @@ def compile_template(text):
 
 def render_chat(messages, tools=None, **options):
     """A conversation's text, as apply_chat_template gives it."""
-    template = compile_template(TEMPLATE.read_text())
+    template = compile_template(CHAT_TEMPLATE.read_text())
     return template.render(messages=messages, tools=tools, **options)

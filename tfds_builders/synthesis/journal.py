@@ -1,7 +1,6 @@
 """The journal: every answer that was paid for, on disk before it is used."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -10,6 +9,8 @@ import pathlib
 import stat
 from collections.abc import Iterator
 from typing import Any, BinaryIO
+
+from filelock import lock_descriptor
 
 from medscope_jax.errors import UserError, one_line
 from tfds_builders.synthesis.items import Reply
@@ -94,9 +95,11 @@ def open_journal(path: str | os.PathLike) -> Iterator[Journal]:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise UserError(f"{path} is no file, so it can't be the journal: move it away")
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{path} is in use by another run; wait for its end") from None
+            held = lock_descriptor(descriptor, blocking=False)
+        except OSError:  # of a file system without locks nothing is known
+            held = False
+        if not held:
+            raise UserError(f"{path} is in use by another run; wait for its end")
         yield _replay(path, descriptor)
     finally:
         os.close(descriptor)

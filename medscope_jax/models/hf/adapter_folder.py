@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from medscope_jax.errors import UserError
+from medscope_jax.files import check_new, new_folder
 from medscope_jax.models import weights
 from medscope_jax.models.hf.peft import plan_peft
 from medscope_jax.models.hf.peft_config import FILE
 from medscope_jax.models.hf.safetensors_header import DTYPES, Tensor, read_header
 from medscope_jax.models.lora import adapter_shapes
 from medscope_jax.models.model_config import LoraConfig
-from medscope_jax.models.new_folder import check_new, new_folder
 from medscope_jax.models.weight_arrays import create_arrays, is_one_chunk
 from medscope_jax.strict_json import read_json_object
 
