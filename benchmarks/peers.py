@@ -68,7 +68,7 @@ class Peers:
     generate: Callable | None = None  # (peers, rows, clock) -> steps, in place of the one here
 
 
-class Clock:
+class Stopwatch:
     """Seconds by part."""
 
     def __init__(self):
@@ -91,7 +91,7 @@ def begin(
     return Conversation(recording, text, times.tolist(), list(preview))
 
 
-def roll_out(peers: Peers, rows: Sequence[Conversation], clock: Clock) -> int:
+def roll_out(peers: Peers, rows: Sequence[Conversation], clock: Stopwatch) -> int:
     """Runs all conversations to their end, in place and greedily; returns the decoding steps."""
     steps = 0
     with concurrent.futures.ThreadPoolExecutor(peers.threads) as pool:
@@ -111,7 +111,7 @@ def roll_out(peers: Peers, rows: Sequence[Conversation], clock: Clock) -> int:
                         _look(peers, row)
 
 
-def _see(peers: Peers, rows: Sequence[Conversation], clock: Clock, pool) -> None:
+def _see(peers: Peers, rows: Sequence[Conversation], clock: Stopwatch, pool) -> None:
     """Decodes and encodes the frames that rows are shown and that have no features (any more)."""
     for row in rows:
         if not peers.keep:
@@ -136,7 +136,7 @@ def _tokenize(peers: Peers, row: Conversation) -> None:
     row.ids = ids
 
 
-def _generate(peers: Peers, rows: Sequence[Conversation], clock: Clock) -> int:
+def _generate(peers: Peers, rows: Sequence[Conversation], clock: Stopwatch) -> int:
     """One assistant turn of every row, from a fresh prefill; returns the decoding steps."""
     tag, params, most = peers.tokenizer.tag, peers.params, peers.config.turn_tokens
     with clock("prefill"):

@@ -28,7 +28,7 @@ import numpy as np
 from benchmarks import peers as peers_lib
 from benchmarks.peers_device import encode_all, make_device
 from benchmarks.peers_video import Recording, crop_whole, crop_window
-from benchmarks.rollouts_report import Outcome, agreement, print_report, ratios, summary
+from benchmarks.rollouts_report import TimedRollout, agreement, print_report, ratios, summary
 from benchmarks.trained import machine, open_trained, trained_params
 from medscope_jax.bank import FrameBank, make_bank
 from medscope_jax.config import ConfigError, parse_arguments, run_main
@@ -53,7 +53,7 @@ def ours(
     bank: FrameBank,
     group: int,
     keep: Callable[[FinishedRollouts], None] = lambda done: None,
-) -> Callable[[], Outcome]:
+) -> Callable[[], TimedRollout]:
     """The compiled rollout of each question, `group` times, from question texts to trajectories.
 
     keep: is given the rollouts each time.
@@ -66,8 +66,8 @@ def ours(
     width = engine.prompt_width(questions)
     key = jax.random.key(0)  # greedy: not used
 
-    def once() -> Outcome:
-        clock, cpu = peers_lib.Clock(), time.process_time()
+    def once() -> TimedRollout:
+        clock, cpu = peers_lib.Stopwatch(), time.process_time()
         with clock("text"):
             batch = jax.block_until_ready(engine.prepare(bank, questions, key, width=width))
         with clock("program"):
@@ -80,7 +80,7 @@ def ours(
         generated = int(np.sum(host.role == Role.GENERATED))
         used = time.process_time() - cpu
         keep(done)
-        return Outcome(rows, generated, dict(clock.seconds), used, int(done.work["decode_steps"]))
+        return TimedRollout(rows, generated, dict(clock.seconds), used, int(done.work["decode_steps"]))
 
     return once
 
@@ -92,11 +92,11 @@ def theirs(
     recordings: Sequence[Recording],
     previews: Sequence[Sequence[np.ndarray]],
     group: int,
-) -> Callable[[], tuple[Outcome, list[peers_lib.Conversation]]]:
+) -> Callable[[], tuple[TimedRollout, list[peers_lib.Conversation]]]:
     """The same rollouts the peers' way."""
 
     def once():
-        clock, cpu = peers_lib.Clock(), time.process_time()
+        clock, cpu = peers_lib.Stopwatch(), time.process_time()
         with clock("text"):
             rows = [
                 peers_lib.begin(peers, record["question"], recordings[place], previews[place])
@@ -107,7 +107,7 @@ def theirs(
         generated = sum(row.sampled for row in rows)
         parts = {part: clock.seconds[part] for part in peers_lib.PARTS}
         used = time.process_time() - cpu
-        return Outcome([row.ids for row in rows], generated, parts, used, steps), rows
+        return TimedRollout([row.ids for row in rows], generated, parts, used, steps), rows
 
     return once
 

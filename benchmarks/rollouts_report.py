@@ -13,7 +13,7 @@ SIDES = ("ours", "peers", "peers_keep", "transformers", "transformers_keep")
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class TimedRollout:
     """One run over all rows."""
 
     tokens: list[list[int]]  # each row's whole conversation
@@ -28,7 +28,7 @@ class Outcome:
         return sum(self.parts.values())
 
 
-def summary(outcomes: Sequence[Outcome], first: float) -> dict:
+def summary(outcomes: Sequence[TimedRollout], first: float) -> dict:
     """Medians over the repetitions; seconds of the first run hold its compilation too."""
     seconds = [outcome.seconds for outcome in outcomes]
     middle = statistics.median(seconds)
@@ -48,7 +48,7 @@ def summary(outcomes: Sequence[Outcome], first: float) -> dict:
     }
 
 
-def agreement(mine: Outcome, other: Outcome, rows: Sequence[Conversation]) -> dict:
+def agreement(mine: TimedRollout, other: TimedRollout, rows: Sequence[Conversation]) -> dict:
     """In how many rows the peers' tokens differ from ours, and why they may."""
     differ = [i for i, (x, y) in enumerate(zip(mine.tokens, other.tokens, strict=True)) if x != y]
     return {

@@ -24,7 +24,7 @@ from benchmarks import peers as peers_lib
 from benchmarks.peers_device import encode_all, make_device
 from benchmarks.peers_video import crop_whole, crop_window
 from benchmarks.rollouts import ours, theirs
-from benchmarks.rollouts_report import Outcome
+from benchmarks.rollouts_report import TimedRollout
 from benchmarks.train_step_job import (
     GROUP,
     Job,
@@ -97,7 +97,7 @@ def _timed(function: Callable) -> tuple[float, object]:
     return time.perf_counter() - begin, result
 
 
-def _ours(folder, world, job, repeats, update) -> tuple[list[Outcome], float, dict]:
+def _ours(folder, world, job, repeats, update) -> tuple[list[TimedRollout], float, dict]:
     videos, bank = (
         random_bank(world, job.bank_seconds) if job.bank_seconds else _bank_of(world, folder)
     )
@@ -169,7 +169,7 @@ def _our_update(world: World, job: Job, videos, episode: Episode, bank, repeats:
     }
 
 
-def _others(folder, side, world, job, repeats, update) -> tuple[list[Outcome], float, dict]:
+def _others(folder, side, world, job, repeats, update) -> tuple[list[TimedRollout], float, dict]:
     run, keep, torch_side = world.run, side.endswith("keep"), side.startswith("transformers")
     video = run.config.video
     videos, recordings = read_recordings(world)

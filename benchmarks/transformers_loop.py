@@ -53,7 +53,7 @@ def encode_windows(
 
 
 def generate_turn(
-    peers: peers_lib.Peers, rows: Sequence[peers_lib.Conversation], clock: peers_lib.Clock
+    peers: peers_lib.Peers, rows: Sequence[peers_lib.Conversation], clock: peers_lib.Stopwatch
 ) -> int:
     """One greedy assistant turn of every row by transformers; returns the decoding steps.
 

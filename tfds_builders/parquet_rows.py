@@ -36,10 +36,10 @@ BROKEN = (
 )
 
 # A row's values by column, and why there are none: "" where there are.
-Row = tuple[dict[str, Any] | None, str]
+ParquetRow = tuple[dict[str, Any] | None, str]
 
 
-def rows(source: BinaryIO, columns: Sequence[str]) -> Iterator[Row]:
+def rows(source: BinaryIO, columns: Sequence[str]) -> Iterator[ParquetRow]:
     """The rows of an open file; only `columns` are read, those that it lacks are missing."""
     try:
         with parquet.ParquetFile(source) as file:
@@ -106,7 +106,7 @@ def _group_fault(group: parquet.RowGroupMetaData, leaves: dict[int, Any]) -> str
     return ""
 
 
-def _made(batch: pa.RecordBatch) -> Iterator[Row]:
+def _made(batch: pa.RecordBatch) -> Iterator[ParquetRow]:
     """The rows of a batch, one after the other where together they are too long or no text."""
     if not _is_long(batch):
         with contextlib.suppress(pa.ArrowException, ValueError, OverflowError):

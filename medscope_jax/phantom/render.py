@@ -14,7 +14,7 @@ import numpy as np
 from medscope_jax.files import check_folder, put_file
 from medscope_jax.phantom.backgrounds import HEIGHT, MARGIN, WIDTH, phase_scene, vignette
 from medscope_jax.phantom.procedure import COUNTS, EVENTS, Event, Procedure
-from medscope_jax.video.demux import Source
+from medscope_jax.video.demux import MediaSource
 from medscope_jax.video.frames import VideoError
 from medscope_jax.video.streams import list_packets
 
@@ -106,7 +106,7 @@ def write_video(procedure: Procedure, path: str | pathlib.Path) -> None:
 def _count_frames(path: pathlib.Path) -> int:
     """How many frames a recording holds; 0 if it can't be read."""
     try:
-        return len(list_packets(Source(str(path.absolute()), str(path)))[1])
+        return len(list_packets(MediaSource(str(path.absolute()), str(path)))[1])
     except VideoError:
         return 0
 

@@ -17,7 +17,7 @@ import numpy as np
 from medscope_jax.video import clock, deinterlace, formats
 from medscope_jax.video import size_limits as limits
 from medscope_jax.video.clock import Clock
-from medscope_jax.video.demux import Packets, Source
+from medscope_jax.video.demux import MediaSource, Packets
 from medscope_jax.video.frames import (
     Reading,
     VideoError,
@@ -54,7 +54,7 @@ def iter_container(
         given; while iterating: nothing can be decoded, or too many pictures did not come.
     """
     head = formats.read_head(path)
-    source = Source(path, shown, formats.forced_format(head))
+    source = MediaSource(path, shown, formats.forced_format(head))
     stream, packets = list_packets(source)
     if source.format and len(packets) == 1:
         raise VideoError("a still image, not a video; name a recording", shown)
@@ -71,7 +71,7 @@ def iter_container(
 
 
 def _clock(
-    source: Source, stream: Stream, packets: Packets, reading: Reading, no_rate: bool
+    source: MediaSource, stream: Stream, packets: Packets, reading: Reading, no_rate: bool
 ) -> Clock:
     """The recording's clock, of its own stamps or of the rate that is stated or given."""
     bare = stream.format in formats.BARE or no_rate or not clock.has_stamps(packets)
@@ -107,7 +107,7 @@ def _nothing(packets: Packets, shown: str) -> VideoError:
 
 
 def _frames(
-    source: Source, account: Account, wanted: np.ndarray, reading: Reading, notes: list[str]
+    source: MediaSource, account: Account, wanted: np.ndarray, reading: Reading, notes: list[str]
 ) -> Frames:
     """The second pass: decodes every picture, converts only those wanted ([T] seconds).
 

@@ -30,7 +30,7 @@ MISSING = -(1 << 62)  # a stamp that a packet does not have
 _NOT_CODED = 16
 
 
-class Source(NamedTuple):
+class MediaSource(NamedTuple):
     """A file, the path that errors name, and the demuxer to take (None: FFmpeg sees for itself)."""
 
     path: str
@@ -65,7 +65,7 @@ class Packets:
 
 
 @contextlib.contextmanager
-def opened(source: Source) -> Iterator[av.container.InputContainer]:
+def opened(source: MediaSource) -> Iterator[av.container.InputContainer]:
     """The file, open in FFmpeg: by a demuxer of recordings, reading no other file.
 
     Raises:
@@ -97,7 +97,7 @@ def opened(source: Source) -> Iterator[av.container.InputContainer]:
         yield container
 
 
-def _unreadable(error: Exception, source: Source) -> VideoError:
+def _unreadable(error: Exception, source: MediaSource) -> VideoError:
     if isinstance(error, av.ExitError):
         return VideoError(_STALL, source.shown)
     if isinstance(error, MemoryError):
@@ -130,7 +130,7 @@ class Faults(NamedTuple):
 
 
 def read_packets(
-    container: av.container.InputContainer, streams: list, source: Source
+    container: av.container.InputContainer, streams: list, source: MediaSource
 ) -> Iterator[av.Packet | Faults]:
     """The packets of streams in the file's order, then what went wrong.
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from medscope_jax.video import demux
 from medscope_jax.video import size_limits as limits
-from medscope_jax.video.demux import Packets, Source
+from medscope_jax.video.demux import MediaSource, Packets
 from medscope_jax.video.frames import VideoError
 from medscope_jax.video.streams import Stream
 
@@ -22,7 +22,7 @@ _MOST_THREADS = 8  # each holds pictures of its own
 
 
 def iter_pictures(
-    source: Source, stream: Stream, packets: Packets, parts: np.ndarray, threads: int
+    source: MediaSource, stream: Stream, packets: Packets, parts: np.ndarray, threads: int
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """The pictures that a decoder returns without error, in the order in which they are shown.
 
@@ -65,7 +65,7 @@ def _whole(packets: Packets, parts: np.ndarray) -> np.ndarray:
 
 
 def _decoded(
-    source: Source, stream: Stream, packets: Packets, parts: np.ndarray, threads: int
+    source: MediaSource, stream: Stream, packets: Packets, parts: np.ndarray, threads: int
 ) -> Iterator[av.VideoFrame]:
     """All pictures that come out of the decoder; the number of its packet is a picture's stamp."""
     with demux.opened(source) as container:
@@ -116,5 +116,5 @@ def _drained(decoder: av.VideoCodecContext) -> list[av.VideoFrame]:
     return _made(decoder, None) if decoder.is_open else []
 
 
-def _changed(source: Source) -> VideoError:
+def _changed(source: MediaSource) -> VideoError:
     return VideoError("it changed while it was read; read it again", source.shown)

@@ -12,7 +12,7 @@ from av.stream import Disposition
 
 from medscope_jax.video import demux, formats
 from medscope_jax.video import size_limits as limits
-from medscope_jax.video.demux import Columns, Packets, Source
+from medscope_jax.video.demux import Columns, MediaSource, Packets
 from medscope_jax.video.ends import Extent, end_notes
 from medscope_jax.video.frames import VideoError
 
@@ -65,7 +65,7 @@ class Stream:
     notes: tuple[str, ...] = ()
 
 
-def list_packets(source: Source) -> tuple[Stream, Packets]:
+def list_packets(source: MediaSource) -> tuple[Stream, Packets]:
     """Reads the whole container once, decoding next to nothing, and chooses the stream to read.
 
     Raises:
@@ -113,7 +113,7 @@ def list_packets(source: Source) -> tuple[Stream, Packets]:
 
 
 def _check_pictures(
-    container: av.container.InputContainer, streams: list[av.VideoStream], source: Source
+    container: av.container.InputContainer, streams: list[av.VideoStream], source: MediaSource
 ) -> None:
     """Refuses a file without pictures, with pictures of no known codec, or with too large ones."""
     shown = source.shown
@@ -131,7 +131,7 @@ def _check_pictures(
         limits.check_pixels(context.height, context.width, shown)
 
 
-def _codec_name(source: Source) -> str:
+def _codec_name(source: MediaSource) -> str:
     """What a container calls a codec that FFmpeg has no decoder for.
 
     PyAV has no name where there is no decoder. So FFmpeg is asked for its description of the file,
@@ -155,7 +155,7 @@ def _codec_name(source: Source) -> str:
     return "nobody knows what"
 
 
-def _choose(streams: list[av.VideoStream], columns: dict, source: Source) -> av.VideoStream:
+def _choose(streams: list[av.VideoStream], columns: dict, source: MediaSource) -> av.VideoStream:
     """The stream to read: one that moves, the container's default, the largest, the first."""
 
     def rank(stream: av.VideoStream) -> tuple:
@@ -204,7 +204,7 @@ def _describe(
     stream: av.VideoStream,
     unit: Fraction,
     packets: Packets,
-    source: Source,
+    source: MediaSource,
 ) -> Stream:
     """What the headers say of the chosen stream, whose time base is unit."""
     name, context = container.format.name, stream.codec_context
@@ -226,7 +226,7 @@ def _missing_bytes(
     container: av.container.InputContainer,
     stream: av.VideoStream,
     packets: Packets,
-    source: Source,
+    source: MediaSource,
 ) -> int:
     """How many bytes lie behind the file's end by its table of pictures, or by its outermost size.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from medscope_jax.metrics.text import accuracy
 from medscope_jax.rl.words import normalize_answer
-from tfds_builders.card.stats import Row
+from tfds_builders.card.stats import CardRow
 
 # Tasks whose answers are sentences or times: there is no most frequent one to speak of.
 _OPEN = ("caption", "description", "grounding")
@@ -47,14 +47,14 @@ class Prior:
     miou: float | None = None
 
 
-def priors(rows: Iterable[Row], train: str = "train") -> list[Prior]:
+def priors(rows: Iterable[CardRow], train: str = "train") -> list[Prior]:
     """The blind guesses for every (split, source, task) outside train, sorted.
 
     A source that train has is guessed from its own rows of train, another from all of them.
     Captions (the cap part) are left out.
     """
-    fitted: dict[tuple[str, str], list[Row]] = collections.defaultdict(list)
-    asked: dict[tuple[str, str, str], list[Row]] = collections.defaultdict(list)
+    fitted: dict[tuple[str, str], list[CardRow]] = collections.defaultdict(list)
+    asked: dict[tuple[str, str, str], list[CardRow]] = collections.defaultdict(list)
     for row in rows:
         if row.part == "cap":
             continue
@@ -73,7 +73,7 @@ def priors(rows: Iterable[Row], train: str = "train") -> list[Prior]:
     return found
 
 
-def _answers(known: Sequence[Row], questions: Sequence[Row]) -> dict:
+def _answers(known: Sequence[CardRow], questions: Sequence[CardRow]) -> dict:
     """The fields of Prior that are about answers."""
     counts = collections.Counter(normalize_answer(row.answer) for row in known)
     if not counts:
@@ -83,7 +83,7 @@ def _answers(known: Sequence[Row], questions: Sequence[Row]) -> dict:
         by_question[normalize_answer(row.question)][normalize_answer(row.answer)] += 1
     common = _most(counts)
 
-    def guess(row: Row) -> str:
+    def guess(row: CardRow) -> str:
         seen = by_question.get(normalize_answer(row.question), counts)
         options = [normalize_answer(option) for option in row.options]
         if not options:
@@ -106,7 +106,7 @@ def _most(counts: collections.Counter) -> str:
     return min(counts, key=lambda name: (-counts[name], name))
 
 
-def _spans(known: Sequence[Row], questions: Sequence[Row]) -> dict:
+def _spans(known: Sequence[CardRow], questions: Sequence[CardRow]) -> dict:
     """The fields of Prior that are about evidence."""
     known = [row for row in known if row.spans]
     scored = [row for row in questions if row.spans]
@@ -131,7 +131,7 @@ def _reached(ious: np.ndarray) -> float:
     return float((ious >= 0.5 - 1e-9).mean())
 
 
-def constant_ious(rows: Sequence[Row], windows: Sequence[tuple[float, float]]) -> np.ndarray:
+def constant_ious(rows: Sequence[CardRow], windows: Sequence[tuple[float, float]]) -> np.ndarray:
     """IoU of N rows' evidence with each of M windows (shares of the video): float64 [M, N]."""
     owner = np.repeat(np.arange(len(rows)), [len(row.spans) for row in rows])
     spans = np.array([span for row in rows for span in row.spans], np.float64).reshape(-1, 2)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from medscope_jax.rl.intervals import interval_iou
 from medscope_jax.rl.words import normalize_answer
 from tfds_builders.card.near_duplicates import Look, compare, last_alike
-from tfds_builders.card.stats import Row
+from tfds_builders.card.stats import CardRow
 
 # Seconds shown before and after the evidence, when two pieces of evidence are compared.
 _MARGIN = 10
@@ -41,7 +41,7 @@ class Leak:
 Looks = Mapping[tuple[str, str], Look]
 
 
-def find_leaks(rows: Sequence[Row], looks: Looks) -> list[Leak]:
+def find_leaks(rows: Sequence[CardRow], looks: Looks) -> list[Leak]:
     """All leaks between splits, each once: videos first, then questions about other videos."""
     return [
         *same_videos(rows, looks),
@@ -50,7 +50,7 @@ def find_leaks(rows: Sequence[Row], looks: Looks) -> list[Leak]:
     ]
 
 
-def same_videos(rows: Iterable[Row], looks: Looks) -> Iterator[Leak]:
+def same_videos(rows: Iterable[CardRow], looks: Looks) -> Iterator[Leak]:
     """Video ids that occur in two splits, in records or among the frames."""
     splits = collections.defaultdict(set)
     for split, video in looks:
@@ -85,14 +85,14 @@ def _pair(kind: str, a: tuple[str, str], b: tuple[str, str], bits: float) -> Lea
     return Leak(kind, first, second, detail)
 
 
-def same_questions(rows: Sequence[Row], looks: Looks) -> Iterator[Leak]:
+def same_questions(rows: Sequence[CardRow], looks: Looks) -> Iterator[Leak]:
     """Questions asked in two splits with the same answer about the same evidence.
 
     The same evidence: in one video, spans or moments that overlap by half or lie within a second;
     in videos of different ids, stretches that look the same. Questions in different videos without
     evidence, or whose evidence merely lies at the same time, are no leak.
     """
-    asked: dict[tuple[str, str], list[Row]] = collections.defaultdict(list)
+    asked: dict[tuple[str, str], list[CardRow]] = collections.defaultdict(list)
     for row in rows:
         asked[normalize_answer(row.question), _answer_key(row)].append(row)
     found = set()
@@ -110,12 +110,12 @@ def same_questions(rows: Sequence[Row], looks: Looks) -> Iterator[Leak]:
                     yield Leak("same question", *key, detail)
 
 
-def _answer_key(row: Row) -> str:
+def _answer_key(row: CardRow) -> str:
     """An answer to compare by: a time in a cut copy is another one, so times do not count."""
     return "" if row.task == "grounding" else normalize_answer(row.answer)
 
 
-def _same_evidence(a: Row, b: Row, looks: Looks) -> str | None:
+def _same_evidence(a: CardRow, b: CardRow, looks: Looks) -> str | None:
     """How the evidence of two rows is the same; None if it is not."""
     if a.video == b.video:
         return "one video, the same evidence" if _overlap(a, b) else None
@@ -138,7 +138,7 @@ def _same_evidence(a: Row, b: Row, looks: Looks) -> str | None:
     return "other videos whose evidence looks the same"
 
 
-def _overlap(a: Row, b: Row) -> bool:
+def _overlap(a: CardRow, b: CardRow) -> bool:
     if a.frame_time is not None and b.frame_time is not None:
         return abs(a.frame_time - b.frame_time) <= _SLACK
     if a.spans and b.spans:
@@ -146,7 +146,7 @@ def _overlap(a: Row, b: Row) -> bool:
     return a.has_evidence == b.has_evidence
 
 
-def _stretch(row: Row) -> tuple[float, float] | None:
+def _stretch(row: CardRow) -> tuple[float, float] | None:
     """First and last second of a row's evidence."""
     if row.frame_time is not None:
         return row.frame_time, row.frame_time

@@ -11,7 +11,7 @@ from medscope_jax.rl.intervals import Span, merge_spans, total_length
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Row:
+class CardRow:
     """What the card needs of one record.
 
     Attributes:
@@ -44,11 +44,11 @@ class Row:
         return bool(self.spans) or self.frame_time is not None
 
 
-def make_row(record: Mapping[str, Any], split: str) -> Row:
-    """The Row of a record (fields as tfds_builders.record.make_record has them)."""
+def make_row(record: Mapping[str, Any], split: str) -> CardRow:
+    """The CardRow of a record (fields as tfds_builders.record.make_record has them)."""
     moment = float(record["evidence_time"])
     start, end = (float(value) for value in record["window"])
-    return Row(
+    return CardRow(
         **{name: record[name] for name in ("id", "part", "source", "task", "video")},
         split=split,
         question=record["question"],
@@ -91,40 +91,40 @@ class Summary:
 Summaries = dict[str, Summary]
 
 
-def record_counts(rows: Iterable[Row]) -> dict[tuple[str, str, str, str], int]:
+def record_counts(rows: Iterable[CardRow]) -> dict[tuple[str, str, str, str], int]:
     """How many records each (part, split, task, source) has, sorted."""
     counts = collections.Counter((row.part, row.split, row.task, row.source) for row in rows)
     return dict(sorted(counts.items()))
 
 
-def samples_per_video(rows: Iterable[Row]) -> Summaries:
+def samples_per_video(rows: Iterable[CardRow]) -> Summaries:
     """By source: how many records (of all parts) a video has that has any."""
     counts = collections.Counter((row.source, row.video) for row in rows)
     return _by_source((source, count) for (source, _), count in counts.items())
 
 
-def window_seconds(rows: Iterable[Row]) -> Summaries:
+def window_seconds(rows: Iterable[CardRow]) -> Summaries:
     """By source: seconds of evidence (the union of its spans) of each record that has spans."""
     return _by_source((row.source, total_length(row.spans)) for row in rows if row.spans)
 
 
-def clip_seconds(rows: Iterable[Row]) -> Summaries:
+def clip_seconds(rows: Iterable[CardRow]) -> Summaries:
     """By source: seconds of the clip of each record that shows one."""
     clips = ((row.source, row.window[1] - row.window[0]) for row in rows if row.window)
     return _by_source(clips)
 
 
-def caption_words(rows: Iterable[Row]) -> Summaries:
+def caption_words(rows: Iterable[CardRow]) -> Summaries:
     """By source: words of each caption (answers of the cap part), parted at white space."""
     return _by_source((row.source, len(row.answer.split())) for row in rows if row.part == "cap")
 
 
-def evidence_share(rows: Iterable[Row]) -> Summaries:
+def evidence_share(rows: Iterable[CardRow]) -> Summaries:
     """By source: 1 for each record with evidence, 0 for each without; captions do not count."""
     return _by_source((row.source, row.has_evidence) for row in rows if row.part != "cap")
 
 
-def evidence_coverage(rows: Iterable[Row]) -> Summaries:
+def evidence_coverage(rows: Iterable[CardRow]) -> Summaries:
     """By source: the share of each video's length that lies in some record's evidence spans.
 
     Videos with no spans at all count as 0.

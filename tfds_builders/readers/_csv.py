@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from medscope_jax.errors import closest
-from tfds_builders.readers._files import Row, text_rows
+from tfds_builders.readers._files import NumberedRow, text_rows
 from tfds_builders.record import Unusable
 
 _DELIMITERS = ",;\t"
@@ -26,7 +26,7 @@ def csv_rows(
     required: Collection[str],
     known: Collection[str] | None = None,
     times: Collection[str] = (),
-) -> Iterator[Row]:
+) -> Iterator[NumberedRow]:
     """The rows of a CSV file with a header, as dicts of text; a row is one line.
 
     A quote that is never closed therefore spoils its own line only. A header that lacks a required

@@ -33,7 +33,7 @@ _ESCAPED = re.compile("[\ud800-\udfff]")  # bytes that are no text
 _NO_MORE = "nothing more is read"
 
 
-Row = tuple[int | str, Any]
+NumberedRow = tuple[int | str, Any]
 
 
 def require_file(path: Path) -> Path:
@@ -61,7 +61,7 @@ def listed(folder: Path, pattern: str) -> list[Path]:
 
 
 def annotate(
-    path: Path, rows: Iterable[Row], make: Callable[[str, Any], Annotation]
+    path: Path, rows: Iterable[NumberedRow], make: Callable[[str, Any], Annotation]
 ) -> Iterator[Annotation | BadRow]:
     """One Annotation or BadRow a row: `make(place, value)`, or why it raised Unusable.
 
@@ -104,7 +104,7 @@ def refuse_twice() -> Callable[[Any, str], None]:
     return check
 
 
-def text_rows(path: Path) -> Iterator[Row]:
+def text_rows(path: Path) -> Iterator[NumberedRow]:
     """The lines that are not blank, without their ends; Unusable where no text or too long."""
     with _opened(path) as file:
         # A line feed, a carriage return, or both together end a line.
@@ -142,7 +142,7 @@ def _checked(line: str) -> str | Unusable:
     return line
 
 
-def json_rows(path: Path) -> Iterator[Row]:
+def json_rows(path: Path) -> Iterator[NumberedRow]:
     """The values of a file of JSON Lines, or the elements of a .json file that is one list."""
     if path.suffix.lower() == ".json" and _starts_with_bracket(path):
         yield from _elements(path)
@@ -249,7 +249,7 @@ class _Window:
                 return self.text[place : place + 1]
 
 
-def _elements(path: Path) -> Iterator[Row]:
+def _elements(path: Path) -> Iterator[NumberedRow]:
     """The elements of a JSON list with their lines, up to where the list is broken."""
     with _opened(path) as file:
         window, element = _Window(file), 0

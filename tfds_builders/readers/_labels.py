@@ -54,7 +54,7 @@ class Grouping:
                 raise UserError(f"option {field.name} must not be negative")
 
 
-class Question(NamedTuple):
+class LabelQuestion(NamedTuple):
     """A question about labels, its evidence in seconds; a grounding question has no answer."""
 
     task: str
@@ -64,7 +64,7 @@ class Question(NamedTuple):
 
 
 def ask(
-    place: str, video: str, part: str, questions: list[Question]
+    place: str, video: str, part: str, questions: list[LabelQuestion]
 ) -> Iterator[Annotation | BadRow]:
     """Questions about a video's labels as Annotations; BadRows where labels are no words."""
     name_of = video_names()
@@ -93,7 +93,9 @@ def spans_of(times: Iterable[float], step: float, max_gap: float) -> tuple[Span,
     return tuple((round(start, 3), round(end, 3)) for start, end in found)
 
 
-def phase_questions(phases: Mapping[float, str], step: float, grouping: Grouping) -> list[Question]:
+def phase_questions(
+    phases: Mapping[float, str], step: float, grouping: Grouping
+) -> list[LabelQuestion]:
     """When each phase takes place, with all its spans, in the order in which phases begin.
 
     A span ends where another phase is labelled, however briefly; where no frame is labelled for at
@@ -104,7 +106,7 @@ def phase_questions(phases: Mapping[float, str], step: float, grouping: Grouping
     for phase, group in itertools.groupby(times, key=lambda time: phases[time]):
         found.setdefault(phase, []).extend(spans_of(group, step, grouping.max_gap))
     return [
-        Question(
+        LabelQuestion(
             "grounding", f"When does the {plain_name(phase)} phase take place?", None, evidence
         )
         for phase, spans in found.items()
@@ -114,7 +116,7 @@ def phase_questions(phases: Mapping[float, str], step: float, grouping: Grouping
 
 def instrument_questions(
     seen: Mapping[float, Set[str]], order: Sequence[str], step: float, grouping: Grouping
-) -> list[Question]:
+) -> list[LabelQuestion]:
     """When each instrument is in view, and which are in view in the longest unchanging stretches.
 
     Args:
@@ -129,13 +131,13 @@ def instrument_questions(
         if 0 < len(evidence) <= grouping.max_spans:
             words = plain_name(name)
             text = f"When {_be(words)} the {words} in view?"
-            questions.append(Question("grounding", text, None, evidence))
+            questions.append(LabelQuestion("grounding", text, None, evidence))
     rank = {name: place for place, name in enumerate(order)}
     sets = {time: tuple(sorted(seen[time], key=rank.__getitem__)) for time in times}
     for (start, end), names in longest_stretches(sets, step, grouping):
         text = f"Which instruments are in view {period_text((start, end))}?"
         answer = ", ".join(map(plain_name, names))
-        questions.append(Question("perception", text, answer, ((start, end),)))
+        questions.append(LabelQuestion("perception", text, answer, ((start, end),)))
     return questions
 
 
@@ -163,7 +165,7 @@ def longest_stretches(
 
 def triplet_questions(
     done: Mapping[float, Set[tuple[str, str, str]]], step: float, grouping: Grouping
-) -> list[Question]:
+) -> list[LabelQuestion]:
     """What instruments do to what: triplets (instrument, verb, target) as grounded questions.
 
     Of each triplet, in alphabetical order: when it happens (grounding); which instrument does it,
@@ -181,13 +183,13 @@ def triplet_questions(
             continue
         tool, verb, target = map(plain_name, triplet)
         text = f"When {_do(tool)} the {tool} {verb} the {target}?"
-        questions.append(Question("grounding", text, None, evidence))
+        questions.append(LabelQuestion("grounding", text, None, evidence))
         if doers[triplet[1:]] == 1:
             text = f"Which instrument is used to {verb} the {target}?"
-            questions.append(Question("vqa", text, tool, evidence))
+            questions.append(LabelQuestion("vqa", text, tool, evidence))
         if targets[triplet[:2]] == 1:
             text = f"What {_do(tool)} the {tool} {verb}?"
-            questions.append(Question("vqa", text, target, evidence))
+            questions.append(LabelQuestion("vqa", text, target, evidence))
     acts: dict[str, dict[float, tuple[str, ...]]] = {}
     for triplet, times in when.items():
         for time in times:
@@ -201,7 +203,7 @@ def triplet_questions(
     for (start, end), triplet in sorted(stretches[: grouping.stretches]):
         tool, verb, target = map(plain_name, triplet)
         text = f"What {_do(tool)} the {tool} do {period_text((start, end))}?"
-        questions.append(Question("vqa", text, f"{verb} the {target}", ((start, end),)))
+        questions.append(LabelQuestion("vqa", text, f"{verb} the {target}", ((start, end),)))
     return questions
 
 

@@ -13,11 +13,11 @@ from typing import BinaryIO
 
 from medscope_jax.files import open_regular
 from tfds_builders.parquet_rows import BROKEN
-from tfds_builders.readers._files import Row, json_rows, require_file
+from tfds_builders.readers._files import NumberedRow, json_rows, require_file
 from tfds_builders.record import Unusable
 
 
-def table_rows(path: Path, columns: Collection[str]) -> Iterator[Row]:
+def table_rows(path: Path, columns: Collection[str]) -> Iterator[NumberedRow]:
     """The rows of a .parquet file, or of a file of JSON (see `_files.json_rows`).
 
     Of a Parquet file only `columns` are read; those that it lacks are missing in every row.
@@ -29,7 +29,7 @@ def table_rows(path: Path, columns: Collection[str]) -> Iterator[Row]:
     return _rows(path, columns) if path.suffix.lower() == ".parquet" else json_rows(path)
 
 
-def _rows(path: Path, columns: Collection[str]) -> Iterator[Row]:
+def _rows(path: Path, columns: Collection[str]) -> Iterator[NumberedRow]:
     command = [sys.executable, "-m", "tfds_builders.parquet_rows", *columns]
     # Arrow's own allocators reserve more than they take, which a limit of memory would count.
     settings = {"PYTHONPATH": os.pathsep.join(sys.path), "ARROW_DEFAULT_MEMORY_POOL": "system"}

@@ -40,7 +40,7 @@ from tfds_builders.readers._labels import (
     MAX_RATE,
     MIN_RATE,
     Grouping,
-    Question,
+    LabelQuestion,
     ask,
     instrument_questions,
     phase_questions,
@@ -184,7 +184,7 @@ def _questions(
     kind: str,
     step: float,
     grouping: Grouping,
-) -> list[Question]:
+) -> list[LabelQuestion]:
     if kind == "phase":
         phases = {time: values[0] for time, values in labels.items()}
         return phase_questions(phases, step, grouping)

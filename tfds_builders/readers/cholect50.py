@@ -50,7 +50,7 @@ from tfds_builders.readers._labels import (
     MAX_RATE,
     MIN_RATE,
     Grouping,
-    Question,
+    LabelQuestion,
     ask,
     instrument_questions,
     phase_questions,
@@ -206,7 +206,7 @@ def _is_something(name: str) -> bool:
 
 def _questions(
     labels: _Labels, names: dict[str, dict[str, str]], step: float, grouping: Grouping
-) -> list[Question]:
+) -> list[LabelQuestion]:
     instruments = list(dict.fromkeys(names["instrument"].values()))
     return [
         *phase_questions(labels.phases, step, grouping),

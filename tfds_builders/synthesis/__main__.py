@@ -41,7 +41,7 @@ from tfds_builders.synthesis.client import Client
 from tfds_builders.synthesis.footage import find_videos, read_footage
 from tfds_builders.synthesis.journal import open_journal
 from tfds_builders.synthesis.phantom_writer import phantom_ask, phantom_footage
-from tfds_builders.synthesis.pipeline import STAGES, Source, Tally, run
+from tfds_builders.synthesis.pipeline import STAGES, FootageSource, Tally, run
 from tfds_builders.synthesis.rows import row_line
 from tfds_builders.synthesis.settings import SynthesisConfig
 from tfds_builders.synthesis.synthesis_report import print_stages, stages_json
@@ -144,7 +144,7 @@ def model_rows(
                 load = functools.partial(
                     read_footage, path, name, config, flags.split or "", root=folder
                 )
-                sources.append(Source(load, ask))
+                sources.append(FootageSource(load, ask))
             with tqdm(total=len(sources), unit="video", disable=None) as bar:
                 return await run(sources, config, tallies, bar.update)
 
@@ -176,7 +176,7 @@ def phantom_rows(
         for procedure in tqdm(procedures, "drawing", unit="video", disable=None):
             write_video(procedure, folder / f"{procedure.id}.mp4")
     sources = [
-        Source(
+        FootageSource(
             functools.partial(phantom_footage, procedure),
             phantom_ask(procedure, config, flags.seed, flags.errors),
         )

@@ -7,7 +7,7 @@ from medscope_jax.rl.endpoint import parse_score
 from medscope_jax.rl.judge import judge_answer
 from medscope_jax.rl.words import normalize_answer
 from tfds_builders.synthesis.footage import frames_inside, frames_outside, local_window
-from tfds_builders.synthesis.items import Ask, Dropped, Frame, Outcome, Question, Request
+from tfds_builders.synthesis.items import Ask, Dropped, Frame, Outcome, Request, WrittenQuestion
 from tfds_builders.synthesis.settings import SynthesisConfig
 from tfds_builders.synthesis.stages import for_each
 from tfds_builders.synthesis.wire import ask_object
@@ -16,7 +16,9 @@ from tfds_builders.synthesis.wire import ask_object
 EASY = "verify: answered without its evidence"
 
 
-async def judged(question: Question, answer: str, ask: Ask, config: SynthesisConfig) -> float:
+async def judged(
+    question: WrittenQuestion, answer: str, ask: Ask, config: SynthesisConfig
+) -> float:
     """The score (0, 0.5 or 1) of an answer: by rule where that can tell, else by the model.
 
     Grounding answers are measured by their IoU with the evidence. Other words than the reference's
@@ -45,13 +47,13 @@ async def judged(question: Question, answer: str, ask: Ask, config: SynthesisCon
     raise Dropped("unreadable reply (judge)")
 
 
-async def blind(items: Sequence[Question], ask: Ask, config: SynthesisConfig) -> Outcome:
+async def blind(items: Sequence[WrittenQuestion], ask: Ask, config: SynthesisConfig) -> Outcome:
     """Questions that are not answered right without any frame.
 
     Of blind_attempts independent answers, blind_right right ones drop a question.
     """
 
-    async def one(question: Question) -> Question:
+    async def one(question: WrittenQuestion) -> WrittenQuestion:
         values = {"question": question.asked, "duration": question.footage.duration}
         right = 0
         for draw in range(config.blind_attempts):
@@ -65,7 +67,7 @@ async def blind(items: Sequence[Question], ask: Ask, config: SynthesisConfig) ->
     return await for_each(items, one)
 
 
-async def verify(items: Sequence[Question], ask: Ask, config: SynthesisConfig) -> Outcome:
+async def verify(items: Sequence[WrittenQuestion], ask: Ask, config: SynthesisConfig) -> Outcome:
     """Questions that are answered right from their evidence, and wrong from all other frames.
 
     A grounding question's evidence is shown with what comes before and after it (local_window):
@@ -73,7 +75,7 @@ async def verify(items: Sequence[Question], ask: Ask, config: SynthesisConfig) -
     the other frames has failed to, as it should.
     """
 
-    async def one(question: Question) -> Question:
+    async def one(question: WrittenQuestion) -> WrittenQuestion:
         footage, spans = question.footage, list(question.spans)
         shown = [local_window(footage, spans, config.context_s)]
         shown = shown if question.task == "grounding" else spans
@@ -91,13 +93,15 @@ async def verify(items: Sequence[Question], ask: Ask, config: SynthesisConfig) -
 
 
 async def _seen(
-    question: Question, frames: tuple[Frame, ...], ask: Ask, config: SynthesisConfig
+    question: WrittenQuestion, frames: tuple[Frame, ...], ask: Ask, config: SynthesisConfig
 ) -> float:
     values = {"question": question.asked, "duration": question.footage.duration}
     return await _score(question, Request("answer", values, frames), ask, config)
 
 
-async def _score(question: Question, request: Request, ask: Ask, config: SynthesisConfig) -> float:
+async def _score(
+    question: WrittenQuestion, request: Request, ask: Ask, config: SynthesisConfig
+) -> float:
     """The score of the answer to a request; one that declines to answer scores 0."""
     try:
         answer = await ask_object(request, ask, config.reply_attempts, "answer")

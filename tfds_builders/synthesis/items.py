@@ -56,7 +56,7 @@ class Clip:
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class WrittenQuestion:
     """A question with its evidence.
 
     Attributes:
@@ -83,10 +83,10 @@ class Question:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trajectory:
+class WrittenTrajectory:
     """A question and the assistant's turns that answer it."""
 
-    question: Question
+    question: WrittenQuestion
     turns: tuple[str, ...]
 
 

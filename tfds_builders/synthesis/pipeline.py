@@ -83,7 +83,7 @@ class Tally:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class FootageSource:
     """A recording to work on: how to get it (may raise Dropped, may block), and whom to ask."""
 
     load: Callable[[], Footage]
@@ -106,7 +106,7 @@ def metered(ask: Ask, tally: Tally) -> Ask:
 
 
 async def run(
-    sources: Sequence[Source],
+    sources: Sequence[FootageSource],
     config: SynthesisConfig,
     tallies: Mapping[str, Tally],
     progress: Callable[[], Any] = lambda: None,
@@ -117,7 +117,7 @@ async def run(
     """
     slots = asyncio.Semaphore(config.videos_at_once)
 
-    async def one(source: Source) -> list[dict[str, Any]]:
+    async def one(source: FootageSource) -> list[dict[str, Any]]:
         async with slots:
             outcome = await for_each([source], lambda s: asyncio.to_thread(s.load))
             tallies["read"].add_outcome(1, outcome)

@@ -7,7 +7,7 @@ from typing import Any
 
 from medscope_jax.phantom.teacher import answer_turn
 from tfds_builders.synthesis.footage import local_window
-from tfds_builders.synthesis.items import Clip, Question, Span, Trajectory
+from tfds_builders.synthesis.items import Clip, Span, WrittenQuestion, WrittenTrajectory
 from tfds_builders.synthesis.settings import SynthesisConfig
 
 _CAPTION_QUESTION = "Describe what the clip shows."
@@ -33,9 +33,9 @@ class Made:
 
     captions: Sequence[Clip]
     events: Sequence[Clip]
-    questions: Sequence[Question]
-    taught: Sequence[Trajectory]
-    thought: Sequence[Trajectory]
+    questions: Sequence[WrittenQuestion]
+    taught: Sequence[WrittenTrajectory]
+    thought: Sequence[WrittenTrajectory]
 
 
 def rows_of(split: str, made: Made, config: SynthesisConfig) -> list[dict[str, Any]]:
@@ -74,14 +74,14 @@ def _caption_row(clip: Clip) -> dict[str, Any]:
     }
 
 
-def _local_row(question: Question, config: SynthesisConfig) -> dict[str, Any]:
+def _local_row(question: WrittenQuestion, config: SynthesisConfig) -> dict[str, Any]:
     window = local_window(question.footage, question.spans, config.context_s)
     turn = answer_turn(question.reason, question.answer)
     return _row(question, "qa", (turn,), window)
 
 
 def _row(
-    question: Question, part: str, turns: Sequence[str] = (), window: Span | None = None
+    question: WrittenQuestion, part: str, turns: Sequence[str] = (), window: Span | None = None
 ) -> dict[str, Any]:
     row = {
         "video": question.footage.video,

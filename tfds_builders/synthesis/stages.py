@@ -21,9 +21,9 @@ from tfds_builders.synthesis.items import (
     Dropped,
     Footage,
     Outcome,
-    Question,
     Request,
     Span,
+    WrittenQuestion,
     joined,
     unrepeated,
 )
@@ -137,7 +137,7 @@ async def questions(items: Sequence[Clip], ask: Ask, config: SynthesisConfig) ->
     one asked twice in the same recording is kept once.
     """
 
-    async def about(event: Clip) -> list[Question | Drop]:
+    async def about(event: Clip) -> list[WrittenQuestion | Drop]:
         frames = frames_inside(event.footage, [(event.start, event.end)], config.clip_frames)
         values = {
             "start": event.start,
@@ -163,7 +163,7 @@ async def questions(items: Sequence[Clip], ask: Ask, config: SynthesisConfig) ->
     )
 
 
-def _question(entry: Any, event: Clip, config: SynthesisConfig) -> Question:
+def _question(entry: Any, event: Clip, config: SynthesisConfig) -> WrittenQuestion:
     """A question of a reply; Dropped says what is wrong with it."""
     if not isinstance(entry, dict):
         raise Dropped("question: no object")
@@ -186,7 +186,7 @@ def _question(entry: Any, event: Clip, config: SynthesisConfig) -> Question:
         answer = _words(entry.get("answer"), "question")
     if options and answer not in options:
         raise Dropped("question: answer is none of its options")
-    return Question(
+    return WrittenQuestion(
         event.footage,
         task,
         _words(entry.get("question"), "question"),

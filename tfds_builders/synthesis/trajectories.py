@@ -18,10 +18,10 @@ from tfds_builders.synthesis.items import (
     Dropped,
     Frame,
     Outcome,
-    Question,
     Request,
     Span,
-    Trajectory,
+    WrittenQuestion,
+    WrittenTrajectory,
     unrepeated,
 )
 from tfds_builders.synthesis.request_texts import TELLTALE
@@ -33,7 +33,7 @@ _MAX_CHARACTERS = 8000  # of a turn
 _TELLTALE = re.compile(TELLTALE, re.IGNORECASE)
 
 
-async def teach(items: Sequence[Question], ask: Ask, config: SynthesisConfig) -> Outcome:
+async def teach(items: Sequence[WrittenQuestion], ask: Ask, config: SynthesisConfig) -> Outcome:
     """Trajectories: the teacher looks by calls, which are executed, and answers.
 
     It is told where the evidence is, never the answer: an answer that is right was seen. A
@@ -47,23 +47,23 @@ async def teach(items: Sequence[Question], ask: Ask, config: SynthesisConfig) ->
     return unrepeated(outcome, lambda t: (id(t.question), t.turns), "trajectory: said twice")
 
 
-async def think(items: Sequence[Question], ask: Ask, config: SynthesisConfig) -> Outcome:
+async def think(items: Sequence[WrittenQuestion], ask: Ask, config: SynthesisConfig) -> Outcome:
     """Trajectories without calls, for easy questions: one turn that answers from the preview."""
 
-    async def one(question: Question) -> Trajectory:
+    async def one(question: WrittenQuestion) -> WrittenTrajectory:
         frames = preview(question.footage, config.preview_frames)
         turn = await _turn(Request("think", {"question": question.asked}, frames), ask)
         if TOOL_CALL in turn:
             raise Dropped("trajectory: calls without tools")
         await _check_answer(question, turn, ask, config)
-        return Trajectory(question, (turn,))
+        return WrittenTrajectory(question, (turn,))
 
     return await for_each(items, one)
 
 
 async def _demonstrate(
-    question: Question, draw: int, ask: Ask, config: SynthesisConfig
-) -> Trajectory:
+    question: WrittenQuestion, draw: int, ask: Ask, config: SynthesisConfig
+) -> WrittenTrajectory:
     footage = question.footage
     values = {
         "question": question.asked,
@@ -94,7 +94,7 @@ async def _demonstrate(
     if window_iou(window, question.spans) < config.min_iou:
         raise Dropped("trajectory: last window misses the evidence")
     await _check_answer(question, turn, ask, config)
-    return Trajectory(question, (*(said for said, _ in history), turn))
+    return WrittenTrajectory(question, (*(said for said, _ in history), turn))
 
 
 async def _turn(request: Request, ask: Ask) -> str:
@@ -114,7 +114,9 @@ async def _turn(request: Request, ask: Ask) -> str:
     return turn
 
 
-async def _check_answer(question: Question, turn: str, ask: Ask, config: SynthesisConfig) -> None:
+async def _check_answer(
+    question: WrittenQuestion, turn: str, ask: Ask, config: SynthesisConfig
+) -> None:
     answer = extract_answer(turn)
     if not answer or len(answer) >= MAX_ANSWER_CHARACTERS:
         raise Dropped("trajectory: no usable answer")

@@ -15,7 +15,7 @@ import pytest
 from medscope_jax.rl.chat import open_client
 from medscope_jax.rl.chat_config import EndpointConfig
 from tfds_builders.synthesis.client import Client
-from tfds_builders.synthesis.items import Footage, Frame, Question
+from tfds_builders.synthesis.items import Footage, Frame, WrittenQuestion
 from tfds_builders.synthesis.journal import open_journal
 from tfds_builders.synthesis.settings import SynthesisConfig
 
@@ -227,7 +227,7 @@ def footage():
 @pytest.fixture
 def question(footage):
     """A question whose answer shows from 20 to 24 s."""
-    return Question(
+    return WrittenQuestion(
         footage, "vqa", "What colour is the polyp?", "red", "The polyp is red.", ((20.0, 24.0),)
     )
 
