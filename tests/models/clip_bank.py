@@ -52,7 +52,7 @@ def encode_clips(
 def visual_rows(
     kinds: np.ndarray, image_rows: Sequence[np.ndarray], video_rows: Sequence[np.ndarray] = ()
 ) -> np.ndarray:
-    """The bank row of every slot, int32 [B, L], -1 for text: `embed`'s frame.
+    """The bank row of every slot, int32 [B, L], -1 for text: `embed`'s index.
 
     Args:
         kinds: [B, L] Kind of every slot, see conversation_positions.token_kinds.

@@ -15,7 +15,7 @@ import numpy as np
 from medscope_jax.dialogue.protocol import crop_call
 from medscope_jax.phantom.procedure import COLOURS, COUNTS, PHASES, SIDES, Procedure
 from medscope_jax.phantom.questions import (
-    WrittenQuestion,
+    Question,
     details_text,
     easy_questions,
     hard_questions,
@@ -151,13 +151,13 @@ class _Phantom:
         times = [frame.time for frame in request.frames]
         return answer_turn(question.thought, self._look(question, times) or "unknown")
 
-    def _asked(self, values: Mapping) -> tuple[WrittenQuestion, bool]:
+    def _asked(self, values: Mapping) -> tuple[Question, bool]:
         """The question that is asked, and whether its words tell more than it should."""
         text = values["question"]
         known = next(q for q in [*self._hard, *self._easy] if text.endswith(q.text))
         return known, text != known.text
 
-    def _entry(self, question: WrittenQuestion, start: float, end: float, rng) -> dict:
+    def _entry(self, question: Question, start: float, end: float, rng) -> dict:
         """A question as a reply holds it, at times spoiled."""
         event = question.event
         entry = _as_entry(question, event.start, event.end)
@@ -174,7 +174,7 @@ class _Phantom:
                 entry["task"] = "opinion"
         return entry
 
-    def _spoil(self, turns: list[str], question: WrittenQuestion, rng) -> list[str]:
+    def _spoil(self, turns: list[str], question: Question, rng) -> list[str]:
         """A trajectory with one thing wrong."""
         first, second, last = turns
         match int(rng.integers(5)):
@@ -193,7 +193,7 @@ class _Phantom:
                 return [first, second, answer_turn(question.thought, "unknown")]
         return [first, second, second]  # never answers
 
-    def _look(self, question: WrittenQuestion, times: list[float]) -> str:
+    def _look(self, question: Question, times: list[float]) -> str:
         """The answer that frames at these times show; "" if they show none."""
         if question.event is None:
             moment = _moment(question)
@@ -206,7 +206,7 @@ class _Phantom:
             return span_text(seen[0], seen[-1])
         return question.answer if seen else ""
 
-    def _guess(self, question: WrittenQuestion, rng: np.random.Generator) -> str:
+    def _guess(self, question: Question, rng: np.random.Generator) -> str:
         """An answer out of the blue, of the right kind."""
         if question.task == "grounding":
             start = int(rng.integers(self._procedure.duration - 8))
@@ -230,12 +230,12 @@ class _Phantom:
         return "; ".join(said) + "."
 
 
-def _moment(question: WrittenQuestion) -> float:
+def _moment(question: Question) -> float:
     """The time that an easy question asks about."""
     return float(_AT.search(question.text)[1])
 
 
-def _as_entry(question: WrittenQuestion, start: float, end: float) -> dict:
+def _as_entry(question: Question, start: float, end: float) -> dict:
     return {
         "task": question.task,
         "question": question.text,
