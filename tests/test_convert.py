@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from medscope_jax import convert, models
+from medscope_jax.dialogue import CHAT_TEMPLATE
 from medscope_jax.distributed import make_mesh, param_shardings
 from medscope_jax.errors import UserError
 from medscope_jax.files import new_folder
@@ -81,6 +83,18 @@ def test_round_trip_keeps_every_bit(tied, dtype, tmp_path, capsys):
     for name in (*synthetic.COMPANIONS, "config.json"):
         assert (back / name).read_bytes() == (hf / name).read_bytes(), name
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_an_export_has_a_chat_template(source, checkpoint, tmp_path):
+    """The one that came with the weights, or else ours, with tools and frames."""
+    convert.export_folder(checkpoint, tmp_path / "own")
+    assert not list((tmp_path / "own").glob("chat_template.*"))  # tokenizer_config.json has one
+    folder = shutil.copytree(source, tmp_path / "hf")
+    (folder / "tokenizer_config.json").write_text("{}")
+    convert.import_folder(folder, tmp_path / "ck")
+    convert.export_folder(tmp_path / "ck", tmp_path / "out")
+    added = tmp_path / "out" / "chat_template.jinja"
+    assert added.read_text() == CHAT_TEMPLATE.read_text() and "tool_call" in added.read_text()
 
 
 def test_paths_as_people_type_them(source, tmp_path, monkeypatch):
