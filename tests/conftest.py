@@ -1,6 +1,5 @@
 """Every test runs on the CPU, as eight virtual devices, so that sharding is testable anywhere."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -65,14 +64,14 @@ def micro_run(tmp_path_factory, micro_arguments, worker_id):
     """
     # Imported here: test files that need no run shall not wait for its imports.
     from medscope_jax import train
+    from medscope_jax.locks import alone
 
     own = tmp_path_factory.mktemp("micro") / "run"
     if worker_id == "master":
         train.main([*micro_arguments, "--workdir", str(own)])
         return own
     shared = tmp_path_factory.getbasetemp().parent
-    with open(shared / "micro.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(shared / "micro.lock"):
         if not (shared / "micro").exists():
             train.main([*micro_arguments, "--workdir", str(shared / "making")])
             (shared / "making").rename(shared / "micro")

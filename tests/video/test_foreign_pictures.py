@@ -4,20 +4,19 @@ Decoders hand over memory; where a picture could not be decoded it may hold what
 The good recordings are magenta, every picture of them; no bad one has any magenta.
 """
 
-import argparse
 import dataclasses
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from benchmarks.damage_files import CONTAINERS, DAMAGES, damaged, good_recordings
-from medscope_jax import ask
 from medscope_jax.data.clinvideo_reader import ClinvideoReader
 from medscope_jax.errors import UserError
+from medscope_jax.inference import MedScope
 from medscope_jax.video import VideoError, read_video
 from tests.video import corpus_interlaced
 from tests.video.corpus_pictures import SIZE
@@ -134,9 +133,9 @@ def test_ask_shows_only_the_recording_asked_about(goods, bad_ones):
     shown = 0
     for path in bad_ones:
         for asked, partial in ((goods[0], False), (path, True)):
-            flags = argparse.Namespace(video=str(asked), partial=partial, fps=None)
+            medscope = types.SimpleNamespace(video=section, frame_size=SIZE)
             try:
-                frames = ask._read(Console(quiet=True), flags, section, SIZE).frames
+                frames = MedScope.read_video(medscope, asked, partial=partial).frames
             except UserError:
                 assert asked == path
                 continue
