@@ -80,7 +80,9 @@ def ours(
         generated = int(np.sum(host.role == Role.GENERATED))
         used = time.process_time() - cpu
         keep(done)
-        return TimedRollout(rows, generated, dict(clock.seconds), used, int(done.work["decode_steps"]))
+        return TimedRollout(
+            rows, generated, dict(clock.seconds), used, int(done.work["decode_steps"])
+        )
 
     return once
 

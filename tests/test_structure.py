@@ -20,7 +20,7 @@ PACKAGES = ("medscope_jax", "tfds_builders", "tpu_configs", "benchmarks")
 LAYERS = (
     "benchmarks",
     "tpu_configs",
-    "medscope_jax train evaluate ask plan convert encode",
+    "medscope_jax train evaluate ask plan convert encode inference",
     "tfds_builders",
     "planning",
     "training",
