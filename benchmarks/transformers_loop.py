@@ -21,7 +21,7 @@ from benchmarks import peers as peers_lib
 from benchmarks.model_torch import build, patches
 from medscope_jax.dialogue import Role, Tokenizer, protocol
 from medscope_jax.models import ModelConfig, export_hf
-from medscope_jax.models.hf import hf_config
+from medscope_jax.models.hf.hf_config import hf_config
 
 _ENCODED = 128  # frames of one call of the vision tower
 

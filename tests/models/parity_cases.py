@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from medscope_jax.models import ModelConfig, TextConfig, VisionConfig
-from medscope_jax.models.hf import hf_config
+from medscope_jax.models.hf.hf_config import hf_config
 from tests.models import model_cases
 from tests.models.conversation_positions import Kind, token_kinds
 

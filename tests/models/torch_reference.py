@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from medscope_jax.models import ModelConfig
-from medscope_jax.models.hf import hf_config
+from medscope_jax.models.hf.hf_config import hf_config
 
 # What Qwen's image processor subtracts and divides by, on a 0 to 1 scale.
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
