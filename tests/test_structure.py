@@ -20,7 +20,7 @@ PACKAGES = ("medscope_jax", "tfds_builders", "tpu_configs", "benchmarks")
 LAYERS = (
     "benchmarks",
     "tpu_configs",
-    "medscope_jax train evaluate ask plan convert encode inference",
+    "medscope_jax cli train evaluate ask plan convert encode inference",
     "tfds_builders",
     "planning",
     "training",
@@ -28,7 +28,8 @@ LAYERS = (
     "data models bank",
     "phantom dialogue tools video",
     "distributed",
-    "config arguments errors files locks manifest parts quiet stored strict_json visible",
+    "config config_schema config_source config_text config_values arguments "
+    "errors files locks manifest parts quiet stored strict_json visible",
 )
 # Who imports a room of which others know nothing.
 ONLY = {"tfds_builders": "train tfds_builders benchmarks", "benchmarks": "benchmarks"}
