@@ -232,17 +232,22 @@ def test_what_imports_may_not_do_is_found():
     assert not circle(rooms_alone) and circle(between_rooms(rooms_alone)) == ["metrics", "rl"]
 
 
+def modules() -> dict[str, str]:
+    """sources, without those of packages."""
+    packages = {name.rpartition(".")[0] for name in sources()}
+    return {name: text for name, text in sources().items() if name not in packages}
+
+
 def test_modules_are_small():
-    packages = {module.rpartition(".")[0] for module in sources()}
-    lengths = {m: text.count("\n") for m, text in sources().items() if m not in packages}
+    lengths = {module: text.count("\n") for module, text in modules().items()}
     assert not [module for module, length in lengths.items() if length > LONGEST]
     assert statistics.median(lengths.values()) < MEDIAN
 
 
 def test_names_stand_once():
     assert not twice(classes(sources()))
-    modules = [(name.rpartition(".")[2], name) for name in sources() if "." in name]
-    assert not twice([(name, where) for name, where in modules if name != "__main__"])
+    files = [(name.rpartition(".")[2], name) for name in modules()]
+    assert not twice([(name, where) for name, where in files if name != "__main__"])
     texts = {"a.one": "class Row:\n    class Part: ...", "b.one": "class Row: ...\nclass All: ..."}
     assert twice(classes(texts)) == ["Row: a.one, b.one"]
 
