@@ -39,6 +39,7 @@ _REMEDIES = {
     errno.ESTALE: "its network folder was mounted anew; run again",
     errno.EFBIG: "files may not grow so large here; raise the limit (ulimit -f)",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENXIO: "it is a socket, or a device that is not there; move it away, or name another",
     errno.ENFILE: "other programs hold too many open files; run again later",
 }
 

@@ -74,6 +74,7 @@ def test_a_mistake_is_one_line_whatever_is_in_it():
         (errno.ENAMETOOLONG, "a shorter path"),
         (errno.EIO, "has a fault"),
         (errno.ELOOP, "lead in a circle"),
+        (errno.ENXIO, "is a socket"),
     ],
 )
 def test_faults_of_a_path(number, remedy):

@@ -208,5 +208,13 @@ def _refuse_sliding(text: Mapping[str, Any], layers: int) -> None:
     if sliding not in (None, True, False):
         raise UserError(f"use_sliding_window is {repr(sliding)[:60]}; it must be true or false")
     windowed = sliding and first < layers
-    if windowed or "sliding_attention" in str(text.get("layer_types")):
+    kinds = text.get("layer_types")
+    if windowed or "sliding_attention" in str(kinds):
         raise UserError("sliding-window attention is not supported")
+    others = (
+        [kind for kind in kinds if kind != "full_attention"] if isinstance(kinds, list) else [kinds]
+    )
+    if kinds is not None and others:
+        raise UserError(
+            f"layer_types is or has {repr(others[0])[:60]}; only full_attention is supported"
+        )

@@ -127,6 +127,11 @@ def test_a_kept_config_stays_as_it_is(tmp_path):
         # transformers reads it as num_heads, and whichever comes last counts.
         ({"vision_config": {**VISION, "num_attention_heads": 8}}, "has num_attention_heads 8, for"),
         ({"vision_config": {"num_hidden_layers": 24}}, "has num_hidden_layers 24, for .* of depth"),
+        (
+            {"layer_types": ["full_attention", "chunked"]},
+            "layer_types is or has .chunked.; only full",
+        ),
+        ({"layer_types": "full_attention"}, "layer_types is or has .full_attention."),
         ({"hidden_size": "3584"}, "hidden_size is '3584'; expected such as"),
         ({"num_hidden_layers": True}, "num_hidden_layers is True"),
         ({"num_key_value_heads": 3}, "must be a multiple of num_key_value_heads"),
