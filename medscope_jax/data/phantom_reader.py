@@ -4,6 +4,7 @@ See open_suite.py for what a Suite is, and tfds_builders/prepare.py for what lie
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,7 +94,7 @@ class PhantomReader:
 
     def outlines(self, split: str) -> dict[str, VideoOutline]:
         """The videos of a split by id, in the order of their rows, by their scripts."""
-        return {script.id: _outline(script) for script in self._scripts(split)}
+        return {script.id: _outline(script) for script in self._scripts_of(split)}
 
     def texts(self) -> Iterator[str]:
         """suite_corpus of forty procedures: every one says much the same."""
@@ -101,7 +102,7 @@ class PhantomReader:
 
     def samples(self, part: str, count: int) -> Iterator[tuple[dict[str, Any], VideoOutline]]:
         """The records of so many training procedures, spread over the sources."""
-        config, scripts = self.config, self._scripts("train")
+        config, scripts = self.config, self._scripts_of("train")
         for script in (scripts[i] for i in preview_indices(len(scripts), count)):
             for record in records(script, part, config):
                 yield record, _outline(script)
@@ -116,11 +117,10 @@ class PhantomReader:
             raise UserError(
                 f"config.video.fps is {video.fps}, but phantom events lie on whole seconds: use 1.0"
             )
-        scripts = procedures(self.config)
         for split in SPLITS:
-            if not any(script.split == split for script in scripts):
+            if not self._scripts_of(split):
                 raise UserError(f"config.suite has no {split} procedures; every split needs one")
-        longest = max(script.duration for script in scripts)
+        longest = max(script.duration for script in self._scripts)
         frames = -(-longest // (2 if video.native_pairs else 1))
         if frames > video.max_frames:
             raise UserError(
@@ -128,8 +128,12 @@ class PhantomReader:
                 f"of {longest} s, which is {frames} frames"
             )
 
-    def _scripts(self, split: str) -> list[Procedure]:
-        return [script for script in procedures(self.config) if script.split == split]
+    @functools.cached_property
+    def _scripts(self) -> list[Procedure]:  # once: half a second of a full suite
+        return procedures(self.config)
+
+    def _scripts_of(self, split: str) -> list[Procedure]:
+        return [script for script in self._scripts if script.split == split]
 
 
 def prepared_suite(workdir: str | os.PathLike) -> PhantomReader:
