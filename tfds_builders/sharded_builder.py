@@ -28,6 +28,7 @@ from medscope_jax.data.built import (
     seal,
 )
 from medscope_jax.errors import UserError, one_line
+from medscope_jax.files import NOT_REGULAR
 from medscope_jax.locks import alone
 from medscope_jax.parts import SPLITS
 from tfds_builders.manual import Manual, read_manual
@@ -98,6 +99,9 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         **kwargs: Any,
     ):
         self._spread, self._read, self._plan, self._locked = spread, read, plan, locked
+        for path in pathlib.Path(kwargs.get("data_dir") or os.devnull, self.name).rglob("*"):
+            if path.exists() and not (path.is_file() or path.is_dir()):  # TFDS would wait for it
+                raise UserError(f"{path} is {NOT_REGULAR}: move it away")
         try:
             super().__init__(file_format=file_format, **kwargs)
         except Exception as error:  # TFDS reads what is there at once, and has many kinds of errors

@@ -237,6 +237,20 @@ def test_overwrite_mends_what_is_damaged(manual, tmp_path):
         assert digest(data) == wanted
 
 
+def test_a_pipe_is_not_waited_for(manual, tmp_path):
+    data = tmp_path / "data"
+    build_rl(manual, data)
+    for name in ("dataset_info.json", "features.json"):
+        path = data / "clinvideo_frames" / "1.0.0" / name
+        path.rename(tmp_path / name)
+        os.mkfifo(path)
+        for overwrite in (False, True):
+            with pytest.raises(UserError, match=rf"{name} is no regular file .*: move it away"):
+                build_rl(manual, data, overwrite=overwrite)
+        (tmp_path / name).replace(path)
+    build_rl(manual, data)
+
+
 def test_names_of_other_encodings_are_listed_and_read_again(manual, tmp_path):
     name = os.fsdecode("m\xfcller.mp4".encode("latin-1"))
     rows = [cases.row(name), cases.row("a.mp4")]
