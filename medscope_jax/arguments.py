@@ -50,8 +50,8 @@ def parse_arguments(
             continue
         key, equals, value = argument.removeprefix("--config.").partition("=")
         if not equals:
-            value = next(arguments, None)
-            if value is None or value.startswith("--"):
+            value = next(arguments, "--")
+            if value.startswith("--"):
                 raise ConfigError(f"--config.{key} needs a value: --config.{key}=VALUE")
         overrides.append(f"{key}={value}")
     namespace = parser.parse_args(rest)
@@ -84,8 +84,8 @@ class Parser(argparse.ArgumentParser):
           ConfigError: the command line can't be parsed.
         """
         given = list(sys.argv[1:] if args is None else args)
-        flags = itertools.takewhile(lambda argument: argument != "--", given)
-        flags = [flag for flag in flags if _FLAG.fullmatch(flag)]
+        before = itertools.takewhile(lambda argument: argument != "--", given)
+        flags = [argument for argument in before if _FLAG.fullmatch(argument)]
         self._refuse([flag for flag in flags if flag.partition("=")[0] not in self._flags()])
         namespace, unknown = super().parse_known_args(given, namespace)
         self._refuse(unknown)
