@@ -23,12 +23,12 @@ from tqdm import tqdm
 from medscope_jax.config import config_file, load_config, parse_arguments
 from medscope_jax.data.open_suite import open_suite
 from medscope_jax.data.phantom_reader import PhantomReader
-from medscope_jax.distributed import check_device, compile_for, make_mesh, topology_devices
+from medscope_jax.distributed import check_device, make_mesh, topology_devices
 from medscope_jax.errors import UserError, run_main
 from medscope_jax.files import check_outputs, make_folder, write_text
 from medscope_jax.models.presets import published_size
 from medscope_jax.planning import Cost, assume, cost_of, print_plan, to_dict, units_of
-from medscope_jax.planning.programs import programs
+from medscope_jax.planning.programs import compile_program, programs
 from medscope_jax.training.config_checks import check_config
 from medscope_jax.training.imported import with_checkpoint_shapes
 
@@ -103,7 +103,8 @@ def plan(config: ConfigDict, mesh: Mesh, names: list[str] | None = None) -> dict
     """Compiles the `programs` of these names (None: all); shows its progress on stderr.
 
     Raises:
-      UserError: a name that there is no program of.
+      UserError: a name that there is no program of, or a program with a loop of which is not known
+        how often it runs.
     """
     jobs = _chosen(programs(config, mesh), names)
     units, costs = units_of(config), {}
@@ -113,14 +114,12 @@ def plan(config: ConfigDict, mesh: Mesh, names: list[str] | None = None) -> dict
             if bar.disable:  # a log of a notebook or a job: minutes are no silence
                 line = f"compiling {name} ({number} of {len(jobs)})"
                 print(line, file=sys.stderr, flush=True)
-            report = compile_for(
-                program.function,
-                program.arguments,
-                donate=program.donate,
-                out_shardings=program.out_shardings,
-            )
+            report = compile_program(program)
             assumed = assume(config, mesh, program)
-            costs[name] = cost_of(report, assumed, units.get(name, {}))
+            try:
+                costs[name] = cost_of(report, assumed, units.get(name, {}))
+            except UserError as error:
+                raise UserError(f"{name} can't be planned: {error}") from error
             bar.update()
     return costs
 

@@ -1,6 +1,5 @@
 """Planning for hardware that is not there."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -9,38 +8,16 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from medscope_jax import models, plan
+from medscope_jax import plan
 from medscope_jax.config import load_config
 from medscope_jax.distributed import make_mesh
 from medscope_jax.errors import UserError
 from medscope_jax.planning import to_dict
-from medscope_jax.planning.programs import Program, programs
+from medscope_jax.planning.programs import Program
+from tests.planning.loop_cases import agent_loop
+from tests.planning.plan_cases import SMALL, V5E, needs_libtpu
 
 FOLDER = Path(__file__).parent.parent / "tpu_configs"
-V5E = str(FOLDER / "v5e.py")
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
-)
-# The v5e config, made small enough to compile in seconds.
-SMALL = (
-    "model.text.num_hidden_layers=2",
-    "model.text.hidden_size=128",
-    "model.text.mrope_section=(4, 2, 2)",
-    "model.vision.depth=1",
-    "model.vision.fullatt_block_indexes=(0,)",
-    "video.height=28",
-    "video.width=56",
-    "video.max_frames=8",
-    "dialogue.preview_frames=2",
-    "dialogue.window_frames=2",
-    "dialogue.length=192",
-    "rollout.call_tokens=8",
-    "rollout.turn_tokens=8",
-    "rollout.prefill_rows=2",
-    "rl.group_size=2",
-    "rl.micro_batch=8",
-    "ga_grpo.batch_size=8",
-)
 
 
 def doubling(rows):
@@ -53,46 +30,6 @@ def doubling(rows):
         return {"double": Program(lambda x: x * 2, {"rows": x})}
 
     return make
-
-
-def test_the_programs_trace_with_the_planned_shapes():
-    config = load_config(f"{V5E}:topology=2x4", SMALL)
-    mesh = make_mesh(config.mesh, jax.devices()[:8], kv_heads=4)
-    for name, program in programs(config, mesh).items():
-        result = jax.eval_shape(program.function, *program.arguments.values())
-        if name == "encode":
-            assert result.shape[1:] == (2, 128)
-        if name == "rollout":
-            assert result[0].tokens.shape == (16, 192)
-        if name == "sft":
-            assert result[1]["loss"].shape == ()
-            assert program.arguments["episodes"]["tokens"].shape == (128, 192)
-            # Each row brings what it shows: at most frames of 2 tokens in all of its slots.
-            assert program.arguments["episodes"]["visual"].shape == (128, 192, 128)
-        if name == "ga_grpo":
-            state, metrics = result
-            assert jax.tree.map(jnp.shape, state.params) == jax.tree.map(
-                jnp.shape, program.arguments["parameters"]
-            )
-            assert metrics["policy_loss"].shape == ()
-            # Only adapters (of rank 64) have moments, and they are float32 on a bfloat16 base.
-            state = program.arguments["parameters"], program.arguments["optimizer"]
-            projection = state[0]["text"]["layers"]["mlp"]["up_proj"]
-            assert projection["kernel"].dtype == jnp.bfloat16
-            assert projection["lora_a"].shape == (2, 128, 64)
-            assert {leaf.dtype for leaf in jax.tree.leaves(state[1])} <= {
-                jnp.dtype("float32"),
-                jnp.dtype("int32"),
-            }
-            sizes = [leaf.size for leaf in jax.tree.leaves(state[1])]
-            adapters = models.split_lora(state[0])[1]
-            assert sum(sizes) - 2 * sum(leaf.size for leaf in jax.tree.leaves(adapters)) < 8
-
-
-def test_questions_that_do_not_split_are_a_user_error():
-    config = load_config(f"{V5E}:topology=2x4", [*SMALL, "ga_grpo.batch_size=6"])
-    with pytest.raises(UserError, match="rl.parts 6 does not split over data x fsdp = 8"):
-        programs(config, make_mesh(config.mesh, jax.devices()[:8]))
 
 
 @needs_libtpu
@@ -148,6 +85,29 @@ def test_progress_is_told_off_a_terminal(monkeypatch, capsys):
 def test_a_config_without_a_slice_and_without_devices_names_those_with_one():
     with pytest.raises(UserError, match=r"names none.*v5e.py"):
         plan.main(["--config", str(FOLDER / "gpu.py")])
+
+
+@pytest.mark.parametrize(
+    "steps, message",
+    [
+        (("decode_step",), "named decode_step, but"),  # one is gone
+        (("look", "decode_step"), "named look, decode_step, but"),  # one has another name
+        ((), "rollout can't be planned: it holds no loop named agent_loop"),
+    ],
+)
+def test_a_program_whose_loops_are_not_understood_is_not_planned(monkeypatch, steps, message):
+    """A plan that counted such a loop once would be wrong without a word."""
+
+    def make(config, mesh):
+        x = jax.ShapeDtypeStruct((4,), float, sharding=NamedSharding(mesh, PartitionSpec()))
+        kinds = dict.fromkeys(steps, lambda x: x + 1)
+        program = lambda x: agent_loop(x, **kinds) if kinds else x + 1  # noqa: E731
+        return {"rollout": Program(program, {"x": x}, agent_loop=True)}
+
+    monkeypatch.setattr(plan, "programs", make)
+    config = load_config(str(FOLDER / "cpu.py"))
+    with pytest.raises(UserError, match=f"^rollout can't be planned: .*{message}"):
+        plan.plan(config, make_mesh({}, jax.devices()[:1]))
 
 
 @needs_libtpu
@@ -208,11 +168,3 @@ def test_a_published_size_is_planned_before_its_weights_are_here(capsys):
 def test_what_training_would_refuse_is_not_planned():
     with pytest.raises(UserError, match=r"config.rollout.top_p is 2.0"):
         plan.main(["--config", str(FOLDER / "cpu.py"), "--config.rollout.top_p=2.0"])
-
-
-def test_a_published_size_s_prompt_is_counted_as_its_tokenizer_would():
-    """512 frames in 256 blocks of 64 tokens, with their times and tags, system text and tools."""
-    config = load_config(f"{V5E}:3b,topology=4x4")
-    prompts = programs(config, make_mesh({"data": -1}, jax.devices()[:8]))["rollout"].arguments
-    width = prompts["prompts"].tokens.shape[1]
-    assert 256 * (64 + 9) < width < 256 * (64 + 13) + 1024

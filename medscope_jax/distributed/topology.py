@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,18 +95,16 @@ def topology_devices(topology: str) -> list[jax.Device]:
 def compile_for(
     function: Callable,
     arguments: Mapping[str, Any],
-    *,
-    donate: Sequence[str] = (),
-    out_shardings: Any = None,
+    static: Mapping[str, Any] | None = None,
 ) -> Report:
-    """Compiles `function(*arguments.values())` for the devices that its arguments are sharded over.
+    """Compiles `function(*arguments.values(), **static)` for the devices of its arguments.
 
     Args:
-      function: traceable, or jitted already (then `donate` and `out_shardings` are its own matter).
+      function: jitted, or else traceable: then nothing is donated and all results lie where the
+        compiler likes.
       arguments: name -> tree of jax.ShapeDtypeStruct, each with a NamedSharding on one mesh, which
         may be a mesh of `topology_devices`. In the order of the function's parameters.
-      donate: names of arguments whose memory the outputs may take over.
-      out_shardings: as of jax.jit; None: the compiler's choice.
+      static: static arguments of a jitted function, by its own names.
 
     Returns:
       A Report. A program too large for the chip's memory gives `fits=False`, not an exception.
@@ -114,12 +112,7 @@ def compile_for(
     leaves = [leaf for leaf in jax.tree.leaves(dict(arguments)) if leaf.sharding is not None]
     mesh = leaves[0].sharding.mesh
     kind = mesh.devices.flat[0].device_kind
-    names = list(arguments)
-    jitted: Any = function
-    if not hasattr(jitted, "lower"):
-        options = {} if out_shardings is None else {"out_shardings": out_shardings}
-        donated = tuple(names.index(name) for name in donate)
-        jitted = jax.jit(function, donate_argnums=donated, **options)
+    jitted: Any = function if hasattr(function, "lower") else jax.jit(function)
     report: dict[str, Any] = {
         "chips": mesh.size,
         "device_kind": tpu_generation(kind) or kind,
@@ -128,7 +121,7 @@ def compile_for(
     }
     start = time.perf_counter()
     with jax.set_mesh(mesh):
-        traced = jitted.trace(*arguments.values())
+        traced = jitted.trace(*arguments.values(), **(static or {}))
         lowered = traced.lower()
     compiled, refusal, text, assignment = _compile(lowered, is_tpu=bool(tpu_generation(kind)))
     report |= {

@@ -52,10 +52,15 @@ def assume(config: ConfigDict, mesh: Mesh, program: Program) -> Assumed:
     items = questions * config.rl.group_size
     slots = min(config.rollout.slots or items, items)
     rows = min(config.rollout.prefill_rows, slots)
-    steps = (LOOKS * items / rows, tokens_written(config) * items / slots)
+    steps = {
+        "execute_tools": LOOKS * items / rows,
+        "decode_step": tokens_written(config) * items / slots,
+    }
     if slots < items:
         pooled = max(1, min(slots // config.rl.group_size, rows))
-        steps = (-(-questions // pooled), items, *steps)
+        steps |= {"prefill_prompts": -(-questions // pooled), "admit_request": items}
+    if not program.agent_loop:
+        steps = {}
     vision = config.model.vision
     whole = len(vision.fullatt_block_indexes) / vision.depth
     return Assumed(steps, *program.pieces, (1 - whole, whole), program.attended)

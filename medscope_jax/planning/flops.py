@@ -7,36 +7,54 @@ again. Only matrix products count (2 m n k): all else is a few percent of a mode
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from medscope_jax.errors import UserError
+
+AGENT_LOOP = "agent_loop"  # named scope of the loop in rollout/loop.py
+PIECES = "chunked_prefill"  # named scope of the loop in rollout/prefill.py
+_OBSERVES = "execute_tools"  # the agent loop's step that reads observations
 
 
 @dataclasses.dataclass(frozen=True)
 class Assumed:
     """How often things happen that only a run's data decide.
 
-    A loop without a fixed length that holds nothing but such loops is the agent loop, with a loop
-    for each kind of step: look, write, and where slots are refilled read and refill before them
-    (rollout/loop.py). Any other one reads a text piece by piece. Choices are the vision tower's,
-    between attention within windows and over the whole frame. An attention kernel skips the blocks
-    that nothing looks at.
+    A loop without a fixed length is known by the named scope that it stands in: AGENT_LOOP holds a
+    loop for each kind of step, PIECES reads a text piece by piece. Of another one is not known how
+    often it runs: it may neither multiply matrices nor send anything to other chips, and the little
+    that it moves counts as often as a text has pieces. Choices are the vision tower's, between
+    attention within windows and over the whole frame. An attention kernel skips the blocks that
+    nothing looks at.
     """
 
-    steps: tuple[float, ...] = (0.0, 1.0)  # how often in all: (read, refill,) look, write
+    # How often the agent loop does each kind of step in all, by the name of the step's loop; {} for
+    # a program without an agent loop.
+    steps: Mapping[str, float] = dataclasses.field(default_factory=dict)
     prompt: float = 1.0  # pieces of a prompt
     observation: float = 1.0  # pieces of an observation, which looks read
     choice: tuple[float, ...] = (0.5, 0.5)  # shares of the tower's blocks: in windows, frame-wide
     attended: float = 0.5  # share of all pairs of slots that a kernel comes to; causal: half
 
-    def kinds(self, number: int) -> tuple[tuple[float, float], ...]:
-        """Of each of the agent loop's `number` loops, in order: how often it steps in all, and in
-        how many pieces a step of it reads a text."""
-        often = self.steps if len(self.steps) == number else (1.0,) * number
-        pieces = (self.prompt,) * (number - 2) + (self.observation, self.prompt)
-        return tuple(zip(often, pieces, strict=True))
+    def kinds(self, names: Sequence[str]) -> list[tuple[float, float]]:
+        """Of each of the agent loop's loops, in order: how often it steps in all, and in how many
+        pieces a step of it reads a text.
+
+        Raises:
+          UserError: the loops are others than those of `steps`.
+        """
+        if sorted(names) != sorted(self.steps):
+            raise UserError(
+                f"its agent loop holds loops named {', '.join(names) or '(none)'}, but how often "
+                f"they step is known of {', '.join(self.steps) or '(none)'}: see "
+                "planning/cost.py and rollout/loop.py"
+            )
+        pieces = {_OBSERVES: self.observation}
+        return [(self.steps[name], pieces.get(name, self.prompt)) for name in names]
 
     def branches(self, number: int) -> tuple[float, ...]:
         """How often each of `number` branches runs each time that a choice is come to."""
@@ -59,8 +77,20 @@ class Flops(NamedTuple):
         return self.products + self.kernels
 
 
+def unknown_loop(name: str) -> UserError:
+    """What to raise where it matters how often a loop runs, and its name (or "") does not say."""
+    return UserError(
+        f"how often its loop named {name or '(none)'} runs is not known: give the loop a "
+        "jax.named_scope that planning/flops.py counts"
+    )
+
+
 def count_flops(trace: ClosedJaxpr, assumed: Assumed) -> Flops:
-    """Operations of a traced program, such as Report.trace."""
+    """Operations of a traced program, such as Report.trace.
+
+    Raises:
+      UserError: a loop multiplies matrices, and it is not known how often it runs.
+    """
     return _count(_plain(trace), assumed, assumed.prompt)
 
 
@@ -77,14 +107,18 @@ def _count(jaxpr: Jaxpr, assumed: Assumed, pieces: float) -> Flops:
             body = _count(_plain(params["jaxpr"]), assumed, pieces)
             parts.append(body.times(params["length"]))
         elif name == "while":
-            body = _plain(params["body_jaxpr"])
-            if len(body.eqns) > 1 and all(kind.primitive.name == "while" for kind in body.eqns):
-                often = assumed.kinds(len(body.eqns))
-                for kind, (steps, inside) in zip(body.eqns, often, strict=True):
+            body, scope = _plain(params["body_jaxpr"]), _scope(equation)
+            if scope == AGENT_LOOP:
+                kinds = [kind for kind in body.eqns if kind.primitive.name == "while"]
+                often = assumed.kinds([_scope(kind) for kind in kinds])
+                for kind, (steps, inside) in zip(kinds, often, strict=True):
                     step = _plain(kind.params["body_jaxpr"])
                     parts.append(_count(step, assumed, inside).times(steps))
             else:
-                parts.append(_count(body, assumed, pieces).times(pieces))
+                once = _count(body, assumed, pieces)
+                if once.total and scope != PIECES:
+                    raise unknown_loop(scope)
+                parts.append(once.times(pieces))
         elif name == "cond":
             often = assumed.branches(len(params["branches"]))
             for share, branch in zip(often, params["branches"], strict=True):
@@ -98,6 +132,11 @@ def _count(jaxpr: Jaxpr, assumed: Assumed, pieces: float) -> Flops:
             inner = _inside(params)
             parts.extend(_count(jaxpr, assumed, pieces) for jaxpr in inner)
     return Flops(sum(part.products for part in parts), sum(part.kernels for part in parts))
+
+
+def _scope(equation) -> str:
+    """The innermost named scope that an equation stands in; "" without one."""
+    return str(equation.source_info.name_stack).split("/")[-1]
 
 
 def _product(equation) -> float:

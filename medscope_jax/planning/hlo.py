@@ -10,17 +10,19 @@ import math
 import re
 from typing import NamedTuple
 
+from medscope_jax.errors import UserError
 from medscope_jax.planning.arithmetic import product_flops
-from medscope_jax.planning.flops import Assumed
+from medscope_jax.planning.flops import AGENT_LOOP, PIECES, Assumed, unknown_loop
 from medscope_jax.planning.hlo_text import (
     Computation,
     Instruction,
     hbm_size,
     leaves,
+    loop_name,
     parse,
     size,
+    trip_count,
 )
-from medscope_jax.planning.loops import trip_count
 
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id",
@@ -68,10 +70,16 @@ def read_work(text: str, chips: int, assumed: Assumed) -> ChipWork:
         text: after all optimization, one chip's part.
         chips: of the whole mesh.
         assumed: for the loops and the choices that depend on values, as count_flops takes it.
+
+    Raises:
+      UserError: a loop that multiplies matrices or sends something, or the agent loop that is
+        assumed, is not where its name says how often it runs.
     """
     computations, entry = parse(text)
     reader = _Reader(computations, chips, assumed)
     reader.visit(entry, 1.0, assumed.prompt)
+    if assumed.steps and not reader.has_agent_loop:
+        raise UserError(f"it holds no loop named {AGENT_LOOP}: see rollout/loop.py")
     counted = {kind: Moved(*values) for kind, values in sorted(reader.collectives.items())}
     return ChipWork(reader.flops, reader.hbm_bytes, counted)
 
@@ -84,40 +92,48 @@ class _Reader:
         self.flops = 0.0
         self.hbm_bytes = 0.0
         self.collectives: dict[str, tuple[float, float]] = {}
+        self.has_agent_loop = False
 
-    def visit(self, name: str, times: float, pieces: float, steps: bool = False) -> None:
-        """Counts a computation `times` often.
-
-        pieces: as in flops. steps: it is a step of the agent loop, so that no agent loop is in it.
-        """
+    def visit(self, name: str, times: float, pieces: float) -> None:
+        """Counts a computation `times` often; pieces: as in flops."""
         computation = self.computations[name]
         seen: set[tuple] = set()
         for instruction in computation.instructions.values():
             opcode = instruction.opcode
             if opcode == "while":
-                body = instruction.calls("body")
                 trips = trip_count(instruction, computation, self.computations)
-                kinds = [] if steps or trips is not None else self.open_loops(body)
-                if len(kinds) > 1:
-                    often = self.assumed.kinds(len(kinds))
-                    for kind, (count, inside) in zip(kinds, often, strict=True):
-                        self.visit(kind.calls("body"), times * count, inside, steps=True)
+                if trips is None:
+                    self.visit_open(instruction, times, pieces)
                 else:
-                    often = pieces if trips is None else trips
-                    self.visit(body, times * often, pieces, steps)
+                    self.visit(instruction.calls("body"), times * trips, pieces)
             elif opcode == "conditional":
                 branches = instruction.branches
                 often = self.assumed.branches(len(branches))
                 for share, branch in zip(often, branches, strict=True):
-                    self.visit(branch, times * share, pieces, steps)
+                    self.visit(branch, times * share, pieces)
             elif opcode in ("call", "async-start"):
                 called = instruction.calls("to_apply") or instruction.calls()
                 if called:
-                    self.visit(called, times, pieces, steps)
+                    self.visit(called, times, pieces)
             else:
                 self.flops += times * self.products(instruction, computation)
                 self.hbm_bytes += times * self.moved(instruction, computation)
                 self.collect(instruction, times, seen)
+
+    def visit_open(self, loop: Instruction, times: float, pieces: float) -> None:
+        """Counts a loop without a fixed length as often as its name says."""
+        name, body = loop_name(loop, self.computations), loop.calls("body")
+        if name == AGENT_LOOP:
+            self.has_agent_loop = True
+            kinds = self.open_loops(body)
+            often = self.assumed.kinds([loop_name(kind, self.computations) for kind in kinds])
+            for kind, (count, inside) in zip(kinds, often, strict=True):
+                self.visit(kind.calls("body"), times * count, inside)
+            return
+        before = self.flops, dict(self.collectives)
+        self.visit(body, times * pieces, pieces)
+        if name != PIECES and (self.flops, self.collectives) != before:
+            raise unknown_loop(name)
 
     def open_loops(self, name: str) -> list[Instruction]:
         """The loops without a fixed length in a computation or in its calls, in order."""

@@ -1,4 +1,4 @@
-"""Reading a compiled program's text (HLO): computations, their instructions, and shapes' bytes.
+"""Reading a compiled program's text (HLO): computations, instructions, sizes, loops' lengths.
 
     %name = bf16[8,512]{1,0:T(8,128)S(1)} opcode(%operand, %tuple#1, ...), attribute=value, ...
 
@@ -7,6 +7,7 @@ S(1) and the like in a layout say that the array lives in a small memory on the 
 
 import dataclasses
 import re
+from collections.abc import Mapping
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
@@ -14,6 +15,7 @@ _LEAF = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 _NAME = re.compile(r"%([\w.\-]+(?:#\d+)*)")
 _COMMENT = re.compile(r"/\*.*?\*/")
 _BITS = re.compile(r"\d+")
+_UNCHANGED = ("copy", "bitcast", "convert", "reshape")  # what a loop's bound may be behind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +101,39 @@ def hbm_size(shape: str) -> int:
     return sum(number for number, inside in leaves(shape) if inside)
 
 
+def loop_name(loop: Instruction, computations: Mapping[str, Computation]) -> str:
+    """The innermost named scope that a while loop's source stands in; "" where the text has none.
+
+    From the compiler's name of it, such as "jit(rollout)/agent_loop/while".
+    """
+    match = re.search(r'op_name="(?:[^"]*/)?([^"/]*)/while"', loop.attributes)
+    return match[1] if match else ""
+
+
+def trip_count(
+    loop: Instruction, outside: Computation, computations: Mapping[str, Computation]
+) -> int | None:
+    """Iterations of a while loop that counts up by one to a constant; None where it is another.
+
+    Args:
+        loop: the while instruction.
+        outside: the computation that it stands in.
+        computations: all of the program.
+    """
+    known = re.search(r'known_trip_count"?:\s*\{"n":"(\d+)"', loop.attributes)
+    if known:
+        return int(known[1])
+    condition = computations[loop.calls("condition")]
+    compared = _comparison(condition, computations)
+    if compared is None:
+        return None
+    first, last = (
+        _number(condition, side, loop, outside) if isinstance(side, str) else side
+        for side in compared
+    )
+    return None if first is None or last is None or last < first else last - first
+
+
 def _bits(kind: str) -> int:
     if kind in ("token", "opaque"):
         return 0
@@ -152,3 +187,46 @@ def _elements(shape: str) -> list[str]:
 def _parameters(body: dict[str, Instruction]) -> tuple[str, ...]:
     numbered = {int(i.inside): i.name for i in body.values() if i.opcode == "parameter"}
     return tuple(numbered[number] for number in sorted(numbered))
+
+
+def _comparison(
+    condition: Computation, computations: Mapping[str, Computation]
+) -> tuple[str | int | None, ...] | None:
+    """The two values that a condition `a < b` compares; None for another kind.
+
+    Each is a name in the condition, or a number where a fusion within it holds that.
+    """
+    root = condition.instructions[condition.root]
+    while root.opcode in _UNCHANGED:
+        root = condition.instructions[root.operands[0]]
+    if root.opcode == "fusion":
+        inner = computations[root.calls()]
+        found = _comparison(inner, computations)
+        places = {name: index for index, name in enumerate(inner.parameters)}
+        if found is None:
+            return None
+        return tuple(
+            root.operands[places[name]] if name in places else _number(inner, name, None, inner)
+            for name in found
+        )
+    if root.opcode != "compare" or "direction=LT" not in root.attributes:
+        return None
+    return root.operands
+
+
+def _number(
+    computation: Computation, name: str, loop: Instruction | None, outside: Computation
+) -> int | None:
+    """A whole number: a constant, or what the loop's state begins with there."""
+    instruction = computation.instructions[name]
+    while instruction.opcode in _UNCHANGED:
+        instruction = computation.instructions[instruction.operands[0]]
+    if instruction.opcode == "constant":
+        return int(instruction.inside) if re.fullmatch(r"-?\d+", instruction.inside) else None
+    if instruction.opcode != "get-tuple-element" or loop is None:
+        return None
+    place = int(re.search(r"index=(\d+)", instruction.attributes)[1])
+    start = outside.instructions[loop.operands[0]]
+    if start.opcode != "tuple":
+        return None
+    return _number(outside, start.operands[place], None, outside)

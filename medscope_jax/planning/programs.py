@@ -1,11 +1,11 @@
 """A run's programs as shapes: what would be compiled, with nothing read, trained or allocated.
 
-Each is made as its stage makes it: by the same functions, with the same static sizes, donated
-arguments and shardings. What a stage leaves where it happens to be, unplaced, has no sharding here.
+Each is the very jitted function that its stage runs (training/make_steps.py, rollout/engine.py),
+with the same static sizes. What a stage leaves where it happens to be, unplaced, has no sharding
+here.
 """
 
 import dataclasses
-import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,25 +28,28 @@ from medscope_jax.dialogue import (
 )
 from medscope_jax.dialogue.qwen_tokenizer import SINGLE_TAGS
 from medscope_jax.distributed import (
+    Report,
     abstract,
     bank_shardings,
     batch_shardings,
+    bytes_per_chip,
+    compile_for,
     replicated,
 )
-from medscope_jax.models import ModelConfig, encode_frames, for_mesh
+from medscope_jax.models import ModelConfig, for_mesh
 from medscope_jax.models.presets import published_size
-from medscope_jax.rl import LossConfig
-from medscope_jax.rollout import Prompts, find_special_tokens, make_rollout, prompt_width
+from medscope_jax.rollout import Prompts, find_special_tokens, prompt_width
+from medscope_jax.rollout.engine import rollout_program
 from medscope_jax.training.from_config import (
     make_layout,
     require_split,
     rollout_config,
     with_vocabulary,
 )
+from medscope_jax.training.make_steps import make_encode, make_ga_grpo_step, make_sft_step
 from medscope_jax.training.packing import Packing
 from medscope_jax.training.run import ENCODE_FRAMES
-from medscope_jax.training.steps import ga_grpo_step, sft_step
-from medscope_jax.training.train_state import TrainState, abstract_state, kl_reference, optimizer_of
+from medscope_jax.training.train_state import TrainState, abstract_state, kl_reference
 
 # A plan reads no suite and trains no tokenizer. One whose ids mean nothing stands in for it, with
 # one piece as long as the longest that there is.
@@ -55,20 +58,37 @@ _LONGEST_QWEN_PIECE = 128  # bytes, of Qwen's, which writes tags whole and digit
 _QWEN_WORDS = re.compile("|".join(map(re.escape, SINGLE_TAGS)) + r"|\d|[^\d<]{1,3}|<")
 _QUESTION = "x" * 160  # longer than the suite's longest question
 
-# What a step's function takes apart from its state, and what it may overwrite.
-_STATE = ("parameters", "optimizer", "counters")
-
 
 @dataclasses.dataclass(frozen=True)
 class Program:
     """A function to compile: arguments are trees of ShapeDtypeStruct with shardings, in order."""
 
-    function: Callable
+    function: Callable  # jitted, where a run has it
     arguments: Mapping[str, Any]
-    donate: tuple[str, ...] = ()
-    out_shardings: Any = None  # as of jax.jit
+    static: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # by the function's names
+    agent_loop: bool = False  # whether the loop of rollout/loop.py is in it
     attended: float = 0.5  # share of all pairs of slots in a row where one may look at the other
-    pieces: tuple[int, int] = (1, 1)  # of a prompt, of the longest observation: see rollout.feed
+    pieces: tuple[int, int] = (1, 1)  # of a prompt, of the longest observation: chunked_prefill
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The arguments, a step's state taken apart, so that each part's size is told."""
+        parts = {}
+        for name, tree in self.arguments.items():
+            if isinstance(tree, TrainState):
+                counters = tree.replace(params=None, opt_state=None)
+                trees = {"parameters": tree.params, "optimizer": tree.opt_state}
+                parts |= trees | {"counters": counters}
+            else:
+                parts[name] = tree
+        return parts
+
+
+def compile_program(program: Program) -> Report:
+    """The Report of a program; its arguments_bytes are those of Program.parts."""
+    report = compile_for(program.function, program.arguments, static=program.static)
+    sizes = {name: bytes_per_chip(tree) for name, tree in program.parts.items()}
+    return dataclasses.replace(report, arguments_bytes=sizes)
 
 
 def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
@@ -90,7 +110,7 @@ def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
     return {
         "encode": _encoding(config, model, params),
         "rollout": Program(
-            make_rollout(
+            rollout_program(
                 mesh, model, layout, rollout_config(config, config.rl.group_size, greedy=False)
             ),
             {
@@ -99,6 +119,7 @@ def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
                 "prompts": _split(_prompts(width, questions, config.rl.group_size), mesh),
                 "special_tokens": _whole(special_tokens, mesh),
             },
+            agent_loop=True,
             pieces=(-(-width // piece), -(-shown // piece)),
         ),
         "ga_grpo": _policy_step(config, mesh, model, layout, width),
@@ -111,9 +132,9 @@ def _encoding(config: ConfigDict, model: ModelConfig, params: dict) -> Program:
     size = config.video.height, config.video.width
     pair = (2,) if config.video.native_pairs else ()
     return Program(
-        lambda vision, frames: encode_frames({"vision": vision}, model, frames),
+        make_encode(model),
         {
-            "parameters": params["vision"],
+            "parameters": {"vision": params["vision"]},
             "frames": jax.ShapeDtypeStruct((ENCODE_FRAMES, *pair, *size, 3), jnp.uint8),
         },
     )
@@ -121,23 +142,16 @@ def _encoding(config: ConfigDict, model: ModelConfig, params: dict) -> Program:
 
 def _supervised_step(config, mesh, model, layout) -> Program:
     """One step of stage 2 on rows that fill their slots; see sft.prepare_dialogues."""
-    section = config.cold_start
-    step = functools.partial(
-        sft_step,
-        model=model,
-        optimizer=optimizer_of(config, "cold_start"),
-        grid=layout.grid,
-        targets=_most_generated(config),
-        train_vision=section.train_vision,
-    )
-    rows = section.batch_size, layout.length
+    rows = config.cold_start.batch_size, layout.length
     seen = layout.length // layout.tokens_per_frame * layout.tokens_per_frame
     visual = jax.ShapeDtypeStruct((rows[0], seen, model.text.hidden_size), jnp.dtype(model.dtype))
     batch = {name: _int(*rows) for name in ("tokens", "visual_index", "role")} | {"visual": visual}
-    return _on_state(
-        step,
-        abstract_state(config, model, mesh, "cold_start"),
-        {"episodes": _split(batch, mesh)},
+    return Program(
+        make_sft_step(config, "cold_start", model, mesh, layout, (_most_generated(config),)),
+        {
+            "state": abstract_state(config, model, mesh, "cold_start"),
+            "episodes": _split(batch, mesh),
+        },
     )
 
 
@@ -145,42 +159,20 @@ def _policy_step(config, mesh, model, layout, width) -> Program:
     """One optimizer step on the rollouts of a batch of questions; see ga_grpo.prepare_ga_grpo."""
     section = config.ga_grpo
     size = Packing(config.rl.group_size, width, layout.length - width)
-    step = functools.partial(
-        ga_grpo_step,
-        model=model,
-        optimizer=optimizer_of(config, "ga_grpo"),
-        grid=layout.grid,
-        size=size,
-        targets=_most_generated(config),
-        loss=LossConfig(**config.loss),
-        temperature=config.rollout.temperature,
-        kl_coefficient=config.rl.kl_coefficient,
-        micro_batch=config.rl.micro_batch,
-    )
     rows = section.batch_size * config.rl.group_size
     slots = section.batch_size * config.video.max_frames * layout.tokens_per_frame
     bank, state = _visual(slots, model), abstract_state(config, model, mesh, "ga_grpo")
-    data = {
-        "episodes": _split(_episode(rows, layout), mesh),
-        "advantages": _split(_float(rows), mesh),
-        "bank": abstract(bank, bank_shardings(bank, mesh)),
-        "reference": kl_reference(state.params, config.rl),
-    }
-    return dataclasses.replace(_on_state(step, state, data), attended=_attended(size))
-
-
-def _on_state(step: Callable, state: TrainState, arguments: dict) -> Program:
-    """A step whose first argument, the state, is taken apart, so that each part's size is told."""
-
-    def function(params, opt_state, counters, *others):
-        return step(counters.replace(params=params, opt_state=opt_state), *others)
-
-    parts = (state.params, state.opt_state, state.replace(params=None, opt_state=None))
     return Program(
-        function,
-        dict(zip(_STATE, parts, strict=True)) | arguments,
-        donate=_STATE,
-        out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), None),
+        make_ga_grpo_step(config, model, mesh, layout),
+        {
+            "state": state,
+            "episodes": _split(_episode(rows, layout), mesh),
+            "advantages": _split(_float(rows), mesh),
+            "bank": abstract(bank, bank_shardings(bank, mesh)),
+            "reference": kl_reference(state.params, config.rl),
+        },
+        static={"size": size, "targets": _most_generated(config)},
+        attended=_attended(size),
     )
 
 

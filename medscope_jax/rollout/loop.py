@@ -91,14 +91,17 @@ def rollout(
         # A loop for each kind of step, not a choice at each step: a compiled conditional copies the
         # whole cache on its way in or out, a loop writes to it in place.
         for kind, action in actions.items():
-            state = jax.lax.while_loop(
-                lambda s, kind=kind: _next_action(inputs, s) == kind,
-                functools.partial(action, inputs),
-                state,
-            )
+            with jax.named_scope(action.__name__):
+                state = jax.lax.while_loop(
+                    lambda s, kind=kind: _next_action(inputs, s) == kind,
+                    functools.partial(action, inputs),
+                    state,
+                )
         return state
 
-    state = jax.lax.while_loop(lambda s: _next_action(inputs, s) != _STOP, body, state)
+    # The loops' names reach the compiled program's text: planning/ knows by them what it counts.
+    with jax.named_scope("agent_loop"):
+        state = jax.lax.while_loop(lambda s: _next_action(inputs, s) != _STOP, body, state)
     metrics = {
         "decode_steps": state.decode_steps,
         "decoded": state.decoded,

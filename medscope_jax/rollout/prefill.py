@@ -68,4 +68,5 @@ def chunked_prefill(
 
     last = jnp.zeros((len(tokens), inputs.model.text.hidden_size), inputs.model.dtype)
     chunks = (jnp.max(count) + size - 1) // size
-    return jax.lax.fori_loop(0, chunks, body, (last, cache))
+    with jax.named_scope("chunked_prefill"):  # planning/ counts the loop's chunks by this name
+        return jax.lax.fori_loop(0, chunks, body, (last, cache))

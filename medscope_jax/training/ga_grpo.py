@@ -15,7 +15,6 @@ from medscope_jax.distributed.multihost import addressable_copy, put, replicate
 from medscope_jax.rl import (
     AdvantageConfig,
     Judge,
-    LossConfig,
     RewardConfig,
     fidelity,
     grounding_aware_advantages,
@@ -23,13 +22,13 @@ from medscope_jax.rl import (
 )
 from medscope_jax.training.groups import Groups, summarize
 from medscope_jax.training.guard import stop_if_not_finite
+from medscope_jax.training.make_steps import make_ga_grpo_step
 from medscope_jax.training.packing import few_sizes, measure_packing
 from medscope_jax.training.rollout_batch import DynamicBatch, dynamic_sampling, make_roll
 from medscope_jax.training.run import Run, VideoSplit, load_records
 from medscope_jax.training.split_bank import split_bank
-from medscope_jax.training.stage import Batches, Update, shardings_of
-from medscope_jax.training.steps import ga_grpo_step
-from medscope_jax.training.train_state import kl_reference, optimizer_of
+from medscope_jax.training.stage import Batches, Update
+from medscope_jax.training.train_state import kl_reference
 
 
 def prepare_ga_grpo(
@@ -46,23 +45,7 @@ def prepare_ga_grpo(
         grounding_aware_advantages, config=AdvantageConfig(**config.advantage)
     )
     advantage = jax.jit(advantage)
-    step = functools.partial(
-        ga_grpo_step,
-        model=run.model,
-        optimizer=optimizer_of(run.config, "ga_grpo"),
-        grid=run.layout.grid,
-        loss=LossConfig(**config.loss),
-        temperature=config.rollout.temperature,
-        kl_coefficient=config.rl.kl_coefficient,
-        micro_batch=config.rl.micro_batch,
-    )
-    compiled = jax.jit(
-        step,
-        static_argnames=("size", "targets"),
-        donate_argnums=0,
-        out_shardings=(shardings_of(run, "ga_grpo"), None),
-    )
-    compiled = on_mesh(run.mesh, compiled)
+    compiled = on_mesh(run.mesh, make_ga_grpo_step(config, run.model, run.mesh, run.layout))
     reference = jax.tree.map(jnp.copy, kl_reference(params, config.rl))
     batches = make_batches(
         range(len(records)),

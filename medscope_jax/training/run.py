@@ -26,7 +26,7 @@ from medscope_jax.dialogue import (
 from medscope_jax.distributed import check_device, make_mesh, on_mesh
 from medscope_jax.distributed.multihost import gather
 from medscope_jax.errors import UserError
-from medscope_jax.models import ModelConfig, encode_frames, for_mesh
+from medscope_jax.models import ModelConfig, for_mesh
 from medscope_jax.rollout import (
     RolloutEngine,
     SpecialTokens,
@@ -35,11 +35,11 @@ from medscope_jax.rollout import (
 )
 from medscope_jax.training.from_config import layouts, rollout_config, with_vocabulary
 from medscope_jax.training.imported import check_companions
+from medscope_jax.training.make_steps import make_encode
 from medscope_jax.training.workdir import Workdir
 from medscope_jax.video import Video, pair_frames
 
 ENCODE_FRAMES = 512  # frames of one call of the vision tower when a bank is made
-jitted_encode = jax.jit(encode_frames, static_argnums=1)  # one, so that it compiles once for all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,9 +150,9 @@ def suite_of(run: Run) -> Suite:
 
 def make_split_bank(run: Run, params: dict, split: VideoSplit) -> FrameBank:
     """The frame bank of a split under the given parameters: each frame encoded once."""
-    encode = on_mesh(run.mesh, jitted_encode)
+    encode = on_mesh(run.mesh, make_encode(run.model))
     return make_bank(
-        lambda frames: gather(encode({"vision": params["vision"]}, run.model, frames)),
+        lambda frames: gather(encode({"vision": params["vision"]}, frames)),
         split.videos,
         functools.partial(stamp_ids, run.tokenizer, run.layout),
         batch_frames=ENCODE_FRAMES,

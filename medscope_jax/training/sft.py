@@ -1,7 +1,6 @@
 """Stages 1 and 2, and the passive baseline: supervised fine-tuning on the suite's records."""
 
 import dataclasses
-import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -25,11 +24,10 @@ from medscope_jax.distributed.multihost import local_rows, put_batch
 from medscope_jax.errors import UserError
 from medscope_jax.files import write_text
 from medscope_jax.training.length_bucketing import LengthBuckets, plan_buckets, split_batch
+from medscope_jax.training.make_steps import make_sft_step
 from medscope_jax.training.run import Run, VideoSplit, load_records, suite_of
 from medscope_jax.training.split_bank import split_bank
-from medscope_jax.training.stage import Batches, Update, shardings_of
-from medscope_jax.training.steps import sft_step
-from medscope_jax.training.train_state import optimizer_of
+from medscope_jax.training.stage import Batches, Update
 from medscope_jax.visible import shown
 
 # What each stage reads: parts of the suite, mixed in the proportion of their sizes.
@@ -146,16 +144,9 @@ def _plan_split(run: Run, name: str, rows: list[Row], length: int) -> LengthBuck
 
 
 def _update(run: Run, name: str, generated: int, parts: LengthBuckets | None) -> Update:
-    step = functools.partial(
-        sft_step,
-        model=run.model,
-        optimizer=optimizer_of(run.config, name),
-        grid=run.layout.grid,
-        targets=(generated,) if parts is None else (parts.targets, generated),
-        train_vision=run.config[name].train_vision,
-    )
-    place = (shardings_of(run, name), None)
-    compiled = on_mesh(run.mesh, jax.jit(step, donate_argnums=0, out_shardings=place))
+    targets = (generated,) if parts is None else (parts.targets, generated)
+    step = make_sft_step(run.config, name, run.model, run.mesh, run.layout, targets)
+    compiled = on_mesh(run.mesh, step)
     size = run.config[name].batch_size
 
     def update(state, batch):

@@ -17,7 +17,8 @@ from medscope_jax.dialogue import stamp_ids
 from medscope_jax.distributed.multihost import first_process_first, gather
 from medscope_jax.models import ModelConfig, frame_grid
 from medscope_jax.models.vision import IMAGE_MEAN, IMAGE_STD
-from medscope_jax.training.run import ENCODE_FRAMES, Run, VideoSplit, jitted_encode, make_split_bank
+from medscope_jax.training.make_steps import make_encode
+from medscope_jax.training.run import ENCODE_FRAMES, Run, VideoSplit, make_split_bank
 
 
 def split_bank(run: Run, params: dict, split: VideoSplit, name: str) -> FrameBank:
@@ -83,7 +84,7 @@ def build_vision_bank(
     return build_bank(
         folder,
         sources,
-        functools.partial(jitted_encode, {"vision": vision}, model),
+        functools.partial(make_encode(model), {"vision": vision}),
         ENCODE_FRAMES,
         made_of,
         tower_hash(model, vision),

@@ -32,6 +32,7 @@ from medscope_jax.training.train_state import (
     init_state,
     make_schedule,
     optimizer_of,
+    shardings_of,
     stage_params,
     trained,
     updates_of,
@@ -56,15 +57,6 @@ Update = Callable[[TrainState, Any], tuple[TrainState, dict]]
 def state_of(run: Run, name: str) -> TrainState:
     """A stage's state as shapes with shardings; allocates nothing."""
     return abstract_state(run.config, run.model, run.mesh, name)
-
-
-def shardings_of(run: Run, name: str) -> TrainState:
-    """The NamedSharding of everything in a stage's state.
-
-    Its step gives its state back so: without being told, XLA may name the same placement
-    differently, and the second step would be compiled afresh.
-    """
-    return jax.tree.map(lambda leaf: leaf.sharding, state_of(run, name))
 
 
 def initial_params(run: Run) -> dict:
@@ -265,5 +257,5 @@ def _first_state(run: Run, name: str, params: dict) -> TrainState:
         train_vision=run.config[name].train_vision,
     )
     key = model_key(run.config, name)
-    place = shardings_of(run, name)
+    place = shardings_of(run.config, run.model, run.mesh, name)
     return jax.jit(lambda p, k: create(p, key=k), out_shardings=place)(params, key)

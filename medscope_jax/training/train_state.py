@@ -146,6 +146,15 @@ def abstract_state(config: ConfigDict, model: ModelConfig, mesh: Mesh, name: str
     return abstract(shapes, state_shardings(shapes, mesh))
 
 
+def shardings_of(config: ConfigDict, model: ModelConfig, mesh: Mesh, name: str) -> TrainState:
+    """The NamedSharding of everything in a stage's state.
+
+    Its step gives its state back so: without being told, XLA may name the same placement
+    differently, and the second step would be compiled afresh.
+    """
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, model, mesh, name))
+
+
 def apply_gradients(
     state: TrainState,
     gradients: dict,

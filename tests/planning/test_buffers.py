@@ -63,9 +63,10 @@ def test_the_report_is_the_compiler_s_own_account():
     def program(state, extra):
         return state + extra.sum(), jnp.sort(state, axis=0)[:8]
 
-    report = compile_for(program, {"state": state, "extra": extra}, donate=["state"])
+    step = jax.jit(program, donate_argnums=0)
+    report = compile_for(step, {"state": state, "extra": extra})
     with jax.set_mesh(mesh):
-        compiled = jax.jit(program, donate_argnums=0).lower(state, extra).compile()
+        compiled = step.lower(state, extra).compile()
     memory = compiled.memory_analysis()
     assert sum(report.arguments_bytes.values()) == memory.argument_size_in_bytes
     assert report.outputs_bytes == memory.output_size_in_bytes

@@ -7,8 +7,10 @@ from jax.sharding import PartitionSpec
 
 from medscope_jax import models
 from medscope_jax.distributed import make_mesh
+from medscope_jax.errors import UserError
 from medscope_jax.models import ModelConfig, TextConfig, VisionConfig
 from medscope_jax.planning import Assumed, count_flops
+from tests.planning.loop_cases import agent_loop, read
 
 
 def operations(program, arguments, assumed):
@@ -20,6 +22,7 @@ def floats(*shape):
 
 
 ONCE = Assumed()
+FEW = floats(2, 4), floats(4, 4)
 
 
 def test_a_product_by_hand():
@@ -41,45 +44,72 @@ def test_a_scan_counts_as_often_as_it_is_long_and_its_backward_pass_twice():
     assert operations(jax.jit(jax.grad(forward)), arguments, ONCE) == 4 * once
 
 
-def loops(x, *actions):
-    """A loop that holds a loop for each action, as rollout/loop.py's does."""
-
-    def body(x):
-        for number, action in enumerate(actions):
-            x = jax.lax.while_loop(lambda x, n=number: x.sum() < n, action, x)
-        return x
-
-    return jax.lax.while_loop(lambda x: x.sum() < 9, body, x)
-
-
 def test_the_agent_loop_counts_its_steps_as_often_as_assumed():
-    def program(x, w):
-        return loops(x, lambda x: (x @ w) @ w, lambda x: x @ w)
+    """By their names, in whatever order they stand."""
 
-    assumed = Assumed(steps=(3, 10))
-    assert operations(program, (floats(2, 4), floats(4, 4)), assumed) == (2 * 3 + 10) * 2 * 2 * 16
+    def program(x, w):
+        return agent_loop(x, execute_tools=lambda x: (x @ w) @ w, decode_step=lambda x: x @ w)
+
+    assumed = Assumed(steps={"decode_step": 10, "execute_tools": 3})
+    assert operations(program, FEW, assumed) == (2 * 3 + 10) * 2 * 2 * 16
 
 
 def test_a_text_is_read_in_as_many_pieces_as_assumed():
-    """Before the agent loop and in its first loop a prompt, in its look an observation."""
-
-    def read(x, w):
-        return jax.lax.fori_loop(0, x[0, 0].astype(int), lambda _, x: x @ w, x)
+    """Before the agent loop and where prompts are read a prompt, else an observation."""
 
     def program(x, w):
-        same = [lambda x: x + 1, lambda x: x + 2]
-        return loops(read(x, w), lambda x: read(x, w), same[0], lambda x: read(x, w), same[1])
+        return agent_loop(
+            read(x, lambda x: x @ w),
+            prefill_prompts=lambda x: read(x, lambda x: x @ w),
+            admit_request=lambda x: x + 1,
+            execute_tools=lambda x: read(x, lambda x: x @ w),
+            decode_step=lambda x: x + 2,
+        )
 
-    assumed = Assumed(steps=(2, 5, 3, 100), prompt=10, observation=4)
-    found = operations(program, (floats(2, 4), floats(4, 4)), assumed)
+    steps = {"prefill_prompts": 2, "admit_request": 5, "execute_tools": 3, "decode_step": 100}
+    found = operations(program, FEW, Assumed(steps=steps, prompt=10, observation=4))
     assert found == (10 + 2 * 10 + 3 * 4) * 2 * 2 * 16
+
+
+STEPS = {"execute_tools": 3, "decode_step": 10}
+KINDS = {"execute_tools": lambda x: x + 1, "decode_step": lambda x: x * 2}
+
+
+@pytest.mark.parametrize(
+    "kinds, steps, message",
+    [
+        ({"execute_tools": KINDS["execute_tools"]}, STEPS, "loops named execute_tools, but"),
+        ({**KINDS, "write": lambda x: x + 3}, STEPS, "decode_step, write, but.*known of execute"),
+        ({"look": KINDS["execute_tools"], "decode_step": KINDS["decode_step"]}, STEPS, "look, dec"),
+        (
+            KINDS,
+            {**STEPS, "admit_request": 8},
+            "known of execute_tools, decode_step, admit_request",
+        ),
+        (KINDS, {}, r"known of \(none\)"),
+    ],
+)
+def test_an_agent_loop_of_other_steps_than_assumed_is_an_error(kinds, steps, message):
+    with pytest.raises(UserError, match=message):
+        operations(lambda x, w: agent_loop(x, **kinds), FEW, Assumed(steps=steps))
+
+
+@pytest.mark.parametrize("name", ["reading", "agent_loops"])
+def test_products_in_a_loop_of_no_known_length_are_an_error(name):
+    def program(x, w):
+        return read(x, lambda x: x @ w, name)
+
+    with pytest.raises(UserError, match=f"how often its loop named {name} runs is not known"):
+        operations(program, FEW, ONCE)
+    # A loop that multiplies nothing has no operations to count.
+    assert operations(lambda x, w: read(x, lambda x: x + 1, name), FEW, ONCE) == 0
 
 
 def test_another_choice_counts_by_its_share():
     def program(x, w):
         return jax.lax.cond(x.sum() > 0, lambda x: (x @ w) @ w, lambda x: x @ w, x)
 
-    found = operations(program, (floats(2, 4), floats(4, 4)), Assumed(choice=(0.75, 0.25)))
+    found = operations(program, FEW, Assumed(choice=(0.75, 0.25)))
     assert found == (0.75 + 0.25 * 2) * 2 * 2 * 16
 
 

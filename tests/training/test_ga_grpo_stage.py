@@ -18,7 +18,7 @@ from medscope_jax.bank import FrameBank, flat_index
 from medscope_jax.distributed import make_mesh
 from medscope_jax.errors import NotFiniteError
 from medscope_jax.rollout import row_keys
-from medscope_jax.training import ga_grpo
+from medscope_jax.training import ga_grpo, make_steps
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.metrics_log import MetricsWriter, read_metrics
 from medscope_jax.training.rollout_batch import RolloutBatch
@@ -74,7 +74,7 @@ def session(monkeypatch, folder, resample=2, poison=(), kill=None):
     monkeypatch.setattr(ga_grpo, "load_records", lambda *_: [{}] * RECORDS)
     monkeypatch.setattr(ga_grpo, "split_bank", lambda *_: bank)
     monkeypatch.setattr(ga_grpo, "make_roll", lambda *_: (roll, LENGTH))
-    monkeypatch.setattr(ga_grpo, "ga_grpo_step", functools.partial(step, poison=poison))
+    monkeypatch.setattr(make_steps, "ga_grpo_step", functools.partial(step, poison=poison))
 
     def prepare(params):
         batches, update = ga_grpo.prepare_ga_grpo(run, None, None, params)

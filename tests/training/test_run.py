@@ -26,11 +26,11 @@ def test_a_bank_is_encoded_by_the_planned_program(monkeypatch):
     planned = programs(config, make_mesh({}, jax.devices()[:1]))["encode"].arguments["frames"]
     calls = []
 
-    def encode_frames(params, model, frames):
+    def encode(params, frames):
         calls.append(frames.shape)
         return jnp.zeros((frames.shape[0], 2, 4))
 
-    monkeypatch.setattr(run_room, "jitted_encode", encode_frames)
+    monkeypatch.setattr(run_room, "make_encode", lambda model: encode)
     layout = SimpleNamespace(frame_format="{frame}{time:.1f}", stamp_first=False)
     tokenizer = train_tokenizer(["where?"] * 5, 600, 10)
     run = SimpleNamespace(config=config, mesh=None, model=None, layout=layout, tokenizer=tokenizer)

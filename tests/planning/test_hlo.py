@@ -8,12 +8,15 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from medscope_jax.distributed import compile_for, make_mesh, topology_devices
-from medscope_jax.planning import CHIPS, Assumed, Moved, count_flops, read_work, roofline
+from medscope_jax.errors import UserError
+from medscope_jax.planning import Assumed, Moved, count_flops, read_work
 from medscope_jax.planning.hlo import group_size
+from tests.planning.loop_cases import agent_loop, read
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
 )
+on_both = pytest.mark.parametrize("devices", ["cpu", pytest.param("v5e:2x2", marks=needs_libtpu)])
 ONCE = Assumed()
 
 
@@ -86,7 +89,7 @@ def products(x, w):
     return jax.lax.scan(step, x, w)[0]
 
 
-@pytest.mark.parametrize("devices", ["cpu", pytest.param("v5e:2x2", marks=needs_libtpu)])
+@on_both
 def test_a_chip_s_arithmetic_is_its_share_of_the_trace_s(devices):
     """Counted in the compiled text and in the trace: two ways that share no code."""
     chips = jax.devices()[:4] if devices == "cpu" else topology_devices(devices)
@@ -98,24 +101,48 @@ def test_a_chip_s_arithmetic_is_its_share_of_the_trace_s(devices):
     assert read_work(report.text, 4, ONCE).flops == pytest.approx(asked.total / 4, rel=0.02)
 
 
-def test_a_loop_that_values_decide_counts_as_assumed():
-    mesh = make_mesh({"fsdp": 4}, jax.devices()[:4])
+STEPS = {"execute_tools": 7, "decode_step": 50}
 
-    def body(x):
-        def look(x):
-            return jax.lax.all_gather(x, "fsdp").sum(0)
 
-        def steps(x):
-            x = jax.lax.while_loop(lambda x: x.sum() < 3, look, x)
-            return jax.lax.while_loop(lambda x: x.sum() > 3, lambda x: x * 2, x)
+def gathered(x):
+    return jax.lax.all_gather(x, "fsdp").sum(0)
 
-        return jax.lax.while_loop(lambda x: x.sum() < 9, steps, x)
 
-    split = PartitionSpec("fsdp")
+def compiled(body, devices):
+    """The text of a program that four chips do, each on four floats."""
+    chips = jax.devices()[:4] if devices == "cpu" else topology_devices(devices)
+    mesh, split = make_mesh({"fsdp": 4}, chips), PartitionSpec("fsdp")
     program = shard_map(body, mesh, (split,), split)
-    report = compile_for(program, {"x": sharded(mesh, (16,), "fsdp")})
-    work = read_work(report.text, 4, Assumed(steps=(7, 50)))
-    assert sum(moved.count for moved in work.collectives.values()) == 7
+    return compile_for(program, {"x": sharded(mesh, (16,), "fsdp")}).text
+
+
+def agents(x, **names):
+    return agent_loop(x, execute_tools=gathered, decode_step=lambda x: x * 2, **names)
+
+
+@on_both
+def test_a_loop_that_values_decide_counts_as_assumed(devices):
+    def body(x):
+        return agents(read(x, gathered))
+
+    work = read_work(compiled(body, devices), 4, Assumed(steps=STEPS, prompt=3))
+    assert sum(moved.count for moved in work.collectives.values()) == 3 + 7
+
+
+@on_both
+@pytest.mark.parametrize(
+    "body, steps, message",
+    [
+        (agents, STEPS | {"admit_request": 1}, "loops named execute_tools, decode_step, but"),
+        (agents, {}, r"known of \(none\)"),
+        (lambda x: agents(x, name="loop"), STEPS, "how often its loop named .* runs is not known"),
+        (lambda x: x + 1, STEPS, "holds no loop named agent_loop"),
+        (lambda x: read(x, gathered, "reading"), {}, "its loop named reading runs is not known"),
+    ],
+)
+def test_a_loop_that_is_not_understood_is_an_error(body, steps, message, devices):
+    with pytest.raises(UserError, match=message):
+        read_work(compiled(body, devices), 4, Assumed(steps=steps))
 
 
 @pytest.mark.parametrize(
@@ -131,14 +158,6 @@ def test_a_loop_that_values_decide_counts_as_assumed():
 )
 def test_the_size_of_a_group(attributes, size):
     assert group_size(attributes, 16) == size
-
-
-def test_the_slowest_side_binds():
-    chip = CHIPS["v5e"]
-    line = roofline(chip, 197e12, 2 * 819e9, 100e9)
-    assert (line.arithmetic, line.memory, line.interconnect) == (1.0, 2.0, 0.5)
-    assert line.seconds == 2.0 and line.binds == "memory"
-    assert roofline(chip, 0, 0, 1e9).binds == "interconnect"
 
 
 def test_collectives_within_fusions_count_once_a_channel():
@@ -177,32 +196,3 @@ ENTRY %main (x: f32[8]) -> f32[16] {
         "all-reduce": Moved(2, 64),
         "reduce-scatter": Moved(1, 16),
     }
-
-
-def test_elements_of_tuples_as_newer_compilers_name_them():
-    text = """
-%body (p: (s32[], (f32[4], f32[256]))) -> (s32[], (f32[4], f32[256])) {
-  %p = (s32[]{:T(128)}, (f32[4]{0:S(1)}, f32[256]{0})) parameter(0)
-  %turned = f32[256]{0} negate(%p#1#1)
-  %inner = (f32[4]{0:S(1)}, f32[256]{0}) tuple(%p#1#0, %turned)
-  ROOT %out = (s32[]{:T(128)}, (f32[4]{0:S(1)}, f32[256]{0})) tuple(%p#0, %inner)
-}
-
-%until (q: (s32[], (f32[4], f32[256]))) -> pred[] {
-  %q = (s32[]{:T(128)}, (f32[4]{0:S(1)}, f32[256]{0})) parameter(0)
-  %five = s32[]{:T(128)} constant(5)
-  ROOT %less = pred[]{:T(512)} compare(%q#0, %five), direction=LT
-}
-
-ENTRY %main (x: f32[256], y: f32[4]) -> f32[256] {
-  %x = f32[256]{0} parameter(0)
-  %y = f32[4]{0:S(1)} parameter(1)
-  %zero = s32[]{:T(128)} constant(0)
-  %both = (f32[4]{0:S(1)}, f32[256]{0}) tuple(%y, %x)
-  %start = (s32[]{:T(128)}, (f32[4]{0:S(1)}, f32[256]{0})) tuple(%zero, %both)
-  %loop = (s32[], (f32[4]{0:S(1)}, f32[256]{0})) while(%start), condition=%until, body=%body
-  ROOT %copied = f32[256]{0} copy(%loop#1#1)
-}
-"""
-    # Five times around and once outside: 1 KiB read and written each time.
-    assert read_work(text, 1, ONCE).hbm_bytes == (5 + 1) * 2 * 1024
