@@ -92,7 +92,7 @@ def test_a_config_without_a_slice_and_without_devices_names_those_with_one():
     [
         (("decode_step",), "named decode_step, but"),  # one is gone
         (("look", "decode_step"), "named look, decode_step, but"),  # one has another name
-        ((), "rollout can't be planned: it holds no loop named agent_loop"),
+        ((), "it holds no loop named agent_loop"),
     ],
 )
 def test_a_program_whose_loops_are_not_understood_is_not_planned(monkeypatch, steps, message):
