@@ -32,10 +32,10 @@ from medscope_jax.distributed import (
     abstract,
     bank_shardings,
     batch_shardings,
-    bytes_per_chip,
     compile_for,
     replicated,
 )
+from medscope_jax.distributed.topology import bytes_per_chip
 from medscope_jax.models import ModelConfig, for_mesh
 from medscope_jax.models.presets import published_size
 from medscope_jax.rollout import Prompts, find_special_tokens, prompt_width
