@@ -24,7 +24,7 @@ class TimedRollout:
 
     @property
     def seconds(self) -> float:
-        """Of the whole run."""
+        """Seconds of the whole run."""
         return sum(self.parts.values())
 
 

@@ -137,5 +137,5 @@ def counts_to_json(counts: Counts) -> list:
 
 
 def counts_from_json(listing: list) -> Counts:
-    """The Counts of counts_to_json."""
+    """Reads back what counts_to_json wrote."""
     return collections.Counter({(source, reason): count for source, reason, count in listing})

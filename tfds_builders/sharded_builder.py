@@ -264,7 +264,7 @@ def reports_folder(manual: pathlib.Path, data_dir: str | os.PathLike) -> pathlib
 
 
 def read_source() -> Read:
-    """readers.read_source."""
+    """The project's own function that reads a source, readers.read_source."""
     # Late, so that who brings readers of their own needs none of ours.
     from tfds_builders.readers import read_source
 

@@ -35,11 +35,11 @@ class Preprocessing:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of what the tower takes as one: a frame or a pair."""
+        """Shape of one input of the tower: [H, W, 3] of a frame, [2, H, W, 3] of a pair."""
         return (2,) * self.pairs + (self.height, self.width, 3)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON gives it back: lists for tuples."""
+        """The fields as plain JSON values: tuples are lists, as json.loads gives them."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
 

@@ -86,7 +86,7 @@ class Layout:
 
     @property
     def tokens_per_frame(self) -> int:
-        """S."""
+        """Visual tokens of a frame, S."""
         return self.grid[0] * self.grid[1]
 
 

@@ -118,7 +118,7 @@ class Consensus:
     """
 
     def __init__(self):
-        """Nothing was asked yet."""
+        """Starts with no flag under way."""
         self._pending: jax.Array | None = None
 
     def __call__(self, flag: bool) -> bool:

@@ -31,7 +31,7 @@ METRICS = (
 class Scored:
     """One trajectory, scored.
 
-    Fields:
+    Attributes:
       model, split, task: where it counts; split is the record's source, such as "ophthalmic".
       answer, reference: texts; the answer is "" where there is none.
       judge_score: 0, 0.5 or 1; NaN where the judge gave none.

@@ -57,17 +57,17 @@ class Column:
 
     @property
     def title(self) -> str:
-        """Such as "ophthalmic VQA"."""
+        """The column's heading, such as "ophthalmic VQA"."""
         return f"{self.split} {self.task_title}"
 
     @property
     def task_title(self) -> str:
-        """Such as "VQA"."""
+        """The task as a heading says it, such as "VQA"."""
         return self.task.upper() if self.task == "vqa" else self.task
 
     @property
     def labels(self) -> str:
-        """Such as "R@.3 / R@.5 / R@.7 / mIoU"."""
+        """The names of the column's metrics, such as "R@.3 / R@.5 / R@.7 / mIoU"."""
         return " / ".join(METRIC_LABELS[metric] for metric in self.metrics)
 
 

@@ -36,7 +36,7 @@ class Cache(flax.struct.PyTreeNode):
 
     @property
     def length(self) -> int:
-        """Positions of a row."""
+        """How many positions a row has, L."""
         return jax.tree.leaves(self.k)[0].shape[3]
 
 
@@ -123,7 +123,7 @@ def split_layers(cache: Cache) -> list[Cache]:
 
 
 def join_layers(parts: list[Cache]) -> Cache:
-    """The inverse of split_layers."""
+    """Puts caches of single layers together into one; undoes split_layers."""
     fields = zip(*(jax.tree.leaves(part) for part in parts), strict=True)
     return Cache(*map(tuple, fields))
 

@@ -68,12 +68,12 @@ class Flops(NamedTuple):
     kernels: float  # within kernels, which are opaque to it
 
     def times(self, factor: float) -> "Flops":
-        """As often."""
+        """The FLOPs of a program that runs this one `factor` times."""
         return Flops(self.products * factor, self.kernels * factor)
 
     @property
     def total(self) -> float:
-        """Of both kinds."""
+        """FLOPs of matrix products and of kernels together."""
         return self.products + self.kernels
 
 

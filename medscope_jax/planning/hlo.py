@@ -43,7 +43,7 @@ _ALIASES = ("bitcast", "reshape", "copy", "convert")  # what a slice may be look
 
 
 class Moved(NamedTuple):
-    """Collectives of one kind."""
+    """How often collectives of one kind (such as all-gather) run, and what they send."""
 
     count: float  # times that they run
     bytes: float  # that a chip sends, with each array going round its group in a ring

@@ -12,7 +12,7 @@ from medscope_jax.errors import UserError
 class AdvantageConfig:
     """How evidence modulates group advantages.
 
-    Fields:
+    Attributes:
       mode: "binary", "continuous", or "none" (plain group advantages, for ablations).
       good_scale, bad_scale: binary: factors for agreement and disagreement of the advantage's
         sign with the evidence.

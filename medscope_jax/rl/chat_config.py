@@ -18,7 +18,7 @@ from medscope_jax.visible import shown
 class EndpointConfig:
     """Where and how to ask a model.
 
-    Fields:
+    Attributes:
       url: base address such as "https://host/v1" ("/chat/completions" is appended).
       model: name of the model to ask.
       key_variable: environment variable that holds the key ("" or unset: none is sent).

@@ -27,7 +27,7 @@ _THOUGHT_PARTS = ("thinking", "reasoning")
 class Completion:
     """What a model answered to one request.
 
-    Fields:
+    Attributes:
       text: its words; where it refused in the field that the protocol has for that, those.
       refused: whether it did so, or a content filter cut it off.
       prompt_tokens, completion_tokens: as the endpoint counts them; 0 where it does not say.
@@ -44,7 +44,7 @@ class Completion:
 class AttemptFailed(Exception):
     """One attempt at a request gave no answer; the message is one line.
 
-    Fields:
+    Attributes:
       reason: what happened, in this program's words, such as "HTTP status 400".
       words: the server's own, shortened, without the key; "" where it said nothing.
       again: whether another attempt may fare better.

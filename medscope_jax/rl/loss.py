@@ -16,7 +16,7 @@ AGGREGATIONS = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean")
 class LossConfig:
     """Clipping and aggregation of the policy loss.
 
-    Fields:
+    Attributes:
       clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high].
       dual_clip: bound of the loss at dual_clip * |A| where A < 0 (above 1).
       aggregation: "token-mean" over all tokens, or per trajectory a sum or mean over its tokens,

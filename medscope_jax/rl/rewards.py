@@ -45,7 +45,7 @@ def is_instant(evidence: Sequence | float) -> "TypeIs[float]":
 class RewardConfig:
     """Weights and thresholds of the reward.
 
-    Fields:
+    Attributes:
       h0: IoU from which a window counts as on target.
       delta: IoU gain of one bonus step above h0.
       eta: bonus of one step.
@@ -86,7 +86,7 @@ class RewardConfig:
 class Reward:
     """Reward parts of one trajectory (unweighted), their weighted total and what it looked at.
 
-    Fields:
+    Attributes:
       accuracy, format: answer and format reward in [0, 1].
       crop, frame: evidence reward of the last valid crop_video and get_frame call.
       total: weighted sum of the four.

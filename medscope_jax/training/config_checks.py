@@ -58,7 +58,7 @@ def _check_batches(config: ConfigDict, mesh: Mesh) -> None:
 
 
 def _check_lengths(config: ConfigDict, suite: Suite, whole: Layout, clip: Layout) -> None:
-    """The conversations of a few records fit their slots."""
+    """The conversations of a few records fit the positions that they may have."""
     tokenizer = run_tokenizer(config, suite)
     with section_named("dialogue.clip_length"):
         for part in parts_of(suite, "warm_up"):

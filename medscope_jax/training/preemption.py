@@ -43,7 +43,7 @@ class StopSignals(contextlib.AbstractContextManager):
     """
 
     def __init__(self):
-        """Does nothing yet."""
+        """Leaves the signals alone until the context is entered."""
         self._asked = self._held = False
         self._consensus = Consensus()
         self._previous: dict[int, object] = {}

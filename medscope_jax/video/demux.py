@@ -187,7 +187,7 @@ class Columns:
         self.fields.add(packet, len(self.flags) - 1)
 
     def packets(self) -> Packets:
-        """All that came."""
+        """The packets that were added, as arrays."""
         pts, dts, duration = np.frombuffer(self.stamps, np.int64).reshape(-1, 3).T.copy()
         flags = np.frombuffer(bytes(self.flags), np.uint8)
         key, hidden, damaged, tiny = ((flags >> bit & 1).astype(bool) for bit in range(4))

@@ -38,7 +38,7 @@ class Extent:
         self._units: dict[int, float] = {}
 
     def add(self, packet: av.Packet) -> None:
-        """Takes the next packet."""
+        """Notes where a packet ends, for its stream."""
         stamp, index = packet.pts, packet.stream_index
         if stamp is not None:
             ends = stamp + (packet.duration or 0)

@@ -69,7 +69,7 @@ class Summary:
 
     @property
     def count(self) -> int:
-        """How many numbers."""
+        """How many numbers there are."""
         return len(self.values)
 
     @property

@@ -76,7 +76,7 @@ def evidence_of(*rows: dict) -> tuple[tuple[Span, ...], float | None]:
 
 
 def _evidence_of(row: dict) -> tuple[tuple[Span, ...], float | None]:
-    """The same of one of them; a frame time wins: it is the finer one."""
+    """(spans, frame time) of one object; a frame time wins, since it is more precise."""
     for key in ("frame_time", "anchor_frame_time"):
         if has(row, key):
             return (), required(row, seconds, key)

@@ -91,7 +91,7 @@ def _pair(item: Any) -> tuple[Any, Any] | None:
 
 
 def listing(value: Any, name: str) -> list:
-    """A list."""
+    """The value as a list, also where it is JSON text; Unusable where it is none."""
     value = from_json(value)
     if not isinstance(value, (list, tuple)):
         raise Unusable(f"{name} is no list")
@@ -109,7 +109,7 @@ def _is_object(value: Any) -> bool:
 
 
 def texts(value: Any, name: str) -> list[str]:
-    """A list of texts."""
+    """The value as a list of strings, also where it is JSON text; Unusable where it is none."""
     value = from_json(value)
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
         raise Unusable(f"{name} is no list of texts")

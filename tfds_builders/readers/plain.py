@@ -156,7 +156,7 @@ def _choice(row: dict, key: str, known: tuple[str, ...]) -> str:
 
 
 def _window(value: Any, name: str) -> Span:
-    """One span."""
+    """The value as one (start, end) in seconds; Unusable where it holds none or several."""
     found = spans(value, name)
     if len(found) != 1:
         raise Unusable(f"{name} is not one span")

@@ -91,7 +91,7 @@ class FootageSource:
 
 
 def metered(ask: Ask, tally: Tally) -> Ask:
-    """The same `ask`, its costs counted."""
+    """An `ask` that adds what each request costs to the tally."""
 
     async def counted(request: Request) -> Reply:
         try:

@@ -25,7 +25,7 @@ _PARTS = {
 class Made:
     """What the stages made of one recording.
 
-    Fields:
+    Attributes:
       captions, events: captioned clips, and those put together.
       questions: verified ones.
       taught: trajectories with calls; thought: those of easy questions, without.

@@ -97,7 +97,7 @@ class PositionMask(masks.Mask):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Queries and keys."""
+        """(queries, keys) of the mask, both L."""
         return self.length, self.length
 
     @functools.cached_property

@@ -109,7 +109,7 @@ class Planned:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size of the tensor in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
