@@ -88,9 +88,9 @@ def main(argv: Sequence[str]) -> None:
     for label, text in heading + describe(trace):
         print(labelled(label, text))
     print(DISCLAIMER)
-    for path, text in ((flags.html, render_trace), (flags.json, trace_text)):
+    for path, text_of in ((flags.html, render_trace), (flags.json, trace_text)):
         if path:
-            write_trace(path, text(trace))
+            write_trace(path, text_of(trace))
             print(labelled("written", shown(path)))
 
 

@@ -95,7 +95,7 @@ class MedScope:
     def ask(
         self,
         video: str | os.PathLike | Video,
-        question: Sequence[str],
+        question: list[str],
         *,
         fps: float | None = None,
         partial: bool = False,
@@ -104,7 +104,7 @@ class MedScope:
     def ask(
         self,
         video: str | os.PathLike | Video,
-        question: str | Sequence[str],
+        question: str | list[str],
         *,
         fps: float | None = None,
         partial: bool = False,
@@ -113,7 +113,7 @@ class MedScope:
 
         Args:
             video: a video file, a DICOM recording or a folder of pictures, or what read_video gave.
-            question: one question, or several, which are answered at the same time. Each of them
+            question: one question, or a list of them, which are answered at the same time. Each
                 takes memory of its own for the video's tokens and the conversation.
             fps: pictures a second, of a recording that does not say when each was taken.
             partial: of a recording that is cut short or lacks pictures, read what is there.
@@ -293,7 +293,7 @@ def roomy_layout(run: Run, video: Video) -> Layout:
 
     Times beside the bank's ticks, such as "3.4", take more tokens than the ticks themselves.
     """
-    longest = max(map(len, stamp_ids(run.tokenizer, run.layout, video.times)))
+    longest = max(map(len, stamp_ids(run.tokenizer, run.layout, video.times.tolist())))
     wider = longest - len(stamp_ids(run.tokenizer, run.layout, [0.0])[0])
     frames = run.layout.preview_frames + run.layout.max_tool_turns * run.layout.window_frames
     return dataclasses.replace(run.layout, length=run.layout.length + max(0, wider) * frames)

@@ -7,7 +7,7 @@ import dataclasses
 import html
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -166,7 +166,7 @@ def describe(trace: Trace) -> list[tuple[str, str]]:
     return lines
 
 
-def count_frames(times: Sequence[float]) -> str:
+def count_frames(times: Sized) -> str:
     """How many frames there are, in words: 1 frame, 2 frames."""
     return f"{len(times)} frame" + "s" * (len(times) != 1)
 

@@ -7,6 +7,7 @@ one accelerator serves; the paper's preview has up to 512 frames.
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -29,14 +30,14 @@ VIDEO = FrozenConfigDict(
         "native_pairs": False,
     }
 )
-_DIALOGUE = {
+_DIALOGUE: dict[str, Any] = {
     "preview_frames": 64,
     "window_frames": 32,
     "frame_format": protocol.QWEN_FRAME,
     "response_format": protocol.QWEN_RESPONSE,
     "max_tool_turns": 5,
 }
-_ROLLOUT = {
+_ROLLOUT: dict[str, Any] = {
     "temperature": 1.0,
     "top_p": 1.0,
     "turn_tokens": 512,

@@ -109,17 +109,19 @@ def make_roll(
             batch = engine.prepare(bank, questions[part], key, width=width)
             return engine.start(params, batch)
 
-        running, done, judging = start(parts[0]), [], []
+        queue, done, judging = [start(parts[0])], [], []
         # One thread: parts are judged one after the other, each as concurrently as the judge is.
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             for part, following in zip(parts, [*parts[1:], None], strict=True):
-                before, running = running, start(following) if following else None
-                done.append(engine.wait(before))
+                if following is not None:
+                    queue.append(start(following))
+                done.append(engine.wait(queue.pop(0)))
                 judging.append(pool.submit(judged, rows[part], done[-1].trajectories))
             rolled = time.monotonic()
             scores = [broadcast(np.array(told.result(), np.float32)) for told in judging]
             groups = [
-                rewarded(rows[part], *each) for part, *each in zip(parts, done, scores, strict=True)
+                rewarded(rows[part], each, told)
+                for part, each, told in zip(parts, done, scores, strict=True)
             ]
         return RolloutBatch(
             join_groups(groups),
