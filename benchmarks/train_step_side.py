@@ -34,7 +34,7 @@ from benchmarks.train_step_job import (
     read_recordings,
     recorded_bank,
 )
-from medscope_jax.bank import FrameBank, flat_index, flat_tokens, take_videos
+from medscope_jax.bank import FrameBank, flat_index, flat_tokens
 from medscope_jax.dialogue import Episode
 from medscope_jax.distributed import use_huge_pages
 from medscope_jax.rl import LossConfig
@@ -113,7 +113,8 @@ def _ours(folder, world, job, repeats, update) -> tuple[list[TimedRollout], floa
     result = {"decoded_share": float(work["decoded"] / work["slot_steps"])}
     result["calls"] = int(jnp.sum(episode.calls.status >= 0))
     result["frames_shown"] = int(jnp.sum(episode.visual_index >= 0)) // run.layout.tokens_per_frame
-    part = jnp.asarray(flat_tokens(take_videos(bank, np.array(world.places, np.int32))))
+    asked = jax.tree.map(lambda leaf: np.asarray(leaf)[np.array(world.places)], bank)
+    part = jnp.asarray(flat_tokens(asked))
     video = np.arange(len(episode.tokens)) // GROUP
     index = flat_index(video, episode.visual_index, len(part) // len(world.places))
     fields = (episode.tokens, index, episode.role, episode.logprobs)

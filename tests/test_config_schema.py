@@ -13,7 +13,6 @@ from medscope_jax.config_text import keys_help, keys_page
 from medscope_jax.config_values import check_ranges, value_at, with_earlier
 from medscope_jax.errors import UserError
 from medscope_jax.models.model_config import DTYPES, REMAT_POLICIES
-from medscope_jax.rl import UNSCORED
 from medscope_jax.training.from_config import STAGES
 from medscope_jax.video.frames import RESAMPLES
 
@@ -30,7 +29,6 @@ def test_every_key_and_section_says_what_it_is():
 
 def test_choices_are_those_of_the_code_that_they_choose():
     assert KEYS["video.resample"].choices == RESAMPLES
-    assert KEYS["judge.unscored"].choices == UNSCORED
     assert set(KEYS["model.dtype"].choices) == set(DTYPES)
     assert all(repr(name) in KEYS["video.stored_bank"].about for name in BANK_DTYPES)
     for name in REMAT_POLICIES:

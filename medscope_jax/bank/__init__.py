@@ -7,7 +7,6 @@ from medscope_jax.bank.frame_bank import (
     make_bank,
     put_videos,
     stack_bank,
-    take_videos,
 )
 
 __all__ = [
@@ -17,5 +16,4 @@ __all__ = [
     "make_bank",
     "put_videos",
     "stack_bank",
-    "take_videos",
 ]

@@ -141,18 +141,6 @@ def make_bank(
     )
 
 
-def take_videos(bank: FrameBank, rows: np.ndarray) -> FrameBank:
-    """The bank of videos rows [P], on the host: row p is video rows[p]; repeats are fine.
-
-    Raises:
-      IndexError: rows outside [0, V).
-    """
-    known = np.asarray(rows)
-    if known.size and not (known.min() >= 0 and known.max() < bank.length.shape[0]):
-        raise IndexError(f"videos {known.tolist()} asked of a bank of {bank.length.shape[0]}")
-    return jax.tree.map(lambda leaf: np.take(np.asarray(leaf), known, axis=0), bank)
-
-
 def put_videos(
     bank: FrameBank, places: np.ndarray, mesh: Mesh, shardings_of: Callable[[Any, Mesh], Any]
 ) -> FrameBank:

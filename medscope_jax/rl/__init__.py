@@ -10,7 +10,7 @@ from medscope_jax.rl.intervals import (
     total_length,
 )
 from medscope_jax.rl.judge import judge_answer, token_f1
-from medscope_jax.rl.judging import UNSCORED, Judge, judge_note, make_judge
+from medscope_jax.rl.judging import Judge, judge_note, make_judge
 from medscope_jax.rl.loss import LossConfig, loss_normalizer, policy_loss, reference_kl
 from medscope_jax.rl.rewards import (
     Reward,
@@ -34,7 +34,6 @@ __all__ = [
     "LossConfig",
     "Reward",
     "RewardConfig",
-    "UNSCORED",
     "as_evidence",
     "crop_reward",
     "extract_answer",

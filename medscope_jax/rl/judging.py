@@ -12,9 +12,6 @@ from medscope_jax.rl.judge import judge_answer
 # (questions, answers) -> scores in {0, 0.5, 1}, one for each pair; NaN where the judge gives none.
 Judge = Callable[[Sequence[Mapping], Sequence[str]], list[float]]
 
-# What a rollout without a score becomes in training, see the configs' judge section.
-UNSCORED = ("left_out", "zero")
-
 
 def make_judge(section: Mapping) -> Judge:
     """The judge of a config's judge section: an endpoint where a url is given.

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medscope_jax.bank import flat_index, flat_tokens, make_bank, stack_bank, take_videos
+from medscope_jax.bank import flat_index, flat_tokens, make_bank, stack_bank
 from medscope_jax.video import Video
 
 HEIGHT, WIDTH, S, D = 4, 6, 2, 8
@@ -76,8 +76,6 @@ def test_order_of_videos_changes_no_row(encoder):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a[order], b, atol=1e-6, rtol=0), bank, other
     )
-    for a, b in zip(jax.tree.leaves(take_videos(bank, order)), jax.tree.leaves(other), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("batch_frames", [1, 3, 5, 64])
@@ -104,17 +102,6 @@ def test_flat_index_arithmetic(encoder):
     np.testing.assert_array_equal(flat[index], bank.tokens[[1, 0]].reshape(2, 3 * S, D))
     index = flat_index(np.array([1, 0]), np.array([[-1, 2], [2, -1]]), 3 * S)
     np.testing.assert_array_equal(index, [[-1, 3 * S + 2], [2, -1]])
-
-
-def test_take_videos(encoder):
-    encode, _ = encoder
-    bank = make_bank(encode, make_videos([3, 7, 1]), stamp_ids, batch_frames=4)
-    taken = take_videos(bank, jnp.array([2, 0, 2]))
-    np.testing.assert_array_equal(taken.length, [1, 3, 1])
-    np.testing.assert_array_equal(taken.tokens[1], bank.tokens[0])
-    for bad in ([3], [-1]):
-        with pytest.raises(IndexError, match="bank of 3"):
-            take_videos(bank, jnp.array(bad))
 
 
 def test_token_dtype_is_kept():

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from medscope_jax.bank import take_videos
 from medscope_jax.distributed import batch_shardings, make_mesh, state_shardings
 from medscope_jax.distributed.multihost import (
     gather,
@@ -103,7 +102,7 @@ def rollout_program(mesh, greedy: bool):
     model = model_config({"text": text | {"mrope_section": (2, 1, 1)}})
     params = init_params(model, jax.random.key(0))
     params = jax.tree.map(lambda x: x * 4 if x.ndim > 2 else x, params)
-    bank = take_videos(bank, jnp.arange(8) % 4)
+    bank = jax.tree.map(lambda leaf: leaf[jnp.arange(8) % 4], bank)
     once = make_prompts(world, [0, 1, 2, 3])
     prompts = once.replace(
         tokens=jnp.tile(once.tokens, (2, 1)),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from medscope_jax.bank import FrameBank, flat_index, flat_tokens, take_videos
+from medscope_jax.bank import FrameBank, flat_index, flat_tokens
 from medscope_jax.dialogue import CallRecord, Episode, Role
 from medscope_jax.distributed import make_mesh
 from medscope_jax.rl import JudgeError, RewardConfig, make_judge
@@ -133,7 +133,8 @@ def test_parts_change_nothing(monkeypatch):
     keys = row_keys(jax.random.key(7), jnp.arange(4 * GROUP, 8 * GROUP))
     np.testing.assert_array_equal(later.groups.episode.tokens, drawn(keys))
     # Each token's visual index points at the frame that was shown, in its question's video.
-    bank = take_videos(make_frame_bank(), np.repeat(whole.groups.places, GROUP))
+    places = np.repeat(whole.groups.places, GROUP)
+    bank = jax.tree.map(lambda leaf: leaf[places], make_frame_bank())
     found = np.take_along_axis(bank.tokens[:, :, 0, 0], whole.groups.episode.visual_index, axis=1)
     np.testing.assert_array_equal(found, whole.groups.episode.logprobs)
     np.testing.assert_array_equal(whole.groups.places, [1, 1, 3, 0])
