@@ -11,7 +11,7 @@ from medscope_jax.errors import UserError, closest
 from medscope_jax.phantom.procedure import SOURCES, SPLITS, Procedure, make_procedure
 
 # Raised whenever the same configuration gives other bytes; a suite of another format is not reused.
-FORMAT = 6
+FORMAT = 7
 
 
 @dataclasses.dataclass(frozen=True)
