@@ -35,6 +35,7 @@ _MISSING = "nothing"
 _BUSY = "{} is in use by another run{}: wait for it, or choose another --workdir"
 _CONFIG_AGAIN = "put back a copy of it, or choose another --workdir"
 _SEAL = "seal"  # the checksum's key
+_MOST_BYTES = 2**20  # of a config, which has some thousand; of a million keys one takes minutes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +146,8 @@ def _read_config(workdir: Workdir) -> ConfigDict:
             f"{workdir.path} holds no run (no config.json): train with --workdir {workdir.path} "
             "first"
         )
+    if workdir.config.is_file() and workdir.config.stat().st_size > _MOST_BYTES:
+        raise UserError(f"{workdir.config} is larger than any config: {_CONFIG_AGAIN}")
     values = read_json(workdir.config, {...: object}, _CONFIG_AGAIN)
     stated = values.pop(_SEAL, None)
     if stated is None:

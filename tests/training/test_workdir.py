@@ -139,6 +139,14 @@ def test_a_config_that_was_edited_or_damaged_is_one_line(tmp_path, config):
         workdir_lib.read_workdir(tmp_path)
 
 
+def test_a_config_of_megabytes_is_no_config(tmp_path, config):
+    reopen(tmp_path, config)
+    values = {"seed": {f"key{number}": 1 for number in range(10**5)}}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="config.json is larger than any config: put back"):
+        workdir_lib.read_workdir(tmp_path)
+
+
 def test_a_config_with_a_flipped_bit_is_not_read_as_another(tmp_path, config):
     reopen(tmp_path, config)
     path, chance = tmp_path / "config.json", random.Random(0)
