@@ -10,6 +10,8 @@ from medscope_jax.errors import UserError, one_line
 from medscope_jax.files import open_regular
 
 _MOST = 2**24  # bytes of a file
+_DEEPEST = 100  # levels: whoever walks the values may call a function a level
+_TOO_DEEP = "it is nested too deeply"
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # in UTF-8 only an escape can be one
 
 
@@ -20,7 +22,7 @@ def parse_json(data: bytes) -> Any:
 
     Raises:
       ValueError: no JSON; NaN, Infinity or a number beyond float64; a name that is twice in one
-        object; half a surrogate pair; nesting so deep that Python's parser gives up.
+        object; half a surrogate pair; more than 100 objects and lists within one another.
     """
     try:
         value = json.loads(
@@ -30,11 +32,12 @@ def parse_json(data: bytes) -> Any:
             parse_int=_whole,
             parse_float=_finite,
         )
+        _check_depth(value)
         if _SURROGATE.search(data):
             json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError, a ValueError
         return value
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        raise ValueError(_TOO_DEEP) from error
 
 
 def read_json_object(file: Path, most: int = _MOST) -> dict[str, Any]:
@@ -73,6 +76,21 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
                 raise ValueError(f"the name {name[:80]!r} is there twice")
             seen.add(name)
     return values
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return
+    raise ValueError(_TOO_DEEP)
 
 
 def _no_number(word: str) -> NoReturn:

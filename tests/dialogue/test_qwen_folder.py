@@ -159,6 +159,14 @@ def test_added_tokens_have_the_ids_that_they_get(serialized, tmp_path):
         load_qwen_tokenizer(folder)
 
 
+def test_steps_within_steps_without_end_are_one_line(serialized):
+    for depth in (90, 300, 900):
+        values = json.dumps({**json.loads(serialized), "normalizer": "<deep>"})
+        deep = values.replace('"<deep>"', "[" * depth + "]" * depth)
+        with pytest.raises(UserError, match="normalizer is|nested too deeply"):
+            qwen_tokenizer(deep.encode())
+
+
 def test_half_a_character_is_no_token(serialized, tmp_path):
     folder = unpack(serialized, tmp_path / "old", decoder=False)
     special = {"additional_special_tokens": ["\ud800"]}

@@ -139,6 +139,14 @@ def test_a_config_that_was_edited_or_damaged_is_one_line(tmp_path, config):
         workdir_lib.read_workdir(tmp_path)
 
 
+@pytest.mark.parametrize("depth", [90, 300, 900])
+def test_sections_within_sections_without_end_are_one_line(tmp_path, config, depth):
+    reopen(tmp_path, config)
+    (tmp_path / "config.json").write_text('{"seed": ' * depth + "1" + "}" * depth)
+    with pytest.raises(UserError, match="config.json.*another --workdir"):
+        workdir_lib.read_workdir(tmp_path)
+
+
 def test_a_config_of_megabytes_is_no_config(tmp_path, config):
     reopen(tmp_path, config)
     values = {"seed": {f"key{number}": 1 for number in range(10**5)}}
