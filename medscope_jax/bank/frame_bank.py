@@ -17,8 +17,7 @@ from medscope_jax.distributed.multihost import put_rows
 from medscope_jax.video.frames import Video
 
 
-@flax.struct.dataclass
-class FrameBank:
+class FrameBank(flax.struct.PyTreeNode):
     """Visual tokens of V videos, padded to T frames each; an episode only holds indices into it.
 
     A visual index counts within one video: its frame t has tokens t * S ... t * S + S - 1.

@@ -26,7 +26,7 @@ def make_batches(
     transform: Callable[[Any], Mapping[str, Any]],
     batch_size: int,
     seed: int,
-    rows: Sequence[int] | None = None,
+    rows: Sequence[int] | np.ndarray | None = None,
     epochs: int | None = None,
     threads: int = 2,
     prefetch: int = 4,
@@ -58,15 +58,15 @@ def make_batches(
     Raises:
       UserError: no records, or fewer than one batch.
     """
-    rows = np.arange(batch_size) if rows is None else np.asarray(rows)
-    if not len(rows) or rows.min() < 0 or rows.max() >= batch_size:
-        raise ValueError(f"rows {rows.tolist()} are not within a batch of {batch_size}")
+    wanted = np.arange(batch_size) if rows is None else np.asarray(rows)
+    if not len(wanted) or wanted.min() < 0 or wanted.max() >= batch_size:
+        raise ValueError(f"rows {wanted.tolist()} are not within a batch of {batch_size}")
     if len(records) * (epochs or 1) < (batch_size if epochs else 1):
         raise UserError(f"{len(records)} records do not make a batch of {batch_size}")
     order = grain.MapDataset.source(records).shuffle(seed=seed % 2**32).repeat(epochs)
-    dataset = _Rows(order, batch_size, rows).map(transform)
+    dataset = _Rows(order, batch_size, wanted).map(transform)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
-    return iter(dataset.batch(len(rows), drop_remainder=True).to_iter_dataset(options))
+    return iter(dataset.batch(len(wanted), drop_remainder=True).to_iter_dataset(options))
 
 
 class _Rows(grain.MapDataset):

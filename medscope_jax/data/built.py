@@ -14,7 +14,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -82,7 +82,7 @@ def open_dataset(folder: pathlib.Path, again: str) -> tfds.core.DatasetBuilder:
         raise UserError(f"{folder} can't be read ({one_line(error)}): {again}") from error
 
 
-def stored_row(source: Sequence[dict], row: int, again: str) -> dict[str, Any]:
+def stored_row(source: Any, row: int, again: str) -> dict[str, Any]:
     """A row of a data set's source; UserError where its record is damaged."""
     try:
         return source[row]

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from medscope_jax.dialogue import (
+    CompactRow,
     Layout,
     Role,
     Row,
@@ -26,7 +27,9 @@ def _words(record: Mapping) -> tuple[str, Sequence[str]]:
     return question_text(record, f"the question of {name}"), record["turns"]
 
 
-def clip_row(record: Mapping, video: Video, tokenizer: Tokenizer, layout: Layout):
+def clip_row(
+    record: Mapping, video: Video, tokenizer: Tokenizer, layout: Layout
+) -> tuple[Row, np.ndarray]:
     """Stage 1: an episode about a clip whose frames it shows. Returns (Row, shown frame indices).
 
     UserError where the record's words can't be part of a conversation, see dialogue.sanitize. The
@@ -49,7 +52,7 @@ def clip_row(record: Mapping, video: Video, tokenizer: Tokenizer, layout: Layout
     return row, shown
 
 
-def clip_example(row: Row, shown: np.ndarray, video: Video, layout: Layout) -> dict:
+def clip_example(row: Row | CompactRow, shown: np.ndarray, video: Video, layout: Layout) -> dict:
     """clip_row's result as arrays: tokens, visual_index, role [L] and frames uint8 [F, H, W, 3]."""
     frames = np.zeros((layout.window_frames, *video.frames.shape[1:]), np.uint8)
     frames[: len(shown)] = video.frames[shown]
@@ -75,7 +78,7 @@ def dialogue_row(
     )
 
 
-def dialogue_example(row: Row, tokens: np.ndarray, layout: Layout, seen: int) -> dict:
+def dialogue_example(row: Row | CompactRow, tokens: np.ndarray, layout: Layout, seen: int) -> dict:
     """dialogue_row as arrays: tokens, visual_index, role [L], and visual [seen, D].
 
     The example takes along what it shows, so that the devices hold a batch's frames and no more:
@@ -92,15 +95,16 @@ def dialogue_example(row: Row, tokens: np.ndarray, layout: Layout, seen: int) ->
     return {**arrays, "visual_index": own, "visual": visual}
 
 
-def compact(row: Row) -> Row:
+def compact(row: Row) -> CompactRow:
     """The row as small arrays, without its calls: laid out once, kept for every epoch."""
-    return Row(np.int32(row.tokens), np.int32(row.visual_index), np.int8(row.role), [])
+    index = np.array(row.visual_index, np.int32)
+    return CompactRow(np.array(row.tokens, np.int32), index, np.array(row.role, np.int8))
 
 
-def measure_rows(rows: Sequence[Row], multiple: int = 8) -> tuple[int, int]:
+def measure_rows(rows: Sequence[Row | CompactRow], multiple: int = 8) -> tuple[int, int]:
     """(positions, generated tokens) that hold every row, each rounded up to a multiple."""
     if not rows:
         raise UserError("the suite has no records for this stage")
     length = max(len(row.tokens) for row in rows)
-    generated = max(np.count_nonzero(np.equal(row.role, Role.GENERATED)) for row in rows)
+    generated = max(int(np.sum(np.equal(row.role, Role.GENERATED))) for row in rows)
     return -length // multiple * -multiple, -generated // multiple * -multiple

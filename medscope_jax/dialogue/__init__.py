@@ -4,6 +4,7 @@ from pathlib import Path
 
 from medscope_jax.dialogue.episode import (
     CallRecord,
+    CompactRow,
     Episode,
     Layout,
     Role,
@@ -33,6 +34,7 @@ CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 __all__ = [
     "CHAT_TEMPLATE",
     "CallRecord",
+    "CompactRow",
     "Episode",
     "Layout",
     "Role",

@@ -49,8 +49,7 @@ class CallRecord(NamedTuple):
     where: jax.Array  # [B, C] int32 position of </tool_call>; -1: padding
 
 
-@struct.dataclass
-class Episode:
+class Episode(struct.PyTreeNode):
     """A batch of B conversations; a row fills positions from 0 on, the rest is padding."""
 
     tokens: jax.Array  # [B, L] int32 ids; the image id at visual positions
@@ -99,7 +98,17 @@ class Row(NamedTuple):
     calls: list[tuple]  # (tool, start, end, status, where)
 
 
-def stamp_ids(tokenizer: Tokenizer, layout: Layout, times: Sequence[float]) -> list[list[int]]:
+class CompactRow(NamedTuple):
+    """A Row as small arrays of equal length, without its calls."""
+
+    tokens: np.ndarray  # int32
+    visual_index: np.ndarray  # int32
+    role: np.ndarray  # int8
+
+
+def stamp_ids(
+    tokenizer: Tokenizer, layout: Layout, times: Sequence[float] | np.ndarray
+) -> list[list[int]]:
     """Token ids of the text that tells each frame's time; times in seconds."""
     stamp = layout.frame_format.split("{frame}")[0 if layout.stamp_first else 1]
     return [tokenizer.encode(stamp.format(time=float(time))) for time in times]
@@ -121,7 +130,14 @@ def _append(row: Row, ids: Sequence[int], role: Role) -> None:
     row.role.extend([role] * len(ids))
 
 
-def _append_frames(row, indices, times, tokenizer, layout, role: Role) -> None:
+def _append_frames(
+    row: Row,
+    indices: Sequence[int] | np.ndarray,
+    times: np.ndarray,
+    tokenizer: Tokenizer,
+    layout: Layout,
+    role: Role,
+) -> None:
     """Appends the visual tokens of each frame index, between its time and its constant text."""
     image, size = tokenizer.tag(protocol.IMAGE), layout.tokens_per_frame
     constant = frame_text_ids(tokenizer, layout)
@@ -136,7 +152,12 @@ def _append_frames(row, indices, times, tokenizer, layout, role: Role) -> None:
 
 
 def build_prompt(
-    question: str, shown: Sequence[int], times, tokenizer: Tokenizer, layout: Layout, tools: bool
+    question: str,
+    shown: Sequence[int] | np.ndarray,
+    times: np.ndarray,
+    tokenizer: Tokenizer,
+    layout: Layout,
+    tools: bool,
 ) -> Row:
     """The prompt of an episode: system, the shown frames with their stamps, question, instruction.
 
@@ -155,7 +176,7 @@ def build_prompt(
 def build_episode(
     question: str,
     turns: Sequence[str],
-    shown: Sequence[int],
+    shown: Sequence[int] | np.ndarray,
     times: np.ndarray,
     duration: float,
     tokenizer: Tokenizer,
@@ -201,7 +222,7 @@ def build_episode(
     return row
 
 
-def pad_row(row: Row, length: int) -> dict[str, np.ndarray]:
+def pad_row(row: Row | CompactRow, length: int) -> dict[str, np.ndarray]:
     """A row as arrays [length]: tokens, visual_index (-1 padded) and role (PADDING)."""
     count = len(row.tokens)
     arrays = {

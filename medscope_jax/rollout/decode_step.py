@@ -37,6 +37,7 @@ def decode_step(inputs: RolloutInputs, state: State) -> State:
     embedded = embed(inputs.params, inputs.model, token[:, None], none, nothing)
     positions = jnp.broadcast_to(state.position[:, None], (3, token.shape[0], 1))
     count = writing.astype(jnp.int32)
+    assert state.cache is not None  # the first prefill has made it
     hidden, cache = forward_cached(
         inputs.params, inputs.model, embedded, positions, state.cache, state.length, count
     )

@@ -29,8 +29,8 @@ def find_special_tokens(tokenizer: Tokenizer, layout: Layout) -> SpecialTokens:
     """Builds the SpecialTokens of a tokenizer once, outside the loop."""
     errors = [tokenizer.encode(error_text(status)) for status in CallStatus]
     padded = np.full((len(errors), max(map(len, errors))), -1, np.int32)
-    for row, ids in zip(padded, errors, strict=True):
-        row[: len(ids)] = ids
+    for row, error in zip(padded, errors, strict=True):
+        row[: len(error)] = error
 
     def ids(text: str) -> jax.Array:
         return jnp.asarray(tokenizer.encode(text), jnp.int32)
@@ -98,18 +98,18 @@ def _frames(
     texts = jnp.broadcast_to(
         special_tokens.frame_text, (indices.shape[0], len(special_tokens.frame_text))
     )
-    tokens = [stamps, jnp.full_like(visual, special_tokens.image), texts]
-    visual_index = [jnp.full_like(stamps, -1), visual, jnp.full_like(texts, -1)]
+    parts = [stamps, jnp.full_like(visual, special_tokens.image), texts]
+    indices_of = [jnp.full_like(stamps, -1), visual, jnp.full_like(texts, -1)]
     order = 1 if stamp_first else -1
-    tokens = jnp.concatenate(tokens[::order], axis=1)
-    visual_index = jnp.concatenate(visual_index[::order], axis=1)
+    tokens = jnp.concatenate(parts[::order], axis=1)
+    visual_index = jnp.concatenate(indices_of[::order], axis=1)
     return (
         jnp.where(selected[:, None], tokens, -1).reshape(-1),
         jnp.where(selected[:, None], visual_index, -1).reshape(-1),
     )
 
 
-def _compact(tokens: jax.Array, visual_index: jax.Array):
+def _compact(tokens: jax.Array, visual_index: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Moves the entries with tokens >= 0 of one row [M] to the front, keeping their order."""
     real = tokens >= 0
     # Dropped entries aim one past the end, where the scatter discards them.

@@ -145,7 +145,7 @@ def read_trajectories(episode: Episode, tokenizer: Tokenizer, layout: Layout) ->
         for call, end in zip(made, ends[: len(made)], strict=True):
             seen = episode.visual_index[b, call[4] : end]
             frames.append((seen[seen >= 0][::size] // size).tolist())
-        tokens, role = episode.tokens[b], episode.role[b]
+        tokens, role = np.asarray(episode.tokens[b]), np.asarray(episode.role[b])
         result.append(
             Trajectory(
                 text=generated_text(tokens, role, tokenizer),

@@ -61,36 +61,42 @@ def empty_scheduler(inputs: RolloutInputs) -> State:
 
 def ready(inputs: RolloutInputs, state: State) -> tuple[jax.Array, jax.Array]:
     """Two bools []: a batch slot is free and a request waits; its prompt is in the prefix cache."""
+    cached = state.prefix_cache
+    assert cached is not None  # empty_scheduler has made it
     due = jnp.any(state.phase == DONE) & (state.admitted < inputs.requests)
     return (
         due,
-        state.admitted // inputs.config.group < state.prefix_cache.first + inputs.cached_prompts,
+        state.admitted // inputs.config.group < cached.first + inputs.cached_prompts,
     )
 
 
 def prefill_prompts(inputs: RolloutInputs, state: State) -> State:
     """Prefills the prompts of the next questions into the prefix cache."""
-    first = state.prefix_cache.first + inputs.cached_prompts
+    cached = state.prefix_cache
+    assert cached is not None  # empty_scheduler has made it
+    first = cached.first + inputs.cached_prompts
     # The last of them may be fewer: copies of the last question, which no request takes, fill up.
     rows = jnp.minimum(
         first + jnp.arange(inputs.cached_prompts), inputs.prompts.length.shape[0] - 1
     )
     part = jax.tree.map(lambda array: array[rows], inputs.prompts)
-    return state.replace(prefix_cache=_prefill(inputs, part, state.prefix_cache.cache, first))
+    return state.replace(prefix_cache=_prefill(inputs, part, cached.cache, first))
 
 
 def admit_request(inputs: RolloutInputs, state: State) -> State:
     """Gives the next request to a free batch slot; its prompt must be in the prefix cache."""
+    cached = state.prefix_cache
+    assert state.cache is not None and cached is not None  # empty_scheduler has made them
     slot = jnp.argmax(state.phase == DONE)
     question = state.admitted // inputs.config.group
-    row = question - state.prefix_cache.first
+    row = question - cached.first
     length = inputs.prompts.length[question]
     return state.replace(
-        cache=put_rows(state.cache, slot[None], take_rows(state.prefix_cache.cache, row[None])),
+        cache=put_rows(state.cache, slot[None], take_rows(cached.cache, row[None])),
         request=state.request.at[slot].set(state.admitted),
-        hidden=state.hidden.at[slot].set(state.prefix_cache.hidden[row]),
+        hidden=state.hidden.at[slot].set(cached.hidden[row]),
         length=state.length.at[slot].set(length),
-        position=state.position.at[slot].set(state.prefix_cache.position[row]),
+        position=state.position.at[slot].set(cached.position[row]),
         phase=state.phase.at[slot].set(WRITING),
         turn=state.turn.at[slot].set(0),
         turn_start=state.turn_start.at[slot].set(length),

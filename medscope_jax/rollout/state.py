@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from medscope_jax.bank import FrameBank
@@ -38,8 +39,7 @@ class RolloutConfig:
     kv_dtype: str = ""  # of the key-value cache: "" for the model's, or "int8"
 
 
-@struct.dataclass
-class Prompts:
+class Prompts(struct.PyTreeNode):
     """P questions, each with its video. Row i's rollouts are rows i * group .. of the episode."""
 
     tokens: jax.Array  # [P, N] int32
@@ -55,7 +55,7 @@ class RolloutInputs:
 
     params: dict
     bank: FrameBank
-    flat: jax.Array  # [V * T * S, D] the bank's visual tokens, one a row
+    flat: jax.Array | np.ndarray  # [V * T * S, D] the bank's visual tokens, one a row
     prompts: Prompts
     special_tokens: SpecialTokens
     model: ModelConfig
@@ -91,8 +91,7 @@ class RolloutInputs:
         return init_cache(self.model, rows, length, per_layer=few, dtype=self.config.kv_dtype)
 
 
-@struct.dataclass
-class PrefixCache:
+class PrefixCache(struct.PyTreeNode):
     """The prefilled prompts of Q questions, from which their rollouts start."""
 
     cache: Cache  # Q rows of N positions
@@ -101,8 +100,7 @@ class PrefixCache:
     first: jax.Array  # [] question in row 0; the others follow
 
 
-@struct.dataclass
-class State:
+class State(struct.PyTreeNode):
     """The loop's carry: I requests, S batch slots, rows of L positions."""
 
     episode: Episode  # I rows

@@ -49,6 +49,7 @@ def execute_tools(inputs: RolloutInputs, state: State) -> State:
         positions=episode.positions.at[:, request[:, None], place].set(positions, mode="drop"),
         calls=calls,
     )
+    assert state.cache is not None  # the first prefill has made it
     part = take_rows(state.cache, chosen)
     last, part = chunked_prefill(
         inputs, part, tokens, visual_index, video, positions, length, count

@@ -5,6 +5,7 @@ decimals to float32 -> the rules of `grammar.parse_call`, which is this module's
 host, no callback, no float64: it runs inside the rollout's compiled loop.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.struct
@@ -20,8 +21,7 @@ _SPACE, _INVALID = 0x20, 0xFF  # 0xFF occurs in no UTF-8
 _TIMES = (A.WORD_START, A.WORD_END, A.WORD_TIMESTAMP)
 
 
-@flax.struct.dataclass
-class ByteTable:
+class ByteTable(flax.struct.PyTreeNode):
     """The bytes of each token id i: `data[start[i] : start[i] + size[i]]`. A pytree."""
 
     data: jax.Array  # uint8, all pieces one after the other
@@ -30,7 +30,7 @@ class ByteTable:
     longest: int = flax.struct.field(pytree_node=False)  # bytes of the longest piece
 
 
-def byte_table(pieces: list[bytes]) -> ByteTable:
+def byte_table(pieces: Sequence[bytes]) -> ByteTable:
     """Table for `interpret`; `pieces[i]` holds the bytes of token id i (b"" for one without text).
 
     Pieces may split UTF-8 characters anywhere. Raises ValueError on an empty vocabulary.

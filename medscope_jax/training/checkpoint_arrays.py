@@ -1,5 +1,6 @@
 """A pytree's leaves as named plain arrays with checksums: what a checkpoint stores."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -73,13 +74,14 @@ def difference(
     return ""
 
 
-def checksum(array: jax.Array) -> jax.Array | np.ndarray:
+def checksum(array: jax.Array) -> jax.Array | np.unsignedinteger:
     """A sum over 32-bit words, each times an odd number made from its place, modulo 2^32.
 
     Integer addition commutes, so any sharding gives the same sum; an odd factor has an inverse, so
     any change of one word changes it, and unequal factors tell words that changed places.
     """
-    on_host = all(device.platform == "cpu" for device in array.sharding.device_set)
+    devices: Iterable[Any] = array.sharding.device_set
+    on_host = all(device.platform == "cpu" for device in devices)
     # NumPy saves a compilation for each shape; elsewhere the sum is made where the array lies.
     return _host_sum(array) if on_host and array.is_fully_addressable else _device_sum(array)
 
@@ -91,7 +93,7 @@ def _word_type(array: jax.Array) -> str:
     return f"uint{8 * min(array.dtype.itemsize, 4)}"
 
 
-def _host_sum(array: jax.Array) -> np.ndarray:
+def _host_sum(array: jax.Array) -> np.unsignedinteger:
     words = np.asarray(array).reshape(-1).view(_word_type(array)).astype(np.uint32)
     place = np.arange(words.size, dtype=np.uint32)
     return np.sum(words * (place * np.uint32(_FACTOR) + np.uint32(1)), dtype=np.uint32)

@@ -34,7 +34,9 @@ def stop_if_not_finite(
     """
     if int(state.skipped_in_row) < SKIPS_TO_STOP:
         return
-    arrays = {name: np.asarray(array) for name, array in batch().items() if name != _PIXELS}
+    arrays: dict[str, Any] = {
+        name: np.asarray(array) for name, array in batch().items() if name != _PIXELS
+    }
     process = f"_process{jax.process_index()}" if jax.process_count() > 1 else ""
     step = int(state.step)
     path = folder / f"not_finite_{stage}_{step:06d}{process}.npz"

@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 import time
-from typing import Self
+from typing import Any, Self
 
 import jax
 
@@ -46,7 +46,7 @@ class StopSignals(contextlib.AbstractContextManager):
         """Leaves the signals alone until the context is entered."""
         self._asked = self._held = False
         self._consensus = Consensus()
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}  # handlers, as signal.signal gives them
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:

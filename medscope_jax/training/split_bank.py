@@ -54,7 +54,7 @@ def stored_bank(run: Run, params: dict, split: VideoSplit, dtype: str | None = N
     Raises:
       UserError: as build_bank and load_bank.
     """
-    names = sorted(split.rows, key=split.rows.get)
+    names = sorted(split.rows, key=lambda name: split.rows[name])
     if [split.rows[name] for name in names] != list(range(len(split.videos))):
         raise ValueError("each video of a stored bank needs an id of its own")
     dtype = dtype or run.model.dtype

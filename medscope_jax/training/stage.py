@@ -229,7 +229,7 @@ def _optimizer_metrics(state: TrainState, schedule: optax.Schedule) -> dict:
 
 def _shown(metrics: dict) -> dict:
     """The few figures that a progress bar has room for."""
-    names = ("loss", "reward", "iou", "accuracy", "tool_rate")
+    names: tuple[str, ...] = ("loss", "reward", "iou", "accuracy", "tool_rate")
     names += ("skipped",) if metrics["skipped"] else ()
     return {name: metrics[name] for name in names if name in metrics}
 

@@ -5,6 +5,7 @@ log-probabilities of the generated tokens.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +66,8 @@ def sft_step(
         parts = batch if isinstance(batch, tuple) else (batch,)
         counts = (targets if isinstance(targets, tuple) else (targets,))[-len(parts) :]
         sums = (sums_of(params, rows, most) for rows, most in zip(parts, counts, strict=True))
-        logprobs, entropy, count = sum(sums)
+        total: Any = sum(sums)
+        logprobs, entropy, count = total
         count = jnp.maximum(count, 1)
         return -logprobs / count, entropy / count
 

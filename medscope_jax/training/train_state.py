@@ -28,16 +28,17 @@ KL_REFERENCES = ("start", "base")
 SKIPS_TO_STOP = 3  # steps in a row without a finite loss and gradient
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """All that a stage changes from step to step."""
 
     step: jax.Array  # [] int32 optimizer steps tried: those taken and those skipped
     params: dict  # the whole model, {"vision": ..., "text": ...}
     opt_state: optax.OptState  # of the trained part only; its counts are of steps taken
     key: jax.Array  # [] the stage's random key; step k takes fold_in(key, k)
-    skipped: jax.Array = np.int32(0)  # [] steps whose loss or gradient was not finite
-    skipped_in_row: jax.Array = np.int32(0)  # [] of these, the ones since the last step taken
+    skipped: jax.Array | np.int32 = np.int32(0)  # [] steps whose loss or gradient was not finite
+    skipped_in_row: jax.Array | np.int32 = np.int32(
+        0
+    )  # [] of these, the ones since the last step taken
 
 
 def trained(params: Mapping, train_vision: bool) -> dict:
