@@ -20,6 +20,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -129,7 +130,7 @@ def export_adapter(source: Path, target: Path) -> int:
     adapters = weights.load_params(source, adapter_shapes(config, config.lora))
     tensors = peft_state_dict(adapters, config)
     planned = [
-        safetensors_io.Planned(name, array.dtype, array.shape, lambda array=array: [array])
+        safetensors_io.Planned(name, array.dtype, array.shape, functools.partial(list, [array]))
         for name, array in tensors.items()
     ]
     with new_folder(target) as partial:
@@ -210,6 +211,7 @@ def _read(
         try:
             block = _rows(place, path, start, stop).read().result()
             if pair:
+                assert config.lora is not None  # or there were no adapters
                 low, high = pair[0].read().result(), pair[1][:, start:stop].read().result()
                 block = np.asarray(merged_kernel(block, low, high, config.lora.scale))
         except (OSError, ValueError) as error:
@@ -221,7 +223,8 @@ def _read(
 
 def _blocks(place: ts.TensorStore, path: huggingface.Path, rows: int) -> Iterator[tuple[int, int]]:
     """(start, stop) of rows of the hub's tensor: whole chunks of ours, within _BLOCK_BYTES."""
-    chunk = place.chunk_layout.write_chunk.shape[huggingface.first_axis(path)]
+    chunks: Any = place.chunk_layout.write_chunk.shape  # never None, once an array is there
+    chunk = chunks[huggingface.first_axis(path)]
     row_bytes = place.size // rows * place.dtype.numpy_dtype.itemsize
     step = max(1, _BLOCK_BYTES // (row_bytes * chunk)) * chunk
     for start in range(0, rows, step):

@@ -79,6 +79,7 @@ def _start_worker() -> None:
     """One thread a process; ends with the parent, even if that is killed."""
     cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()
+    assert parent is not None  # a worker has one
 
     def follow():
         parent.join()

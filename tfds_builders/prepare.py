@@ -17,6 +17,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import tensorflow_datasets as tfds
 from tqdm import tqdm
@@ -116,7 +117,7 @@ def _build(
 ) -> None:
     """Builds every dataset that is not there yet; each appears only when it is whole."""
     download = tfds.download.DownloadConfig(manual_dir=videos)
-    options = {"data_dir": data, "file_format": "array_record"}
+    options: dict[str, Any] = {"data_dir": data, "file_format": "array_record"}
     bar = tqdm(total=num_videos + len(PARTS), desc="building datasets", disable=not progress)
 
     def counted(function: Callable, jobs: Iterable) -> Iterator:
@@ -126,7 +127,9 @@ def _build(
 
     with bar:
         frames = PhantomFrames(map_videos=counted, **options)
-        for builder in (frames, *(PhantomSuite(config=part, **options) for part in PARTS)):
+        builders: list[Any] = [frames]
+        builders += (PhantomSuite(config=part, **options) for part in PARTS)
+        for builder in builders:
             builder.download_and_prepare(download_config=download)
             seal(pathlib.Path(builder.data_dir))
             bar.update(builder is not frames)

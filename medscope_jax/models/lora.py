@@ -121,7 +121,10 @@ def merge_lora(params: Mapping, model: ModelConfig) -> dict:
 
 
 def merged_kernel(
-    kernel: jax.Array, lora_a: jax.Array, lora_b: jax.Array, scale: float
+    kernel: jax.Array | np.ndarray,
+    lora_a: jax.Array | np.ndarray,
+    lora_b: jax.Array | np.ndarray,
+    scale: float,
 ) -> jax.Array:
     """kernel + lora_a @ lora_b * scale in float32; of one layer, or of a stack of them."""
     change = jnp.matmul(lora_a, lora_b, precision=jax.lax.Precision.HIGHEST)

@@ -88,7 +88,7 @@ def embed(
     config: ModelConfig,
     tokens: jax.Array,
     index: jax.Array,
-    bank: jax.Array,
+    bank: jax.Array | np.ndarray,
     local: bool = False,
 ) -> jax.Array:
     """Input embeddings [B, L, D]: where(index >= 0, bank[index], embedding[tokens]).
@@ -112,7 +112,7 @@ def embed(
     return jnp.where((index >= 0)[..., None], seen.astype(text.dtype), text)
 
 
-def _take_local(bank: jax.Array, index: jax.Array) -> jax.Array:
+def _take_local(bank: jax.Array | np.ndarray, index: jax.Array) -> jax.Array:
     """bank[index], [B, L, D], with bank and index split over the mesh's rows alike.
 
     The bank is split over a context axis too, along which devices add up what each of them has.

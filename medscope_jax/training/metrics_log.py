@@ -63,7 +63,7 @@ class MetricsWriter:
         self.lines, self.bytes = keep, size or 0
         if self._file is None:
             return
-        if not (keep and size and self._ends_at(size)):
+        if not (keep and size and _ends_at(self._file, size)):
             ends = [0, *itertools.islice(_ends(self._file), keep)]
             if len(ends) <= keep:
                 name = shown(self._path)
@@ -73,11 +73,6 @@ class MetricsWriter:
         self._file.truncate(size)
         self._file.seek(0)
         _tell_damaged(self._path, [_read(line) for line in _whole_lines(self._file)])
-
-    def _ends_at(self, size: int) -> bool:
-        """Whether a line ends after so many bytes."""
-        self._file.seek(size - 1)
-        return self._file.read(1) == b"\n"
 
     def write(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
         """Appends one line.
@@ -94,7 +89,7 @@ class MetricsWriter:
         record = {"stage": stage, "step": int(step), "time": round(time.time(), 3)}
         line = json.dumps(record | _jsonable(dict(metrics)), allow_nan=False) + "\n"
         data = line.encode()
-        if self._file is not None:
+        if self._file is not None and self._path is not None:
             end = self._file.seek(0, os.SEEK_END)
             try:
                 self._file.write(data)
@@ -145,6 +140,12 @@ def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
     while line := file.readline(_LONGEST):
         if line.endswith(b"\n"):
             yield line
+
+
+def _ends_at(file: BinaryIO, size: int) -> bool:
+    """Whether a line ends after so many bytes."""
+    file.seek(size - 1)
+    return file.read(1) == b"\n"
 
 
 def _ends(file: BinaryIO) -> Iterator[int]:

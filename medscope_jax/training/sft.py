@@ -18,7 +18,7 @@ from medscope_jax.data.examples import (
     measure_rows,
 )
 from medscope_jax.data.open_suite import Suite
-from medscope_jax.dialogue import Role, Row
+from medscope_jax.dialogue import CompactRow, Role
 from medscope_jax.distributed import on_mesh
 from medscope_jax.distributed.multihost import local_rows, put_batch
 from medscope_jax.errors import UserError
@@ -28,6 +28,7 @@ from medscope_jax.training.make_steps import make_sft_step
 from medscope_jax.training.run import Run, VideoSplit, load_records, suite_of
 from medscope_jax.training.split_bank import split_bank
 from medscope_jax.training.stage import Batches, Update
+from medscope_jax.video import Video
 from medscope_jax.visible import shown
 
 # What each stage reads: parts of the suite, mixed in the proportion of their sizes.
@@ -50,7 +51,7 @@ def prepare_clips(run: Run, split: VideoSplit, params: dict) -> tuple[Batches, U
     """Stage 1: clips whose frames are encoded inside the step, so that the vision tower learns."""
     del params  # nothing is made in advance from the first parameters
 
-    def lay_out(record: dict) -> tuple[Row, np.ndarray]:
+    def lay_out(record: dict) -> tuple[CompactRow, np.ndarray]:
         row, shown = clip_row(record, _video(split, record), run.tokenizer, run.clip_layout)
         return compact(row), shown
 
@@ -60,7 +61,8 @@ def prepare_clips(run: Run, split: VideoSplit, params: dict) -> tuple[Batches, U
     layout = dataclasses.replace(run.clip_layout, length=length)
 
     def example(index: int) -> dict:
-        return clip_example(*laid_out[index], _video(split, records[index]), layout)
+        row, shown = laid_out[index]
+        return clip_example(row, shown, _video(split, records[index]), layout)
 
     parts = _plan_split(run, "warm_up", rows, length)
     update = _update(run, "warm_up", generated, parts)
@@ -75,7 +77,7 @@ def prepare_dialogues(
     The bank stays on the host; a batch brings the visual tokens that its rows show.
     """
 
-    def lay_out(record: dict) -> Row:
+    def lay_out(record: dict) -> CompactRow:
         video, tools = _video(split, record), name != "passive"
         return compact(dialogue_row(record, video, run.tokenizer, run.layout, tools))
 
@@ -83,10 +85,10 @@ def prepare_dialogues(
     length, generated = measure_rows(rows)
     layout = dataclasses.replace(run.layout, length=length)
     bank = split_bank(run, params, split, name)
-    seen = max(np.count_nonzero(row.visual_index >= 0) for row in rows)
+    seen = max(int(np.count_nonzero(row.visual_index >= 0)) for row in rows)
 
     def example(index: int) -> dict:
-        tokens = bank.tokens[split.rows[records[index]["video"]]]
+        tokens = np.asarray(bank.tokens[split.rows[records[index]["video"]]])
         return dialogue_example(rows[index], tokens, layout, seen)
 
     update = _update(run, name, generated, _plan_split(run, name, rows, length))
@@ -118,7 +120,7 @@ def _records(run: Run, name: str) -> list[dict]:
     return [mixed[i] for i in range(len(mixed))]
 
 
-def _video(split: VideoSplit, record: dict):
+def _video(split: VideoSplit, record: dict) -> Video:
     return split.videos[split.rows[record["video"]]]
 
 
@@ -132,7 +134,7 @@ def _batches(run: Run, name: str, count: int, example: Callable[[int], dict]) ->
     )
 
 
-def _plan_split(run: Run, name: str, rows: list[Row], length: int) -> LengthBuckets | None:
+def _plan_split(run: Run, name: str, rows: list[CompactRow], length: int) -> LengthBuckets | None:
     if jax.process_count() > 1:  # which rows are short is known of a process's own rows only
         return None
     if run.config[name].steps < _STEPS_WORTH_A_SPLIT:
