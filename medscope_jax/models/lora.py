@@ -128,7 +128,7 @@ def merged_kernel(
 ) -> jax.Array:
     """kernel + lora_a @ lora_b * scale in float32; of one layer, or of a stack of them."""
     change = jnp.matmul(lora_a, lora_b, precision=jax.lax.Precision.HIGHEST)
-    return kernel.astype(jnp.float32) + change * scale
+    return jnp.asarray(kernel, jnp.float32) + change * scale
 
 
 def _merge(base: dict, adapters: Mapping, model: ModelConfig) -> dict:
