@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -35,7 +36,7 @@ from medscope_jax.training.imported import with_checkpoint_shapes
 
 def main(argv: list[str]) -> int:
     """Plans a command line's config; returns the exit status: 1 where something does not fit."""
-    flags = {
+    flags: dict[str, dict[str, Any]] = {
         "--config": {"required": True, "metavar": "FILE[:ARG]", "help": "tpu_configs/v5e.py"},
         "--json": {"metavar": "FILE", "help": "write the plan there too"},
         "--programs": {"metavar": "NAMES", "help": "only these, such as rollout,ga_grpo"},

@@ -32,6 +32,7 @@ def _convolution(instruction: Instruction, computation: Computation) -> float:
     left, right = (_shape(computation, name) for name in instruction.operands[:2])
     out = _sides(instruction.shape)
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
+    assert labels is not None  # every convolution has some
     left_labels, right_labels, out_labels = labels.groups()
     total = 2.0 * left[left_labels.index("b")]
     total *= right[right_labels.index("i")] * right[right_labels.index("o")]
@@ -70,4 +71,6 @@ def _shape(computation: Computation, name: str) -> list[int]:
 
 
 def _sides(shape: str) -> list[int]:
-    return [int(side) for side in _SIDES.search(shape)[1].split(",") if side]
+    sides = _SIDES.search(shape)
+    assert sides is not None, shape
+    return [int(side) for side in sides[1].split(",") if side]

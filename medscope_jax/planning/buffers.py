@@ -50,7 +50,7 @@ def largest_buffers(assignment: str, text: str, count: int = 8) -> list[Buffer]:
             in_hbm = in_hbm and not argument
         elif (value := _VALUE.match(line)) and in_hbm:
             values.append((int(value[2]), int(value[3]), allocation, value[4], value[1]))
-    taken = []
+    taken: list[tuple[int, int, int]] = []
     for size, offset, allocation, shape, name in sorted(values, key=lambda value: -value[0]):
         if len(taken) == count:
             break

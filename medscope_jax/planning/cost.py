@@ -123,7 +123,9 @@ def _plain(cost: Cost) -> dict:
         "flops_per_chip": cost.chip_flops,
         "hbm_bytes_moved": work.hbm_bytes,
         "ici_bytes_sent": work.ici_bytes,
-        "collectives": {kind: moved._asdict() for kind, moved in work.collectives.items()},
+        "collectives": {
+            kind: dataclasses.asdict(moved) for kind, moved in work.collectives.items()
+        },
         "roofline": line
         and {
             "seconds": line.seconds,

@@ -8,7 +8,7 @@ again. Only matrix products count (2 m n k): all else is a few percent of a mode
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
@@ -104,8 +104,8 @@ def _count(jaxpr: Jaxpr, assumed: Assumed, pieces: float) -> Flops:
         elif name == "conv_general_dilated":
             parts.append(Flops(_convolution(equation), 0.0))
         elif name == "scan":
-            body = _count(_plain(params["jaxpr"]), assumed, pieces)
-            parts.append(body.times(params["length"]))
+            one = _count(_plain(params["jaxpr"]), assumed, pieces)
+            parts.append(one.times(params["length"]))
         elif name == "while":
             body, scope = _plain(params["body_jaxpr"]), _scope(equation)
             if scope == AGENT_LOOP:
@@ -120,8 +120,8 @@ def _count(jaxpr: Jaxpr, assumed: Assumed, pieces: float) -> Flops:
                     raise unknown_loop(scope)
                 parts.append(once.times(pieces))
         elif name == "cond":
-            often = assumed.branches(len(params["branches"]))
-            for share, branch in zip(often, params["branches"], strict=True):
+            shares = assumed.branches(len(params["branches"]))
+            for share, branch in zip(shares, params["branches"], strict=True):
                 parts.append(_count(_plain(branch), assumed, pieces).times(share))
         elif name == "shard_map":
             shards = math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
@@ -197,4 +197,5 @@ def _inside(params: Mapping) -> Iterator[Jaxpr]:
 
 def _plain(jaxpr: ClosedJaxpr | Jaxpr) -> Jaxpr:
     """Without its constants; JAX 0.12 has one class for both."""
-    return getattr(jaxpr, "jaxpr", jaxpr)
+    plain: Any = getattr(jaxpr, "jaxpr", jaxpr)
+    return plain

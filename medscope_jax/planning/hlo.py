@@ -8,7 +8,6 @@ the update. What stands in a loop counts as often as the loop runs.
 import dataclasses
 import math
 import re
-from typing import NamedTuple
 
 from medscope_jax.errors import UserError
 from medscope_jax.planning.arithmetic import product_flops
@@ -42,7 +41,8 @@ _SLICING = ("slice", "dynamic-slice", "gather")
 _ALIASES = ("bitcast", "reshape", "copy", "convert")  # what a slice may be looked for behind
 
 
-class Moved(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Moved:
     """How often collectives of one kind (such as all-gather) run, and what they send."""
 
     count: float  # times that they run

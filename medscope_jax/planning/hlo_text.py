@@ -56,8 +56,9 @@ class Computation:
 
 def parse(text: str) -> tuple[dict[str, Computation], str]:
     """(computations by name, the name of the one that the program begins with)."""
-    computations, entry = {}, ""
-    name, body, root = "", {}, ""
+    computations: dict[str, Computation] = {}
+    body: dict[str, Instruction] = {}
+    entry = name = root = ""
     for line in text.splitlines():
         header = _HEADER.match(line)
         if header:
@@ -205,10 +206,15 @@ def _comparison(
         places = {name: index for index, name in enumerate(inner.parameters)}
         if found is None:
             return None
-        return tuple(
-            root.operands[places[name]] if name in places else _number(inner, name, None, inner)
-            for name in found
-        )
+
+        def outside(value: str | int | None) -> str | int | None:
+            if not isinstance(value, str):
+                return value
+            if value in places:
+                return root.operands[places[value]]
+            return _number(inner, value, None, inner)
+
+        return tuple(map(outside, found))
     if root.opcode != "compare" or "direction=LT" not in root.attributes:
         return None
     return root.operands
@@ -225,8 +231,9 @@ def _number(
         return int(instruction.inside) if re.fullmatch(r"-?\d+", instruction.inside) else None
     if instruction.opcode != "get-tuple-element" or loop is None:
         return None
-    place = int(re.search(r"index=(\d+)", instruction.attributes)[1])
+    index = re.search(r"index=(\d+)", instruction.attributes)
+    assert index is not None  # every get-tuple-element has one
     start = outside.instructions[loop.operands[0]]
     if start.opcode != "tuple":
         return None
-    return _number(outside, start.operands[place], None, outside)
+    return _number(outside, start.operands[int(index[1])], None, outside)

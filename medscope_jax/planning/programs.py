@@ -73,7 +73,7 @@ class Program:
     @property
     def parts(self) -> dict[str, Any]:
         """The arguments, a step's state taken apart, so that each part's size is told."""
-        parts = {}
+        parts: dict[str, Any] = {}
         for name, tree in self.arguments.items():
             if isinstance(tree, TrainState):
                 counters = tree.replace(params=None, opt_state=None)
@@ -196,7 +196,7 @@ def _bank(
     frames = config.video.max_frames
     size = (videos, frames, layout.tokens_per_frame, model.text.hidden_size)
     return FrameBank(
-        tokens=jax.ShapeDtypeStruct(size, jnp.dtype(model.dtype)),
+        tokens=_array(size, model.dtype),
         times=_float(videos, frames),
         stamps=_int(videos, frames, stamp),
         length=_int(videos),
@@ -210,8 +210,8 @@ def _tokenizer(config: ConfigDict, vocab_size: int) -> Tokenizer:
         tokenizer = load_qwen_tokenizer(config.model.checkpoint, vocab_size)
         return pad_vocabulary(tokenizer, vocab_size)
     if published_size(config.model):
+        ends: tuple[int, ...] = (0, 0)  # <|im_end|> and <|endoftext|>
         longest, count = _LONGEST_QWEN_PIECE, lambda text: len(_QWEN_WORDS.findall(text))
-        ends = (0, 0)  # <|im_end|> and <|endoftext|>
     else:
         longest, count = _LONGEST_PIECE, lambda text: -(-len(text) // 16)
         ends = (0,)
@@ -247,16 +247,21 @@ def _episode(rows: int, layout: Layout) -> Episode:
     )
 
 
-def _visual(slots: int, model: ModelConfig) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((slots, model.text.hidden_size), jnp.dtype(model.dtype))
+def _visual(slots: int, model: ModelConfig) -> Any:
+    return _array((slots, model.text.hidden_size), model.dtype)
 
 
-def _int(*shape: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.int32)
+def _int(*shape: int) -> Any:
+    return _array(shape, jnp.int32)
 
 
-def _float(*shape: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
+def _float(*shape: int) -> Any:
+    return _array(shape, jnp.float32)
+
+
+def _array(shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> Any:
+    """What stands in an array's place: its shape and dtype."""
+    return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
 
 
 def _split(tree: Any, mesh: Mesh) -> Any:

@@ -18,6 +18,7 @@ and with fewer batch slots than requests a row that is done makes room for the n
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -87,13 +88,16 @@ def rollout(
     else:
         state = admit_all(inputs)
 
+    def due(kind: int) -> Callable[[State], jax.Array]:
+        return lambda state: _next_action(inputs, state) == kind
+
     def body(state):
         # A loop for each kind of step, not a choice at each step: a compiled conditional copies the
         # whole cache on its way in or out, a loop writes to it in place.
         for kind, action in actions.items():
             with jax.named_scope(action.__name__):
                 state = jax.lax.while_loop(
-                    lambda s, kind=kind: _next_action(inputs, s) == kind,
+                    due(kind),
                     functools.partial(action, inputs),
                     state,
                 )
@@ -158,12 +162,14 @@ def make_rollout(
         if not axes:
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
                 return program(params, bank, prompts, special_tokens)
-        split, whole = PartitionSpec(axes), PartitionSpec()
+        split: Any = PartitionSpec(axes)  # in the place of the arrays that are split so
+        columns: Any = PartitionSpec(None, axes)
+        whole = PartitionSpec()
         episode = Episode(
             tokens=split,
             visual_index=split,
             role=split,
-            positions=PartitionSpec(None, axes),
+            positions=columns,
             logprobs=split,
             calls=split,
         )

@@ -41,10 +41,9 @@ def prepare_ga_grpo(
     bank = split_bank(run, params, split, "ga_grpo")
     roll, width = make_roll(run, split, records, bank, judge)
     rewards = RewardConfig(**config.reward)
-    advantage = functools.partial(
-        grounding_aware_advantages, config=AdvantageConfig(**config.advantage)
+    advantage = jax.jit(
+        functools.partial(grounding_aware_advantages, config=AdvantageConfig(**config.advantage))
     )
-    advantage = jax.jit(advantage)
     compiled = on_mesh(run.mesh, make_ga_grpo_step(config, run.model, run.mesh, run.layout))
     reference = jax.tree.map(jnp.copy, kl_reference(params, config.rl))
     batches = make_batches(
@@ -68,11 +67,9 @@ def prepare_ga_grpo(
         advantages = replicate(advantages, run.mesh)
         flat = flat_tokens(put_videos(bank, groups.places, run.mesh, bank_shardings))
         episode = put(groups.episode, batch_shardings(groups.episode, run.mesh))
-        sizes = {
-            "size": measure_packing(groups.episode.role, group, width),
-            "targets": most_generated(groups.episode.role),
-        }
-        gap = {}
+        role = np.asarray(groups.episode.role)
+        sizes = {"size": measure_packing(role, group, width), "targets": most_generated(role)}
+        gap: dict[str, jax.Array] = {}
         for _ in range(config.rl.updates):
             state, metrics = compiled(state, episode, advantages, flat, reference, **sizes)
             # Only before the first update does the trainer score with the sampler's weights.
@@ -120,10 +117,10 @@ def rollout_arrays(groups: Groups, advantages: np.ndarray) -> dict[str, np.ndarr
     episode = groups.episode
     return {
         "row": groups.rows,
-        "tokens": episode.tokens,
-        "visual_index": episode.visual_index,
-        "role": episode.role,
-        "logprobs": episode.logprobs,
+        "tokens": np.asarray(episode.tokens),
+        "visual_index": np.asarray(episode.visual_index),
+        "role": np.asarray(episode.role),
+        "logprobs": np.asarray(episode.logprobs),
         "rewards": groups.totals,
         "advantages": advantages,
     }
