@@ -81,8 +81,8 @@ class MedScope:
         """Its parameters, which are read once."""
         return self.load_weights()
 
-    @overload  # a str is a sequence of them, too; the first that fits counts
-    def ask(  # type: ignore[overload-overlap]
+    @overload
+    def ask(
         self,
         video: str | os.PathLike | Video,
         question: str,
