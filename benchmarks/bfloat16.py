@@ -20,7 +20,7 @@ from medscope_jax import models
 from medscope_jax.arguments import Parser
 from medscope_jax.errors import run_main
 from medscope_jax.models import ModelConfig, TextConfig, VisionConfig
-from tests.models import parity_cases, parity_ours
+from tests.models import parity_cases, parity_model_cases
 
 CONFIG = ModelConfig(
     vision=VisionConfig(
@@ -47,8 +47,8 @@ ATTENTION = ("eager", "sdpa")  # of transformers
 def our_logits(config: ModelConfig, weights: dict, said) -> np.ndarray:
     """Our logits [B, L, V], in the config's dtype."""
     params = models.import_hf(weights, config)
-    bank, rows = parity_ours.make_bank(params, config)
-    return parity_ours.logits(params, config, said, bank, rows)
+    bank, rows = parity_model_cases.make_bank(params, config)
+    return parity_model_cases.logits(params, config, said, bank, rows)
 
 
 def their_logits(config: ModelConfig, weights: dict, said, dtype: str, attention: str):

@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from tests.video import dicom_files
+from tests.video import dicom_cases
 from tests.video.corpus_interlaced import converter
 from tests.video.corpus_pictures import picture
 from tests.video.corpus_write import Sound, Track, write
@@ -101,7 +101,7 @@ def _mpeg_dicom(folder: Path, form: str, track: Track, syntax: str) -> Good:
     bare = write(folder / "bare", _noisy_track(track), form=form).read_bytes()
     count = len(track.numbers)
     frames = np.zeros((count, *track.size, 3), np.uint8)
-    path = dicom_files.write(folder, frames, syntax=syntax, encoded=[bare], FrameTime="40")
+    path = dicom_cases.write(folder, frames, syntax=syntax, encoded=[bare], FrameTime="40")
     return Good(Path(path).read_bytes(), "dcm", count)
 
 
@@ -118,7 +118,7 @@ def _native_dicom(folder: Path, kind: str) -> Good:
         ]
         more = {"syntax": "1.2.840.10008.1.2.4.50", "encoded": coded}
         more["PhotometricInterpretation"] = "YBR_FULL_422"
-    path = dicom_files.write(folder, frames, FrameTime="40", **more)
+    path = dicom_cases.write(folder, frames, FrameTime="40", **more)
     return Good(Path(path).read_bytes(), "dcm", len(frames))
 
 

@@ -10,13 +10,13 @@ from medscope_jax.dialogue import build_episode, load_qwen_tokenizer, protocol
 from medscope_jax.models import ModelConfig, TextConfig, VisionConfig
 from medscope_jax.rollout import engine, make_rollout
 from medscope_jax.video import preview_indices
-from tests.dialogue import qwen_files
-from tests.models import synthetic
+from tests.dialogue import qwen_cases
+from tests.models import weights_cases
 
 
 def make_checkpoint(folder):
     """A tiny model of the family, as it would come from the hub, imported into folder."""
-    serialized = qwen_files.tiny()
+    serialized = qwen_cases.tiny()
     vision = VisionConfig(
         depth=2, hidden_size=32, intermediate_size=48, num_heads=2, window_size=56,
         fullatt_block_indexes=(1,), out_hidden_size=32,
@@ -26,7 +26,9 @@ def make_checkpoint(folder):
         num_attention_heads=2, num_key_value_heads=1, mrope_section=(4, 2, 2),
     )  # fmt: skip
     model = ModelConfig(vision, text)
-    source = synthetic.write_folder(folder / "hf", model, synthetic.plain_weights(model, "float32"))
+    source = weights_cases.write_folder(
+        folder / "hf", model, weights_cases.plain_weights(model, "float32")
+    )
     (source / "tokenizer.json").write_bytes(serialized)
     tag = load_qwen_tokenizer(source).tag
     ends = {"eos_token_id": [tag(protocol.IM_END), tag(protocol.PAD)]}

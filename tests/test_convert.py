@@ -23,7 +23,7 @@ from medscope_jax.files import new_folder
 from medscope_jax.models import weight_arrays, weights
 from medscope_jax.models.hf import safetensors_io
 from medscope_jax.models.hf.hub_folder import open_hub_folder
-from tests.models import model_cases, synthetic
+from tests.models import model_cases, weights_cases
 from tests.models.hf.peft_cases import import_peft
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,8 +38,8 @@ def source(tmp_path_factory):
     """A whole Hugging Face folder in many shards; tests only read it."""
     config = tiny()
     folder = tmp_path_factory.mktemp("convert") / "hf"
-    drawn = synthetic.random_weights(config, "bfloat16")
-    return synthetic.write_folder(folder, config, drawn, shard_bytes=20_000)
+    drawn = weights_cases.random_weights(config, "bfloat16")
+    return weights_cases.write_folder(folder, config, drawn, shard_bytes=20_000)
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +67,9 @@ def same_bits(ours, theirs):
 @pytest.mark.parametrize("tied", [True, False])
 def test_round_trip_keeps_every_bit(tied, dtype, tmp_path, capsys):
     config = tiny(dtype, tied=tied, kv_heads=1 if tied else 4)
-    drawn = synthetic.random_weights(config, dtype)
+    drawn = weights_cases.random_weights(config, dtype)
     hf, there, back = tmp_path / "hf", tmp_path / "there", tmp_path / "deep" / "back"
-    synthetic.write_folder(hf, config, drawn, shard_bytes=50_000)
+    weights_cases.write_folder(hf, config, drawn, shard_bytes=50_000)
     convert.main(["import", "--source", str(hf), "--target", str(there)])
     printed = capsys.readouterr().out
     assert f"{models.count_params(config):,} parameters in {dtype}" in printed
@@ -80,7 +80,7 @@ def test_round_trip_keeps_every_bit(tied, dtype, tmp_path, capsys):
     )
     convert.main(["export", "--source", str(there), "--target", str(back)])
     assert bits(back) == bits(hf)
-    for name in (*synthetic.COMPANIONS, "config.json"):
+    for name in (*weights_cases.COMPANIONS, "config.json"):
         assert (back / name).read_bytes() == (hf / name).read_bytes(), name
     assert not list(tmp_path.rglob("*.partial"))
 
@@ -149,17 +149,17 @@ def test_both_spellings_of_names(source, tmp_path):
             return "model." + name
         return name.replace("model.", "model.language_model.", 1)
 
-    drawn = synthetic.random_weights(tiny(), "bfloat16")
-    new = synthetic.write_folder(tmp_path / "new", tiny(), drawn, rename=rename)
+    drawn = weights_cases.random_weights(tiny(), "bfloat16")
+    new = weights_cases.write_folder(tmp_path / "new", tiny(), drawn, rename=rename)
     convert.import_folder(new, tmp_path / "ck")
     convert.export_folder(tmp_path / "ck", tmp_path / "back")
     assert bits(tmp_path / "back") == bits(source)
 
 
 def test_a_tied_models_head_is_the_embedding(source, tmp_path):
-    drawn = synthetic.random_weights(tiny(), "bfloat16")
+    drawn = weights_cases.random_weights(tiny(), "bfloat16")
     drawn["lm_head.weight"] = drawn["model.embed_tokens.weight"]
-    folder = synthetic.write_folder(tmp_path / "hf", tiny(), drawn)
+    folder = weights_cases.write_folder(tmp_path / "hf", tiny(), drawn)
     convert.import_folder(folder, tmp_path / "ck")
     convert.export_folder(tmp_path / "ck", tmp_path / "back")
     assert bits(tmp_path / "back") == bits(source)
@@ -188,8 +188,8 @@ def test_plain_orbax_restores_onto_any_mesh(checkpoint, axes):
 
 def test_loading_casts_where_it_is_asked_to(tmp_path):
     config = tiny()
-    drawn = synthetic.plain_weights(config, "bfloat16")
-    folder = synthetic.write_folder(tmp_path / "hf", config, drawn)
+    drawn = weights_cases.plain_weights(config, "bfloat16")
+    folder = weights_cases.write_folder(tmp_path / "hf", config, drawn)
     convert.import_folder(folder, tmp_path / "ck")
     wide = dataclasses.replace(config, param_dtype="float32")
     params = models.load_params(tmp_path / "ck", models.param_shapes(wide))
@@ -208,12 +208,16 @@ def adapted(source, checkpoint, tmp_path):
     """(folder, params, config) of adapters and a vision tower that were trained on `checkpoint`."""
     lora = models.LoraConfig(rank=3, alpha=5.0, targets=("q_proj", "down_proj"))
     config = tiny()
-    drawn = synthetic.plain_weights(config, "bfloat16")
-    convert.import_folder(synthetic.write_folder(tmp_path / "hf", config, drawn), tmp_path / "base")
+    drawn = weights_cases.plain_weights(config, "bfloat16")
+    convert.import_folder(
+        weights_cases.write_folder(tmp_path / "hf", config, drawn), tmp_path / "base"
+    )
     config = dataclasses.replace(config, lora=lora)
     params = models.add_lora(models.import_hf(drawn, config), config, jax.random.key(0))
     adapters = jax.tree.map(lambda leaf: leaf + 0.1, models.split_lora(params)[1])
-    tower = models.import_hf(synthetic.plain_weights(config, "bfloat16", seed=2), config)["vision"]
+    tower = models.import_hf(weights_cases.plain_weights(config, "bfloat16", seed=2), config)[
+        "vision"
+    ]
     part = {**adapters, "vision": tower}
     models.save_params(tmp_path / "trained", part, config, base=tmp_path / "base")
     return tmp_path / "trained", models.join_params(params, part), config
@@ -281,9 +285,9 @@ def test_parameters_of_another_model_are_not_saved(checkpoint, tmp_path):
 
 def broken(tmp_path, change, dtype="bfloat16"):
     """A folder whose weights `change` has had its hands in."""
-    drawn = synthetic.random_weights(tiny(), dtype)
+    drawn = weights_cases.random_weights(tiny(), dtype)
     change(drawn)
-    return synthetic.write_folder(tmp_path / "broken", tiny(), drawn, shard_bytes=20_000)
+    return weights_cases.write_folder(tmp_path / "broken", tiny(), drawn, shard_bytes=20_000)
 
 
 def wrong_everything(drawn):
@@ -413,7 +417,7 @@ errors.run_main(convert.main)
         assert run.returncode == 2 and "disk full" in run.stderr and not left
     config = convert.import_folder(source, target)  # the same command again
     assert [path.name for path in tmp_path.iterdir()] == ["ck"]
-    drawn = synthetic.random_weights(config, "bfloat16")
+    drawn = weights_cases.random_weights(config, "bfloat16")
     same_bits(
         models.load_params(target, models.param_shapes(config)), models.import_hf(drawn, config)
     )
@@ -428,7 +432,7 @@ def test_two_processes_do_not_write_one_target(source, tmp_path):
 def test_the_7b_in_less_than_4_gb(tmp_path):
     """Exact names and shapes of the 7B in bfloat16, in shards of 4 GB, as sparse files."""
     config = models.preset("7b")
-    hf, target = synthetic.write_sparse_folder(tmp_path / "hf", config), tmp_path / "ck"
+    hf, target = weights_cases.write_sparse_folder(tmp_path / "hf", config), tmp_path / "ck"
     assert len(list(hf.glob("*.safetensors"))) == 5
     command = [sys.executable, "-m", "medscope_jax.convert", "import"]
     run = subprocess.Popen(
@@ -459,8 +463,10 @@ def test_the_7b_in_less_than_4_gb(tmp_path):
                 part = convert._rows(place, path, start, stop).read().result()
                 ends.append(convert.huggingface.to_theirs(path, part).ravel())
             np.testing.assert_array_equal(
-                ends[0][: synthetic.STAMP], synthetic.stamp(name, 0, "bfloat16")[: ends[0].size]
+                ends[0][: weights_cases.STAMP],
+                weights_cases.stamp(name, 0, "bfloat16")[: ends[0].size],
             )
             np.testing.assert_array_equal(
-                ends[1][-synthetic.STAMP :], synthetic.stamp(name, 1, "bfloat16")[-ends[1].size :]
+                ends[1][-weights_cases.STAMP :],
+                weights_cases.stamp(name, 1, "bfloat16")[-ends[1].size :],
             )

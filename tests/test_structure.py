@@ -7,6 +7,7 @@ import ast
 import collections
 import functools
 import itertools
+import re
 import statistics
 from pathlib import Path
 
@@ -268,3 +269,57 @@ def test_a_manual_that_is_not_true_is_found():
     rooms = {"rl": {"dialogue"}, "models": {"rl"}}
     assert upward(rooms, ["rl", "models"]) == ["rl is imported by models"]
     assert not upward(rooms, ["models", "rl"])
+
+
+# Tests of several rooms at once, such as every entry point or the notebook.
+ACROSS = {"bad_input", "config_files", "notebook", "package", "structure"}
+HELPERS = ("_cases", "_program", "_server", "_reference")
+
+
+def misnamed(tests: list[str], modules: set[str]) -> list[str]:
+    """Files of tests/ that are named neither after a module or room, nor as helpers are.
+
+    tests: paths below tests/, such as rl/test_judge.py; modules: names of modules and rooms.
+    """
+    found = []
+    for path in map(Path, tests):
+        name = path.stem.removeprefix("test_")
+        heads = {name[:end] for end in range(1, len(name) + 1) if name[end : end + 1] in ("", "_")}
+        if path.stem == name:
+            fits = (
+                name == "conftest"
+                or name.startswith(("make_", "corpus"))
+                or (name.endswith(HELPERS))
+            )
+        else:
+            fits = name in ACROSS or heads & modules
+        found += [] if fits else [str(path)]
+    return sorted(found)
+
+
+def test_tests_are_named_after_what_they_test():
+    files = [str(path.relative_to(ROOT / "tests")) for path in (ROOT / "tests").rglob("*.py")]
+    names = {part.strip("_") for module in sources() for part in module.split(".")[1:]}
+    assert misnamed(files, names) == []
+    assert misnamed(["rl/test_judge.py", "rl/test_judge_more.py"], {"judge"}) == []
+    assert misnamed(["rl/test_jud.py", "rl/stuff.py"], {"judge"}) == [
+        "rl/stuff.py",
+        "rl/test_jud.py",
+    ]
+
+
+def lost(page: str, root: Path) -> list[str]:
+    """Tests that a page names, `tests/a/test_b.py` or `test_c.py` beside it, that are not there."""
+    folder, found = "tests", []
+    for name in re.findall(r"`((?:tests/[\w/]*)?test_[\w*]+\.py)(?:::\w+)?`", page):
+        if name.startswith("tests/"):
+            folder = name.rpartition("/")[0]
+        else:
+            name = f"{folder}/{name}"
+        found += [] if list(root.glob(name)) else [name]
+    return found
+
+
+def test_the_tests_that_build_md_names_are_there():
+    assert lost((ROOT / "BUILD.md").read_text(), ROOT) == []
+    assert lost("`tests/rl/test_judge.py`, `test_none.py`", ROOT) == ["tests/rl/test_none.py"]

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from medscope_jax.dialogue import protocol
-from tests.dialogue import qwen_files
+from tests.dialogue import qwen_cases
 from tests.dialogue.chat_cases import compile_template, render_chat
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -69,13 +69,13 @@ def test_observations_are_framed_as_the_template_frames_them():
 
 @pytest.fixture(scope="session")
 def vision(request):
-    return compile_template(qwen_files.vision_template(request.config.cache))
+    return compile_template(qwen_cases.vision_template(request.config.cache))
 
 
 @pytest.fixture(scope="session")
 def tooled(request):
     """Qwen2.5's template with tools; Qwen2.5-VL's differs in the default system prompt only."""
-    folder = qwen_files.published(request.config.cache)
+    folder = qwen_cases.published(request.config.cache)
     text = json.loads((folder / "tokenizer_config.json").read_text())["chat_template"]
     assert text.count("You are Qwen, created by Alibaba Cloud. ") == 2
     return compile_template(text.replace("You are Qwen, created by Alibaba Cloud. ", ""))

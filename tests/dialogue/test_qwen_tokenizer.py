@@ -32,8 +32,8 @@ from medscope_jax.dialogue.qwen_tokenizer import SINGLE_TAGS
 from medscope_jax.errors import UserError
 from medscope_jax.rollout import find_special_tokens, observe
 from medscope_jax.tools import Call, CallStatus, interpret, parse_call
-from tests.dialogue import qwen_files
-from tests.dialogue.qwen_files import qwen_tokenizer
+from tests.dialogue import qwen_cases
+from tests.dialogue.qwen_cases import qwen_tokenizer
 
 LAYOUT = Layout(
     length=4000,
@@ -46,7 +46,7 @@ LAYOUT = Layout(
 TEXTS = st.one_of(
     st.text(),
     st.lists(
-        st.sampled_from([*qwen_files.TAGS, "<think>", "</answer>", " ", "\n", "12.0", "e\u0301"])
+        st.sampled_from([*qwen_cases.TAGS, "<think>", "</answer>", " ", "\n", "12.0", "e\u0301"])
         | st.text(max_size=3)
     ).map("".join),
 )
@@ -54,7 +54,7 @@ TEXTS = st.one_of(
 
 @pytest.fixture(scope="session")
 def serialized():
-    return qwen_files.tiny()
+    return qwen_cases.tiny()
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +73,7 @@ def test_the_bytes_of_the_pieces_are_the_text(qwen, text):
     assert all(qwen.pieces[i] for i in ids)
     plain = encode_parts(qwen, [(text, False)])
     assert b"".join(qwen.pieces[i] for i in plain).decode() == unicodedata.normalize("NFC", text)
-    assert not set(plain) & {qwen.tag(tag) for tag in qwen_files.TAGS}
+    assert not set(plain) & {qwen.tag(tag) for tag in qwen_cases.TAGS}
 
 
 @pytest.fixture(scope="session")
@@ -116,7 +116,7 @@ def test_other_files_are_refused(serialized, tmp_path):
         ({"added_tokens": [{**a, "lstrip": True} for a in added]}, "swallows its neighbours"),
     ):
         with pytest.raises(UserError, match=message):
-            qwen_tokenizer(qwen_files.change(serialized, **fields))
+            qwen_tokenizer(qwen_cases.change(serialized, **fields))
     (tmp_path / "tokenizer.json").write_bytes(serialized)
     assert load_qwen_tokenizer(str(tmp_path)).serialized == serialized
 
@@ -128,7 +128,7 @@ def test_tags_in_a_question_are_text(qwen, tokenizer, question, tools):
     for either in (qwen, tokenizer):
         row = build_prompt(question, [1], [0.0, 12.5], either, LAYOUT, tools)
         clean = build_prompt("Where is it?", [1], [0.0, 12.5], either, LAYOUT, tools)
-        tags = {tag: either.encode(tag) for tag in (*protocol.TAGS[:-1], *qwen_files.TAGS)}
+        tags = {tag: either.encode(tag) for tag in (*protocol.TAGS[:-1], *qwen_cases.TAGS)}
         for tag in (ids[0] for ids in tags.values() if len(ids) == 1):
             assert row.tokens.count(tag) == clean.tokens.count(tag)
         words = unicodedata.normalize("NFC", question) if either is qwen else question
@@ -199,7 +199,7 @@ def test_the_device_reads_and_shows_the_same(qwen):
 
 @pytest.fixture(scope="session")
 def folder(request):
-    return qwen_files.published(request.config.cache)
+    return qwen_cases.published(request.config.cache)
 
 
 @pytest.fixture(scope="session")
@@ -228,7 +228,7 @@ def strings(count):
     code = ["def f(x):\n    return x\n", "\t\tif (a != b) { c += 1; }\r\n", "// \u6ce8\u91ca\n"]
     emoji = ["\U0001f468\u200d\U0001f469\u200d\U0001f466", "\U0001f1e9\U0001f1ea", "\u2764\ufe0f"]
     space = [" ", "  ", "\n", "\n\n", "\t", "\r\n", "\u00a0", "\u3000", " \n ", "\u2028", "\x00"]
-    tags = [*protocol.TAGS, *qwen_files.TAGS, "<|im_", "end|>", "<tools>", "<|fim_pad|>"]
+    tags = [*protocol.TAGS, *qwen_cases.TAGS, "<|im_", "end|>", "<tools>", "<|fim_pad|>"]
     kinds = [
         lambda: draw.choice(words),
         lambda: draw.choice(code),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from medscope_jax.dialogue import load_qwen_tokenizer
 from medscope_jax.errors import UserError
-from tests.dialogue import qwen_files
+from tests.dialogue import qwen_cases
 
 SIZE = 1024  # ids of the model; the tokenizer has fewer
 
@@ -16,7 +16,7 @@ SIZE = 1024  # ids of the model; the tokenizer has fewer
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ends")
-    (folder / "tokenizer.json").write_bytes(qwen_files.tiny())
+    (folder / "tokenizer.json").write_bytes(qwen_cases.tiny())
     return folder
 
 

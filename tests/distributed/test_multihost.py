@@ -16,7 +16,7 @@ from medscope_jax.errors import EXIT_STOPPED, UserError
 from medscope_jax.training.metrics_log import read_metrics
 from tests.distributed import mesh_cases
 from tests.distributed.process_cases import end_of, output_of, start_processes
-from tests.distributed.test_meshes import TOLERANCE
+from tests.distributed.test_mesh_invariance import TOLERANCE
 from tests.rl.endpoint_server import Server, completion
 from tests.training.metrics_cases import without_timing
 

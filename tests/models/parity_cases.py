@@ -10,7 +10,7 @@ import numpy as np
 from medscope_jax.models import ModelConfig, TextConfig, VisionConfig
 from medscope_jax.models.hf.hf_config import hf_config
 from tests.models import model_cases
-from tests.models.conversation_positions import Kind, token_kinds
+from tests.models.positions_reference import Kind, token_kinds
 
 UNIT = 28  # pixels a side of a merged token
 LENGTH = 104

@@ -13,7 +13,7 @@ from medscope_jax import convert, models
 from medscope_jax.errors import UserError
 from medscope_jax.manifest import MANIFEST, read_manifest, seal, write_manifest
 from medscope_jax.models import weights
-from tests.models import model_cases, synthetic
+from tests.models import model_cases, weights_cases
 
 REMEDY = "put back a copy, or make the folder again by python -m medscope_jax.convert"
 KERNEL = "params/text.layers.mlp.up_proj.kernel"
@@ -26,8 +26,8 @@ def whole(tmp_path_factory):
     config = dataclasses.replace(
         model_cases.tiny_config(), dtype="bfloat16", param_dtype="bfloat16"
     )
-    drawn = synthetic.random_weights(config, "bfloat16")
-    convert.import_folder(synthetic.write_folder(root / "hf", config, drawn), root / "ck")
+    drawn = weights_cases.random_weights(config, "bfloat16")
+    convert.import_folder(weights_cases.write_folder(root / "hf", config, drawn), root / "ck")
     return root / "ck"
 
 

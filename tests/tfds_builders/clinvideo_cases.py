@@ -11,7 +11,7 @@ import numpy as np
 from medscope_jax.data.built import newest
 from medscope_jax.data.stored_rows import Rows, record_of
 from medscope_jax.dialogue import protocol
-from tests.video import dicom_files
+from tests.video import dicom_cases
 from tfds_builders.build import build
 from tfds_builders.record import Annotation, BadRow
 
@@ -24,7 +24,7 @@ TURNS = (
     ANSWER,
 )
 # Nothing that is built or said may hold one of these.
-SECRETS = (*dicom_files.SECRETS, "Mustermann", "Erika")
+SECRETS = (*dicom_cases.SECRETS, "Mustermann", "Erika")
 
 
 def write_video(path: Path, seconds: float, seed: int, fps: float = 8.0) -> None:
@@ -80,11 +80,11 @@ def write_folder(root: Path) -> None:
     whole = (videos / "b.mp4").read_bytes()
     (videos / "cut_Erika.mp4").write_bytes(whole[: len(whole) // 2])
     rng = np.random.default_rng(3)
-    dicom_files.write(
+    dicom_cases.write(
         other,
         rng.integers(0, 255, (30, 24, 32, 3), dtype=np.uint8),
         "Doe.dcm",
-        change=dicom_files.plant_everywhere,
+        change=dicom_cases.plant_everywhere,
         FrameTime="100",
     )
     write_suite(root, {"scope": scope_rows(), "echo": echo_rows()})

@@ -25,8 +25,8 @@ from medscope_jax.training.imported import (
     with_checkpoint_shapes,
 )
 from medscope_jax.training.workdir import Workdir
-from tests.dialogue import qwen_files
-from tests.models import model_cases, synthetic
+from tests.dialogue import qwen_cases
+from tests.models import model_cases, weights_cases
 
 # A byte-level vocabulary of some hundred words spells the protocol in more tokens than the suite's.
 ROOM = {
@@ -43,8 +43,10 @@ def hub(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub")
     config = model_cases.tiny_config()
     config = dataclasses.replace(config, text=dataclasses.replace(config.text, vocab_size=1000))
-    synthetic.write_folder(folder / "hf", config, synthetic.plain_weights(config, "bfloat16"))
-    (folder / "hf" / "tokenizer.json").write_bytes(qwen_files.tiny())
+    weights_cases.write_folder(
+        folder / "hf", config, weights_cases.plain_weights(config, "bfloat16")
+    )
+    (folder / "hf" / "tokenizer.json").write_bytes(qwen_cases.tiny())
     return folder / "hf"
 
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.video import dicom_files
+from tests.video import dicom_cases
 
 BITS = 9
 SIZE = (64, 144)  # height, width: nine blocks of 16 columns
@@ -46,8 +46,8 @@ def numbered(numbered_frame):
 
 @pytest.fixture
 def write_dicom(tmp_path):
-    """dicom_files.write, into the test's folder."""
-    return functools.partial(dicom_files.write, tmp_path)
+    """dicom_cases.write, into the test's folder."""
+    return functools.partial(dicom_cases.write, tmp_path)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import av
 import cv2
 import numpy as np
 
-from tests.video import dicom_files
+from tests.video import dicom_cases
 from tests.video.corpus_case import Case, steady
 from tests.video.corpus_fields import PULLDOWN, h264_fields, mpeg2_fields, mpeg2_pulldown
 from tests.video.corpus_pictures import (
@@ -226,7 +226,7 @@ def _dicom(codec: str, syntax: str) -> Case:
     def make(folder: Path) -> Path:
         data = bare_fields(folder / "bare", codec).read_bytes()
         frames = np.zeros((COUNT, *SIZE, 3), np.uint8)
-        return Path(dicom_files.write(folder, frames, syntax=syntax, encoded=[data]))
+        return Path(dicom_cases.write(folder, frames, syntax=syntax, encoded=[data]))
 
     return Case(
         f"dicom-{codec}-field-pictures",

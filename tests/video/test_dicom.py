@@ -10,7 +10,7 @@ from pydicom import examples
 from pydicom.uid import MPEG2MPML, JPEGBaseline8Bit, JPEGLSLossless
 
 from medscope_jax.video import VideoError, read_video
-from tests.video.dicom_files import bare_stream
+from tests.video.dicom_cases import bare_stream
 
 SIZE = (64, 144)
 

@@ -18,7 +18,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit, RLELos
 
 from medscope_jax.video import VideoError, dicom_elements, read_video
 from medscope_jax.video.dicom_header import open_header
-from tests.video.test_memory import ROOT
+from tests.video.test_stream_memory import ROOT
 
 SIZE = (64, 144)
 # A process of its own, whose peak is that of these files alone.

@@ -9,7 +9,7 @@ from pydicom.encaps import encapsulate_extended
 from pydicom.uid import MPEG2MPML, MPEG4HP41, JPEGBaseline8Bit, RLELossless
 
 from medscope_jax.video import VideoError, read_video
-from tests.video.dicom_files import encode_stream
+from tests.video.dicom_cases import encode_stream
 
 SIZE = (64, 144)
 JPEG = {"syntax": JPEGBaseline8Bit, "PhotometricInterpretation": "YBR_FULL_422"}

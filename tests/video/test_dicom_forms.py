@@ -22,7 +22,7 @@ from pydicom.uid import (
 from medscope_jax.video import VideoError, read_video
 from medscope_jax.video import size_limits as limits
 from medscope_jax.video.dicom import sniff
-from tests.video.dicom_files import encode_stream, without_meta, without_preamble
+from tests.video.dicom_cases import encode_stream, without_meta, without_preamble
 
 SIZE = (64, 144)
 SYNTAXES = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)

@@ -19,7 +19,7 @@ from pydicom.uid import (
 )
 
 from medscope_jax.video import VideoError, read_video
-from tests.video import dicom_files
+from tests.video import dicom_cases
 
 COUNT = 12
 SIZE = (32, 72)
@@ -76,13 +76,13 @@ def make(kind: str, frames: np.ndarray, write) -> str:
     }
     if kind in streams:
         syntax, codec, container = streams[kind]
-        stream = dicom_files.encode_stream(frames, codec, container)
+        stream = dicom_cases.encode_stream(frames, codec, container)
         tags = {"PhotometricInterpretation": "YBR_PARTIAL_420"}
         return write(frames, name, syntax, [stream], 4 if kind == "pieces" else 1, **tags)
     if kind == "implicit":
         return write(frames, name, ImplicitVRLittleEndian)
     if kind == "bare":
-        return dicom_files.without_meta(write(grey, name))
+        return dicom_cases.without_meta(write(grey, name))
     if kind == "deflated":
         return write(frames, name, DeflatedExplicitVRLittleEndian)
     if kind == "rle":

@@ -14,7 +14,7 @@ from medscope_jax.models import weight_arrays
 from medscope_jax.models.hf import safetensors_io
 from medscope_jax.models.hf.safetensors_header import read_header
 from medscope_jax.models.hf.safetensors_io import Planned, write_file
-from tests.models import model_cases, synthetic
+from tests.models import model_cases, weights_cases
 from tests.models.hf.test_peft import assert_bitwise
 
 LORA = models.LoraConfig(rank=4, alpha=6.0, targets=("q_proj", "down_proj"))
@@ -45,7 +45,7 @@ def base(tmp_path_factory):
     """A whole model's weights folder, and the Hugging Face folder beside it; only read."""
     folder = tmp_path_factory.mktemp("adapter")
     model = dataclasses.replace(CONFIG, lora=None)
-    synthetic.write_folder(folder / "hf", model, synthetic.plain_weights(model, "float32"))
+    weights_cases.write_folder(folder / "hf", model, weights_cases.plain_weights(model, "float32"))
     convert.import_folder(folder / "hf", folder / "base")
     return folder / "base"
 
@@ -77,7 +77,7 @@ def test_in_and_out_again(base, tmp_path, capsys, monkeypatch, chunk_bytes):
         models.split_lora(params)[0],
         models.load_params(base, models.param_shapes(CONFIG)),
     )
-    for name in synthetic.COMPANIONS:
+    for name in weights_cases.COMPANIONS:
         assert (tmp_path / "ck" / name).read_bytes() == (base / name).read_bytes()
     run("export", "--adapter", "--source", tmp_path / "ck", "--target", tmp_path / "back")
     assert {k: v.tobytes() for k, v in read(tmp_path / "back").items()} == {
@@ -97,8 +97,8 @@ def test_another_base_in_its_place_is_refused(base, tmp_path):
     with pytest.raises(UserError, match=f"ck holds a part of a model, and the rest, {own}, is not"):
         models.load_params(tmp_path / "ck", shapes)
     model = dataclasses.replace(CONFIG, lora=None)
-    weights = synthetic.plain_weights(model, "float32", seed=5)
-    synthetic.write_folder(tmp_path / "hf", model, weights)
+    weights = weights_cases.plain_weights(model, "float32", seed=5)
+    weights_cases.write_folder(tmp_path / "hf", model, weights)
     convert.import_folder(tmp_path / "hf", own)
     with pytest.raises(UserError, match=f"{own} has other weights than those that .*ck was made"):
         models.load_params(tmp_path / "ck", shapes)

@@ -7,7 +7,7 @@ import pytest
 from medscope_jax import models
 from medscope_jax.errors import UserError
 from medscope_jax.models.hf.hf_config import from_hf_config, hf_config_text, read_hf_config
-from tests.models import model_cases, synthetic
+from tests.models import model_cases, weights_cases
 
 TEXT = {
     "hidden_act": "silu",
@@ -106,7 +106,7 @@ def test_what_is_written_is_read_back(tied, tmp_path):
 def test_a_kept_config_stays_as_it_is(tmp_path):
     config = model_cases.tiny_config()
     file = tmp_path / "config.json"
-    file.write_text(json.dumps(synthetic.hub_config(config, eos_token_id=[1, 2], extra="ü")))
+    file.write_text(json.dumps(weights_cases.hub_config(config, eos_token_id=[1, 2], extra="ü")))
     assert hf_config_text(config, file) == file.read_text()
     half = models.ModelConfig(config.vision, config.text, param_dtype="bfloat16")
     values = json.loads(hf_config_text(half, file))

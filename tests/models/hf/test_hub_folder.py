@@ -12,7 +12,7 @@ from medscope_jax.errors import UserError
 from medscope_jax.models.hf import safetensors_io
 from medscope_jax.models.hf.hub_folder import open_hub_folder
 from medscope_jax.training import pretrained
-from tests.models import model_cases, synthetic
+from tests.models import model_cases, weights_cases
 
 HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
 
@@ -21,7 +21,7 @@ def drawn(tied=True, dtype="bfloat16", seed=1):
     """A config and plain weights of it."""
     config = model_cases.tiny_config(tied=tied)
     config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
-    return config, synthetic.plain_weights(config, dtype, seed)
+    return config, weights_cases.plain_weights(config, dtype, seed)
 
 
 def values_of(opened):
@@ -36,9 +36,9 @@ def change_json(file, change):
 
 def test_two_sets_of_weights_are_refused_and_named(tmp_path):
     config, base = drawn()
-    tuned = synthetic.plain_weights(config, "bfloat16", seed=2)
-    folder = synthetic.write_folder(tmp_path / "hf", config, base, shard_bytes=50_000)
-    single = synthetic.write_folder(tmp_path / "one", config, tuned) / safetensors_io.SINGLE
+    tuned = weights_cases.plain_weights(config, "bfloat16", seed=2)
+    folder = weights_cases.write_folder(tmp_path / "hf", config, base, shard_bytes=50_000)
+    single = weights_cases.write_folder(tmp_path / "one", config, tuned) / safetensors_io.SINGLE
     (folder / safetensors_io.SINGLE).write_bytes(single.read_bytes())
     message = "model.safetensors and the shards of model.safetensors.index.json"
     with pytest.raises(UserError, match=message):
@@ -56,7 +56,7 @@ def test_two_sets_of_weights_are_refused_and_named(tmp_path):
 
 def test_an_index_may_name_the_single_file(tmp_path):
     config, base = drawn()
-    folder = synthetic.write_folder(tmp_path / "hf", config, base)
+    folder = weights_cases.write_folder(tmp_path / "hf", config, base)
     places = dict.fromkeys(base, safetensors_io.SINGLE)
     (folder / safetensors_io.INDEX).write_text(json.dumps({"weight_map": places}))
     assert open_hub_folder(folder).tensors.keys() == base.keys()
@@ -68,7 +68,7 @@ def test_mixed_types_are_cast_and_told(stated, dtype, tmp_path, capsys):
     config, base = drawn(dtype="float32")
     norms = [name for name in base if "norm" in name or "ln_q" in name]
     mixed = {n: a if n in norms else a.astype(ml_dtypes.bfloat16) for n, a in base.items()}
-    folder = synthetic.write_folder(tmp_path / "hf", config, mixed)
+    folder = weights_cases.write_folder(tmp_path / "hf", config, mixed)
     change_json(folder / "config.json", lambda values: values.update(torch_dtype=stated))
     changed = len(norms) if stated else len(base) - len(norms)
     why = "config.json's dtype" if stated else "the widest that a model may have"
@@ -85,7 +85,7 @@ def test_mixed_types_are_cast_and_told(stated, dtype, tmp_path, capsys):
 def test_one_type_that_config_json_does_not_say(tmp_path):
     """It stays, and a line says so."""
     config, base = drawn(dtype="float32")
-    folder = synthetic.write_folder(tmp_path / "hf", config, base)
+    folder = weights_cases.write_folder(tmp_path / "hf", config, base)
     assert not open_hub_folder(folder).notes
     change_json(folder / "config.json", lambda values: values.update(torch_dtype="bfloat16"))
     opened = open_hub_folder(folder)
@@ -97,7 +97,7 @@ def test_one_type_that_config_json_does_not_say(tmp_path):
 def test_one_of_two_that_are_not_tied(name, tmp_path):
     config, base = drawn(tied=False)
     del base[name]
-    folder = synthetic.write_folder(tmp_path / "hf", config, base)
+    folder = weights_cases.write_folder(tmp_path / "hf", config, base)
     with pytest.raises(UserError, match=f"missing {name}; .*tie_word_embeddings true: write it"):
         open_hub_folder(folder)
     change_json(folder / "config.json", lambda values: values.update(tie_word_embeddings=True))
@@ -105,7 +105,7 @@ def test_one_of_two_that_are_not_tied(name, tmp_path):
 
 
 def test_a_shard_that_is_a_link_to_nothing(tmp_path):
-    folder = synthetic.write_folder(tmp_path / "hf", *drawn(), shard_bytes=50_000)
+    folder = weights_cases.write_folder(tmp_path / "hf", *drawn(), shard_bytes=50_000)
     shard = min(folder.glob("model-*"))
     shard.unlink()
     shard.symlink_to(tmp_path / "gone")
@@ -114,7 +114,7 @@ def test_a_shard_that_is_a_link_to_nothing(tmp_path):
 
 
 def test_a_dtype_that_is_no_name(tmp_path):
-    folder = synthetic.write_folder(tmp_path / "hf", *drawn())
+    folder = weights_cases.write_folder(tmp_path / "hf", *drawn())
     change_json(folder / "config.json", lambda values: values.update(torch_dtype=[16]))
     with pytest.raises(UserError, match="config.json: dtype is .16.; it must be the name"):
         open_hub_folder(folder)
@@ -123,13 +123,13 @@ def test_a_dtype_that_is_no_name(tmp_path):
 def test_float64_and_numbers_that_are_too_large(tmp_path):
     config, base = drawn(dtype="float32")
     wide = {name: array.astype(np.float64) for name, array in base.items()}
-    folder = synthetic.write_folder(tmp_path / "wide", config, wide)
+    folder = weights_cases.write_folder(tmp_path / "wide", config, wide)
     change_json(folder / "config.json", lambda values: values.pop("torch_dtype"))
     opened = open_hub_folder(folder)
     assert opened.config.param_dtype == "float32" and "cast to float32" in opened.notes[0]
     mixed = {**base, "model.norm.weight": base["model.norm.weight"].astype(np.float16)}
     mixed[TABLE] = mixed[TABLE] * np.float32(1e6)
-    folder = synthetic.write_folder(tmp_path / "large", config, mixed)
+    folder = weights_cases.write_folder(tmp_path / "large", config, mixed)
     change_json(folder / "config.json", lambda values: values.update(torch_dtype="float16"))
     with pytest.raises(UserError, match="too large for float16: state another dtype"):
         convert.import_folder(folder, tmp_path / "ck")
@@ -139,7 +139,7 @@ def test_float64_and_numbers_that_are_too_large(tmp_path):
 def test_a_tied_model_stored_as_its_head(tmp_path):
     config, base = drawn()
     table = base.pop(TABLE)
-    folder = synthetic.write_folder(tmp_path / "hf", config, {**base, HEAD: table})
+    folder = weights_cases.write_folder(tmp_path / "hf", config, {**base, HEAD: table})
     opened = open_hub_folder(folder)
     assert opened.config == config and HEAD in opened.notes[0]
     assert opened.tensors[TABLE].read().tobytes() == table.tobytes()
@@ -150,19 +150,21 @@ def test_a_head_beside_a_tied_flag(same, tmp_path):
     """Used where its numbers differ, as transformers does."""
     config, base = drawn()
     head = base[TABLE] if same else (base[TABLE] * 2).astype(base[TABLE].dtype)
-    opened = open_hub_folder(synthetic.write_folder(tmp_path / "hf", config, {**base, HEAD: head}))
+    opened = open_hub_folder(
+        weights_cases.write_folder(tmp_path / "hf", config, {**base, HEAD: head})
+    )
     assert opened.config.text.tie_word_embeddings == same
     assert (HEAD in opened.tensors) == (not same) and bool(opened.notes) == (not same)
     wrong = {**base, HEAD: head[:5]}
     with pytest.raises(UserError, match="lm_head.weight is .5, 64., must be .96, 64."):
-        open_hub_folder(synthetic.write_folder(tmp_path / "wrong", config, wrong))
+        open_hub_folder(weights_cases.write_folder(tmp_path / "wrong", config, wrong))
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_an_index_that_names_an_absent_head(tied, tmp_path):
     config, base = drawn(tied)
     base.pop(HEAD, None)
-    folder = synthetic.write_folder(tmp_path / "hf", config, base, shard_bytes=50_000)
+    folder = weights_cases.write_folder(tmp_path / "hf", config, base, shard_bytes=50_000)
 
     def name_it(index):
         index["weight_map"][HEAD] = max(index["weight_map"].values())
@@ -192,12 +194,12 @@ def test_quantized_folders_are_called_so(names, dtype, tmp_path):
     config, base = drawn()
     weight = base.pop("model.layers.1.mlp.up_proj.weight")
     extra = {f"model.layers.1.mlp.up_proj.{name}": np.ones(3, dtype) for name in names}
-    folder = synthetic.write_folder(tmp_path / "hf", config, {**base, **extra})
+    folder = weights_cases.write_folder(tmp_path / "hf", config, {**base, **extra})
     told = "quantized .model.layers.1.mlp.up_proj.*take the model that they were made of"
     with pytest.raises(UserError, match=told):
         open_hub_folder(folder)
     kept = {**base, "model.layers.1.mlp.up_proj.weight": weight}
-    folder = synthetic.write_folder(tmp_path / "eight", config, kept)
+    folder = weights_cases.write_folder(tmp_path / "eight", config, kept)
     file = folder / safetensors_io.SINGLE
     file.write_bytes(file.read_bytes().replace(b'"BF16"', b'"I16" ', 1))
     with pytest.raises(UserError, match="quantized .* of I16"):
@@ -222,7 +224,9 @@ def test_names_in_every_spelling(spelling, tmp_path):
     computed = ("model.layers.0.self_attn.rotary_emb.inv_freq", "visual.rotary_pos_emb.inv_freq")
     base |= {name: np.ones(4, np.float32) for name in computed}
     rename = SPELLINGS[spelling]
-    opened = open_hub_folder(synthetic.write_folder(tmp_path / "hf", config, base, rename=rename))
+    opened = open_hub_folder(
+        weights_cases.write_folder(tmp_path / "hf", config, base, rename=rename)
+    )
     for name in computed:
         del base[name]
     assert opened.tensors.keys() == base.keys() and opened.config == config
@@ -247,7 +251,7 @@ PLAIN = {
 @pytest.fixture(scope="module")
 def plain_folder(tmp_path_factory):
     config, base = drawn()
-    folder = synthetic.write_folder(tmp_path_factory.mktemp("plain") / "hf", config, base)
+    folder = weights_cases.write_folder(tmp_path_factory.mktemp("plain") / "hf", config, base)
     (folder / "preprocessor_config.json").unlink()
     return folder
 

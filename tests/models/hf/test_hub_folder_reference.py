@@ -9,7 +9,7 @@ import pytest
 
 from medscope_jax.models.hf import safetensors_io
 from medscope_jax.models.hf.hub_folder import HEAD, TABLE, cast, open_hub_folder
-from tests.models import model_cases, synthetic
+from tests.models import model_cases, weights_cases
 from tests.models.hf.test_hub_folder import SPELLINGS, change_json
 
 torch = pytest.importorskip("torch", reason="the live comparison needs PyTorch")
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.reference
 def base_of(tied, dtype="float32", seed=1):
     config = model_cases.tiny_config(tied=tied)
     config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
-    return config, synthetic.plain_weights(config, dtype, seed)
+    return config, weights_cases.plain_weights(config, dtype, seed)
 
 
 def check(folder):
@@ -59,7 +59,7 @@ def check(folder):
 def test_mixed_types(stated, part, tmp_path):
     config, base = base_of(tied=False)
     mixed = {n: a if part in n else a.astype(ml_dtypes.bfloat16) for n, a in base.items()}
-    folder = synthetic.write_folder(tmp_path / "hf", config, mixed)
+    folder = weights_cases.write_folder(tmp_path / "hf", config, mixed)
     change_json(folder / "config.json", lambda values: values.update(torch_dtype=stated))
     assert check(folder).config.param_dtype == stated
 
@@ -74,13 +74,13 @@ def test_a_stored_head_of_a_tied_model(head, tmp_path):
         stored = (stored * 2).astype(stored.dtype)
     if head == "same in another type":
         stored = stored.astype(np.float32)
-    opened = check(synthetic.write_folder(tmp_path / "hf", config, {**base, HEAD: stored}))
+    opened = check(weights_cases.write_folder(tmp_path / "hf", config, {**base, HEAD: stored}))
     assert opened.config.text.tie_word_embeddings == (head != "other")
 
 
 def test_an_index_that_names_an_absent_head(tmp_path):
     config, base = base_of(tied=True)
-    folder = synthetic.write_folder(tmp_path / "hf", config, base, shard_bytes=60_000)
+    folder = weights_cases.write_folder(tmp_path / "hf", config, base, shard_bytes=60_000)
     index = json.loads((folder / safetensors_io.INDEX).read_text())
     index["weight_map"][HEAD] = max(index["weight_map"].values())
     (folder / safetensors_io.INDEX).write_text(json.dumps(index))
@@ -89,11 +89,11 @@ def test_an_index_that_names_an_absent_head(tmp_path):
 
 def test_an_index_whose_shards_are_gone(tmp_path):
     config, base = base_of(tied=True)
-    folder = synthetic.write_folder(tmp_path / "hf", config, base, shard_bytes=60_000)
+    folder = weights_cases.write_folder(tmp_path / "hf", config, base, shard_bytes=60_000)
     for shard in folder.glob("*.safetensors"):
         shard.unlink()
-    tuned = synthetic.plain_weights(config, "float32", seed=2)
-    single = synthetic.write_folder(tmp_path / "one", config, tuned) / safetensors_io.SINGLE
+    tuned = weights_cases.plain_weights(config, "float32", seed=2)
+    single = weights_cases.write_folder(tmp_path / "one", config, tuned) / safetensors_io.SINGLE
     (folder / safetensors_io.SINGLE).write_bytes(single.read_bytes())
     check(folder)
 
@@ -102,4 +102,4 @@ def test_an_index_whose_shards_are_gone(tmp_path):
 def test_names_in_every_spelling(spelling, tmp_path):
     config, base = base_of(tied=spelling == "without its head")
     base["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
-    check(synthetic.write_folder(tmp_path / "hf", config, base, rename=SPELLINGS[spelling]))
+    check(weights_cases.write_folder(tmp_path / "hf", config, base, rename=SPELLINGS[spelling]))

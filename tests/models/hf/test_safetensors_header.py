@@ -9,7 +9,7 @@ import pytest
 
 from medscope_jax.errors import UserError
 from medscope_jax.models.hf.safetensors_header import read_header
-from tests.models.hf import header_mutations
+from tests.models.hf import header_cases
 
 A = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 B = {"dtype": "BF16", "shape": [2, 2], "data_offsets": [8, 16]}
@@ -27,7 +27,7 @@ def write(tmp_path, header, size=16, length=None):
 def test_whole_files_are_read_as_they_were_made(tmp_path):
     draw = random.Random(5)
     for _ in range(100):
-        header, size = header_mutations.whole(draw)
+        header, size = header_cases.whole(draw)
         found = read_header(write(tmp_path, header, size))
         header.pop("__metadata__", None)
         assert {n: (t.kind, list(t.shape), t.size) for n, t in found.items()} == {
@@ -90,7 +90,7 @@ def test_the_formats_own_library_accepts_and_refuses_the_same(tmp_path):
     """But for two tensors of a name, of which it takes the last."""
     library = pytest.importorskip("safetensors")
     file, read = tmp_path / "x.safetensors", 0
-    for data in header_mutations.files(seed=9, count=6000):
+    for data in header_cases.files(seed=9, count=6000):
         file.write_bytes(data)
         try:
             with library.safe_open(file, "np") as opened:

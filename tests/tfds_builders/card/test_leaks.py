@@ -9,7 +9,7 @@ import pytest
 from medscope_jax.phantom.procedure import SOURCES, make_procedure
 from medscope_jax.phantom.render import render, write_video
 from medscope_jax.video.decode import read_video
-from tests.tfds_builders.card.card_rows import row
+from tests.tfds_builders.card.card_cases import row
 from tfds_builders.card.leaks import find_leaks, near_duplicates, same_questions, same_videos
 from tfds_builders.card.near_duplicates import LONGEST, MOST_BITS, Look, compare, look_at
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tests.tfds_builders.card.card_rows import row
+from tests.tfds_builders.card.card_cases import row
 from tfds_builders.card import stats as card_stats
 from tfds_builders.card.blind_baselines import constant_ious, priors
 from tfds_builders.card.stats import Summary, histogram, make_row

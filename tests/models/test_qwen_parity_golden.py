@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from medscope_jax import models
-from tests.models import make_golden_parity, parity_cases, parity_ours
+from tests.models import make_golden_parity, parity_cases, parity_model_cases
 
 TOLERANCE = 1e-4
 
@@ -18,7 +18,7 @@ def case(request):
     with np.load(make_golden_parity.TARGET) as stored:
         prefix = request.param + "/"
         golden = {key.removeprefix(prefix): stored[key] for key in stored if key.startswith(prefix)}
-    return config, params, parity_ours.make_bank(params, config), golden
+    return config, params, parity_model_cases.make_bank(params, config), golden
 
 
 def test_visual_tokens_of_every_size(case):
@@ -34,9 +34,9 @@ def test_positions_and_logits(case, side):
     said = parity_cases.lay_out(
         config, list(parity_cases.ROWS.values()), parity_cases.LENGTH, side == "left"
     )
-    places, _ = parity_ours.positions(config, said)
+    places, _ = parity_model_cases.positions(config, said)
     np.testing.assert_array_equal(places, golden[f"{side}/positions"])
-    ours = parity_ours.logits(params, config, said, bank, rows)
+    ours = parity_model_cases.logits(params, config, said, bank, rows)
     ours = ours[make_golden_parity.last_positions(said.valid)]
     np.testing.assert_allclose(ours, golden[f"{side}/logits"], atol=TOLERANCE)
 
@@ -47,5 +47,5 @@ def test_greedy_texts(case):
         config, list(parity_cases.ROWS.values()), parity_cases.LENGTH, left=False
     )
     steps = parity_cases.GENERATED
-    ours = parity_ours.generate(params, config, said, bank, rows, steps)
+    ours = parity_model_cases.generate(params, config, said, bank, rows, steps)
     np.testing.assert_array_equal(ours, golden["texts"])

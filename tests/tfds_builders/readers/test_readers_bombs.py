@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from tests.tfds_builders.readers.test_reader_questions import rl_rows
+from tests.tfds_builders.readers.test_readers_questions import rl_rows
 from tfds_builders import parquet_rows
 from tfds_builders.readers import read_source
 from tfds_builders.readers._parquet import table_rows
@@ -37,7 +37,7 @@ def bombs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bombs")
     code = (
         "import sys, pyarrow as pa, pyarrow.parquet as parquet\n"
-        "from tests.tfds_builders.readers.test_reader_bombs import BOMBS\n"
+        "from tests.tfds_builders.readers.test_readers_bombs import BOMBS\n"
         "for name, (column, _) in BOMBS.items():\n"
         "    plain = {'use_dictionary': False} if name == 'one_page' else {}\n"
         "    table = pa.table({'prompt': column()})\n"

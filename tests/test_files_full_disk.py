@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models import model_cases, synthetic
+from tests.models import model_cases, weights_cases
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 2**20
@@ -52,8 +52,8 @@ def test_imported_weights(disk, tmp_path, room):
     config = dataclasses.replace(
         model_cases.tiny_config(), dtype="bfloat16", param_dtype="bfloat16"
     )
-    drawn = synthetic.random_weights(config, "bfloat16")
-    source = synthetic.write_folder(tmp_path / "hf", config, drawn, shard_bytes=20_000)
+    drawn = weights_cases.random_weights(config, "bfloat16")
+    source = weights_cases.write_folder(tmp_path / "hf", config, drawn, shard_bytes=20_000)
     module, target = "medscope_jax.convert", disk / "checkpoint"
     left, lines = run(disk, room, module, "import", "--source", source, "--target", target)
     assert left == ["fill"]

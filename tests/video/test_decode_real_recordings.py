@@ -5,7 +5,7 @@ import pydicom
 import pytest
 
 from medscope_jax.video import read_video
-from tests.video import real_files
+from tests.video import real_cases
 
 
 def check(path, fps, size=(96, 128)):
@@ -35,13 +35,13 @@ def check(path, fps, size=(96, 128)):
 
 
 def test_an_echocardiogram(cache):
-    header, video = check(real_files.echocardiogram(cache), fps=5.0)
+    header, video = check(real_cases.echocardiogram(cache), fps=5.0)
     assert header.NumberOfFrames == 120
     # A moving heart: no two kept frames are the same.
     assert (np.abs(np.diff(video.frames.astype(int), axis=0)).max(axis=(1, 2, 3)) > 8).all()
 
 
 def test_a_coronary_angiogram(cache):
-    header, video = check(real_files.angiogram(cache), fps=5.0)
+    header, video = check(real_cases.angiogram(cache), fps=5.0)
     assert header.NumberOfFrames == 96 and header.Modality == "XA"
     assert (video.frames[..., 0] == video.frames[..., 1]).all()

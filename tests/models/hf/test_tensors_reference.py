@@ -8,7 +8,7 @@ import pytest
 
 from medscope_jax import convert, models
 from medscope_jax.models.hf import safetensors_io
-from tests.models import model_cases, synthetic
+from tests.models import model_cases, weights_cases
 
 torch = pytest.importorskip("torch", reason="the live comparison needs PyTorch")
 transformers = pytest.importorskip("transformers", reason="it compares with transformers")
@@ -50,8 +50,8 @@ def our_logits(folder, config, rows, frames, grid):
 def test_an_exported_folder_gives_the_same_logits(dtype, tied, tmp_path):
     config = model_cases.tiny_config(tied=tied)
     config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
-    drawn = synthetic.plain_weights(config, dtype)
-    source = synthetic.write_folder(tmp_path / "hf", config, drawn, shard_bytes=50_000)
+    drawn = weights_cases.plain_weights(config, dtype)
+    source = weights_cases.write_folder(tmp_path / "hf", config, drawn, shard_bytes=50_000)
     convert.import_folder(source, tmp_path / "ck")
     params = models.load_params(tmp_path / "ck", models.param_shapes(config))
     models.save_params(tmp_path / "bare", params, config)  # no config.json: export writes its own
@@ -76,8 +76,8 @@ def test_an_exported_folder_gives_the_same_logits(dtype, tied, tmp_path):
 def test_a_folder_that_transformers_saved_comes_back_bit_for_bit(tied, tmp_path):
     config = model_cases.tiny_config(tied=tied)
     config = dataclasses.replace(config, dtype="bfloat16", param_dtype="bfloat16")
-    drawn = synthetic.plain_weights(config, "bfloat16")
-    first = synthetic.write_folder(tmp_path / "first", config, drawn)
+    drawn = weights_cases.plain_weights(config, "bfloat16")
+    first = weights_cases.write_folder(tmp_path / "first", config, drawn)
     model = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(first)
     model.save_pretrained(tmp_path / "theirs", max_shard_size="60KB")
     assert convert.import_folder(tmp_path / "theirs", tmp_path / "ck") == config
@@ -92,8 +92,10 @@ def test_a_folder_that_transformers_saved_comes_back_bit_for_bit(tied, tmp_path)
 
 def test_merged_adapters_give_the_logits_of_the_adapted_model(tmp_path):
     config = model_cases.tiny_config(tied=False)
-    drawn = synthetic.plain_weights(config, "float32")
-    convert.import_folder(synthetic.write_folder(tmp_path / "hf", config, drawn), tmp_path / "ck")
+    drawn = weights_cases.plain_weights(config, "float32")
+    convert.import_folder(
+        weights_cases.write_folder(tmp_path / "hf", config, drawn), tmp_path / "ck"
+    )
     config = dataclasses.replace(config, lora=models.LoraConfig(rank=4, alpha=6.0))
     params = models.add_lora(models.import_hf(drawn, config), config, jax.random.key(0))
     trained = jax.tree.map(lambda leaf: leaf + 0.05, models.split_lora(params)[1])

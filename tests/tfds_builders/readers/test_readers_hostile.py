@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from medscope_jax.rl import parse_intervals
-from tests.tfds_builders.readers.test_reader_fuzz import VALID
+from tests.tfds_builders.readers.test_readers_fuzz import VALID
 from tfds_builders.readers import read_source
 from tfds_builders.record import Unusable
 from tfds_builders.times import MAX_SPANS, seconds, spans, stated_spans

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from medscope_jax import models
-from tests.models import parity_cases, parity_ours
+from tests.models import parity_cases, parity_model_cases
 
 pytest.importorskip("torch", reason="the live comparison needs PyTorch")
 parity_reference = pytest.importorskip("tests.models.parity_reference")
@@ -23,7 +23,7 @@ def case(request):
     weights = parity_cases.random_weights(config)
     params = models.import_hf(weights, config)
     model = torch_reference.build(config, weights)
-    return config, params, model, parity_ours.make_bank(params, config)
+    return config, params, model, parity_model_cases.make_bank(params, config)
 
 
 def test_every_hidden_state_of_the_vision_tower(case):
@@ -37,7 +37,7 @@ def test_every_hidden_state_of_the_vision_tower(case):
         if clip.shape[0] == 6 or (clip.shape[0] == 1 and clip.shape not in shapes):
             frames = clip.reshape(-1, min(2, len(clip)), *clip.shape[1:])
             empty = np.zeros((parity_cases.BATCH - len(frames), *frames.shape[1:]), np.uint8)
-            _, ours = parity_ours.tower(params, config, np.concatenate([frames, empty]))
+            _, ours = parity_model_cases.tower(params, config, np.concatenate([frames, empty]))
             ours = np.asarray(ours)[:, : len(frames)].reshape(states.shape)
             np.testing.assert_allclose(ours, states, atol=TOLERANCE)
             shapes.add(clip.shape)
@@ -48,11 +48,11 @@ def test_every_hidden_state_of_the_vision_tower(case):
 def test_positions_and_logits_of_mixed_conversations(case, left):
     config, params, model, (bank, rows) = case
     said = parity_cases.lay_out(config, list(parity_cases.ROWS.values()), parity_cases.LENGTH, left)
-    places, _ = parity_ours.positions(config, said)
+    places, _ = parity_model_cases.positions(config, said)
     np.testing.assert_array_equal(places, parity_reference.positions(model, config, said))
     theirs = parity_reference.logits(model, config, said)
     assert theirs.std() > 0.3
-    ours = parity_ours.logits(params, config, said, bank, rows)
+    ours = parity_model_cases.logits(params, config, said, bank, rows)
     np.testing.assert_allclose(ours[said.valid], theirs[said.valid], atol=TOLERANCE)
 
 
@@ -63,8 +63,8 @@ def test_greedy_generation_of_64_tokens(case):
     padded_left = parity_cases.lay_out(config, segments, parity_cases.LENGTH, left=True)
     steps = parity_cases.GENERATED
     theirs = parity_reference.generate(model, config, padded_left, steps)
-    parity_ours.feed.clear_cache()
-    ours = parity_ours.generate(params, config, said, bank, rows, steps)
-    assert parity_ours.feed._cache_size() == 2  # the prompts, and one step
+    parity_model_cases.feed.clear_cache()
+    ours = parity_model_cases.generate(params, config, said, bank, rows, steps)
+    assert parity_model_cases.feed._cache_size() == 2  # the prompts, and one step
     assert min(len(set(row)) for row in theirs.tolist()) >= 10
     np.testing.assert_array_equal(ours, theirs)

@@ -11,8 +11,8 @@ import tokenizers
 from medscope_jax.dialogue import load_qwen_tokenizer
 from medscope_jax.dialogue.qwen_tokenizer import SINGLE_TAGS
 from medscope_jax.errors import UserError
-from tests.dialogue import qwen_files
-from tests.dialogue.qwen_files import qwen_tokenizer
+from tests.dialogue import qwen_cases
+from tests.dialogue.qwen_cases import qwen_tokenizer
 from tests.dialogue.test_qwen_tokenizer import strings
 
 END = "<|im_end|>"
@@ -21,7 +21,7 @@ TEXT = "<|im_start|>user\nWhere is the lens? e\u0301 <think>Look</think> 12.0 \U
 
 @pytest.fixture(scope="module")
 def serialized():
-    return qwen_files.tiny()
+    return qwen_cases.tiny()
 
 
 def unpack(serialized, folder, decoder=True):
@@ -291,7 +291,7 @@ def test_parts_of_another_kind_are_one_line(serialized):
         assert "\n" not in str(error.value)
     for added in ([{}], [5], {"a": 1}, [{"id": "1", "content": "x"}], [{"id": 1, "content": 2}]):
         with pytest.raises(UserError):
-            qwen_tokenizer(qwen_files.change(serialized, added_tokens=added))
+            qwen_tokenizer(qwen_cases.change(serialized, added_tokens=added))
 
 
 @pytest.mark.reference
@@ -299,7 +299,7 @@ def test_parts_of_another_kind_are_one_line(serialized):
 def test_ten_thousand_strings_as_transformers(request, tmp_path, decoder):
     """The published vocabulary in its older form, without and with tokens of a fine-tune."""
     transformers = pytest.importorskip("transformers")
-    published = qwen_files.published(request.config.cache)
+    published = qwen_cases.published(request.config.cache)
     folder = unpack((published / "tokenizer.json").read_bytes(), tmp_path / "old", decoder)
     if not decoder:
         ids = json.loads((folder / "added_tokens.json").read_text())

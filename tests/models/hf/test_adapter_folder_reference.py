@@ -9,7 +9,7 @@ import pytest
 
 from medscope_jax import convert, models
 from medscope_jax.errors import UserError
-from tests.models import model_cases, synthetic
+from tests.models import model_cases, weights_cases
 
 pytestmark = pytest.mark.reference
 CONFIG = model_cases.tiny_config()
@@ -23,8 +23,8 @@ def world(tmp_path_factory):
     pytest.importorskip("transformers", reason="the live comparison needs transformers")
     pytest.importorskip("peft", reason="the live comparison needs PEFT")
     folder = tmp_path_factory.mktemp("peft")
-    weights = synthetic.plain_weights(CONFIG, "float32")
-    synthetic.write_folder(folder / "hf", CONFIG, weights)
+    weights = weights_cases.plain_weights(CONFIG, "float32")
+    weights_cases.write_folder(folder / "hf", CONFIG, weights)
     convert.import_folder(folder / "hf", folder / "base")
     frames = model_cases.random_frames(3, 28, 56, seed=3)
     conversations = [model_cases.random_conversation(CONFIG, 3, 2, n, n) for n in (30, 21)]

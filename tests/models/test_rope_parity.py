@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from medscope_jax import models
 from medscope_jax.models import rope
-from tests.models.conversation_positions import Kind, conversation_positions
+from tests.models.positions_reference import Kind, conversation_positions
 
 DEVICE = jax.jit(models.mrope_positions, static_argnums=2)
 

@@ -13,7 +13,7 @@ from medscope_jax.models.presets import PRESETS, preset
 from medscope_jax.training.from_config import make_layout, with_vocabulary
 from tpu_configs.published import Target, read_target
 
-FOLDER = Path(__file__).parent.parent / "tpu_configs"
+FOLDER = Path(__file__).parent.parent.parent / "tpu_configs"
 SLICES = ("v5e.py", "v6e.py", "v5p.py", "v4.py")
 
 

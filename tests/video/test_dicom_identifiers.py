@@ -27,7 +27,7 @@ from medscope_jax.video import VideoError, read_video
 from medscope_jax.video.decode import iter_frames
 from medscope_jax.video.dicom_header import open_header
 from medscope_jax.video.dicom_tags import FRAME_GROUPS
-from tests.video.dicom_files import SECRETS, plant_everywhere, replace_bytes
+from tests.video.dicom_cases import SECRETS, plant_everywhere, replace_bytes
 
 SIZE = (64, 144)
 NAME = "Doe^Planted_19480229"

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.models.conversation_positions import Kind
+from tests.models.positions_reference import Kind
 
 
 def encode_clips(

@@ -10,9 +10,9 @@ from medscope_jax import models
 from medscope_jax.models.vision import VisionBlock, VisionTower
 from medscope_jax.video import temporal_patches
 from tests.models import parity_cases
-from tests.models.clip_bank import encode_clips, visual_rows
-from tests.models.conversation_positions import conversation_positions
+from tests.models.clip_bank_reference import encode_clips, visual_rows
 from tests.models.parity_cases import Conversations
+from tests.models.positions_reference import conversation_positions
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -11,7 +11,7 @@ from medscope_jax.distributed import axis_sizes, topology_devices
 from medscope_jax.models import LoraConfig, count_params, frame_grid
 from medscope_jax.training.from_config import with_vocabulary
 
-FOLDER = Path(__file__).parent.parent / "tpu_configs"
+FOLDER = Path(__file__).parent.parent.parent / "tpu_configs"
 TPU = ("v5e", "v6e", "v5p", "v4")
 ALL = ("cpu", "cpu.py:smoke", "gpu", *TPU, "v5e.py:topology=4x4", "v5p.py:topology=2x2x2")
 

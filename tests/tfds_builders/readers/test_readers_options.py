@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.tfds_builders.readers.test_reader_fuzz import MESSAGES
+from tests.tfds_builders.readers.test_readers_fuzz import MESSAGES
 
 OPTIONS = [
     ["yes", "no"],

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from medscope_jax.video import VideoError, read_video
-from tests.video import real_files
+from tests.video import real_cases
 
 SIZE = (64, 144)
 
@@ -58,7 +58,7 @@ def test_greyscale(write_grey, index_of, name, codec, deep):
 @pytest.fixture
 def encode(request, tmp_path, numbered_frame):
     """(name, *options) -> path of 40 numbered frames at 20 a second, by ffmpeg's own encoders."""
-    program = real_files.encoder(request.config.cache)
+    program = real_cases.encoder(request.config.cache)
 
     def write(name, *options, count=40, rate="20"):
         path = str(tmp_path / name)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from tests.tfds_builders.readers.test_reader_fuzz import CALL, MESSAGES, TURN, VALID
+from tests.tfds_builders.readers.test_readers_fuzz import CALL, MESSAGES, TURN, VALID
 from tfds_builders.parquet_rows import lines
 from tfds_builders.readers import read_source
 from tfds_builders.record import Annotation, BadRow

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.tfds_builders.readers.test_reader_fuzz import NAMES, SAMPLES, VALID
+from tests.tfds_builders.readers.test_readers_fuzz import NAMES, SAMPLES, VALID
 from tfds_builders.readers import read_source, source_names
 from tfds_builders.readers._files import json_rows
 from tfds_builders.record import Annotation

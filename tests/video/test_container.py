@@ -9,7 +9,7 @@ import pytest
 
 from medscope_jax.video import VideoError, read_video
 from medscope_jax.video.frames import tick_frames
-from tests.video.dicom_files import bare_stream
+from tests.video.dicom_cases import bare_stream
 
 SIZE = (64, 144)
 
