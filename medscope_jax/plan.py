@@ -83,7 +83,7 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     """Refuses a config that no run can be made of, as training would.
 
     A published size is planned before its weights and recordings are here. What only they can tell,
-    such as whether conversations fit their slots, is then not checked, and a line says so.
+    such as whether conversations are short enough, is then not checked, and a line says so.
 
     Raises:
       UserError: one line that names the key.

@@ -16,9 +16,9 @@ from medscope_jax.planning.programs import Program
 from medscope_jax.rollout import question_axes
 from medscope_jax.training.run import ENCODE_FRAMES
 
-# What a rollout does, which only a trained policy knows: the paper's trajectories look once or
-# twice, and turns are assumed to be half as long as they may be.
-LOOKS = 2
+# What a rollout does, which only a trained policy knows: the paper's trajectories call a tool
+# once or twice, and turns are assumed to be half as long as they may be.
+TOOL_CALLS = 2
 TURN_SHARE = 0.5
 
 
@@ -37,28 +37,29 @@ class Cost:
 
 def tokens_written(config: ConfigDict) -> int:
     """Tokens that a rollout is assumed to write in all."""
-    return round((LOOKS + 1) * TURN_SHARE * config.rollout.turn_tokens)
+    return round((TOOL_CALLS + 1) * TURN_SHARE * config.rollout.turn_tokens)
 
 
 def assume(config: ConfigDict, mesh: Mesh, program: Program) -> Assumed:
     """How often a device does each of the agent loop's steps (rollout/loop.py), and all else.
 
-    Slots that are not yet out of items write side by side; rollout.prefill_rows of them look at a
-    time; each item takes a slot once, and questions are read as many at a time as slots can use.
+    Batch slots decode side by side as long as requests are left. rollout.prefill_rows of them have
+    their calls executed at a time. Each request is admitted once. Prompts are prefilled as many at a
+    time as the batch slots can use.
     """
     questions = config.ga_grpo.batch_size // config.rl.parts
     shards = math.prod(mesh.shape[axis] for axis in question_axes(mesh, questions))
     questions = max(1, questions // shards)
-    items = questions * config.rl.group_size
-    slots = min(config.rollout.slots or items, items)
+    requests = questions * config.rl.group_size
+    slots = min(config.rollout.slots or requests, requests)
     rows = min(config.rollout.prefill_rows, slots)
     steps = {
-        "execute_tools": LOOKS * items / rows,
-        "decode_step": tokens_written(config) * items / slots,
+        "execute_tools": TOOL_CALLS * requests / rows,
+        "decode_step": tokens_written(config) * requests / slots,
     }
-    if slots < items:
-        pooled = max(1, min(slots // config.rl.group_size, rows))
-        steps |= {"prefill_prompts": -(-questions // pooled), "admit_request": items}
+    if slots < requests:
+        cached = max(1, min(slots // config.rl.group_size, rows))
+        steps |= {"prefill_prompts": -(-questions // cached), "admit_request": requests}
     if not program.agent_loop:
         steps = {}
     vision = config.model.vision
@@ -107,7 +108,7 @@ def to_dict(spec: str, config: ConfigDict, mesh: Mesh, costs: Mapping[str, Cost]
         "hbm_bytes": first.hbm_bytes,
         "fits": all(cost.report.fits for cost in costs.values()),
         "assumed": {
-            "looks_per_rollout": LOOKS,
+            "looks_per_rollout": TOOL_CALLS,
             "tokens_per_rollout": tokens_written(config),
         },
         "programs": {name: _plain(cost) for name, cost in costs.items()},

@@ -36,9 +36,9 @@ class Assumed:
     # a program without an agent loop.
     steps: Mapping[str, float] = dataclasses.field(default_factory=dict)
     prompt: float = 1.0  # pieces of a prompt
-    observation: float = 1.0  # pieces of an observation, which looks read
+    observation: float = 1.0  # pieces that an observation is prefilled in
     choice: tuple[float, ...] = (0.5, 0.5)  # shares of the tower's blocks: in windows, frame-wide
-    attended: float = 0.5  # share of all pairs of slots that a kernel comes to; causal: half
+    attended: float = 0.5  # share of all pairs of positions that a kernel computes; causal: half
 
     def kinds(self, names: Sequence[str]) -> list[tuple[float, float]]:
         """Of each of the agent loop's loops, in order: how often it steps in all, and in how many

@@ -67,7 +67,7 @@ class Program:
     arguments: Mapping[str, Any]
     static: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # by the function's names
     agent_loop: bool = False  # whether the loop of rollout/loop.py is in it
-    attended: float = 0.5  # share of all pairs of slots in a row where one may look at the other
+    attended: float = 0.5  # share of all pairs of positions where one may attend to the other
     pieces: tuple[int, int] = (1, 1)  # of a prompt, of the longest observation: chunked_prefill
 
     @property
@@ -141,7 +141,7 @@ def _encoding(config: ConfigDict, model: ModelConfig, params: dict) -> Program:
 
 
 def _supervised_step(config, mesh, model, layout) -> Program:
-    """One step of stage 2 on rows that fill their slots; see sft.prepare_dialogues."""
+    """One step of stage 2 on rows that fill all positions; see sft.prepare_dialogues."""
     rows = config.cold_start.batch_size, layout.length
     seen = layout.length // layout.tokens_per_frame * layout.tokens_per_frame
     visual = jax.ShapeDtypeStruct((rows[0], seen, model.text.hidden_size), jnp.dtype(model.dtype))
@@ -160,8 +160,8 @@ def _policy_step(config, mesh, model, layout, width) -> Program:
     section = config.ga_grpo
     size = Packing(config.rl.group_size, width, layout.length - width)
     rows = section.batch_size * config.rl.group_size
-    slots = section.batch_size * config.video.max_frames * layout.tokens_per_frame
-    bank, state = _visual(slots, model), abstract_state(config, model, mesh, "ga_grpo")
+    tokens = section.batch_size * config.video.max_frames * layout.tokens_per_frame
+    bank, state = _visual(tokens, model), abstract_state(config, model, mesh, "ga_grpo")
     return Program(
         make_ga_grpo_step(config, model, mesh, layout),
         {
@@ -247,8 +247,8 @@ def _episode(rows: int, layout: Layout) -> Episode:
     )
 
 
-def _visual(slots: int, model: ModelConfig) -> Any:
-    return _array((slots, model.text.hidden_size), model.dtype)
+def _visual(tokens: int, model: ModelConfig) -> Any:
+    return _array((tokens, model.text.hidden_size), model.dtype)
 
 
 def _int(*shape: int) -> Any:

@@ -29,9 +29,9 @@ def print_plan(plan: dict, console: Console) -> None:
     assumed = plan["assumed"]
     console.print(
         "Times are those of chips at their peak rates (planning/chips.py), all links busy: no run "
-        "is faster, and nothing here is a measured speed. A rollout is taken to look "
+        "is faster, and nothing here is a measured speed. A rollout is taken to call tools "
         f"{assumed['looks_per_rollout']} times and to write {assumed['tokens_per_rollout']} "
-        "tokens; episodes fill all of their slots."
+        "tokens; episodes fill all of their positions."
     )
     for name, program in plan["programs"].items():
         if not program["fits"]:

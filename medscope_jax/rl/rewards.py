@@ -4,7 +4,7 @@ Follows MedScope (arXiv 2602.13332): R = R_acc + R_format + R_crop + R_frame, wi
 traps. `floor` in floating point loses a step at exact marks, so margins get 1e-9. The published
 crop reward scores a partial overlap below no call at all; `crop_reward="smooth"` is without that
 cliff. And the published evidence is a sum over tools: a policy earns most by a window that it never
-narrows and a frame anywhere inside the evidence; `scored_calls="last"` scores the last look alone.
+narrows and a frame anywhere inside the evidence; `scored_calls="last"` scores the last call alone.
 """
 
 import dataclasses
@@ -93,7 +93,7 @@ class Reward:
       window: (start, end) seconds of the crop_video call that counted, or None.
       timestamp: seconds of the get_frame call that counted, or None.
       iou: IoU of `window` with the evidence spans (a frame time: 1 inside, 0 outside); where the
-        last look alone counts and was a get_frame, of the window that it shows.
+        last call alone counts and was a get_frame, of the window that it shows.
       grounded: whether the question has evidence to compare with.
     """
 
