@@ -44,8 +44,8 @@ def assume(config: ConfigDict, mesh: Mesh, program: Program) -> Assumed:
     """How often a device does each of the agent loop's steps (rollout/loop.py), and all else.
 
     Batch slots decode side by side as long as requests are left. rollout.prefill_rows of them have
-    their calls executed at a time. Each request is admitted once. Prompts are prefilled as many at a
-    time as the batch slots can use.
+    their calls executed at a time. Each request is admitted once. As many prompts are prefilled at
+    a time as the batch slots can use.
     """
     questions = config.ga_grpo.batch_size // config.rl.parts
     shards = math.prod(mesh.shape[axis] for axis in question_axes(mesh, questions))
