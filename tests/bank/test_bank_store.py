@@ -341,7 +341,7 @@ def test_a_file_under_anothers_name_is_noticed(tmp_path):
 JOB = """
 import sys, time
 from pathlib import Path
-from tests.video import test_bank_store as case
+from tests.bank import test_bank_store as case
 encode = case.encoder()
 def slow(frames):
     print("batch", flush=True)
