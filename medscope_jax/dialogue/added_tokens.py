@@ -63,7 +63,9 @@ def added_tokens(bpe: Bpe, folder: Path | None) -> dict[str, Added]:
     for token in tokens:
         content = token["content"]
         index = bpe.vocab.get(content, free)
-        found.setdefault(content, Added(index, _is_normalized(token), content in there))
+        # Named ones are added as special tokens, whatever a list says of them: before composing.
+        late = content not in named and _is_normalized(token)
+        found.setdefault(content, Added(index, late, content in there))
         free = max(free, index + 1)
     for index, token in stated.items():
         given = found[token["content"]].id
@@ -96,7 +98,7 @@ def _of_folder(
         stated = _by_id(listed, folder / CONFIG)
     else:
         config |= _optional(folder / SPECIAL)
-        stated = _older(folder / ADDED, config, own)
+        stated = _older(folder / ADDED, own)
     for index, token in own.items():
         if _essence(stated.get(index)) != _essence(token):
             raise UserError(
@@ -106,16 +108,13 @@ def _of_folder(
     return stated, _named(config, folder / CONFIG)
 
 
-def _older(file: Path, config: dict[str, Any], own: dict[int, dict]) -> dict[int, dict[str, Any]]:
+def _older(file: Path, own: dict[int, dict]) -> dict[int, dict[str, Any]]:
     """The tokens of added_tokens.json, {content: id}, and those of tokenizer.json, by id."""
-    special = {_content(config.get(key)) for key in _NAMED}
-    special |= {_content(token) for token in _extra(config.get("extra_special_tokens"))}
     stated: dict[int, dict[str, Any]] = {}
     for content, index in _optional(file).items():
         if type(index) is not int or index < 0 or index in stated or not content:
             raise UserError(f"{file}: {content[:60]!r} has no id of its own: {repr(index)[:60]}")
-        named = content in special
-        stated[index] = {"content": content, "special": named, "normalized": not named}
+        stated[index] = {"content": content}
     same = [i for i in own if i in stated and stated[i]["content"] == own[i]["content"]]
     return own | stated | {index: own[index] for index in same}
 
@@ -138,12 +137,6 @@ def _extra(tokens: Any) -> list[Any]:
     """A list of special tokens, which may be an object of named ones."""
     tokens = list(tokens.values()) if isinstance(tokens, dict) else tokens
     return tokens if isinstance(tokens, list) else [tokens] if tokens else []
-
-
-def _content(value: Any) -> str | None:
-    """The content of a token that is given as a text or an object."""
-    value = value.get("content") if isinstance(value, dict) else value
-    return value if isinstance(value, str) else None
 
 
 def _by_id(listed: Any, file: Path) -> dict[int, dict[str, Any]]:

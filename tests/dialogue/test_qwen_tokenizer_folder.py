@@ -69,6 +69,24 @@ def test_vocabulary_and_merges_are_the_tokenizer(serialized, tmp_path, decoder):
         load_qwen_tokenizer(folder)
 
 
+@pytest.mark.parametrize("decoder", [True, False])
+def test_named_tokens_are_found_before_the_text_is_composed(serialized, tmp_path, decoder):
+    """As by transformers, even where the list of added tokens has them found afterwards.
+
+    ">" and the stroke that strikes it out compose to one character.
+    """
+    folder = unpack(serialized, tmp_path / "old", decoder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    for token in config.get("added_tokens_decoder", {}).values():
+        token["normalized"] = True
+    config["extra_special_tokens"] = ["<|im_start|>", "<|image_pad|>"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    found = load_qwen_tokenizer(folder)
+    tags = ("<|im_start|>", "<|image_pad|>", END, "<|endoftext|>", "<tool_call>")
+    first = [found.encode(f"{tag}\u0338")[0] == found.tag(tag) for tag in tags]
+    assert first == [True, True, True, True, False]
+
+
 def test_truncation_padding_and_offsets_change_nothing(serialized):
     values = json.loads(serialized)
     plain = qwen_tokenizer(serialized)
