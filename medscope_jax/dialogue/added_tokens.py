@@ -124,9 +124,12 @@ def _named(config: dict[str, Any], file: Path) -> dict[str, dict[str, Any]]:
     values = [config.get(key, _DEFAULTS.get(key)) for key in _NAMED]
     others = (key for key in config if key.endswith("_token") and key not in (*_NAMED, *_OFF))
     values += [config[key] for key in others if isinstance(config[key], str | dict)]
-    extra = config.get("extra_special_tokens") or config.get("additional_special_tokens")
+    extra, older = config.get("extra_special_tokens"), config.get("additional_special_tokens")
+    more = _extra(extra or older)
+    if isinstance(extra, dict):  # of named ones: a list by the older name stands beside it
+        more += _extra(older)
     named: dict[str, dict[str, Any]] = {}
-    for value in [*(value for value in values if value), *_extra(extra)]:
+    for value in [*(value for value in values if value), *more]:
         token = value if isinstance(value, dict) else {"content": value}
         token = _token({**token, "special": True}, file)
         named.setdefault(token["content"], token)

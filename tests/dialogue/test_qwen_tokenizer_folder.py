@@ -347,3 +347,20 @@ def test_saved_by_transformers(tmp_path, serialized):
         texts = [text + draw for text in strings(200) for draw in ("", "<loc1>")]
         assert again(texts)["input_ids"] == [ours.encode(text) for text in texts]
         assert len(again) == ours.vocab_size
+
+
+@pytest.mark.reference
+def test_named_tokens_beside_an_older_list_as_transformers(tmp_path, serialized):
+    """extra_special_tokens as an object: the list by the older name stands beside it."""
+    transformers = pytest.importorskip("transformers")
+    folder = unpack(serialized, tmp_path / "old", decoder=False)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text()) | {"extra_special_tokens": {"call": "<tool_call>"}}
+    path.write_text(json.dumps(config))
+    tags = json.loads((folder / "added_tokens.json").read_text())
+    texts = [f"{tag}\u0338a" for tag in tags]
+    ours = load_qwen_tokenizer(folder)
+    reference = transformers.AutoTokenizer.from_pretrained(folder)
+    assert reference(texts)["input_ids"] == [ours.encode(text) for text in texts]
+    first = [ours.encode(text)[0] for text in texts]
+    assert first[list(tags).index("<tool_call>")] == tags["<tool_call>"]
