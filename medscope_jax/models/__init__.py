@@ -7,7 +7,7 @@ from medscope_jax.models.attention.dense import Packed
 from medscope_jax.models.attention.dispatch import for_mesh
 from medscope_jax.models.cache import Cache, init_cache, put_rows, repeat_rows, take_rows
 from medscope_jax.models.hf.hf_config import hf_config
-from medscope_jax.models.hf.peft import adapter_config, peft_state_dict
+from medscope_jax.models.hf.peft import adapter_config, import_peft, peft_state_dict
 from medscope_jax.models.hf.tensors import export_hf, hf_shapes, import_hf
 from medscope_jax.models.lora import (
     adapter_shapes,
@@ -69,6 +69,7 @@ __all__ = [
     "hf_config",
     "hf_shapes",
     "import_hf",
+    "import_peft",
     "init_cache",
     "init_params",
     "join_params",

@@ -2,7 +2,7 @@
 
 from medscope_jax.rl.advantages import AdvantageConfig, grounding_aware_advantages
 from medscope_jax.rl.chat_config import EndpointConfig
-from medscope_jax.rl.endpoint import JudgeError, judge_many
+from medscope_jax.rl.endpoint import JudgeError, endpoint_judge, judge_many
 from medscope_jax.rl.intervals import (
     interval_iou,
     merge_spans,
@@ -36,6 +36,7 @@ __all__ = [
     "RewardConfig",
     "as_evidence",
     "crop_reward",
+    "endpoint_judge",
     "extract_answer",
     "fidelity",
     "format_reward",

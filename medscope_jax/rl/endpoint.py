@@ -126,6 +126,38 @@ def _parts(reply: str) -> tuple[str, str, str]:
     return thought, words.strip(), found
 
 
+def endpoint_judge(
+    config: EndpointConfig,
+    question: str,
+    answer: str,
+    reference: str,
+    temperature: float | None = 0.0,
+) -> float:
+    """Asks the endpoint how an answer compares with the reference: 0, 0.5 or 1.
+
+    Time-outs, dropped connections, status 408, 425, 429 and 5xx and replies without a score are
+    tried again with growing waits (the server's Retry-After counts). Refusals, other statuses and
+    redirects are not.
+
+    Args:
+      temperature: of the model; None leaves it out, for models that take only their own.
+
+    Raises:
+      JudgeError: there is no score; says why, in the server's words where it has any.
+    """
+
+    async def work() -> float:
+        async with open_client(config) as client:
+            return await _score(client, config, (question, answer, reference), temperature)
+
+    try:
+        return in_a_loop(work())
+    except AttemptFailed as error:
+        raise JudgeError(
+            f"{_name(config)} failed after {error.attempts} attempt(s): {told(config, str(error))}"
+        ) from None
+
+
 def judge_many(
     config: EndpointConfig,
     questions: Sequence[tuple[str, str, str]],

@@ -9,6 +9,7 @@ A layer's lora_a [in, rank] is PEFT's `lora_A.weight` [rank, in], lora_b [rank, 
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from medscope_jax.errors import UserError
@@ -79,6 +80,29 @@ def adapter_config(model: ModelConfig, base: str | None = None) -> dict[str, Any
         "modules_to_save": None,
         "fan_in_fan_out": False,
     }
+
+
+def import_peft(
+    tensors: Mapping[str, np.ndarray], values: Mapping[str, Any], model: ModelConfig
+) -> tuple[dict, LoraConfig]:
+    """The adapters (float32) of PEFT's tensors and adapter_config.json, and what they mean.
+
+    Give the LoraConfig to the ModelConfig that they are used with, and join_params(params,
+    adapters) to the model.
+
+    Raises:
+        UserError: as plan_peft.
+    """
+    shapes = {name: array.shape for name, array in tensors.items()}
+    lora, places = plan_peft(shapes, values, model)
+    adapters: dict = {}
+    for path, names in places.items():
+        branch = adapters
+        for key in path[:-1]:
+            branch = branch.setdefault(key, {})
+        stack = [np.asarray(tensors[name], np.float32).T for name in names]
+        branch[path[-1]] = jnp.asarray(np.stack(stack))
+    return adapters, lora
 
 
 def plan_peft(
