@@ -30,7 +30,7 @@ from benchmarks.peers_device import encode_all, make_device
 from benchmarks.peers_video import Recording, crop_whole, crop_window
 from benchmarks.rollouts_report import TimedRollout, agreement, print_report, ratios, summary
 from benchmarks.trained import machine, open_trained, trained_params
-from medscope_jax.bank import FrameBank, make_bank
+from medscope_jax.bank import HostBank, make_bank
 from medscope_jax.config import ConfigError, parse_arguments, run_main
 from medscope_jax.dialogue import Role, stamp_ids
 from medscope_jax.distributed import use_huge_pages
@@ -50,7 +50,7 @@ def ours(
     records: Sequence[dict],
     places: Sequence[int],
     videos: Sequence,
-    bank: FrameBank,
+    bank: HostBank,
     group: int,
     keep: Callable[[FinishedRollouts], None] = lambda done: None,
 ) -> Callable[[], TimedRollout]:
@@ -137,7 +137,7 @@ def measure(
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             videos = list(pool.map(read, paths))
         decoded = time.perf_counter()
-        bank = jax.block_until_ready(_bank(run, params, device, videos))
+        bank = _bank(run, params, device, videos)
         banked = time.perf_counter()
         shown = [v.frames[preview_indices(len(v.times), run.layout.preview_frames)] for v in videos]
         encode_all(device, params, shown)
@@ -211,7 +211,7 @@ def _transformers(run: Run, params: dict) -> dict:
     }
 
 
-def _bank(run: Run, params: dict, device, videos: Sequence[Video]) -> FrameBank:
+def _bank(run: Run, params: dict, device, videos: Sequence[Video]) -> HostBank:
     return make_bank(
         functools.partial(device.encode, {"vision": params["vision"]}),
         videos,

@@ -149,7 +149,8 @@ def _script(
 
 def _bank(width: int) -> FrameBank:
     """One video of one frame, which nobody looks at."""
-    return stack_bank([np.zeros((1, 1, width), np.float32)], [np.zeros(1)], [[[2]]], [1.0])
+    tokens = [np.zeros((1, 1, width), np.float32)]
+    return stack_bank(tokens, [np.zeros(1)], [1.0], lambda times: [[2]]).padded()
 
 
 def measure(seed: int) -> dict:

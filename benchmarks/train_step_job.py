@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.chatter import WORDS, chatter
 from benchmarks.peers_video import Recording
-from medscope_jax.bank import FrameBank, make_bank, stack_bank
+from medscope_jax.bank import HostBank, make_bank, stack_bank
 from medscope_jax.config import load_config
 from medscope_jax.dialogue import stamp_ids, train_tokenizer
 from medscope_jax.distributed import make_mesh
@@ -148,7 +148,7 @@ def read_recordings(world: World) -> tuple[list[Video], list[Recording]]:
     return videos, known
 
 
-def recorded_bank(world: World, videos: list[Video]) -> FrameBank:
+def recorded_bank(world: World, videos: list[Video]) -> HostBank:
     """The frame bank of the recordings."""
     run = world.run
     encode = jax.jit(lambda params, frames: encode_frames(params, run.model, frames))
@@ -161,7 +161,7 @@ def recorded_bank(world: World, videos: list[Video]) -> FrameBank:
     )
 
 
-def random_bank(world: World, seconds: int) -> tuple[list[Recording], FrameBank]:
+def random_bank(world: World, seconds: int) -> tuple[list[Recording], HostBank]:
     """As many videos of any length, of which nothing but visual tokens is there."""
     run, rng = world.run, np.random.default_rng(1)
     times = np.arange(seconds, dtype=np.float64)
@@ -169,7 +169,7 @@ def random_bank(world: World, seconds: int) -> tuple[list[Recording], FrameBank]
     bank = stack_bank(
         [rng.normal(size=shape).astype(np.float32) for _ in range(RECORDINGS)],
         [times] * RECORDINGS,
-        [stamp_ids(run.tokenizer, run.layout, times)] * RECORDINGS,
         [float(seconds)] * RECORDINGS,
+        functools.partial(stamp_ids, run.tokenizer, run.layout),
     )
     return [Recording(Path(), times, float(seconds))] * RECORDINGS, bank

@@ -34,7 +34,7 @@ from benchmarks.train_step_job import (
     read_recordings,
     recorded_bank,
 )
-from medscope_jax.bank import FrameBank, flat_index, flat_tokens
+from medscope_jax.bank import HostBank, flat_index, flat_tokens
 from medscope_jax.dialogue import Episode
 from medscope_jax.distributed import use_huge_pages
 from medscope_jax.rl import LossConfig
@@ -113,7 +113,7 @@ def _ours(folder, world, job, repeats, update) -> tuple[list[TimedRollout], floa
     result = {"decoded_share": float(work["decoded"] / work["slot_steps"])}
     result["calls"] = int(jnp.sum(episode.calls.status >= 0))
     result["frames_shown"] = int(jnp.sum(episode.visual_index >= 0)) // run.layout.tokens_per_frame
-    asked = jax.tree.map(lambda leaf: np.asarray(leaf)[np.array(world.places)], bank)
+    asked = bank.padded(np.array(world.places))
     part = jnp.asarray(flat_tokens(asked))
     video = np.arange(len(episode.tokens)) // GROUP
     index = flat_index(video, episode.visual_index, len(part) // len(world.places))
@@ -125,7 +125,7 @@ def _ours(folder, world, job, repeats, update) -> tuple[list[TimedRollout], floa
     return outcomes, first, result
 
 
-def _bank_of(world: World, folder: Path) -> tuple[list, FrameBank]:
+def _bank_of(world: World, folder: Path) -> tuple[list, HostBank]:
     videos, _ = read_recordings(world)
     return videos, recorded_bank(world, videos)
 

@@ -12,7 +12,7 @@ are there already are kept where video, preprocessing and weights are the same; 
 again, and so are damaged ones, each named. A killed build is continued by the same command.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ from tqdm import tqdm
 from medscope_jax.bank.bank_build import Built
 from medscope_jax.bank.bank_codec import DTYPES, check_dtype
 from medscope_jax.bank.bank_key import Preprocessing
-from medscope_jax.bank.bank_store import FrameSource, paired, source_of
+from medscope_jax.bank.bank_store import FrameSource, source_of
 from medscope_jax.config import ConfigError, parse_arguments
 from medscope_jax.data.built import SEAL, check_seal, stored_row
 from medscope_jax.data.jpeg_frames import JpegFrames
 from medscope_jax.data.open_suite import Suite, open_suite
+from medscope_jax.data.stored_rows import Mapped
 from medscope_jax.distributed import abstract, make_mesh, param_shardings
 from medscope_jax.errors import UserError, one_line, run_main
 from medscope_jax.models import (
@@ -42,37 +43,14 @@ from medscope_jax.training.run import make_run, run_mesh
 from medscope_jax.training.split_bank import bank_folder, build_vision_bank, preprocessing
 from medscope_jax.training.stage import newest_model
 from medscope_jax.training.workdir import read_workdir
-from medscope_jax.video import Video
+from medscope_jax.video import Video, pair_frames
 from medscope_jax.visible import shown
 
 _AGAIN = "build that data set again"
 _FEATURES = {"id", "times", "duration", "frames"}
 
 
-class FrameSources:
-    """Videos by row, which stay on the disk until they are asked for.
-
-    Args:
-      count: how many there are.
-      make: row -> its video.
-    """
-
-    def __init__(self, count: int, make: Callable[[int], FrameSource]):
-        self._count, self._make = count, make
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, row: int) -> FrameSource:
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)}")
-        return self._make(row)
-
-    def __iter__(self) -> Iterator[FrameSource]:
-        return map(self._make, range(self._count))
-
-
-def suite_sources(suite: Suite, split: str, pairs: bool = False) -> FrameSources:
+def suite_sources(suite: Suite, split: str, pairs: bool = False) -> Mapped[FrameSource]:
     """The videos of a suite's split, in its order.
 
     pairs: give them in pairs of frames.
@@ -83,13 +61,13 @@ def suite_sources(suite: Suite, split: str, pairs: bool = False) -> FrameSources
     videos, names = suite.videos(split), list(suite.outlines(split))
 
     def make(row: int) -> FrameSource:
-        source = source_of(names[row], videos[row])
-        return paired(source) if pairs else source
+        video = videos[row]
+        return source_of(names[row], pair_frames(video) if pairs else video)
 
-    return FrameSources(len(videos), make)
+    return Mapped(range(len(videos)), make)
 
 
-def frame_sources(data_dir: Path, split: str) -> FrameSources:
+def frame_sources(data_dir: Path, split: str) -> Mapped[FrameSource]:
     """The videos of a TFDS data set of frames, in its order; JPEG is decoded as it is read.
 
     Raises:
@@ -116,7 +94,7 @@ def frame_sources(data_dir: Path, split: str) -> FrameSources:
         video = Video(frames, times, float(example["duration"]))
         return source_of(example["id"].decode(), video)
 
-    return FrameSources(len(rows), make)
+    return Mapped(range(len(rows)), make)
 
 
 def report(built: Built, dtype: str) -> list[str]:
@@ -168,7 +146,7 @@ def main(argv: Sequence[str]) -> None:
     print(shown(f"written to {folder}"))
 
 
-Opened = tuple[Path, Callable[[Iterable[FrameSource]], Built], FrameSources]
+Opened = tuple[Path, Callable[[Iterable[FrameSource]], Built], Mapped[FrameSource]]
 
 
 def _of_workdir(flags) -> Opened:

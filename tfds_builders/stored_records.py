@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from medscope_jax.data.listing import ListedVideo, read_times
+from medscope_jax.data.listing import ListedVideo, read_times, times_of
 from medscope_jax.dialogue import question_text
 from medscope_jax.dialogue.sanitize import check_turns
 from medscope_jax.errors import UserError
@@ -55,10 +55,9 @@ def make_records(
       rows: of one split, in order.
       frames: the folder of clinvideo_frames, for the times of its videos.
     """
-    video, times = "", np.empty(0)
+    seconds = read_times(frames)
     for row in rows:
-        if row.video != video:  # rows about a video mostly follow one another
-            video, times = row.video, read_times(frames, row.listed)
+        times = times_of(row.listed, seconds)
         try:
             annotation, note = cut_to(row.annotation, row.listed.duration)
             record = _record(dataclasses.replace(row, annotation=annotation), times)

@@ -17,7 +17,7 @@ from medscope_jax.bank.bank_codec import RoundingError, check_dtype
 from medscope_jax.bank.bank_file import PARTIAL, DamagedBank, TokenWriter, opened
 from medscope_jax.bank.bank_key import BankKey, Preprocessing, differences, video_hash, video_hasher
 from medscope_jax.bank.bank_store import FrameSource, bank_path, write_index
-from medscope_jax.bank.frame_bank import make_bank
+from medscope_jax.bank.host_bank import make_bank
 from medscope_jax.errors import UserError, is_disk_full
 from medscope_jax.locks import alone
 from medscope_jax.video.frames import Video
@@ -222,7 +222,7 @@ def _encode(
     frames = np.concatenate(pieces)
     whole = Video(frames, np.arange(len(frames), dtype=np.float64), float(len(frames)))
     bank = make_bank(encode, [whole], lambda times: [[] for _ in times], batch_frames)
-    tokens, at = np.asarray(bank.tokens[0]), 0
+    tokens, at = bank.tokens.read(0, slice(None)), 0
     for piece, frames in zip(batch, pieces, strict=True):
         if piece.job.reason is not None:
             _store(folder, piece, frames, tokens[at : at + len(frames)], settings, dtype)

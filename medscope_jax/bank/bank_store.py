@@ -19,10 +19,9 @@ import numpy as np
 from medscope_jax.bank.bank_codec import RoundingError
 from medscope_jax.bank.bank_file import FORMAT, SUFFIX, DamagedBank, opened
 from medscope_jax.bank.bank_key import BankKey, differences
-from medscope_jax.bank.frame_bank import FrameBank, stack_bank
+from medscope_jax.bank.host_bank import HostBank, StampIds, stack_bank
 from medscope_jax.errors import UserError
 from medscope_jax.files import write_text
-from medscope_jax.video.frame_sampling import temporal_patches
 from medscope_jax.video.frames import Video
 
 INDEX = "index.json"
@@ -37,7 +36,7 @@ class FrameSource:
       id: letters, digits, ".", "_" and "-": the file's name.
       times: float64 [T] seconds; duration: seconds.
       read: (start, stop) -> uint8 [stop - start, H, W, 3], the same at every call; of pairs, see
-        paired, [stop - start, 2, H, W, 3].
+        pair_frames, [stop - start, 2, H, W, 3].
     """
 
     id: str
@@ -47,31 +46,21 @@ class FrameSource:
 
 
 def source_of(name: str, video: Video) -> FrameSource:
-    """A decoded video as a FrameSource."""
+    """A video as a FrameSource."""
     return FrameSource(
         name, video.times, video.duration, lambda start, stop: video.frames[start:stop]
     )
-
-
-def paired(source: FrameSource) -> FrameSource:
-    """The video in pairs of frames: native video mode; a pair has the time of its first frame."""
-    frames = len(source.times)
-
-    def read(start, stop):
-        return temporal_patches(source.read(2 * start, min(2 * stop, frames)), native=True)
-
-    return dataclasses.replace(source, times=source.times[::2], read=read)
 
 
 def load_bank(
     folder: Path,
     key: BankKey,
     video_ids: Sequence[str],
-    stamp_ids: Callable[[np.ndarray], list[list[int]]],
+    stamp_ids: StampIds,
     max_frames: int | None = None,
     stamp_width: int | None = None,
     dtype: str | None = None,
-) -> FrameBank:
+) -> HostBank:
     """The bank of chosen videos; no other video's file is opened.
 
     Args:
@@ -108,9 +97,7 @@ def load_bank(
         durations.append(description["duration"])
     if len({video.dtype for video in tokens}) > 1:
         raise UserError(f"{folder} holds banks of several types: choose one, or {_AGAIN}")
-    return stack_bank(
-        tokens, times, [stamp_ids(video) for video in times], durations, max_frames, stamp_width
-    )
+    return stack_bank(tokens, times, durations, stamp_ids, max_frames, stamp_width)
 
 
 def bank_path(folder: Path, name: str) -> Path:

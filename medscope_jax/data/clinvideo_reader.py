@@ -6,17 +6,22 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from medscope_jax.data.built import newest, open_dataset
-from medscope_jax.data.jpeg_frames import JpegFrames
-from medscope_jax.data.listing import VideoSettings, read_listing, read_times
-from medscope_jax.data.stored_rows import Item, Rows, VideoOutline, record_of, text_of
+from medscope_jax.data.listing import VideoSettings, read_listing, read_times, times_of
+from medscope_jax.data.stored_rows import (
+    Item,
+    Rows,
+    StoredVideos,
+    VideoOutline,
+    jpegs_of,
+    record_of,
+)
 from medscope_jax.dialogue import question_text
 from medscope_jax.errors import UserError
 from medscope_jax.parts import PARTS, SPLITS
-from medscope_jax.video import Video, preview_indices
+from medscope_jax.video import preview_indices
 
 AGAIN = "build it again with --overwrite (python -m tfds_builders.build)"
 # What a run needs of a data folder: of each line one part at least, in that split.
@@ -63,20 +68,25 @@ class ClinvideoReader:
             raise UserError(f"{records} was built from other videos than {frames}: {AGAIN}")
         return self._rows(dataset, split, record_of)
 
-    def videos(self, split: str) -> Rows[Video]:
+    def videos(self, split: str) -> StoredVideos:
         """The videos of a split, by row; their frames stay JPEG until they are asked for.
 
         Raises:
           UserError: no such split, or no frames have been built.
         """
-        return self._rows("clinvideo_frames", split, _video_of)
+        rows = self._rows("clinvideo_frames", split, jpegs_of)
+        outlines = list(self.outlines(split).values())
+        settings = self.video_settings()
+        size, whole = (settings.height, settings.width), settings.max_frames
+        return StoredVideos(rows, outlines, range(len(outlines)), whole, size)
 
     def outlines(self, split: str) -> dict[str, VideoOutline]:
         """The videos of a split by id, in the order of their rows, without reading a frame."""
         folder = built_folder(self.data_dir, "clinvideo_frames")
+        listing, times = read_listing(folder), read_times(folder)
         return {
-            name: VideoOutline(found.source, read_times(folder, found), found.duration)
-            for name, found in read_listing(folder).items()
+            name: VideoOutline(found.source, times_of(found, times), found.duration, found.notes)
+            for name, found in listing.items()
             if found.split == split
         }
 
@@ -158,10 +168,3 @@ def built_folder(data_dir: str | os.PathLike, dataset: str) -> pathlib.Path:
             f"--manual_dir MANUAL --data_dir {data_dir}"
         )
     return folder
-
-
-def _video_of(example: dict[str, Any]) -> Video:
-    """A stored video, whose frames are not decoded yet."""
-    frames: Any = JpegFrames(example["frames"])  # read as an array is
-    notes = tuple(text_of(example["notes"]))
-    return Video(frames, np.asarray(example["times"]), float(example["duration"]), notes=notes)

@@ -1,6 +1,6 @@
 """Records -> training examples: fixed-shape arrays, ready to batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -78,19 +78,26 @@ def dialogue_row(
     )
 
 
-def dialogue_example(row: Row | CompactRow, tokens: np.ndarray, layout: Layout, seen: int) -> dict:
+def dialogue_example(
+    row: Row | CompactRow,
+    visual_at: Callable[[np.ndarray], np.ndarray],
+    layout: Layout,
+    seen: int,
+) -> dict:
     """dialogue_row as arrays: tokens, visual_index, role [L], and visual [seen, D].
 
     The example takes along what it shows, so that the devices hold a batch's frames and no more:
     its own visual tokens are then those, in the order in which they are shown.
 
-    tokens: [T, S, D] of the video. seen: visual tokens of the longest row.
+    visual_at: visual indices [n] of the video -> its visual tokens [n, D], HostBank.visual.
+    seen: visual tokens of the longest row.
     """
     arrays = pad_row(row, layout.length)
     index = arrays["visual_index"]
     shown = index >= 0
+    tokens = visual_at(index[shown])
     visual = np.zeros((seen, tokens.shape[-1]), tokens.dtype)
-    visual[: np.count_nonzero(shown)] = tokens.reshape(-1, tokens.shape[-1])[index[shown]]
+    visual[: len(tokens)] = tokens
     own = np.where(shown, np.cumsum(shown) - 1, -1).astype(np.int32)
     return {**arrays, "visual_index": own, "visual": visual}
 

@@ -45,6 +45,7 @@ class ListedVideo:
     duration: float
     first: int
     num_frames: int
+    notes: tuple[str, ...]
 
 
 def read_listing(folder: pathlib.Path) -> dict[str, ListedVideo]:
@@ -61,14 +62,17 @@ def read_listing(folder: pathlib.Path) -> dict[str, ListedVideo]:
         for line in map(json.loads, lines):
             split, count = line["split"], line["num_frames"]
             row = rows[split] = rows.get(split, -1) + 1
-            duration = line["duration"]
-            videos[line["id"]] = ListedVideo(line["source"], split, row, duration, first, count)
+            place = (line["source"], split, row, line["duration"], first, count)
+            videos[line["id"]] = ListedVideo(*place, tuple(line["notes"]))
             first += count
     return videos
 
 
-def read_times(folder: pathlib.Path, video: ListedVideo) -> np.ndarray:
-    """The times of a video's frames, float64 [T] seconds."""
-    offset = video.first * 8
-    times = np.fromfile(folder / TIMES, "<f8", count=video.num_frames, offset=offset)
-    return times.astype(np.float64, copy=False)
+def read_times(folder: pathlib.Path) -> np.ndarray:
+    """The times of all videos' frames, float64 [N] seconds; see times_of."""
+    return np.fromfile(folder / TIMES, "<f8").astype(np.float64, copy=False)
+
+
+def times_of(video: ListedVideo, times: np.ndarray) -> np.ndarray:
+    """A video's own of read_times, [T]."""
+    return times[video.first : video.first + video.num_frames]

@@ -12,8 +12,7 @@ from ml_collections import ConfigDict
 
 from medscope_jax.data.clinvideo_reader import ClinvideoReader
 from medscope_jax.data.phantom_reader import PhantomReader
-from medscope_jax.data.stored_rows import Rows, VideoOutline
-from medscope_jax.video import Video
+from medscope_jax.data.stored_rows import Rows, StoredVideos, VideoOutline
 
 
 class Suite(Protocol):
@@ -31,11 +30,11 @@ class Suite(Protocol):
         """The records of a part and split, by row; phantom.records says what their fields are."""
         ...
 
-    def videos(self, split: str) -> Rows[Video]:
+    def videos(self, split: str) -> StoredVideos:
         """The videos of a split, by row.
 
-        frames [T, H, W, 3] RGB are an array, or like one (JpegFrames): long videos of a data folder
-        stay JPEG, and whoever shows a window decodes no more than that.
+        Their frames [T, H, W, 3] RGB are like an array, and stay where they are, as JPEG, until
+        they are asked for: whoever shows a window reads and decodes no more than that.
         """
         ...
 

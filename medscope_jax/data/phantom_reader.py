@@ -14,15 +14,21 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from medscope_jax.data.built import file_hash, newest
-from medscope_jax.data.jpeg_frames import JpegFrames
-from medscope_jax.data.stored_rows import Item, Rows, VideoOutline, record_of
+from medscope_jax.data.stored_rows import (
+    Item,
+    Rows,
+    StoredVideos,
+    VideoOutline,
+    jpegs_of,
+    record_of,
+)
 from medscope_jax.errors import UserError
 from medscope_jax.parts import PARTS, SPLITS_OF_PART
 from medscope_jax.phantom.procedure import SPLITS, Procedure
 from medscope_jax.phantom.records import records
 from medscope_jax.phantom.suite_config import SuiteConfig, fingerprint, procedures, suite_config
 from medscope_jax.stored import read_json
-from medscope_jax.video import Video, preview_indices
+from medscope_jax.video import preview_indices
 
 PROCEDURES = "procedures.json"
 # phantom.to_json's of a script.
@@ -82,15 +88,19 @@ class PhantomReader:
             raise UserError(f"the suite has no split {split!r} of a part {part!r}; it has {has}")
         return _rows(_prepared(self.workdir), f"phantom_suite/{part}", split, _record_of)
 
-    def videos(self, split: str) -> Rows[Video]:
-        """The videos of a split, by row, decoded: they are short, and shown again and again.
+    def videos(self, split: str) -> StoredVideos:
+        """The videos of a split, by row; each is one row of the data set.
 
         Raises:
           UserError: no such split, or the suite is not prepared.
         """
         if split not in SPLITS:
             raise UserError(f"the suite has no split {split!r}; it has {', '.join(SPLITS)}")
-        return _rows(_prepared(self.workdir), "phantom_frames", split, _video_of)
+        rows = _rows(_prepared(self.workdir), "phantom_frames", split, jpegs_of)
+        outlines = list(self.outlines(split).values())
+        size = self.config.frame_height, self.config.frame_width
+        longest = max(len(outline.times) for outline in outlines)
+        return StoredVideos(rows, outlines, range(len(outlines)), longest, size)
 
     def outlines(self, split: str) -> dict[str, VideoOutline]:
         """The videos of a split by id, in the order of their rows, by their scripts."""
@@ -239,12 +249,6 @@ def _record_of(example: dict[str, Any]) -> dict[str, Any]:
     call for them by their words; asked with those, they would be other questions.
     """
     return record_of(example) | {"options": []}
-
-
-def _video_of(example: dict[str, Any]) -> Video:
-    """A stored video with its frames decoded."""
-    frames = JpegFrames(example["frames"])[:]
-    return Video(frames, np.asarray(example["times"]), float(example["duration"]))
 
 
 def _outline(script: Procedure) -> VideoOutline:

@@ -1,13 +1,16 @@
-"""A split of a built data set by row, and a video without its frames."""
+"""A split of a built data set by row, videos without their frames, and with frames still stored."""
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from medscope_jax.data.built import open_dataset, stored_row
+from medscope_jax.data.jpeg_frames import StoredFrames
+from medscope_jax.video import Video
+from medscope_jax.video.lazy_frames import Series
 
 Item = TypeVar("Item")
 
@@ -57,11 +60,67 @@ class VideoOutline:
       source: where it comes from, as its records say.
       times: float64 [T], the seconds of its bank frames.
       duration: seconds.
+      notes: as of Video.
     """
 
     source: str
     times: np.ndarray
     duration: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredVideos:
+    """The videos of a split by row; nothing of a video is read before its frames are asked for.
+
+    Attributes:
+      rows: JPEGs of each row of the data set.
+      outlines: of the videos.
+      first: the row where each video begins; the next ones are its, too.
+      block: frames of each row of a video but its last one.
+      size: (H, W) of all frames.
+    """
+
+    rows: Rows[np.ndarray]
+    outlines: Sequence[VideoOutline]
+    first: Sequence[int]
+    block: int
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.outlines)
+
+    def __getitem__(self, row: int) -> Video:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        outline = self.outlines[row]
+        shape = (len(outline.times), *self.size, 3)
+        frames: Any = StoredFrames(self.rows, self.first[row], self.block, shape)
+        return Video(frames, outline.times, outline.duration, notes=outline.notes)
+
+    def __iter__(self) -> Iterator[Video]:
+        return (self[row] for row in range(len(self)))
+
+
+class Mapped(Generic[Item]):
+    """A sequence whose items are made of another's when they are asked for."""
+
+    def __init__(self, items: Series[Any], function: Callable[[Any], Item]):
+        self._items, self._function = items, function
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, row: int) -> Item:
+        return self._function(self._items[row])
+
+    def __iter__(self) -> Iterator[Item]:
+        return map(self._function, self._items)
+
+
+def jpegs_of(example: dict[str, Any]) -> np.ndarray:
+    """The JPEGs of a row of frames."""
+    return example["frames"]
 
 
 def record_of(example: dict[str, Any]) -> dict[str, Any]:

@@ -185,20 +185,28 @@ def put(tree: Any, shardings: Any) -> Any:
     return jax.device_put(tree, shardings) if jax.process_count() == 1 else _put(tree, shardings)
 
 
-def put_rows(tree: Any, rows: np.ndarray, shardings: Any) -> Any:
-    """tree[rows], [P, ...], as arrays of the mesh, of a tree [V, ...] that every process holds in
-    whole on the host: each device is given its own rows, and no other copy is made.
+def put_parts(make: Callable[[np.ndarray], Any], shapes: Any, shardings: Any) -> Any:
+    """Arrays of the mesh, of which every process makes those rows alone that its devices take.
 
-    shardings: of the result.
+    Args:
+      make: numbers of rows [R], a range -> a tree of them on the host, [R, ...]; called once for
+        rows that several devices take.
+      shapes: tree of ShapeDtypeStruct [P, ...], of the result.
+      shardings: of the result.
     """
+    made: dict[tuple[int, int], list[np.ndarray]] = {}
 
-    def place(leaf, sharding):
+    def place(number, shape, sharding):
         def part(index):
-            return leaf[(rows[index[0]], *index[1:])]
+            first, last, _ = index[0].indices(shape.shape[0])
+            if (first, last) not in made:
+                made[first, last] = jax.tree.leaves(make(np.arange(first, last)))
+            return made[first, last][number][(slice(None), *index[1:])]
 
-        return jax.make_array_from_callback((len(rows), *leaf.shape[1:]), sharding, part)
+        return jax.make_array_from_callback(shape.shape, sharding, part)
 
-    return jax.tree.map(place, tree, shardings)
+    numbers = iter(range(len(jax.tree.leaves(shapes))))
+    return jax.tree.map(lambda *leaf: place(next(numbers), *leaf), shapes, shardings)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from medscope_jax.bank import FrameBank, put_videos
+from medscope_jax.bank import FrameBank, HostBank, put_videos
 from medscope_jax.dialogue import Episode, Layout, Tokenizer
 from medscope_jax.distributed import batch_shardings
 from medscope_jax.distributed.multihost import gather, put, replicate
@@ -101,7 +101,7 @@ class RolloutEngine:
 
     def prepare(
         self,
-        bank: FrameBank,
+        bank: HostBank,
         questions: Sequence[VideoQuestion],
         key: jax.Array,
         *,
@@ -111,7 +111,7 @@ class RolloutEngine:
         """Prompts and videos of P questions, placed on the mesh.
 
         Args:
-            bank: V videos on the host.
+            bank: of a split, on the host.
             questions: as many as the mesh's data and fsdp axes divide.
             key: of which each rollout has its own by its number, see VideoQuestion.
             width: of prompt_width, for these questions or for more.
@@ -153,7 +153,7 @@ class RolloutEngine:
     def roll_out(
         self,
         params: dict,
-        bank: FrameBank,
+        bank: HostBank,
         questions: Sequence[VideoQuestion],
         key: jax.Array,
         *,

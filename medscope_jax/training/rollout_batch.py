@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from medscope_jax.bank import FrameBank
+from medscope_jax.bank import HostBank
 from medscope_jax.distributed.multihost import broadcast, is_first
 from medscope_jax.errors import UserError
 from medscope_jax.rl import Judge, RewardConfig
@@ -72,7 +72,7 @@ def check_parts(config: ConfigDict, mesh: Mesh) -> None:
 
 
 def make_roll(
-    run: Run, split: VideoSplit, records: Sequence[dict], bank: FrameBank, judge: Judge
+    run: Run, split: VideoSplit, records: Sequence[dict], bank: HostBank, judge: Judge
 ) -> tuple[Roll, int]:
     """The function that rolls out questions of a batch, and the positions that hold every prompt.
 

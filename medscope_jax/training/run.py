@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from medscope_jax.bank import FrameBank, make_bank
+from medscope_jax.bank import HostBank, make_bank
 from medscope_jax.data.open_suite import Suite
+from medscope_jax.data.stored_rows import Mapped
 from medscope_jax.dialogue import (
     Layout,
     Tokenizer,
@@ -38,8 +40,10 @@ from medscope_jax.training.imported import check_companions
 from medscope_jax.training.make_steps import make_encode
 from medscope_jax.training.workdir import Workdir
 from medscope_jax.video import Video, pair_frames
+from medscope_jax.video.lazy_frames import Series
 
 ENCODE_FRAMES = 512  # frames of one call of the vision tower when a bank is made
+_KEPT_BYTES = 2**29  # of a split's decoded frames, up to which they are kept in memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,9 +118,9 @@ def rollout_engine(run: Run, group: int, greedy: bool) -> RolloutEngine:
 
 @dataclasses.dataclass(frozen=True)
 class VideoSplit:
-    """A split's videos, decoded: bank-rate frames are small enough for the host's memory."""
+    """A split's videos; of all but small splits, frames are read when they are asked for."""
 
-    videos: list[Video]
+    videos: Series[Video]
     rows: dict[str, int]  # video id -> place in videos, and in the bank made of them
 
 
@@ -130,9 +134,17 @@ def video_questions(records: Sequence[Mapping], split: VideoSplit) -> list[Video
 
 
 def load_split(run: Run, split: str) -> VideoSplit:
-    """Reads all videos of a split of the run's suite."""
-    suite, pairs = suite_of(run), run.config.video.native_pairs
-    videos = [pair_frames(video) if pairs else video for video in suite.videos(split)]
+    """The videos of a split of the run's suite, in pairs where the config says so.
+
+    Frames of a small split, as that of phantom procedures, are decoded here and kept: they are
+    shown again and again. All others stay JPEG until they are asked for.
+    """
+    suite = suite_of(run)
+    videos: Series[Video] = suite.videos(split)
+    if run.config.video.native_pairs:
+        videos = Mapped(videos, pair_frames)
+    if sum(math.prod(video.frames.shape) for video in videos) <= _KEPT_BYTES:
+        videos = [dataclasses.replace(v, frames=np.asarray(v.frames)) for v in videos]
     return VideoSplit(videos, {name: row for row, name in enumerate(suite.outlines(split))})
 
 
@@ -148,7 +160,7 @@ def suite_of(run: Run) -> Suite:
     return run.suite
 
 
-def make_split_bank(run: Run, params: dict, split: VideoSplit) -> FrameBank:
+def make_split_bank(run: Run, params: dict, split: VideoSplit) -> HostBank:
     """The frame bank of a split under the given parameters: each frame encoded once."""
     encode = on_mesh(run.mesh, make_encode(run.model))
     return make_bank(

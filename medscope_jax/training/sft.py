@@ -1,6 +1,7 @@
 """Stages 1 and 2, and the passive baseline: supervised fine-tuning on the suite's records."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -88,8 +89,8 @@ def prepare_dialogues(
     seen = max(int(np.count_nonzero(row.visual_index >= 0)) for row in rows)
 
     def example(index: int) -> dict:
-        tokens = np.asarray(bank.tokens[split.rows[records[index]["video"]]])
-        return dialogue_example(rows[index], tokens, layout, seen)
+        visual_at = functools.partial(bank.visual, split.rows[records[index]["video"]])
+        return dialogue_example(rows[index], visual_at, layout, seen)
 
     update = _update(run, name, generated, _plan_split(run, name, rows, length))
     return _batches(run, name, len(records), example), update

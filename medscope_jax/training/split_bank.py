@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from medscope_jax.bank import FrameBank
+from medscope_jax.bank import HostBank
 from medscope_jax.bank.bank_build import Built, build_bank
 from medscope_jax.bank.bank_key import Preprocessing, weights_hash
 from medscope_jax.bank.bank_store import FrameSource, load_bank, source_of
@@ -21,7 +21,7 @@ from medscope_jax.training.make_steps import make_encode
 from medscope_jax.training.run import ENCODE_FRAMES, Run, VideoSplit, make_split_bank
 
 
-def split_bank(run: Run, params: dict, split: VideoSplit, name: str) -> FrameBank:
+def split_bank(run: Run, params: dict, split: VideoSplit, name: str) -> HostBank:
     """The frame bank of a split under the given parameters.
 
     With config.video.stored_bank, frame tokens are kept in the run's folder as that type: stages
@@ -40,7 +40,7 @@ def split_bank(run: Run, params: dict, split: VideoSplit, name: str) -> FrameBan
         return stored_bank(run, params, split, dtype)
 
 
-def stored_bank(run: Run, params: dict, split: VideoSplit, dtype: str | None = None) -> FrameBank:
+def stored_bank(run: Run, params: dict, split: VideoSplit, dtype: str | None = None) -> HostBank:
     """make_split_bank's bank, from the run's folder; what is not stored there yet is encoded first.
 
     Each process for itself, with params on its own devices. Each video of the split needs an id in

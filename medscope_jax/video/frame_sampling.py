@@ -7,10 +7,12 @@ positions, which need the seconds that a patch spans.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from medscope_jax.video.frames import Video
+from medscope_jax.video.lazy_frames import PairedFrames
 
 
 def temporal_patches(frames: np.ndarray, native: bool, temporal_patch_size: int = 2) -> np.ndarray:
@@ -30,6 +32,11 @@ def temporal_patches(frames: np.ndarray, native: bool, temporal_patch_size: int 
 
 
 def pair_frames(video: Video) -> Video:
-    """The video with frames [ceil(T / 2), 2, H, W, 3]: a pair has the time of its first frame."""
-    frames = temporal_patches(video.frames, native=True)
+    """The video with frames [ceil(T / 2), 2, H, W, 3]: a pair has the time of its first frame.
+
+    Frames that are an array stay one; others stay unread.
+    """
+    frames: Any = PairedFrames(video.frames)  # read as an array is
+    if isinstance(video.frames, np.ndarray):
+        frames = np.asarray(frames)
     return dataclasses.replace(video, frames=frames, times=video.times[::2])

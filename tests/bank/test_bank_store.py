@@ -24,9 +24,10 @@ from medscope_jax.bank import make_bank
 from medscope_jax.bank.bank_build import build_bank
 from medscope_jax.bank.bank_codec import pack, unpack
 from medscope_jax.bank.bank_key import Preprocessing, weights_hash
-from medscope_jax.bank.bank_store import FrameSource, load_bank, paired, source_of
+from medscope_jax.bank.bank_store import FrameSource, load_bank, source_of
 from medscope_jax.errors import UserError
-from medscope_jax.video import Video
+from medscope_jax.video import Video, pair_frames
+from medscope_jax.video.lazy_frames import LazyFrames
 
 HEIGHT, WIDTH, S, D, BATCH = 4, 6, 2, 8, 16
 SIZE = Preprocessing(HEIGHT, WIDTH, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
@@ -48,7 +49,21 @@ def make_videos(lengths=LENGTHS):
 
 
 def stamp_ids(times):
-    return [[int(10 * t)] * (1 + k % 2) for k, t in enumerate(times)]
+    return [[int(10 * t)] * (1 + int(10 * t) % 2) for t in times]
+
+
+class LazyCopy(LazyFrames):
+    """Frames that are an array only when they are asked for."""
+
+    def __init__(self, frames):
+        self._frames = frames
+
+    @property
+    def shape(self):
+        return self._frames.shape
+
+    def read(self, frames):
+        return self._frames[frames]
 
 
 def encoder(dtype="float32", seen=None):
@@ -75,9 +90,10 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
 
-def bits(tree):
+def bits(bank):
     return [
-        (leaf.dtype.name, leaf.shape, np.asarray(leaf).tobytes()) for leaf in jax.tree.leaves(tree)
+        (leaf.dtype.name, leaf.shape, np.asarray(leaf).tobytes())
+        for leaf in jax.tree.leaves(bank.padded())
     ]
 
 
@@ -111,7 +127,8 @@ def test_pairs_of_frames_are_stored_as_pairs(tmp_path):
         return encoder()(pairs.mean(axis=1).astype(np.float32))
 
     size = dataclasses.replace(SIZE, pairs=True)
-    sources = [paired(source_of(name, video)) for name, video in videos.items()]
+    lazy = {name: changed(v, frames=LazyCopy(v.frames)) for name, v in videos.items()}
+    sources = [source_of(name, pair_frames(video)) for name, video in lazy.items()]
     built = build_bank(tmp_path, sources, encode, BATCH, size, HASH, "float32")
     expected = make_bank(encode, in_pairs, stamp_ids, BATCH)
     assert bits(load_bank(tmp_path, built.key, list(videos), stamp_ids)) == bits(expected)
@@ -134,7 +151,7 @@ def test_chosen_videos_are_read_without_the_others(tmp_path):
     (tmp_path / "index.json").unlink()
     bank = load_bank(tmp_path, built.key, ["video-3", "video-1"], stamp_ids)
     whole = make_bank(encoder(), list(videos.values()), stamp_ids, BATCH)
-    np.testing.assert_array_equal(bank.tokens, whole.tokens[np.array([3, 1])])
+    np.testing.assert_array_equal(bank.padded().tokens, whole.padded(np.array([3, 1])).tokens)
     np.testing.assert_array_equal(bank.length, [40, 70])
     with pytest.raises(UserError, match="no bank of video video-0; make it again"):
         load_bank(tmp_path, built.key, ["video-1", "video-0"], stamp_ids)
@@ -151,12 +168,12 @@ def nearest_bfloat16(values):
 def test_rounding_and_its_reported_error(tmp_path, dtype):
     """Of float32 tokens; errors computed anew, in float64, from what comes back."""
     videos = make_videos()
-    exact = make_bank(encoder(), list(videos.values()), stamp_ids, BATCH)
+    exact = make_bank(encoder(), list(videos.values()), stamp_ids, BATCH).padded()
     built = build(tmp_path, videos, dtype)
-    bank = load_bank(tmp_path, built.key, list(videos), stamp_ids, dtype="float32")
+    bank = load_bank(tmp_path, built.key, list(videos), stamp_ids, dtype="float32").padded()
     if dtype == "bfloat16":
         np.testing.assert_array_equal(bank.tokens, nearest_bfloat16(np.asarray(exact.tokens)))
-    default = load_bank(tmp_path, built.key, list(videos), stamp_ids)
+    default = load_bank(tmp_path, built.key, list(videos), stamp_ids).padded()
     np.testing.assert_array_equal(
         default.tokens, np.asarray(bank.tokens).astype(ml_dtypes.bfloat16)
     )
@@ -475,4 +492,5 @@ def test_what_can_not_be_stored_is_one_line(tmp_path):
     key = dataclasses.replace(key, videos=dict.fromkeys("ab", built.key.videos["a"]))
     with pytest.raises(UserError, match="holds banks of several types"):
         load_bank(tmp_path, key, ["a", "b"], stamp_ids)
-    assert load_bank(tmp_path, key, ["a", "b"], stamp_ids, dtype="float32").tokens.shape[0] == 2
+    bank = load_bank(tmp_path, key, ["a", "b"], stamp_ids, dtype="float32")
+    assert bank.padded().tokens.shape[0] == 2

@@ -1,10 +1,12 @@
 """A built data folder, as it is read."""
 
+import cv2
 import numpy as np
 import pytest
 
+from medscope_jax.data import stored_rows
 from medscope_jax.data.clinvideo_reader import ClinvideoReader
-from medscope_jax.data.jpeg_frames import JpegFrames
+from medscope_jax.data.jpeg_frames import StoredFrames
 from medscope_jax.data.listing import VideoSettings
 from medscope_jax.errors import UserError
 from tests.data import suite_cases as cases
@@ -28,10 +30,25 @@ def test_records_are_the_rows_of_the_annotations(data_dir):
     assert suite.video_settings() == VideoSettings(**cases.VIDEO)
 
 
-def test_frames_stay_jpeg(data_dir):
-    for video in ClinvideoReader(data_dir).videos("train"):
-        assert isinstance(video.frames, JpegFrames)
+def test_frames_stay_where_they_are(data_dir, monkeypatch):
+    """Times, lengths and sizes are known without them; a window reads and decodes its own."""
+    read, decoded, decode = [], [], cv2.imdecode
+    stored_row = stored_rows.stored_row
+
+    def watched(source, row, again):
+        read.append(row)
+        return stored_row(source, row, again)
+
+    monkeypatch.setattr(stored_rows, "stored_row", watched)
+    monkeypatch.setattr(cv2, "imdecode", lambda *given: decoded.append(0) or decode(*given))
+    videos = ClinvideoReader(data_dir).videos("train")
+    for video in videos:
+        assert isinstance(video.frames, StoredFrames)
         np.testing.assert_array_equal(video.times, np.arange(16) / 2)
+        assert video.frames.shape == (16, 28, 56, 3) and video.duration > 0
+    assert not read and not decoded
+    assert videos[1].frames[3:5].shape == (2, 28, 56, 3)
+    assert len(read) == 1 and len(decoded) == 2
 
 
 def test_one_line_for_mistakes(data_dir, tmp_path):

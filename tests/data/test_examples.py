@@ -81,7 +81,7 @@ def test_a_dialogue_brings_what_it_shows(tokenizer, video):
     turns = ["<think>a</think>" + protocol.crop_call(2, 3), END]
     row = compact(dialogue_row(record("vcot", turns), video, tokenizer, LAYOUT, tools=True))
     tokens = np.random.default_rng(0).normal(size=(20, 2, 3)).astype(np.float32)
-    example = dialogue_example(row, tokens, LAYOUT, 14)
+    example = dialogue_example(row, lambda index: tokens.reshape(-1, 3)[index], LAYOUT, 14)
     # Preview: first, middle (4.5 rounded to even), last.
     frames = [0, 4, 9, 2, 3]
     assert list(example["visual_index"][example["visual_index"] >= 0]) == list(range(10))

@@ -184,7 +184,8 @@ def test_the_device_reads_and_shows_the_same(qwen):
         assert Call(*(np.asarray(x)[index] for x in call)) == parse_call(text, 9.0)
 
     features = np.zeros((9, LAYOUT.tokens_per_frame, 4), np.float32)
-    bank = stack_bank([features], [times], [stamp_ids(qwen, LAYOUT, times)], [9.0])
+    stamps = functools.partial(stamp_ids, qwen, LAYOUT)
+    bank = stack_bank([features], [times], [9.0], stamps).padded()
     look = jax.jit(functools.partial(observe, layout=LAYOUT))
     tokens, visual_index, count = look(call, jnp.zeros(len(ids), jnp.int32), bank, special_tokens)
     for index, text in enumerate(texts):

@@ -65,8 +65,11 @@ def make_world(layers=2, kv_heads=1, other_end=False):
     lengths = (20, 31, 7, 12)
     times = [np.arange(n, dtype=np.float64) for n in lengths]
     tokens = [rng.normal(size=(n, 2, 32)).astype(np.float32) for n in lengths]
-    stamps = [[tokenizer.encode(f"{t:.1f}") for t in when] for when in times]
-    bank = stack_bank(tokens, times, stamps, [float(n) for n in lengths])
+
+    def stamps(when):
+        return [tokenizer.encode(f"{t:.1f}") for t in when]
+
+    bank = stack_bank(tokens, times, [float(n) for n in lengths], stamps).padded()
     rows = []
     for i, turns in enumerate(SCRIPTS):
         video = i // CONFIG.group

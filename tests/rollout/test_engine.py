@@ -1,6 +1,7 @@
 """The engine: questions in, trajectories out, as the compiled program alone gives them."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ from medscope_jax.rollout import (
     row_keys,
 )
 from medscope_jax.video import preview_indices
+from tests.bank.bank_cases import on_host
 from tests.rollout import rollout_cases as cases
 
 LAYOUT = Layout(
@@ -73,10 +75,10 @@ def silent(seen):
 def silent_world():
     """(tokenizer, bank) of TEXTS and TIMES; each visual token names its video."""
     tokenizer = train_tokenizer(TEXTS * 5, 1024, 32)
-    stamps = [stamp_ids(tokenizer, LAYOUT, when) for when in TIMES]
-    assert max(map(len, stamps[1])) > max(map(len, stamps[0])) == 1
+    stamps = functools.partial(stamp_ids, tokenizer, LAYOUT)
+    assert max(map(len, stamps(TIMES[1]))) > max(map(len, stamps(TIMES[0]))) == 1
     tokens = [np.full((len(when), 2, 4), place, np.float32) for place, when in enumerate(TIMES)]
-    return tokenizer, stack_bank(tokens, TIMES, stamps, [9.0, 7.0, 1.0])
+    return tokenizer, stack_bank(tokens, TIMES, [9.0, 7.0, 1.0], stamps)
 
 
 def silent_engine(monkeypatch, tokenizer, mesh, group=1):
@@ -166,7 +168,7 @@ def played(world):
 @pytest.mark.parametrize("axes", [{}, {"data": 2}, {"fsdp": 2}])
 def test_rollouts_are_the_programs(world, played, axes):
     """Sampled ones, on any mesh; a batch that is started before another one is waited for too."""
-    _, _, params, bank, _, _ = world
+    params, bank = world[2], on_host(world[3])
     mesh = make_mesh(axes, jax.devices()[: 2 if axes else 1])
     rollouts, questions = world_engine(world, mesh), world_questions(bank)
     width = rollouts.prompt_width(questions)

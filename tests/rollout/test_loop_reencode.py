@@ -103,7 +103,7 @@ def episode(world):
     tokenizer, config, _, params, videos = world
     encode = jax.jit(lambda frames: models.encode_frames(params, config, frames))
     stamps = functools.partial(stamp_ids, tokenizer, LAYOUT)
-    bank = make_bank(encode, videos, stamps, batch_frames=7, max_frames=20)
+    bank = make_bank(encode, videos, stamps, batch_frames=7, max_frames=20).padded()
     keys = row_keys(jax.random.key(0), jnp.arange(4)).reshape(2, 2)
     prompts = make_prompts(
         [{"question": QUESTION}] * 2,

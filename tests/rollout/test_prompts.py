@@ -1,6 +1,7 @@
 """Questions become prompts, finished episodes become trajectories: on the host, without a model."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -46,8 +47,9 @@ def world():
     tokenizer = train_tokenizer([*QUESTIONS, END] * 5, 1024, 32)
     times = [np.arange(n, dtype=np.float64) for n in LENGTHS]
     tokens = [np.zeros((n, 2, 4), np.float32) for n in LENGTHS]
-    stamps = [stamp_ids(tokenizer, LAYOUT, when) for when in times]
-    return tokenizer, times, stack_bank(tokens, times, stamps, [float(n) for n in LENGTHS])
+    stamps = functools.partial(stamp_ids, tokenizer, LAYOUT)
+    bank = stack_bank(tokens, times, [float(n) for n in LENGTHS], stamps)
+    return tokenizer, times, bank.padded()
 
 
 def ask(world, questions, videos, width):

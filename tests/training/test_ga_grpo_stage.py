@@ -25,6 +25,7 @@ from medscope_jax.training.rollout_batch import RolloutBatch
 from medscope_jax.training.run import Run
 from medscope_jax.training.stage import run_stage, state_of
 from medscope_jax.training.train_state import apply_gradients
+from tests.bank.bank_cases import on_host
 from tests.training import step_cases as cases
 from tests.training.group_cases import GROUP, LENGTH, STRIDE, make_groups
 from tests.training.metrics_cases import without_timing
@@ -69,8 +70,10 @@ def session(monkeypatch, folder, resample=2, poison=(), kill=None):
         return RolloutBatch(groups, {"decoded": 5}, {"seconds_rollout": 0.1, "seconds_judge": 0.1})
 
     names = 100.0 * np.arange(RECORDS)[:, None] + np.arange(STRIDE)
-    zeros = jnp.zeros((RECORDS, STRIDE))
-    bank = FrameBank(jnp.asarray(names[:, :, None, None]), zeros, zeros, zeros[:, 0], zeros[:, 0])
+    zeros = np.zeros((RECORDS, STRIDE), np.float32)
+    stamps, length = np.zeros((*zeros.shape, 1), np.int32), np.full(RECORDS, STRIDE)
+    shown = names[:, :, None, None].astype(np.float32)
+    bank = on_host(FrameBank(shown, zeros, stamps, length, zeros[:, 0]))
     monkeypatch.setattr(ga_grpo, "load_records", lambda *_: [{}] * RECORDS)
     monkeypatch.setattr(ga_grpo, "split_bank", lambda *_: bank)
     monkeypatch.setattr(ga_grpo, "make_roll", lambda *_: (roll, LENGTH))

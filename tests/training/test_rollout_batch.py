@@ -22,6 +22,7 @@ from medscope_jax.rl import JudgeError, RewardConfig, make_judge
 from medscope_jax.rollout import Trajectory, engine, row_keys
 from medscope_jax.training import rollout_batch as rolling
 from medscope_jax.training.run import Run
+from tests.bank.bank_cases import on_host
 from tpu_configs.cpu import get_config
 
 VIDEOS, FRAMES, GROUP, LENGTH = 5, 3, 2, 8
@@ -107,7 +108,7 @@ def make_roll(
     run = Run(config, None, mesh, None, None, None, layout, None)
     videos = [SimpleNamespace(times=np.arange(FRAMES)) for _ in range(VIDEOS)]
     split = SimpleNamespace(videos=videos, rows={f"video {n}": n for n in range(VIDEOS)})
-    roll, width = rolling.make_roll(run, split, RECORDS, make_frame_bank(), judge)
+    roll, width = rolling.make_roll(run, split, RECORDS, on_host(make_frame_bank()), judge)
     assert width == LENGTH
     return roll
 

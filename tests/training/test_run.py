@@ -57,7 +57,7 @@ def test_native_pairs_share_a_bank_frame(monkeypatch):
         suite=SimpleNamespace(videos=lambda _: [video], outlines=lambda _: {"a": None}),
     )
     params = init_params(model, jax.random.key(0))
-    bank = make_split_bank(run, params, load_split(run, "train"))
+    bank = make_split_bank(run, params, load_split(run, "train")).padded()
     assert bank.length.tolist() == [3] and bank.times[0, :3].tolist() == [0, 2, 4]
     pairs = np.stack([frames[0:2], frames[2:4], frames[[4, 4]]])
     whole = encode_frames(params, model, pairs)  # as clips of two frames, all at once
