@@ -3,10 +3,11 @@
     python -m medscope_jax.plan --config tpu_configs/v5e.py:topology=4x4 --json plan.json
     python -m medscope_jax.plan --config tpu_configs/v5p.py:7b,topology=4x4x4
 
-Compiles this model's real programs (bank encoding, rollout, GA-GRPO step, and the SFT step of stage
-2) for the config's TPU slice on any Linux machine, and prints bytes a chip by kind against the
-chip's memory, arithmetic, bytes moved, collectives, and the least time that the chips' peak rates
-allow. The exit status is 1 where a program does not fit; its largest buffers are then listed.
+Compiles this model's real programs (bank encoding, rollout, GA-GRPO step, the SFT step of stage 1,
+whose vision tower trains, and that of stage 2) for the config's TPU slice on any Linux machine, and
+prints bytes a chip by kind against the chip's memory, arithmetic, bytes moved, collectives, and the
+least time that the chips' peak rates allow. The exit status is 1 where a program does not fit; its
+largest buffers are then listed.
 """
 
 import json

@@ -2,6 +2,7 @@
 
 from medscope_jax.distributed.activations import (
     BATCH,
+    FRAMES,
     SEQUENCE,
     STREAM,
     TENSOR,
@@ -33,6 +34,7 @@ __all__ = [
     "AXES",
     "GIB",
     "BATCH",
+    "FRAMES",
     "SEQUENCE",
     "STREAM",
     "USABLE_HBM_BYTES",

@@ -17,11 +17,14 @@ import jax
 from jax.sharding import Mesh, PartitionSpec
 
 # Mesh axes that a dimension of an intermediate array is split over.
-BATCH = ("data", "fsdp")  # rows of a batch: episodes, frames
+BATCH = ("data", "fsdp")  # rows of a batch: episodes
 SEQUENCE = ("context",)  # positions of an episode
 TENSOR = ("tensor",)  # heads, the width inside a feed-forward, the vocabulary
 # Slots of the residual stream, which devices along tensor would else all hold, layer by layer.
 STREAM = SEQUENCE + TENSOR
+# Frames in the vision tower, of which none sees another: every chip takes its share of them, where
+# a chip along context or tensor would else repeat what its neighbours compute.
+FRAMES = BATCH + SEQUENCE + TENSOR
 
 
 def on_mesh(mesh: Mesh | None, function: Callable) -> Callable:

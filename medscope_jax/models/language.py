@@ -88,7 +88,8 @@ class Block(nn.Module):
         )
         stream = _stream(cache)
         x = constrain(x + out, BATCH, stream, None)
-        mlp = SwiGLU(self.config, text.intermediate_size, False, SEQUENCE, name="mlp")
+        split = (BATCH, SEQUENCE, TENSOR)
+        mlp = SwiGLU(self.config, text.intermediate_size, False, split, name="mlp")
         x = x + mlp(RMSNorm(*norm, name="post_attention_layernorm")(x))
         return (constrain(x, BATCH, stream, None), cache), None
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from medscope_jax.distributed import BATCH, TENSOR, constrain
+from medscope_jax.distributed import constrain
 from medscope_jax.models.model_config import ModelConfig
 
 
@@ -115,20 +115,19 @@ class RMSNorm(nn.Module):
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x)): the feed-forward half of a block in both towers.
 
-    sequence: mesh axes that the L positions of x [B, L, D] are split over in here.
+    split: mesh axes that rows, positions and width are split over in here, as of constrain.
     """
 
     config: ModelConfig
     intermediate_size: int
     use_bias: bool
-    sequence: tuple[str, ...] | None = None
+    split: tuple[tuple[str, ...] | None, ...]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map x [B, L, D] to [B, L, D]."""
         width, rest = self.intermediate_size, (self.use_bias, self.config)
-        split = (BATCH, self.sequence, TENSOR)
-        gate = constrain(dense(width, *rest, "gate_proj")(x), *split)
-        up = constrain(dense(width, *rest, "up_proj")(x), *split)
-        inner = constrain(jax.nn.silu(gate) * up, *split)
+        gate = constrain(dense(width, *rest, "gate_proj")(x), *self.split)
+        up = constrain(dense(width, *rest, "up_proj")(x), *self.split)
+        inner = constrain(jax.nn.silu(gate) * up, *self.split)
         return dense(x.shape[-1], *rest, "down_proj")(inner)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medscope_jax.distributed import BATCH, constrain
+from medscope_jax.distributed import FRAMES, constrain
 from medscope_jax.errors import UserError
 from medscope_jax.models.attention.dense import attend
 from medscope_jax.models.layers import RMSNorm, SwiGLU, dense, precision, remat
@@ -152,9 +152,10 @@ class VisionBlock(nn.Module):
         vision = self.config.vision
         norm = (1e-6, self.config.dtype, self.config.param_dtype)
         attention = VisionAttention(self.config, self.grid, name="attn")
-        x = constrain(x, BATCH, None, None)
+        x = constrain(x, FRAMES, None, None)
         x = x + attention(RMSNorm(*norm, name="norm1")(x), whole)
-        mlp = SwiGLU(self.config, vision.intermediate_size, True, name="mlp")
+        split = (FRAMES, None, ())
+        mlp = SwiGLU(self.config, vision.intermediate_size, True, split, name="mlp")
         return x + mlp(RMSNorm(*norm, name="norm2")(x)), None
 
 
@@ -215,4 +216,4 @@ class VisionTower(nn.Module):
         x = dense(width, True, config, "merger_in")(x)
         x = jax.nn.gelu(x, approximate=False)
         x = dense(vision.out_hidden_size, True, config, "merger_out")(x)
-        return pick(constrain(x, BATCH, None, None), np.argsort(grid.order), grid.order)
+        return pick(constrain(x, FRAMES, None, None), np.argsort(grid.order), grid.order)

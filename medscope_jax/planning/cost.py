@@ -71,11 +71,13 @@ def units_of(config: ConfigDict) -> dict[str, dict[str, float]]:
     """Units of work that one run of each program does, by program and unit."""
     rollouts = config.ga_grpo.batch_size * config.rl.group_size
     rolled = rollouts // config.rl.parts
-    episodes, length = config.cold_start.batch_size, config.dialogue.length
+    length, shown = config.dialogue.length, (2 if config.video.native_pairs else 1)
+    clips, episodes = config.warm_up.batch_size, config.cold_start.batch_size
     return {
-        "encode": {"frames": ENCODE_FRAMES * (2 if config.video.native_pairs else 1)},
+        "encode": {"frames": ENCODE_FRAMES * shown},
         "rollout": {"rollouts": rolled, "tokens": rolled * tokens_written(config)},
         "ga_grpo": {"rollouts": rollouts, "tokens": rollouts * length},
+        "warm_up": {"episodes": clips, "tokens": clips * config.dialogue.clip_length},
         "sft": {"episodes": episodes, "tokens": episodes * length},
     }
 

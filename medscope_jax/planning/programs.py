@@ -41,7 +41,7 @@ from medscope_jax.models.presets import published_size
 from medscope_jax.rollout import Prompts, find_special_tokens, prompt_width
 from medscope_jax.rollout.engine import rollout_program
 from medscope_jax.training.from_config import (
-    make_layout,
+    layouts,
     require_split,
     rollout_config,
     with_vocabulary,
@@ -94,12 +94,13 @@ def compile_program(program: Program) -> Report:
 def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
     """The programs that a run of the config spends its time in, with the sizes it would use."""
     model = for_mesh(with_vocabulary(config.model, config.dialogue.vocab_size), mesh)
-    layout = make_layout(config, model)
+    layout, clip_layout = layouts(config, model)
     tokenizer, times = _tokenizer(config, model.text.vocab_size), _times(config)
     width = prompt_width([{"question": _QUESTION}], [times], tokenizer, layout, tools=True)
     questions = config.ga_grpo.batch_size // config.rl.parts
     require_split("ga_grpo.batch_size // rl.parts", questions, mesh)
-    require_split("cold_start.batch_size", config.cold_start.batch_size, mesh)
+    for stage in ("warm_up", "cold_start"):
+        require_split(f"{stage}.batch_size", config[stage].batch_size, mesh)
     params = abstract_state(config, model, mesh, "ga_grpo").params
     stamp = max(map(len, stamp_ids(tokenizer, layout, times[-1:])))
     special_tokens = find_special_tokens(tokenizer, layout)
@@ -123,33 +124,43 @@ def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
             pieces=(-(-width // piece), -(-shown // piece)),
         ),
         "ga_grpo": _policy_step(config, mesh, model, layout, width),
-        "sft": _supervised_step(config, mesh, model, layout),
+        "warm_up": _warm_up_step(config, mesh, model, clip_layout),
+        "sft": _cold_start_step(config, mesh, model, layout),
     }
 
 
 def _encoding(config: ConfigDict, model: ModelConfig, params: dict) -> Program:
     """Tokens of as many frames as a bank is made of at a time; see run.make_split_bank."""
-    size = config.video.height, config.video.width
-    pair = (2,) if config.video.native_pairs else ()
     return Program(
         make_encode(model),
-        {
-            "parameters": {"vision": params["vision"]},
-            "frames": jax.ShapeDtypeStruct((ENCODE_FRAMES, *pair, *size, 3), jnp.uint8),
-        },
+        {"parameters": {"vision": params["vision"]}, "frames": _frames(config, ENCODE_FRAMES)},
     )
 
 
-def _supervised_step(config, mesh, model, layout) -> Program:
-    """One step of stage 2 on rows that fill all positions; see sft.prepare_dialogues."""
-    rows = config.cold_start.batch_size, layout.length
+def _warm_up_step(config, mesh, model, layout) -> Program:
+    """One step of stage 1: each row brings the frames of a clip, for the tower that trains with
+    the decoder, and answers in one turn; see sft.prepare_clips."""
+    frames = _frames(config, config.warm_up.batch_size, layout.window_frames)
+    answer = config.rollout.turn_tokens
+    return _supervised_step(config, mesh, model, layout, "warm_up", answer, frames=frames)
+
+
+def _cold_start_step(config, mesh, model, layout) -> Program:
+    """One step of stage 2 on rows that show frames in all positions; see sft.prepare_dialogues."""
     seen = layout.length // layout.tokens_per_frame * layout.tokens_per_frame
-    visual = jax.ShapeDtypeStruct((rows[0], seen, model.text.hidden_size), jnp.dtype(model.dtype))
-    batch = {name: _int(*rows) for name in ("tokens", "visual_index", "role")} | {"visual": visual}
+    size = config.cold_start.batch_size, seen, model.text.hidden_size
+    visual, most = _array(size, model.dtype), _most_generated(config)
+    return _supervised_step(config, mesh, model, layout, "cold_start", most, visual=visual)
+
+
+def _supervised_step(config, mesh, model, layout, stage, most, **seen) -> Program:
+    """One supervised step of a stage; most: generated tokens of a row; seen: what its rows see."""
+    rows = config[stage].batch_size, layout.length
+    batch = {name: _int(*rows) for name in ("tokens", "visual_index", "role")} | seen
     return Program(
-        make_sft_step(config, "cold_start", model, mesh, layout, (_most_generated(config),)),
+        make_sft_step(config, stage, model, mesh, layout, (most,)),
         {
-            "state": abstract_state(config, model, mesh, "cold_start"),
+            "state": abstract_state(config, model, mesh, stage),
             "episodes": _split(batch, mesh),
         },
     )
@@ -245,6 +256,13 @@ def _episode(rows: int, layout: Layout) -> Episode:
         logprobs=_float(*size),
         calls=CallRecord(_int(*calls), _float(*calls), _float(*calls), _int(*calls), _int(*calls)),
     )
+
+
+def _frames(config: ConfigDict, *count: int) -> Any:
+    """Frames of the config's videos, or pairs of them."""
+    pair = (2,) if config.video.native_pairs else ()
+    size = config.video.height, config.video.width
+    return _array((*count, *pair, *size, 3), jnp.uint8)
 
 
 def _visual(tokens: int, model: ModelConfig) -> Any:

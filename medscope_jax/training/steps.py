@@ -46,8 +46,8 @@ def sft_step(
 
     def sums_of(params: dict, rows: dict, most: int) -> jax.Array:
         """[3]: log-probabilities, entropies and number of the generated tokens of some rows."""
-        tokens, role, given = rows["tokens"], rows["role"], "visual" in rows
-        if given:
+        tokens, role = rows["tokens"], rows["role"]
+        if "visual" in rows:
             visual = rows["visual"]
         else:
             frames = rows["frames"]
@@ -57,7 +57,7 @@ def sft_step(
         index = flat_index(jnp.arange(count), rows["visual_index"], len(visual) // count)
         wanted = find_targets(role, most)
         logprobs, entropy = token_logprobs(
-            params, model, tokens, index, role, visual, wanted, grid, local=given
+            params, model, tokens, index, role, visual, wanted, grid, local=True
         )
         return jnp.stack([jnp.sum(logprobs), jnp.sum(entropy), jnp.sum(wanted.mask)])
 

@@ -92,11 +92,29 @@ def test_the_model_itself_splits_what_it_computes(inputs):
     assert hidden.sharding.shard_shape(hidden.shape) == (2, 6, 32)
     frames = np.zeros((4, 28, 56, 3), np.uint8)
     run = on_mesh(mesh_of(MIXED), jax.jit(models.encode_frames, static_argnums=1))
-    tokens = run(params, cases.MODEL, frames)
-    assert tokens.sharding.shard_shape(tokens.shape) == (1, *tokens.shape[1:])
+    for count in (4, 8):  # over data and fsdp alone, and over all of the mesh
+        tokens = run(params, cases.MODEL, np.tile(frames, (count // 4, 1, 1, 1)))
+        assert tokens.sharding.shard_shape(tokens.shape) == (count // min(count, 8), 2, 32)
 
 
-@pytest.mark.parametrize("axes", [MIXED, {"fsdp": 2, "context": 2, "tensor": 2}])
+ALL_SPLIT = {"fsdp": 2, "context": 2, "tensor": 2}
+
+
+@pytest.mark.parametrize("axes", [MIXED, ALL_SPLIT, {"context": 8}])
+def test_no_chip_encodes_a_frame_that_another_one_encodes(axes):
+    """A chip's operations, as the compiler counts them, are its share of one device's."""
+
+    def operations(axes):
+        encode = jax.jit(models.encode_frames, static_argnums=1)
+        frames = jax.ShapeDtypeStruct((16, 56, 56, 3), jnp.uint8)
+        with jax.set_mesh(mesh_of(axes)):
+            compiled = encode.lower(cases.params(), cases.MODEL, frames).compile()
+        return compiled.cost_analysis()["flops"]
+
+    assert operations(axes) < 1.1 * operations({}) / 8
+
+
+@pytest.mark.parametrize("axes", [MIXED, ALL_SPLIT])
 def test_a_frame_is_taken_from_its_device(axes):
     """Rows that show their own device's part of the bank get what they would get without a mesh;
     another device's part is NaN, not a wrong frame. Devices along context share their rows' part.

@@ -25,9 +25,11 @@ if "context" in AXES:
     MESHES["context"] = {"data": 2, "fsdp": 2, "context": 2}
     MESHES["all"] = {"fsdp": 2, "tensor": 2, "context": 2}
 SLOW = [pytest.mark.slow, pytest.mark.invariant]
-# By default rollouts whose weights are split; steps on a mixed mesh are in tests/training.
+# By default rollouts whose weights are split, and frames over context; steps on a mixed mesh are in
+# tests/training.
+BY_DEFAULT = [("fsdp", "sampled"), ("all", "warm_up")]
 CASES = [
-    pytest.param(mesh, kind, marks=() if (mesh, kind) == ("fsdp", "sampled") else SLOW)
+    pytest.param(mesh, kind, marks=() if (mesh, kind) in BY_DEFAULT else SLOW)
     for mesh in MESHES
     for kind in mesh_cases.KINDS
 ]

@@ -36,6 +36,12 @@ def test_the_programs_trace_with_the_planned_shapes():
             assert program.arguments["episodes"]["tokens"].shape == (128, 192)
             # Each row brings what it shows: at most frames of 2 tokens in all of its slots.
             assert program.arguments["episodes"]["visual"].shape == (128, 192, 128)
+        if name == "warm_up":
+            assert result[1]["loss"].shape == ()
+            assert program.arguments["episodes"]["tokens"].shape == (128, 384)
+            assert program.arguments["episodes"]["frames"].shape == (128, 2, 28, 56, 3)
+            # The tower trains with the decoder: both have moments.
+            assert {"vision", "text"} <= program.parts["optimizer"][1][0].mu.keys()
         if name == "ga_grpo":
             state, metrics = result
             assert jax.tree.map(jnp.shape, state.params) == jax.tree.map(
@@ -88,12 +94,15 @@ def lowered(function, program, mesh):
         return function.lower(*program.arguments.values(), **program.static).as_text()
 
 
-def test_a_supervised_stage_runs_the_planned_step(small, monkeypatch):
+@pytest.mark.parametrize(
+    "name, stage, turns", [("sft", "cold_start", 6), ("warm_up", "warm_up", 1)]
+)
+def test_a_supervised_stage_runs_the_planned_step(small, monkeypatch, name, stage, turns):
     run, planned = small
-    program, kept = planned["sft"], []
+    program, kept = planned[name], []
     monkeypatch.setattr(sft, "on_mesh", lambda mesh, function: kept.append(function))
-    generated = (run.config.dialogue.max_tool_turns + 1) * run.config.rollout.turn_tokens
-    sft._update(run, "cold_start", generated, None)
+    assert turns in (1, run.config.dialogue.max_tool_turns + 1)
+    sft._update(run, stage, turns * run.config.rollout.turn_tokens, None)
     text = lowered(kept[0], program, run.mesh)
     assert text == lowered(program.function, program, run.mesh)
     assert "tf.aliasing_output" in text or "jax.buffer_donor" in text  # the state's memory
