@@ -26,6 +26,7 @@ from medscope_jax.config import ConfigError, from_json, parse_arguments, run_mai
 from medscope_jax.distributed import use_huge_pages
 from medscope_jax.errors import UserError, closest
 from medscope_jax.evaluate import evaluate_model
+from medscope_jax.inference import model_of_run
 from medscope_jax.metrics import print_results, read_results, result_rows, write_results
 from medscope_jax.rl import make_judge
 from medscope_jax.training.checkpoint import Checkpoints
@@ -171,7 +172,7 @@ def main(argv: Sequence[str]) -> None:
     records, split = load_records(base, "eval", "test"), load_split(base, "test")
 
     def evaluate(run: Run, name: str, params: dict) -> list[dict]:
-        return result_rows(evaluate_model(run, name, params, records, split)[0])
+        return result_rows(evaluate_model(model_of_run(run, name, params), records, split)[0])
 
     folder = workdir.path / "ablation"
     rows = _rows_of_start(folder / f"{_START}.json", lambda: evaluate(base, _START, sft))

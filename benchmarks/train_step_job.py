@@ -108,6 +108,7 @@ def make_world(folder: Path, job: Job) -> World:
     size = SIZES[job.size]
     config.model.text.update(size["text"] | {"tie_word_embeddings": False})
     config.model.vision.update(size["vision"])
+    config.rl.kl_coefficient = 0.0  # the other sides have no penalty
     config.model.text.initializer_range = _GAIN / config.model.text.hidden_size**0.5
     config.dialogue.update(max_tool_turns=job.turns, window_frames=job.window, length=job.length)
     # Times of hours must not take more tokens than those of minutes: each is one, in all jobs.

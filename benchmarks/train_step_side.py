@@ -36,14 +36,13 @@ from benchmarks.train_step_job import (
 )
 from medscope_jax.bank import HostBank, flat_index, flat_tokens
 from medscope_jax.dialogue import Episode
-from medscope_jax.distributed import use_huge_pages
-from medscope_jax.rl import LossConfig
+from medscope_jax.distributed import on_mesh, use_huge_pages
 from medscope_jax.rollout import prompt_width
 from medscope_jax.training.from_config import rollout_config
 from medscope_jax.training.ga_grpo import most_generated
+from medscope_jax.training.make_steps import make_ga_grpo_step
 from medscope_jax.training.packing import measure_packing
-from medscope_jax.training.steps import ga_grpo_step
-from medscope_jax.training.train_state import init_state, make_optimizer
+from medscope_jax.training.train_state import init_state, optimizer_of
 from medscope_jax.video import preview_indices
 
 SIDES = ("ours", "peers", "peers_keep", "transformers", "transformers_keep")
@@ -133,31 +132,22 @@ def _bank_of(world: World, folder: Path) -> tuple[list, HostBank]:
 def _our_update(world: World, job: Job, videos, episode: Episode, bank, repeats: int) -> dict:
     """Seconds of the policy step of training/ga_grpo.py on these rows."""
     run, config = world.run, world.run.config
-    optimizer = make_optimizer(config.ga_grpo, config.ga_grpo.steps)
     role = np.asarray(episode.role)
     times = [videos[place].times for place in world.places]
     width = prompt_width(world.records, times, run.tokenizer, run.layout, tools=True)
-    step = functools.partial(
-        ga_grpo_step,
-        model=run.model,
-        optimizer=optimizer,
-        grid=run.layout.grid,
-        size=measure_packing(role, GROUP, width),
-        targets=most_generated(role),
-        loss=LossConfig(**config.loss),
-        temperature=1.0,
-        kl_coefficient=0.0,
-        micro_batch=config.rl.micro_batch,
-    )
-    step = jax.jit(step, donate_argnums=0)
+    sizes = {"size": measure_packing(role, GROUP, width), "targets": most_generated(role)}
+    step = on_mesh(run.mesh, make_ga_grpo_step(config, run.model, run.mesh, run.layout))
     state = init_state(
-        jax.tree.map(jnp.copy, world.params), optimizer, jax.random.key(0), train_vision=False
+        jax.tree.map(jnp.copy, world.params),
+        optimizer_of(config, "ga_grpo"),
+        jax.random.key(0),
+        train_vision=False,
     )
     advantages, found, seconds = jnp.asarray(advantages_of(job.rollouts)), {}, []
     for _ in range(1 + repeats):
 
         def once(state=state):
-            return jax.block_until_ready(step(state, episode, advantages, bank, None))
+            return jax.block_until_ready(step(state, episode, advantages, bank, None, **sizes))
 
         spent, (state, metrics) = _timed(once)
         seconds.append(spent)

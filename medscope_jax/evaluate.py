@@ -21,6 +21,7 @@ from medscope_jax.distributed.multihost import (
     join_processes,
     leaving_at_once,
 )
+from medscope_jax.inference import MedScope, model_of_run
 from medscope_jax.metrics import Scored, print_results, result_rows, write_results
 from medscope_jax.metrics.scoring import score_questions
 from medscope_jax.report import Trace
@@ -51,9 +52,16 @@ SPLITS = ("validation", "test")
 
 
 def evaluate_model(
-    run: Run, model: str, params: dict, records: Sequence[dict], split: VideoSplit
+    medscope: MedScope, records: Sequence[dict], split: VideoSplit
 ) -> tuple[list[Scored], list[Trajectory]]:
-    """Scores of one model on all records, greedy and sampled, and its greedy trajectories."""
+    """Scores of a model on all records, greedy and sampled, and its greedy trajectories.
+
+    Args:
+        medscope: the model; one of the name passive is not offered the tools.
+        split: the videos of the records.
+    """
+    run = medscope.run_for(split.videos[0].frames.shape[-3:-1])
+    model, _, params = medscope.weights
     section = run.config.evaluation
     can_look = model != "passive"
     bank = split_bank(run, params, split, f"evaluate {model}")
@@ -171,7 +179,7 @@ def evaluate_all(workdir: Workdir, config: ConfigDict, name: str) -> None:
                 if is_first():
                     print(f"{model}: stage {stage} has not finished yet, so it is left out")
                 continue
-            scores += evaluate_model(run, model, params, records, split)[0]
+            scores += evaluate_model(model_of_run(run, model, params), records, split)[0]
     if not scores:
         raise ConfigError(f"{workdir.path} holds no finished model yet; go on training it first")
     with first_process_first("evaluation"):

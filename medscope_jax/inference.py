@@ -210,22 +210,39 @@ def load(folder: str | os.PathLike) -> MedScope:
 def open_workdir(path: Path) -> MedScope:
     """The model of a training run; its weights are read when they are needed."""
     workdir, config = read_workdir(path)
-    size = config.video.height, config.video.width
 
     @functools.cache
     def run() -> Run:
         return make_run(config, workdir, usable_mesh(config))
+
+    def load_weights() -> LoadedWeights:
+        name, params = newest_model(run(), workdir)
+        return LoadedWeights(name, f"after stage {MODELS[name]}", params)
+
+    return _of_run(config.video, path, run, load_weights)
+
+
+def model_of_run(run: Run, name: str, params: dict) -> MedScope:
+    """A model of a run whose parameters are at hand, such as passive, sft or rl."""
+    weights = LoadedWeights(name, f"of {run.folder}", params)
+    return _of_run(run.config.video, run.folder, lambda: run, lambda: weights)
+
+
+def _of_run(
+    video: ConfigDict,
+    folder: Path,
+    run: Callable[[], Run],
+    load_weights: Callable[[], LoadedWeights],
+) -> MedScope:
+    """A model of the run in a folder."""
+    size = video.height, video.width
 
     def run_for(shown: tuple[int, int]) -> Run:
         if tuple(shown) != size:
             raise UserError(f"frames of {shown} pixels; this model is shown {size}: use read_video")
         return run()
 
-    def load_weights() -> LoadedWeights:
-        name, params = newest_model(run(), workdir)
-        return LoadedWeights(name, f"after stage {MODELS[name]}", params)
-
-    return MedScope(workdir_inputs(path), config.video, size, run_for, load_weights)
+    return MedScope(workdir_inputs(folder), video, size, run_for, load_weights)
 
 
 def workdir_inputs(path: Path) -> dict[str, Path]:

@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 from medscope_jax.config import config_file, load_config, parse_arguments
 from medscope_jax.data.open_suite import open_suite
-from medscope_jax.data.phantom_reader import PhantomReader
 from medscope_jax.distributed import check_device, make_mesh, topology_devices
 from medscope_jax.errors import UserError, run_main
 from medscope_jax.files import check_outputs, make_folder, write_text
@@ -90,7 +89,7 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
       UserError: one line that names the key.
     """
     suite = open_suite(config, Path())
-    there = config.model.checkpoint and not isinstance(suite, PhantomReader)
+    there = config.model.checkpoint and suite.config is None
     known = bool(there) or not published_size(config.model)
     check_config(config, mesh, suite if known else None)
     if not known:

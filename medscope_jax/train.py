@@ -23,7 +23,6 @@ from ml_collections import ConfigDict
 
 from medscope_jax.config import load_config, parse_arguments, run_main
 from medscope_jax.data.open_suite import Suite, open_suite
-from medscope_jax.data.phantom_reader import PhantomReader
 from medscope_jax.dialogue import save_tokenizer
 from medscope_jax.distributed import use_huge_pages
 from medscope_jax.distributed.multihost import (
@@ -35,6 +34,7 @@ from medscope_jax.distributed.multihost import (
 from medscope_jax.errors import EXIT_STOPPED
 from medscope_jax.evaluate import evaluate_model, telling_traces
 from medscope_jax.files import is_there, write_text
+from medscope_jax.inference import model_of_run
 from medscope_jax.metrics import print_results, read_results, result_rows, write_results
 from medscope_jax.report import render_report
 from medscope_jax.rl import judge_note, make_judge
@@ -62,7 +62,7 @@ from tfds_builders.prepare import prepare_suite
 
 def open_run(config: ConfigDict, suite: Suite, workdir: Workdir, mesh: Mesh) -> Run:
     """Prepares the suite and the tokenizer (or finds them) and builds the Run."""
-    if isinstance(suite, PhantomReader):  # a data folder is there already
+    if suite.config is not None:
         prepare_suite(workdir.path, suite.config)
     if config.model.checkpoint:
         keep_companions(Path(config.model.checkpoint), workdir)
@@ -110,7 +110,7 @@ def evaluate(run: Run, workdir: Workdir, models: dict[str, dict], seconds: float
     records, split = load_records(run, "eval", "test"), load_split(run, "test")
     scores, traces = [], []
     for name, params in models.items():
-        scored, found = evaluate_model(run, name, params, records, split)
+        scored, found = evaluate_model(model_of_run(run, name, params), records, split)
         scores += scored
         if name == "rl":
             traces = telling_traces(run, name, records, found, split)

@@ -122,6 +122,7 @@ def test_a_full_disk_at_the_end_of_training(tmp_path, monkeypatch, capsys, after
     """The table is on the terminal all the same, and the run is not taken for done."""
     for name in ("load_records", "load_split", "read_metrics"):
         monkeypatch.setattr(train, name, lambda *_: [])
+    monkeypatch.setattr(train, "model_of_run", lambda *_: None)
     monkeypatch.setattr(train, "evaluate_model", lambda *_: ([], []))
     monkeypatch.setattr(train, "result_rows", lambda _: ROWS)
     full_disk(monkeypatch, after)

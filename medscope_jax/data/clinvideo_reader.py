@@ -42,6 +42,7 @@ class ClinvideoReader:
     """
 
     data_dir: str | os.PathLike
+    config = None  # nothing is to be drawn
 
     def splits(self, part: str) -> tuple[str, ...]:
         """The splits that a part has, in the order train, validation, test; none if not built."""

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from medscope_jax.data.clinvideo_reader import ClinvideoReader
 from medscope_jax.data.phantom_reader import PhantomReader
 from medscope_jax.data.stored_rows import Rows, StoredVideos, VideoOutline
+from medscope_jax.phantom.suite_config import SuiteConfig
 
 
 class Suite(Protocol):
@@ -21,6 +22,11 @@ class Suite(Protocol):
     Everything is read when it is asked for, and raises UserError where the suite is not there, was
     damaged, or has no such part or split. Rows of a split are in a fixed order.
     """
+
+    @property
+    def config(self) -> SuiteConfig | None:
+        """What tfds_builders.prepare draws the suite from; None of one that is there already."""
+        ...
 
     def splits(self, part: str) -> tuple[str, ...]:
         """The splits that a part has; none if the suite has no such part."""

@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from medscope_jax.data.examples import clip_row, dialogue_row
 from medscope_jax.data.open_suite import Suite
-from medscope_jax.data.phantom_reader import PhantomReader
 from medscope_jax.data.stored_rows import VideoOutline
 from medscope_jax.dialogue import Layout, Tokenizer
 from medscope_jax.rollout import prompt_width
@@ -70,7 +69,7 @@ def _check_lengths(config: ConfigDict, suite: Suite, whole: Layout, clip: Layout
                 for record, video in suite.samples(part, _SAMPLE):
                     shown = _unseen(video, config)
                     dialogue_row(record, shown, tokenizer, whole, stage != "passive")
-    if not isinstance(suite, PhantomReader):  # which has no records before it is drawn
+    if suite.config is None:  # a phantom suite has no records before it is drawn
         with section_named("dialogue.length"):
             _check_prompts(config, suite, tokenizer, whole)
 

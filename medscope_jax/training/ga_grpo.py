@@ -11,7 +11,7 @@ from medscope_jax.bank import flat_tokens, put_videos
 from medscope_jax.data.batches import make_batches
 from medscope_jax.dialogue import Role
 from medscope_jax.distributed import bank_shardings, batch_shardings, on_mesh
-from medscope_jax.distributed.multihost import addressable_copy, put, replicate
+from medscope_jax.distributed.multihost import addressable_copy, put
 from medscope_jax.rl import (
     AdvantageConfig,
     Judge,
@@ -63,8 +63,8 @@ def prepare_ga_grpo(
             rolled, batch["row"], lambda: next(batches)["row"], config.rl.resample
         )
         begin, groups = time.monotonic(), drawn.groups
-        advantages = advantage(groups.totals, *fidelities(groups, rewards)).reshape(-1)
-        advantages = replicate(advantages, run.mesh)
+        found = np.asarray(advantage(groups.totals, *fidelities(groups, rewards))).reshape(-1)
+        advantages = put(found, batch_shardings(found, run.mesh))
         flat = flat_tokens(put_videos(bank, groups.places, run.mesh, bank_shardings))
         episode = put(groups.episode, batch_shardings(groups.episode, run.mesh))
         role = np.asarray(groups.episode.role)
@@ -74,9 +74,7 @@ def prepare_ga_grpo(
             state, metrics = compiled(state, episode, advantages, flat, reference, **sizes)
             # Only before the first update does the trainer score with the sampler's weights.
             gap = gap or {name: metrics[name] for name in metrics if name.startswith("logprob_gap")}
-        stop_if_not_finite(
-            state, "ga_grpo", run.folder, lambda: rollout_arrays(groups, np.asarray(advantages))
-        )
+        stop_if_not_finite(state, "ga_grpo", run.folder, lambda: rollout_arrays(groups, found))
         seconds = {"seconds_update": time.monotonic() - begin}
         note = {"judge": judge_note(config.judge)}
         return state, {**metrics, **gap, **summary_of(drawn), **note, **seconds}

@@ -12,7 +12,6 @@ from medscope_jax.bank import stack_bank
 from medscope_jax.dialogue import (
     CallRecord,
     Episode,
-    Layout,
     Role,
     build_prompt,
     stamp_ids,
@@ -30,15 +29,8 @@ from medscope_jax.rollout import (
 from medscope_jax.video import preview_indices
 from tests.bank.bank_cases import on_host
 from tests.rollout import rollout_cases as cases
+from tests.rollout.prompt_cases import LAYOUT
 
-LAYOUT = Layout(
-    length=256,
-    preview_frames=4,
-    window_frames=5,
-    grid=(1, 2),
-    frame_format="{frame}{time:.1f}",
-    max_tool_turns=3,
-)
 TEXTS = ["Where?", "How many clips are placed on the left?", "When does the capsule tear?"]
 # A recording on the bank's ticks, one of 3 frames a second, and a still.
 TIMES = [np.arange(9.0), np.array([0.0, 1.0, 2.0, 3.333, 4.667, 5.667, 6.667]), np.zeros(1)]

@@ -11,7 +11,6 @@ from medscope_jax.bank import stack_bank
 from medscope_jax.dialogue import (
     CallRecord,
     Episode,
-    Layout,
     Role,
     build_episode,
     build_prompt,
@@ -27,15 +26,8 @@ from medscope_jax.phantom.suite_config import procedures, smoke_suite
 from medscope_jax.rollout import make_prompts, prompt_width, read_trajectories, row_keys
 from medscope_jax.tools import CallStatus, Tool
 from medscope_jax.video import preview_indices
+from tests.rollout.prompt_cases import LAYOUT
 
-LAYOUT = Layout(
-    length=256,
-    preview_frames=4,
-    window_frames=5,
-    grid=(1, 2),
-    frame_format="{frame}{time:.1f}",
-    max_tool_turns=3,
-)
 QUESTIONS = ["Where?", "How many clips are placed on the left?", "When does the capsule tear?"]
 LENGTHS = (20, 9, 3)  # frames of each video, one a second
 END = "<think>so</think><answer>left</answer>"

@@ -6,22 +6,13 @@ import pytest
 from medscope_jax.dialogue import (
     CallRecord,
     Episode,
-    Layout,
     Role,
     generated_text,
     train_tokenizer,
     turn_texts,
 )
 from medscope_jax.rollout import read_trajectories
-
-LAYOUT = Layout(
-    length=256,
-    preview_frames=4,
-    window_frames=5,
-    grid=(1, 2),
-    frame_format="{frame}{time:.1f}",
-    max_tool_turns=3,
-)
+from tests.rollout.prompt_cases import LAYOUT
 
 
 @pytest.fixture(scope="module")

@@ -360,12 +360,7 @@ SLOW = [pytest.mark.slow, pytest.mark.invariant]
 
 @pytest.mark.parametrize("kind", ["sft", "ga_grpo"])
 @pytest.mark.parametrize(
-    "mesh",
-    [
-        pytest.param("data", marks=SLOW),
-        pytest.param("fsdp", marks=SLOW),
-        "mixed",
-    ],
+    "mesh", [pytest.param("data", marks=SLOW), pytest.param("fsdp", marks=SLOW), "mixed"]
 )
 def test_sharding_changes_nothing(mesh, kind):
     """Invariant: eight devices, split in any way, make the step that one device makes."""

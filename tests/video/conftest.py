@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from medscope_jax.video import VideoError, read_video
 from tests.video import dicom_cases
 
 BITS = 9
@@ -138,3 +139,36 @@ def patch_mp4():
             Path(path).write_bytes(data.replace(b"vide", b"soun"))
 
     return Patch
+
+
+@pytest.fixture
+def fill(tmp_path, numbered_frame):
+    """(names, times) -> path of a folder whose k-th name shows frame number k."""
+
+    def write(names, times=None):
+        folder = tmp_path / "Doe^Planted"
+        folder.mkdir(exist_ok=True)
+        for index, name in enumerate(names):
+            assert cv2.imwrite(str(folder / name), numbered_frame(index))
+        if times is not None:
+            rows = [f"{name},{time}" for name, time in zip(names, times, strict=True)]
+            (folder / "times.csv").write_text("\n".join(["file,time", *rows]) + "\n")
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def refused(capfd):
+    """(folder, pattern) -> asserts one clear line that names no file in it, and silence."""
+
+    def check(folder, pattern, **options):
+        options = {"frame_rate": 5.0, **options}
+        with pytest.raises(VideoError, match=pattern) as caught:
+            read_video(folder, fps=5.0, size=SIZE, **options)
+        assert str(caught.value).startswith(f"{folder}: {caught.value.reason}")
+        assert "\n" not in str(caught.value) and "Doe" not in caught.value.reason
+        output = capfd.readouterr()
+        assert (output.out, output.err) == ("", "")
+
+    return check
