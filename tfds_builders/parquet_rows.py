@@ -183,7 +183,7 @@ def _plain(value: Any) -> Any:
         try:
             return value.decode()
         except UnicodeDecodeError:
-            return "\udcff"  # no text: whoever reads the field refuses it
+            return "broken text \udcff"  # whoever reads the field refuses it, in these words
     if isinstance(value, datetime.timedelta):
         return value.total_seconds()
     return str(value)  # decimals, dates, times

@@ -35,7 +35,9 @@ _LINE = {
     **dict.fromkeys(("stage", "source", "place", "video?", "reason"), str),
     "kept?": bool,
 }
-# (source, reason with every number as #) -> how many rows or videos.
+# A number of the row's own in a reason; limits ("16 MiB", "1,000 spans") and "UTF-8" are kept.
+_NUMBER = re.compile(r"(?<![\w,])(?<!UTF-)\d+(\.\d+)?(e[+-]?\d+)?\b(?!,\d| [MG]iB)")
+# (source, reason with the row's own numbers as #) -> how many rows or videos.
 Counts = collections.Counter[tuple[str, str]]
 
 
@@ -64,7 +66,7 @@ class Quarantine:
         line |= {"kept": True} if kept else {}
         self._file.write(json.dumps(line | {"reason": _text(reason)}) + "\n")
         counts = self.changed if kept else self.counts
-        counts[source, re.sub(r"\b\d+(\.\d+)?(e[+-]?\d+)?\b", "#", reason)] += 1
+        counts[source, _NUMBER.sub("#", reason)] += 1
 
 
 @contextlib.contextmanager

@@ -73,6 +73,25 @@ def test_not_one_example_says_why_and_where(tmp_path):
         build("clinvideo_suite", manual, data, quiet=True)
 
 
+@pytest.mark.parametrize(
+    "data, said",
+    [
+        ("video,question\na.mp4,What?".encode("utf-16-le"), "write it as UTF-8. quarantine.jsonl"),
+        (b"\xe9,question\na.mp4,What?\n", "the row is not UTF-8 text. quarantine.jsonl"),
+        (b"video\n" + b"x" * (2**24 + 9) + b"\n", "the row is longer than 16 MiB. quarantine.jso"),
+        (b"video,question,answer\na.mp4,What?\n", "the row has # columns, the header #. quarant"),
+    ],
+)
+def test_what_is_said_of_many_rows_keeps_its_limits(tmp_path, data, said):
+    """Only the numbers of a row itself are left out, where rows are counted by their reasons."""
+    source = {"name": "rows", "reader": "plain", "annotations": "rows.csv", "videos": "v"}
+    write(tmp_path, [source])
+    (tmp_path / "rows.csv").write_bytes(data)
+    with pytest.raises(UserError) as caught:
+        build("clinvideo_suite", tmp_path, tmp_path / "data", quiet=True)
+    assert said in str(caught.value)
+
+
 def test_files_that_annotations_name_stay_inside(tmp_path):
     manual = tmp_path / "manual"
     source = {"name": "gqa", "reader": "nextgqa", "annotations": "val.csv", "videos": "v"}

@@ -27,6 +27,9 @@ from tfds_builders.record import Annotation, BadRow, Unusable
 from tfds_builders.times import period_text
 
 MIN_RATE, MAX_RATE = 0.001, 250.0  # labels a second: times are rounded to milliseconds
+NO_QUESTION = (
+    "no question can be made of the file's labels: what they name changes too often, or is nothing"
+)
 _EPSILON = 1e-6
 T = TypeVar("T")
 
@@ -66,7 +69,12 @@ class LabelQuestion(NamedTuple):
 def ask(
     place: str, video: str, part: str, questions: list[LabelQuestion]
 ) -> Iterator[Annotation | BadRow]:
-    """Questions about a video's labels as Annotations; BadRows where labels are no words."""
+    """Questions about a video's labels as Annotations; BadRows where labels are no words.
+
+    A video that has labels, and no question, is one BadRow.
+    """
+    if not questions:
+        yield BadRow(place, NO_QUESTION)
     name_of = video_names()
     for task, question, answer, evidence in questions:
         try:

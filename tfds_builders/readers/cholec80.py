@@ -147,8 +147,9 @@ def _read(
             continue
         if not (labels or bad):
             yield BadRow(f"{path.name}:1", "the file holds no rows")
-        questions = _questions(labels, names, kind, steps[kind], grouping)
-        yield from ask(path.name, stem + extension, part, questions)
+        if labels:
+            questions = _questions(labels, names, kind, steps[kind], grouping)
+            yield from ask(path.name, stem + extension, part, questions)
 
 
 def _header(fields: list[str]) -> list[str]:

@@ -137,8 +137,9 @@ def _read(
             continue
         if not frames:
             yield BadRow(f"{path.name}:1", "the file holds no rows")
-        questions = _questions(labels, names, 1 / fps, grouping)
-        yield from ask(path.name, path.stem + extension, part, questions)
+        if labels.seen:
+            questions = _questions(labels, names, 1 / fps, grouping)
+            yield from ask(path.name, path.stem + extension, part, questions)
 
 
 def _document(value: Any) -> tuple[float, dict[str, dict[str, str]], dict[str, Any]]:

@@ -297,6 +297,20 @@ def test_cholect50_empty_and_other_rates(tmp_path, collect):
     assert {(made.video, made.part) for made in good} == {("VID01.mp4", "eval")}
 
 
+def test_labels_without_a_question_are_told(tmp_path, collect):
+    """A file that is whole, but of which nothing can be asked, is not passed over."""
+    flicker = {str(f): [instance(*(RETRACT, CUT)[f % 2], f % 2)] for f in range(40)}
+    for labels in (flicker, {"0": [], "1": []}):
+        good, bad = collect("cholect50", cholect50(tmp_path, labels), max_gap=0)
+        assert not good and [made.place for made in bad] == ["VID01.json"]
+        assert "no question can be made of the file's labels" in bad[0].reason
+    path = tmp_path / "video01-phase.txt"
+    path.write_text("".join(f"{25 * f}\t{('Cutting', 'Rest')[f % 2]}\n" for f in range(40)))
+    good, bad = collect("cholec80", path)
+    assert not good and [made.place for made in bad] == ["video01-phase.txt"]
+    assert "no question can be made of the file's labels" in bad[0].reason
+
+
 def test_a_phase_without_a_name_is_no_label(tmp_path, collect):
     path = tmp_path / "video01-phase.txt"
     path.write_text("Frame\tPhase\n0\tPreparation\n1\t-\n2\t3\n3\tPreparation\n")
