@@ -64,8 +64,8 @@ def _check_section(
 ) -> None:
     for key in sorted(config):
         if key not in known and prefix[:-1] not in open_sections:
-            hint = closest(key, known) or f"; known: {', '.join(sorted(known))}"
-            raise ConfigError(f"{path}: unknown key {prefix}{key}{hint}")
+            hint = closest(key[:80], known) or f"; known: {', '.join(sorted(known))}"
+            raise ConfigError(f"{path}: unknown key {prefix}{key[:80]}{hint}")
     for key in sorted(known):
         name, expected = prefix + key, known[key]
         if key not in config:
@@ -81,7 +81,7 @@ def _check_section(
             raise ConfigError(f"{path}: {name} is {type(value).__name__}, which JSON can't hold")
         elif not is_kind(value, expected.kind) and not (value is None and expected.optional):
             like = _example(name, "something like {1}") or expected.takes
-            raise ConfigError(f"{path}: {name} is {value!r}; expected {like}")
+            raise ConfigError(f"{path}: {name} is {repr(value)[:80]}; expected {like}")
 
 
 def _example(name: str, text: str) -> str:
@@ -112,7 +112,7 @@ def check_ranges(config: ConfigDict, keys: Mapping[str, Key] = KEYS) -> None:
         if value is None and key.optional:
             continue
         if fault := _fault(value, key):
-            raise UserError(f"config.{name} is {value!r}; {fault}")
+            raise UserError(f"config.{name} is {repr(value)[:80]}; {fault}")
 
 
 def _fault(value: Any, key: Key) -> str:

@@ -176,7 +176,8 @@ def _check_config(workdir: Workdir, config: ConfigDict) -> None:
     found = differences(_read_config(workdir), from_json(text))
     different = [row for row in found if not row[0].startswith("judge.")]
     if different:
-        few = "; ".join(f"{key} was {a}, now {b}" for key, a, b in different[:3])
+        shorter = ((part[:80] for part in row) for row in different[:3])
+        few = "; ".join(f"{key} was {a}, now {b}" for key, a, b in shorter)
         more = f"; and {len(different) - 3} more" if len(different) > 3 else ""
         raise UserError(
             f"{workdir.path} was made with another config: {few}{more}. "

@@ -155,6 +155,17 @@ def test_a_config_of_megabytes_is_no_config(tmp_path, config):
         workdir_lib.read_workdir(tmp_path)
 
 
+def test_what_is_quoted_of_a_config_is_short(tmp_path, config):
+    reopen(tmp_path, config)
+    path, long = tmp_path / "config.json", "x" * 10_000
+    for change in ({"seed": long}, {long: 1}, {"seed": [long]}, {"judge": long}):
+        path.write_text(json.dumps(config.to_dict() | change))
+        for read in (workdir_lib.read_workdir, lambda path: reopen(path, config)):
+            with pytest.raises(UserError) as error:
+                read(tmp_path)
+            assert len(str(error.value)) < len(str(path)) + 600, str(error.value)[:300]
+
+
 def test_a_config_with_a_flipped_bit_is_not_read_as_another(tmp_path, config):
     reopen(tmp_path, config)
     path, chance = tmp_path / "config.json", random.Random(0)

@@ -132,7 +132,10 @@ def plan_peft(
     if not any(isinstance(module, tuple) for module, _ in given):
         raise UserError("no tensor of the adapter is of a decoder's projection")
     heads = [name for name, module in modules.items() if module in _HEADS]
-    chosen = {modules[name] for name in adapted(settings, list(modules), heads)}
+    kept = set(adapted(settings, list(modules), heads))
+    # A pattern may be meant for one spelling of the names: what it leaves out there is left out.
+    wider = set(adapted(settings._replace(excluded=[]), list(modules), heads))
+    chosen = {modules[name] for name in kept} - {modules[name] for name in wider - kept}
     if others := sorted(module for module in chosen if isinstance(module, str)):
         raise UserError(
             f"the adapter is for {shorten(others, 5)}, too, and only projections of the decoder's "

@@ -31,6 +31,11 @@ _READ = (  # by read_settings itself
     *("peft_type", "r", "lora_alpha", "use_rslora", "bias", "init_lora_weights"),
     *("target_modules", "exclude_modules"),
 )
+# Of these PEFT asks whether they are null: false or an empty one switches something on.
+_NULL_ALONE = (
+    *("layers_to_transform", "alora_invocation_tokens", "trainable_token_indices", "use_bdlora"),
+    *("arrow_config", "kasa_config", "velora_config", "monteclora_config"),
+)
 # Initializations that leave the base's kernels as they are, and the beginnings of those that don't.
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 _KERNEL_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -72,7 +77,9 @@ def read_settings(values: Mapping[str, Any]) -> Settings:
             f"(save_pretrained with path_initial_model_for_weight_conversion), or {_REMEDY}"
         )
     for name, value in values.items():
-        nothing = value is None or value is False or value in ([], {}) or name in _UNUSED + _READ
+        nothing = value is None or name in _UNUSED + _READ
+        nothing |= name not in _NULL_ALONE and (value is False or value in ([], {}))
+        nothing |= name == "layers_to_transform" and value == []
         if not nothing or (name == "bias" and value not in (None, "none")):
             shown = name if name.isidentifier() else repr(name)
             raise UserError(

@@ -42,12 +42,14 @@ REFUSED = {
     "modules_to_save": [["lm_head"], "lm_head"],
     "rank_pattern": [{"q_proj": 8}],
     "alpha_pattern": [{"q_proj": 8}],
-    "layers_to_transform": [[0], 0],
+    "layers_to_transform": [[0], 0, False, {}],
     "layer_replication": [[[0, 1]]],
     "target_parameters": [["weight"]],
     "trainable_token_indices": [[1, 2], {"embed_tokens": [1]}],
     "megatron_config": [{"a": 1}],
-    "alora_invocation_tokens": [[1]],
+    "alora_invocation_tokens": [[1], [], False],
+    "kasa_config": [{}, False],
+    "arrow_config": [{}],
     "something_of_next_year": [0, "", "x", 1.5],
     "r": [0, -1, True, 1.5, "4", None, 2**30],
     "lora_alpha": [0, -1, float("nan"), float("inf"), "6", True, None, 10**400],
@@ -129,6 +131,7 @@ def test_tensors_are_those_of_the_settings():
     refused("is for lm_head", target_modules=r".*layers.*|lm_head", exclude_modules=r".*visual.*")
     refused("layer 2's q_proj is not in target_modules", exclude_modules=r".*layers.2.*q_proj")
     refused("names no projection", target_modules=["c_attn"])
+    refused("names no projection", exclude_modules=r"model\.language_model\..*")  # of one spelling
     twice = {**shapes, next(iter(shapes)).replace(".weight", ".default.weight"): (4, 64)}
     with pytest.raises(UserError, match="extra "):
         plan_peft(twice, values, CONFIG)
