@@ -125,7 +125,9 @@ _TREE: dict[str, Any] = {
         "resample": _text(
             "how recordings' frames are resized; 'bicubic': as Qwen's", "area", "bicubic"
         ),
-        "stored_bank": _text("'bfloat16', 'int8', 'float32': frame tokens are kept in DIR/banks"),
+        "stored_bank": _text(
+            "'bfloat16', 'int8', 'float32': frame tokens are kept in DIR/banks and read from there"
+        ),
         "native_pairs": _switch("whether two frames share a bank frame, as in Qwen's video mode"),
     },
     "dialogue": {

@@ -54,6 +54,7 @@ def no_encoding(monkeypatch):
         return build_bank(folder, sources, lambda frames: pytest.fail("encoded again"), *rest)
 
     monkeypatch.setattr(bank_room, "build_bank", build)
+    monkeypatch.setattr(bank_room, "build_videos", lambda *_: pytest.fail("encoded again"))
 
 
 def test_a_stored_bank_is_the_split_bank(run, monkeypatch, capsys):
@@ -178,7 +179,6 @@ def test_imported_weights_get_their_bank(run, tmp_path, capsys):
     assert "2 videos encoded, 0 were there" in capsys.readouterr().out
 
     split = load_split(run, SPLIT)
-    names = list(split.rows)
     sources = bank_builder.frame_sources(frames, SPLIT)
     made_of = bank_room.preprocessing({"height": 28, "width": 56})
     built = bank_room.build_vision_bank(
@@ -188,5 +188,5 @@ def test_imported_weights_get_their_bank(run, tmp_path, capsys):
     encode = jax.jit(lambda frames: encode_frames(params, model, frames))
     stamps = lambda times: [[1]] * len(times)  # noqa: E731
     expected = make_bank(encode, split.videos, stamps, ENCODE_FRAMES)
-    found = load_bank(target, built.key, names, stamps)
+    found = load_bank(target, built.key, sources, stamps)
     assert bits(found) == bits(expected)

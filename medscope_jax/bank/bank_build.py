@@ -6,7 +6,7 @@ promised to be the same to the bit at another place.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,15 @@ import numpy as np
 
 from medscope_jax.bank.bank_codec import RoundingError, check_dtype
 from medscope_jax.bank.bank_file import PARTIAL, DamagedBank, TokenWriter, opened
-from medscope_jax.bank.bank_key import BankKey, Preprocessing, differences, video_hash, video_hasher
-from medscope_jax.bank.bank_store import FrameSource, bank_path, write_index
+from medscope_jax.bank.bank_index import INDEX, write_index
+from medscope_jax.bank.bank_key import BankKey, Preprocessing, differences, video_hasher
+from medscope_jax.bank.bank_store import FrameSource, bank_path, content_of
 from medscope_jax.bank.host_bank import make_bank
 from medscope_jax.errors import UserError, is_disk_full
 from medscope_jax.locks import alone
 from medscope_jax.video.frames import Video
 
-_BLOCK = 256  # frames in memory while a video is only hashed
+LOCK = ".lock"  # in a folder of banks, held by who writes there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,26 +103,20 @@ def build_bank(
       UserError: a source can't be used, the tower gives no finite values, or the disk is full.
     """
     check_dtype(dtype)
-    if batch_frames < 1:
-        raise ValueError(f"batch_frames must be at least 1, got {batch_frames}")
     folder.mkdir(parents=True, exist_ok=True)
     settings = BankKey(preprocessing, weights, {})
     jobs: dict[str, _Job] = {}
-    with alone(folder / ".lock"):
-        for left in folder.glob(f"*{PARTIAL}"):
-            left.unlink()
-        try:
-            for batch in _batches(_jobs(folder, sources, settings, dtype, jobs), batch_frames):
-                if any(piece.job.reason is not None for piece in batch):
-                    _encode(folder, batch, encode, batch_frames, settings, dtype)
-                for piece in batch:
-                    if piece.is_last:
-                        piece.job.source = None
-        finally:
-            for job in jobs.values():
-                if job.writer is not None:
-                    job.writer.abandon()
-        error, worst = write_index(folder, settings, dtype, set(jobs))
+
+    def entered() -> Iterator[_Job]:
+        for source in _checked(sources):
+            content, reason = _state(bank_path(folder, source.id), source, settings, dtype)
+            jobs[source.id] = _Job(source.id, source, content, reason)
+            yield jobs[source.id]
+
+    with alone(folder / LOCK):
+        remove_partials(folder)
+        _run(folder, entered(), encode, batch_frames, settings, dtype)
+        error, worst = write_index(folder, settings, dtype, jobs)
     return Built(
         BankKey(preprocessing, weights, {job.name: job.content for job in jobs.values()}),
         made=sum(job.reason is not None for job in jobs.values()),
@@ -132,22 +127,77 @@ def build_bank(
     )
 
 
-def _jobs(
+def build_videos(
     folder: Path,
     sources: Iterable[FrameSource],
+    wanted: Collection[str],
+    encode: Callable[[np.ndarray], jax.Array],
+    batch_frames: int,
+    key: BankKey,
+    dtype: str,
+) -> None:
+    """Encodes and stores some of the sources' videos: one process's part of a build.
+
+    The caller holds the folder's lock and writes its index. Frames go through encode at the places
+    that they have among all sources; those of batches that hold nothing wanted are not read.
+
+    Args:
+      wanted: ids of the videos to store.
+      key: preprocessing and weights of encode.
+      sources, encode, batch_frames, dtype: as of build_bank.
+
+    Raises:
+      UserError: as build_bank.
+    """
+    jobs = (
+        _Job(source.id, source, source.content, "" if source.id in wanted else None)
+        for source in _checked(sources)
+    )
+    _run(folder, jobs, encode, batch_frames, key, dtype)
+
+
+def remove_partials(folder: Path) -> None:
+    """Removes what killed builds left half-written; for who holds the folder's lock."""
+    for left in folder.glob(f"*{PARTIAL}"):
+        left.unlink()
+
+
+def _run(
+    folder: Path,
+    jobs: Iterable[_Job],
+    encode: Callable[[np.ndarray], jax.Array],
+    batch_frames: int,
     settings: BankKey,
     dtype: str,
-    jobs: dict[str, _Job],
-) -> Iterator[_Job]:
-    """A job for each source, entered in jobs."""
+) -> None:
+    """Runs jobs, batch after batch; the index goes before anything is written that it knows not."""
+    if batch_frames < 1:
+        raise ValueError(f"batch_frames must be at least 1, got {batch_frames}")
+    batch: list[_Piece] = []
+    try:
+        for batch in _batches(jobs, batch_frames):
+            if any(piece.job.reason is not None for piece in batch):
+                (folder / INDEX).unlink(missing_ok=True)
+                _encode(folder, batch, encode, batch_frames, settings, dtype)
+            for piece in batch:
+                if piece.is_last:
+                    piece.job.source = None
+    finally:
+        for piece in batch:  # a video that goes on after it is in the next one, too
+            if piece.job.writer is not None:
+                piece.job.writer.abandon()
+
+
+def _checked(sources: Iterable[FrameSource]) -> Iterator[FrameSource]:
+    """The sources; UserError for one that can't be stored."""
+    names = set()
     for source in sources:
-        if source.id in jobs:
+        if source.id in names:
             raise UserError(f"two videos have the id {source.id}")
         if not len(source.times):
             raise UserError(f"video {source.id} has no frames")
-        content, reason = _state(bank_path(folder, source.id), source, settings, dtype)
-        jobs[source.id] = _Job(source.id, source, content, reason)
-        yield jobs[source.id]
+        names.add(source.id)
+        yield source
 
 
 def _state(
@@ -157,25 +207,20 @@ def _state(
     if not path.exists():
         return "", ""
     try:
-        with opened(path) as (found, blocks):
+        with opened(path) as file:
+            found = file.description
             if found["dtype"] != dtype:
                 return "", f"it was stored as {found['dtype']}"
             different = differences(found, settings, None)
-            content = "" if different else _content(source)
+            content = "" if different else content_of(source)
             different = different or differences(found, settings, content)
             if different:
                 return "", f"it was made of {' and '.join(different)}"
-            for _ in blocks:
+            for _ in file.blocks():
                 pass
     except DamagedBank as error:
         return "", f"it is damaged: {error}"
     return content, None
-
-
-def _content(source: FrameSource) -> str:
-    total = len(source.times)
-    blocks = (source.read(at, min(at + _BLOCK, total)) for at in range(0, total, _BLOCK))
-    return video_hash(source.times, source.duration, blocks)
 
 
 def _batches(jobs: Iterable[_Job], batch_frames: int) -> Iterator[list[_Piece]]:
@@ -244,10 +289,11 @@ def _store(
         if job.writer is None:
             job.writer = TokenWriter(bank_path(folder, job.name), dtype)
             job.hasher = video_hasher(source.times, source.duration)
-        job.hasher.update(np.ascontiguousarray(frames).reshape(-1))
+        if not source.content:
+            job.hasher.update(np.ascontiguousarray(frames).reshape(-1))
         job.writer.add(tokens)
         if piece.is_last:
-            job.content = job.hasher.hexdigest()
+            job.content = source.content or job.hasher.hexdigest()
             job.writer.finish(
                 id=job.name,
                 times=np.asarray(source.times, np.float64).tolist(),

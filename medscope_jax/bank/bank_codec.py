@@ -61,6 +61,16 @@ def check_dtype(dtype: str) -> str:
     return dtype
 
 
+def item_size(dtype: str) -> int:
+    """Bytes of a stored value."""
+    return 1 if dtype == "int8" else _TYPES[dtype].itemsize
+
+
+def read_as(dtype: str) -> np.dtype:
+    """The type in which tokens stored as `dtype` come back."""
+    return _TYPES["float32" if dtype == "int8" else dtype]
+
+
 def pack(tokens: np.ndarray, dtype: str) -> tuple[bytes, str]:
     """Tokens [n, S, D] of any float type as bytes, and whose the factors are ("" without any)."""
     if dtype != "int8":

@@ -1,31 +1,28 @@
 """Frame banks on disk: videos tokenized once by a frozen vision tower, and read back as a bank.
 
     FOLDER/ID.array_record   one video's tokens, times and duration, and what they were made of
-    FOLDER/index.json        the videos, their hashes, sizes and rounding errors; for people
+    FOLDER/index.json        the videos, their hashes, sizes and rounding errors; see bank_index.py
 
 Each file stands for itself, so some videos are read without the others. bank_build.py makes them.
 """
 
 import contextlib
 import dataclasses
-import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
-from medscope_jax.bank.bank_codec import RoundingError
-from medscope_jax.bank.bank_file import FORMAT, SUFFIX, DamagedBank, opened
-from medscope_jax.bank.bank_key import BankKey, differences
-from medscope_jax.bank.host_bank import HostBank, StampIds, stack_bank
+from medscope_jax.bank.bank_file import SUFFIX, BankFile, DamagedBank, opened
+from medscope_jax.bank.bank_key import BankKey, differences, video_hash
+from medscope_jax.bank.host_bank import HostBank, StampIds, join_videos
 from medscope_jax.errors import UserError
-from medscope_jax.files import write_text
 from medscope_jax.video.frames import Video
 
-INDEX = "index.json"
 _AGAIN = "make it again by python -m medscope_jax.encode"
+_BLOCK = 256  # frames in memory while a video is only hashed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,67 +34,117 @@ class FrameSource:
       times: float64 [T] seconds; duration: seconds.
       read: (start, stop) -> uint8 [stop - start, H, W, 3], the same at every call; of pairs, see
         pair_frames, [stop - start, 2, H, W, 3].
+      content: as of Video.
     """
 
     id: str
     times: np.ndarray
     duration: float
     read: Callable[[int, int], np.ndarray]
+    content: str = ""
 
 
 def source_of(name: str, video: Video) -> FrameSource:
     """A video as a FrameSource."""
-    return FrameSource(
-        name, video.times, video.duration, lambda start, stop: video.frames[start:stop]
-    )
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return video.frames[start:stop]
+
+    return FrameSource(name, video.times, video.duration, read, video.content)
+
+
+def content_of(source: FrameSource) -> str:
+    """What BankKey.videos calls a video: its content, or else the hash of all its pixels."""
+    if source.content:
+        return source.content
+    total = len(source.times)
+    blocks = (source.read(at, min(at + _BLOCK, total)) for at in range(0, total, _BLOCK))
+    return video_hash(source.times, source.duration, blocks)
+
+
+class StoredTokens:
+    """Tokens of stored videos, as HostBank takes them: every read opens its video's file.
+
+    Nothing is kept of what was read.
+
+    Args:
+      folder: of build_bank.
+      key: what the videos must have been made of.
+      names: ids of the videos, in their order.
+      dtype: float32 or bfloat16: of the tokens; as stored if None, int8 as bfloat16.
+
+    Raises:
+      UserError: here the first video, later the one that is read, is not there, is damaged, or was
+        made of something else than the key says.
+    """
+
+    def __init__(self, folder: Path, key: BankKey, names: Sequence[str], dtype: str | None = None):
+        self._folder, self._key, self._names = folder, key, names
+        with self._opened(0) as file:
+            self._stored = file.description["dtype"]
+            self._shape = tuple(file.description["shape"][1:])
+        plain = "bfloat16" if self._stored == "int8" else self._stored
+        self._asked, self._dtype = dtype, jnp.dtype(dtype or plain)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(S, D) of a frame."""
+        return self._shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the tokens."""
+        return self._dtype
+
+    def read(self, video: int, frames: np.ndarray | slice) -> np.ndarray:
+        """As FrameTokens; the records of these frames are read and no others."""
+        with self._opened(video) as file:
+            if self._asked is None and file.description["dtype"] != self._stored:
+                raise UserError(
+                    f"{self._folder} holds banks of several types: choose one, or {_AGAIN}"
+                )
+            wanted = np.arange(file.description["shape"][0])[frames]
+            return file.read(wanted).astype(self._dtype, copy=False)
+
+    @contextlib.contextmanager
+    def _opened(self, video: int) -> Iterator[BankFile]:
+        name = self._names[video]
+        path = bank_path(self._folder, name)
+        if not path.exists():
+            raise UserError(f"{self._folder} holds no bank of video {name}; {_AGAIN}")
+        try:
+            with opened(path) as file:
+                different = differences(file.description, self._key, self._key.videos[name])
+                if different:
+                    made_of = " and ".join(different)
+                    raise UserError(f"the bank of video {name} was made of {made_of}; {_AGAIN}")
+                yield file
+        except DamagedBank as error:
+            raise UserError(f"the bank of video {name} is damaged ({error}); {_AGAIN}") from error
 
 
 def load_bank(
     folder: Path,
     key: BankKey,
-    video_ids: Sequence[str],
+    videos: Sequence[FrameSource],
     stamp_ids: StampIds,
     max_frames: int | None = None,
     stamp_width: int | None = None,
     dtype: str | None = None,
 ) -> HostBank:
-    """The bank of chosen videos; no other video's file is opened.
+    """The bank of chosen videos, whose tokens stay on the disk until they are asked for.
 
     Args:
-      folder: of build_bank.
-      key: what the videos must have been made of.
-      video_ids: among key.videos, in the order of the bank's rows.
-      stamp_ids, max_frames, stamp_width: as in make_bank.
-      dtype: float32 or bfloat16: of the bank's tokens; as stored if None, int8 as bfloat16.
+      folder, key, dtype: as of StoredTokens.
+      videos: among key.videos, in the order of the bank's; their frames are not read.
+      stamp_ids, max_frames, stamp_width: as in join_videos.
 
     Raises:
-      UserError: a video is not there, is damaged, or was made of something else than the key says.
+      UserError: as StoredTokens.
     """
-    tokens, times, durations = [], [], []
-    for name in video_ids:
-        path = bank_path(folder, name)
-        if not path.exists():
-            raise UserError(f"{folder} holds no bank of video {name}; {_AGAIN}")
-        try:
-            with opened(path) as (description, blocks):
-                different = differences(description, key, key.videos[name])
-                if different:
-                    made_of = " and ".join(different)
-                    raise UserError(f"the bank of video {name} was made of {made_of}; {_AGAIN}")
-                stored = description["dtype"]
-                wanted = dtype or ("bfloat16" if stored == "int8" else stored)
-                video, at = np.empty(description["shape"], jnp.dtype(wanted)), 0
-                for block in blocks:
-                    video[at : at + len(block)] = block
-                    at += len(block)
-        except DamagedBank as error:
-            raise UserError(f"the bank of video {name} is damaged ({error}); {_AGAIN}") from error
-        tokens.append(video)
-        times.append(np.array(description["times"]))
-        durations.append(description["duration"])
-    if len({video.dtype for video in tokens}) > 1:
-        raise UserError(f"{folder} holds banks of several types: choose one, or {_AGAIN}")
-    return stack_bank(tokens, times, durations, stamp_ids, max_frames, stamp_width)
+    tokens = StoredTokens(folder, key, [video.id for video in videos], dtype)
+    times, durations = [video.times for video in videos], [video.duration for video in videos]
+    return join_videos(tokens, times, durations, stamp_ids, max_frames, stamp_width)
 
 
 def bank_path(folder: Path, name: str) -> Path:
@@ -105,41 +152,3 @@ def bank_path(folder: Path, name: str) -> Path:
     if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
         raise UserError(f"{name!r} is no id of a video: use letters, digits, '.', '_' and '-'")
     return folder / f"{name}{SUFFIX}"
-
-
-def write_index(
-    folder: Path, settings: BankKey, dtype: str, names: set[str]
-) -> tuple[RoundingError, str]:
-    """Lists the videos stored as `dtype` under the settings' preprocessing and weights.
-
-    It is made of what the files say of themselves, so the same files give the same index.
-
-    Returns:
-      The error of the videos `names`, and which of them has the worst token ("": nothing rounded).
-    """
-    videos, total, worst = {}, RoundingError(), ""
-    for path in sorted(folder.glob(f"*{SUFFIX}")):
-        with contextlib.suppress(DamagedBank), opened(path) as (found, _):
-            if found["dtype"] != dtype or differences(found, settings, None):
-                continue
-            error = RoundingError(*found["squares"], *found["worst"])
-            videos[found["id"]] = {
-                "content": found["content"],
-                "shape": found["shape"],
-                "computed": found["computed"],
-                "factors": sorted({factors for _, factors, _ in found["records"]} - {""}),
-                "relative_rms": error.relative_rms,
-                "worst_token": {"error": error.worst, "frame": error.frame, "token": error.token},
-            }
-            if found["id"] in names:
-                worst = found["id"] if error.worst > total.worst else worst
-                total = total.plus(error)
-    index = {
-        "format": FORMAT,
-        "dtype": dtype,
-        "preprocessing": settings.preprocessing.to_json(),
-        "weights": settings.weights,
-        "videos": videos,
-    }
-    write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
-    return total, worst

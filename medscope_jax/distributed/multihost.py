@@ -25,7 +25,9 @@ from medscope_jax.errors import UserError, one_line
 # A process that is not heard of for so long, in seconds, is dead, and so is the run. It is also
 # what a process waits for the others when it ends.
 LOST_AFTER = 30
-_HOUR = 3_600_000  # milliseconds that a process may prepare things while others wait for it
+# Milliseconds that a process waits for others that prepare things: ten years. It ends sooner where
+# one of them does.
+_EVER = 10 * 365 * 86_400_000
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -76,17 +78,21 @@ def is_first() -> bool:
 def first_process_first(name: str) -> Iterator[None]:
     """Process 0 goes through the context before all others do.
 
-    name: of no other call. The others wait for an hour at most, and end where process 0 does.
+    name: of no other call. The others wait as long as process 0 lives.
     """
     if not is_first():
-        _meet(name)
+        meet(name)
     yield
     if is_first():
-        _meet(name)
+        meet(name)
 
 
-def _meet(name: str) -> None:
-    ocp.multihost.get_barrier_sync_fn()(key=name, timeout_ms=_HOUR)
+def meet(name: str) -> None:
+    """Waits until all processes are here, however long that takes, as long as all of them live.
+
+    name: of no other call.
+    """
+    ocp.multihost.get_barrier_sync_fn()(key=name, timeout_ms=_EVER)
 
 
 @contextlib.contextmanager

@@ -1,20 +1,25 @@
 """A split's frame bank, from the disk where the config says so."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from medscope_jax.bank import HostBank
-from medscope_jax.bank.bank_build import Built, build_bank
-from medscope_jax.bank.bank_key import Preprocessing, weights_hash
-from medscope_jax.bank.bank_store import FrameSource, load_bank, source_of
+from medscope_jax.bank.bank_build import LOCK, Built, build_bank, build_videos, remove_partials
+from medscope_jax.bank.bank_codec import check_dtype
+from medscope_jax.bank.bank_index import not_stored, write_index
+from medscope_jax.bank.bank_key import BankKey, Preprocessing, weights_hash
+from medscope_jax.bank.bank_store import FrameSource, content_of, load_bank, source_of
 from medscope_jax.dialogue import stamp_ids
-from medscope_jax.distributed.multihost import first_process_first, gather
+from medscope_jax.distributed.multihost import gather, is_first, meet
+from medscope_jax.locks import alone
 from medscope_jax.models import ModelConfig, frame_grid
 from medscope_jax.models.vision import IMAGE_MEAN, IMAGE_STD
 from medscope_jax.training.make_steps import make_encode
@@ -24,10 +29,11 @@ from medscope_jax.training.run import ENCODE_FRAMES, Run, VideoSplit, make_split
 def split_bank(run: Run, params: dict, split: VideoSplit, name: str) -> HostBank:
     """The frame bank of a split under the given parameters.
 
-    With config.video.stored_bank, frame tokens are kept in the run's folder as that type: stages
-    that share a frozen vision tower, and a run that is continued, encode no frame twice. A bank of
-    other frames or weights is never read but made again. Of several processes, process 0 encodes
-    what is not stored yet, on a device of its own, and the others wait.
+    With config.video.stored_bank, frame tokens are kept in the run's folder as that type, and read
+    when they are shown: stages that share a frozen vision tower, and a run that is continued,
+    encode no frame twice, and memory holds a batch's tokens. A bank of other frames or weights is
+    never read but made again. Of several processes each encodes a part of what is not stored yet,
+    on a device of its own.
 
     name: what the bank is for; no other bank of the run has it.
     """
@@ -36,20 +42,21 @@ def split_bank(run: Run, params: dict, split: VideoSplit, name: str) -> HostBank
         return make_split_bank(run, params, split)
     if jax.process_count() > 1:
         params = {"vision": jax.tree.map(jnp.asarray, gather(params["vision"]))}
-    with first_process_first(f"bank to {name}"):
-        return stored_bank(run, params, split, dtype)
+    return stored_bank(run, params, split, dtype, name)
 
 
-def stored_bank(run: Run, params: dict, split: VideoSplit, dtype: str | None = None) -> HostBank:
+def stored_bank(
+    run: Run, params: dict, split: VideoSplit, dtype: str | None = None, name: str = ""
+) -> HostBank:
     """make_split_bank's bank, from the run's folder; what is not stored there yet is encoded first.
 
-    Each process for itself, with params on its own devices. Each video of the split needs an id in
-    split.rows.
+    Each video of the split needs an id in split.rows.
 
     Args:
+      params: on this process's own devices.
       dtype: what tokens are stored as; the tower's own if None: then the bank is make_split_bank's
-        bit for bit, if the split was stored as a whole and by a device of the same kind. int8
-        comes back as bfloat16.
+        bit for bit, if it was stored by devices of the same kind. int8 comes back as bfloat16.
+      name: as of split_bank, where there are several processes.
 
     Raises:
       UserError: as build_bank and load_bank.
@@ -57,13 +64,38 @@ def stored_bank(run: Run, params: dict, split: VideoSplit, dtype: str | None = N
     names = sorted(split.rows, key=lambda name: split.rows[name])
     if [split.rows[name] for name in names] != list(range(len(split.videos))):
         raise ValueError("each video of a stored bank needs an id of its own")
-    dtype = dtype or run.model.dtype
-    folder = bank_folder(run.folder, dtype)
-    sources = map(source_of, names, split.videos)
-    made_of = preprocessing(run.config.video)
-    built = build_vision_bank(folder, run.model, params["vision"], sources, made_of, dtype)
+    dtype = check_dtype(dtype or run.model.dtype)
+    folder, made_of = bank_folder(run.folder, dtype), preprocessing(run.config.video)
+    sources = [source_of(name, split.videos[row]) for row, name in enumerate(names)]
+    contents = {source.id: content_of(source) for source in sources}
+    key = BankKey(made_of, tower_hash(run.model, params["vision"]), contents)
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        if is_first():
+            stack.enter_context(alone(folder / LOCK))
+            remove_partials(folder)
+        meet(f"bank to {name}: locked")
+        missing = set(not_stored(folder, key, dtype))
+        meet(f"bank to {name}: looked at")
+        if missing:
+            mine = part_of(
+                [s for s in sources if s.id in missing], jax.process_index(), jax.process_count()
+            )
+            encode = functools.partial(make_encode(run.model), {"vision": params["vision"]})
+            build_videos(folder, sources, mine, encode, ENCODE_FRAMES, key, dtype)
+            meet(f"bank to {name}: encoded")
+            if is_first():
+                write_index(folder, key, dtype)
     stamps = functools.partial(stamp_ids, run.tokenizer, run.layout)
-    return load_bank(folder, built.key, names, stamps, max_frames=run.config.video.max_frames)
+    return load_bank(folder, key, sources, stamps, max_frames=run.config.video.max_frames)
+
+
+def part_of(sources: Sequence[FrameSource], index: int, count: int) -> set[str]:
+    """The ids that process `index` of `count` encodes: neighbours, of about as many frames each."""
+    lengths = np.array([len(source.times) for source in sources])
+    middles = np.cumsum(lengths) - lengths / 2
+    owner = np.minimum(middles * count // lengths.sum(), count - 1)
+    return {sources[place].id for place in np.flatnonzero(owner == index)}
 
 
 def bank_folder(workdir: Path, dtype: str) -> Path:

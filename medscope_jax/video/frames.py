@@ -110,6 +110,7 @@ class Video:
       native_frames: how many frames were decoded to choose these T from.
       notes: what a reader must know about this decoding, one sentence each: thinning, letterboxing,
         frames that the container promised and that did not come. Empty if all went by the book.
+      content: of a stored video, a hash that another one would not have; "" where none was noted.
     """
 
     frames: np.ndarray
@@ -117,6 +118,7 @@ class Video:
     duration: float
     native_frames: int = 0
     notes: tuple[str, ...] = ()
+    content: str = ""
 
 
 def preview_indices(length: int, count: int) -> np.ndarray:

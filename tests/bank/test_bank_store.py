@@ -90,6 +90,12 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
 
+def load(folder, key, videos, names=None, *rest, **options):
+    """load_bank of some of these videos, all of them by default."""
+    sources = [source_of(name, videos[name]) for name in names or videos]
+    return load_bank(folder, key, sources, stamp_ids, *rest, **options)
+
+
 def bits(bank):
     return [
         (leaf.dtype.name, leaf.shape, np.asarray(leaf).tobytes())
@@ -106,9 +112,9 @@ def test_a_stored_bank_is_make_banks_bit_for_bit(tmp_path, dtype):
 
     expected = make_bank(encoder(dtype), list(videos.values()), stamp_ids, BATCH)
     assert expected.tokens.dtype == jnp.dtype(dtype)
-    assert bits(load_bank(tmp_path, built.key, list(videos), stamp_ids)) == bits(expected)
+    assert bits(load(tmp_path, built.key, videos)) == bits(expected)
     wide = make_bank(encoder(dtype), list(videos.values()), stamp_ids, BATCH, 80, 5)
-    assert bits(load_bank(tmp_path, built.key, list(videos), stamp_ids, 80, 5)) == bits(wide)
+    assert bits(load(tmp_path, built.key, videos, None, 80, 5)) == bits(wide)
 
     again = build(tmp_path, videos, dtype, lambda frames: pytest.fail("encoded again"))
     assert (again.made, again.kept, again.key) == (0, len(videos), built.key)
@@ -131,16 +137,15 @@ def test_pairs_of_frames_are_stored_as_pairs(tmp_path):
     sources = [source_of(name, pair_frames(video)) for name, video in lazy.items()]
     built = build_bank(tmp_path, sources, encode, BATCH, size, HASH, "float32")
     expected = make_bank(encode, in_pairs, stamp_ids, BATCH)
-    assert bits(load_bank(tmp_path, built.key, list(videos), stamp_ids)) == bits(expected)
+    in_pairs = dict(zip(videos, in_pairs, strict=True))
+    assert bits(load(tmp_path, built.key, in_pairs)) == bits(expected)
     # The same video, paired before or while it is read.
-    again = build(tmp_path, dict(zip(videos, in_pairs, strict=True)), "float32", encode, size)
+    again = build(tmp_path, in_pairs, "float32", encode, size)
     assert (again.kept, again.key) == (3, built.key)
     with pytest.raises(UserError, match="of other preprocessing .pairs True there, False here.;"):
-        load_bank(
-            tmp_path, dataclasses.replace(built.key, preprocessing=SIZE), ["video-0"], stamp_ids
-        )
+        load(tmp_path, dataclasses.replace(built.key, preprocessing=SIZE), in_pairs)
     with pytest.raises(UserError, match="must be uint8 and each .4, 6, 3."):
-        build(tmp_path / "single", dict(zip(videos, in_pairs, strict=True)))
+        build(tmp_path / "single", in_pairs)
 
 
 def test_chosen_videos_are_read_without_the_others(tmp_path):
@@ -149,12 +154,12 @@ def test_chosen_videos_are_read_without_the_others(tmp_path):
     for name in ("video-0", "video-2", "video-4"):
         (tmp_path / f"{name}.array_record").unlink()
     (tmp_path / "index.json").unlink()
-    bank = load_bank(tmp_path, built.key, ["video-3", "video-1"], stamp_ids)
+    bank = load(tmp_path, built.key, videos, ["video-3", "video-1"])
     whole = make_bank(encoder(), list(videos.values()), stamp_ids, BATCH)
     np.testing.assert_array_equal(bank.padded().tokens, whole.padded(np.array([3, 1])).tokens)
     np.testing.assert_array_equal(bank.length, [40, 70])
     with pytest.raises(UserError, match="no bank of video video-0; make it again"):
-        load_bank(tmp_path, built.key, ["video-1", "video-0"], stamp_ids)
+        bits(load(tmp_path, built.key, videos, ["video-1", "video-0"]))
 
 
 def nearest_bfloat16(values):
@@ -170,10 +175,10 @@ def test_rounding_and_its_reported_error(tmp_path, dtype):
     videos = make_videos()
     exact = make_bank(encoder(), list(videos.values()), stamp_ids, BATCH).padded()
     built = build(tmp_path, videos, dtype)
-    bank = load_bank(tmp_path, built.key, list(videos), stamp_ids, dtype="float32").padded()
+    bank = load(tmp_path, built.key, videos, None, dtype="float32").padded()
     if dtype == "bfloat16":
         np.testing.assert_array_equal(bank.tokens, nearest_bfloat16(np.asarray(exact.tokens)))
-    default = load_bank(tmp_path, built.key, list(videos), stamp_ids).padded()
+    default = load(tmp_path, built.key, videos).padded()
     np.testing.assert_array_equal(
         default.tokens, np.asarray(bank.tokens).astype(ml_dtypes.bfloat16)
     )
@@ -285,16 +290,16 @@ def test_a_bank_of_something_else_is_refused_and_made_again(tmp_path, what, chan
         key = build(elsewhere, others, size=size, weights=weights).key
 
     with pytest.raises(UserError, match=f"video video-1 was made of {what}.*; make it") as refusal:
-        load_bank(tmp_path, key, ["video-1"], stamp_ids)
+        load(tmp_path, key, others, ["video-1"])
     text = str(refusal.value)
     assert "\n" not in text and len(re.findall(r"\b(?:an)?other ", text)) == 1
     remade = build(tmp_path, others, size=size, weights=weights)
     assert "video-1" in remade.remade and what.split(" .")[0] in remade.remade["video-1"]
     # A changed video leaves the others alone; changed settings concern them all.
     assert (remade.made, remade.kept) == ((1, 1) if "video" in change else (2, 0))
-    load_bank(tmp_path, remade.key, list(others), stamp_ids)
+    load(tmp_path, remade.key, others)
     with pytest.raises(UserError, match=r"was made of"):
-        load_bank(tmp_path, built.key, ["video-1"], stamp_ids)
+        load(tmp_path, built.key, videos, ["video-1"])
 
 
 def test_weights_hash_sees_names_types_shapes_and_values():
@@ -319,7 +324,7 @@ def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bank")
     videos = make_videos((3, 40))
     built = build(folder, videos, "int8")
-    expected = load_bank(folder, built.key, list(videos), stamp_ids)
+    expected = load(folder, built.key, videos)
     return folder, videos, built.key, contents(folder), bits(expected)
 
 
@@ -335,7 +340,7 @@ def test_damage_is_never_read_and_is_made_good(undisturbed, place, mask, cut):
         whole[:at] if cut else whole[:at] + bytes([whole[at] ^ mask]) + whole[at + 1 :]
     )
     try:
-        assert bits(load_bank(folder, key, list(videos), stamp_ids)) == expected
+        assert bits(load(folder, key, videos)) == expected
         harmless = True
     except UserError as error:
         assert "the bank of video video-1 is damaged" in str(error) and "\n" not in str(error)
@@ -349,10 +354,11 @@ def test_damage_is_never_read_and_is_made_good(undisturbed, place, mask, cut):
 
 
 def test_a_file_under_anothers_name_is_noticed(tmp_path):
-    built = build(tmp_path, make_videos((3, 3)))
+    videos = make_videos((3, 3))
+    built = build(tmp_path, videos)
     os.replace(tmp_path / "video-0.array_record", tmp_path / "video-1.array_record")
     with pytest.raises(UserError, match="video-1 was made of another video"):
-        load_bank(tmp_path, built.key, ["video-1"], stamp_ids)
+        load(tmp_path, built.key, videos, ["video-1"])
 
 
 JOB = """
@@ -488,9 +494,9 @@ def test_what_can_not_be_stored_is_one_line(tmp_path):
     built = build(tmp_path, {"a": video}, "float32")
     key = dataclasses.replace(built.key, videos={"a": "", "b": ""})
     with pytest.raises(UserError, match="no bank of video c"):
-        load_bank(tmp_path, dataclasses.replace(key, videos={"c": ""}), ["c"], stamp_ids)
+        load(tmp_path, dataclasses.replace(key, videos={"c": ""}), {"c": video})
     key = dataclasses.replace(key, videos=dict.fromkeys("ab", built.key.videos["a"]))
     with pytest.raises(UserError, match="holds banks of several types"):
-        load_bank(tmp_path, key, ["a", "b"], stamp_ids)
-    bank = load_bank(tmp_path, key, ["a", "b"], stamp_ids, dtype="float32")
+        bits(load(tmp_path, key, {"a": video, "b": video}))
+    bank = load(tmp_path, key, {"a": video, "b": video}, dtype="float32")
     assert bank.padded().tokens.shape[0] == 2

@@ -246,7 +246,7 @@ def test_a_second_of_thirty_pictures(tmp_path):
     encode = lambda frames: frames.reshape(len(frames), 1, -1)[..., :4].astype(np.float32)  # noqa: E731
     made_of = preprocessing({"height": 28, "width": 56})
     built = build_bank(tmp_path / "bank", [found], encode, 4, made_of, "weights", "float32")
-    bank = load_bank(tmp_path / "bank", built.key, [found.id], lambda times: [[1]] * len(times))
+    bank = load_bank(tmp_path / "bank", built.key, [found], lambda times: [[1]] * len(times))
     assert bank.length.tolist() == [8]
     np.testing.assert_allclose(bank.times, stored.times, atol=1e-6)
 
