@@ -42,7 +42,7 @@ from medscope_jax.training.from_config import rollout_config
 from medscope_jax.training.ga_grpo import most_generated
 from medscope_jax.training.make_steps import make_ga_grpo_step
 from medscope_jax.training.packing import measure_packing
-from medscope_jax.training.train_state import init_state, optimizer_of
+from medscope_jax.training.train_state import init_state, optimizer_of, shardings_of
 from medscope_jax.video import preview_indices
 
 SIDES = ("ours", "peers", "peers_keep", "transformers", "transformers_keep")
@@ -143,6 +143,7 @@ def _our_update(world: World, job: Job, videos, episode: Episode, bank, repeats:
         jax.random.key(0),
         train_vision=False,
     )
+    state = jax.device_put(state, shardings_of(config, run.model, run.mesh, "ga_grpo"))
     advantages, found, seconds = jnp.asarray(advantages_of(job.rollouts)), {}, []
     for _ in range(1 + repeats):
 
