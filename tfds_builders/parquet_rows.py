@@ -53,7 +53,9 @@ def rows(source: BinaryIO, columns: Sequence[str]) -> Iterator[ParquetRow]:
             leaves = {i: leaf for i, leaf in numbered if leaf.path.split(".")[0] in present}
             texts = [leaf.path for leaf in leaves.values() if leaf.physical_type == "BYTE_ARRAY"]
             left = file.metadata.num_rows
-            lazy = parquet.ParquetFile(source, read_dictionary=texts, pre_buffer=False)
+            lazy = parquet.ParquetFile(
+                source, read_dictionary=texts, pre_buffer=False, page_checksum_verification=True
+            )
             for group in range(file.num_row_groups):
                 if fault := _group_fault(file.metadata.row_group(group), leaves):
                     yield None, fault

@@ -125,9 +125,9 @@ def _named(config: dict[str, Any], file: Path) -> dict[str, dict[str, Any]]:
     others = (key for key in config if key.endswith("_token") and key not in (*_NAMED, *_OFF))
     values += [config[key] for key in others if isinstance(config[key], str | dict)]
     extra, older = config.get("extra_special_tokens"), config.get("additional_special_tokens")
-    more = _extra(extra or older)
+    more = _extra(extra or older, file)
     if isinstance(extra, dict):  # of named ones: a list by the older name stands beside it
-        more += _extra(older)
+        more += _extra(older, file)
     named: dict[str, dict[str, Any]] = {}
     for value in [*(value for value in values if value), *more]:
         token = value if isinstance(value, dict) else {"content": value}
@@ -136,10 +136,12 @@ def _named(config: dict[str, Any], file: Path) -> dict[str, dict[str, Any]]:
     return named
 
 
-def _extra(tokens: Any) -> list[Any]:
+def _extra(tokens: Any, file: Path) -> list[Any]:
     """A list of special tokens, which may be an object of named ones."""
-    tokens = list(tokens.values()) if isinstance(tokens, dict) else tokens
-    return tokens if isinstance(tokens, list) else [tokens] if tokens else []
+    tokens = list(tokens.values()) if isinstance(tokens, dict) else tokens or []
+    if not isinstance(tokens, list):
+        raise UserError(f"{file}: its additional special tokens are {repr(tokens)[:60]}, no list")
+    return tokens
 
 
 def _by_id(listed: Any, file: Path) -> dict[int, dict[str, Any]]:
@@ -162,6 +164,11 @@ def _listed(added: list[Any], name: str) -> dict[int, dict[str, Any]]:
                 f"{name}: added_tokens has {repr(value)[:60]}, without an id of its own"
             )
         tokens[index] = _token({k: v for k, v in value.items() if k != "id"}, name)
+    if list(tokens) != sorted(tokens):
+        raise UserError(
+            f"{name}: added_tokens is not in the order of its ids, and libraries give the ids in "
+            "the order of the list: sort it by id, as they write it"
+        )
     return tokens
 
 

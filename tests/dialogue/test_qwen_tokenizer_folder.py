@@ -168,6 +168,10 @@ def test_added_tokens_have_the_ids_that_they_get(serialized, tmp_path):
         config.write_text(json.dumps({"added_tokens_decoder": changed}))
         with pytest.raises(UserError, match=message):
             load_qwen_tokenizer(tmp_path)
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        config.write_text(json.dumps({key: "<a>"}))
+        with pytest.raises(UserError, match="additional special tokens are '<a>', no list"):
+            load_qwen_tokenizer(tmp_path)
     # transformers would give it an id that the model has never seen.
     folder = unpack(serialized, tmp_path / "old", decoder=False)
     ids = json.loads((folder / "added_tokens.json").read_text())
@@ -175,6 +179,16 @@ def test_added_tokens_have_the_ids_that_they_get(serialized, tmp_path):
     (folder / "added_tokens.json").write_text(json.dumps(ids))
     with pytest.raises(UserError, match=r"<\|im_end\|> is not a token of its own"):
         load_qwen_tokenizer(folder)
+
+
+def test_added_tokens_out_of_order_are_refused(serialized):
+    """The library numbers them as they come, whatever ids they state."""
+    added = json.loads(serialized)["added_tokens"]
+    turned = qwen_cases.change(serialized, added_tokens=[added[1], added[0], *added[2:]])
+    library = tokenizers.Tokenizer.from_str(turned.decode())
+    assert library.token_to_id(added[1]["content"]) == added[0]["id"]
+    with pytest.raises(UserError, match="added_tokens is not in the order of its ids"):
+        qwen_tokenizer(turned)
 
 
 def test_steps_within_steps_without_end_are_one_line(serialized):

@@ -129,7 +129,7 @@ def _read(
                     raise line
                 fields = [field.strip() for field in line.split("\t" if "\t" in line else None)]
                 if empty and fields and fields[0].lower() == "frame":
-                    names = _header(fields)
+                    names = _header(fields, kind)
                 else:
                     frame, values = _label(fields, names, kind)
                     time = seconds(frame / fps, "the frame's time")
@@ -152,12 +152,14 @@ def _read(
             yield from ask(path.name, stem + extension, part, questions)
 
 
-def _header(fields: list[str]) -> list[str]:
-    """The columns' names after the first."""
+def _header(fields: list[str], kind: str) -> list[str]:
+    """The columns' names after the first; of a file of phases there is one."""
     if len(fields) < 2 or "" in fields or len(set(fields)) != len(fields):
         raise Unusable("the header does not name each column once")
     if len(fields) > _MAX_COLUMNS:
         raise Unusable(f"the header names more than {_MAX_COLUMNS} columns")
+    if kind == "phase" and len(fields) > 2:
+        raise Unusable("the header of a file of phases names more than a frame and its phase")
     return fields[1:]
 
 

@@ -297,6 +297,15 @@ def test_cholect50_empty_and_other_rates(tmp_path, collect):
     assert {(made.video, made.part) for made in good} == {("VID01.mp4", "eval")}
 
 
+def test_a_file_of_phases_has_one_column_of_them(tmp_path, collect):
+    """A step is not asked about as a phase because it stands before it."""
+    path = tmp_path / "video01-phase.txt"
+    path.write_text("Frame\tStep\tPhase\n0\tIncision\tPreparation\n25\tIncision\tPreparation\n")
+    good, bad = collect("cholec80", path)
+    assert not good and [made.place[-1] for made in bad] == ["1", "2", "3"]
+    assert "names more than a frame and its phase" in bad[0].reason
+
+
 def test_labels_without_a_question_are_told(tmp_path, collect):
     """A file that is whole, but of which nothing can be asked, is not passed over."""
     flicker = {str(f): [instance(*(RETRACT, CUT)[f % 2], f % 2)] for f in range(40)}
