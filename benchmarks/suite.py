@@ -34,8 +34,8 @@ from medscope_jax.config import ConfigError, load_config, parse_arguments, run_m
 from medscope_jax.data.listing import read_listing
 from medscope_jax.distributed import check_device
 from medscope_jax.metrics import write_results
+from medscope_jax.workers import Spread, workers
 from tfds_builders.build import build
-from tfds_builders.parallel import Spread, workers
 
 FPS = 25
 BANK = {"fps": 1.0, "height": 28, "width": 56, "max_frames": 3600}

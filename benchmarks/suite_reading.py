@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from medscope_jax.config import load_config
 from medscope_jax.data.clinvideo_reader import ClinvideoReader
-from medscope_jax.data.examples import clip_example, clip_row, compact, measure_rows
+from medscope_jax.data.examples import clip_example, clip_row, compact
+from medscope_jax.data.row_lengths import RowLengths, needs, padded_sizes
 from medscope_jax.dialogue import train_tokenizer
 from medscope_jax.models import init_params
 from medscope_jax.training.from_config import layouts, with_vocabulary
@@ -41,19 +42,22 @@ def measure_reading(data_dir: str | os.PathLike, batches: int) -> dict:
     rows = {name: row for row, name in enumerate(suite.outlines("train"))}
     kept = {name: stored[row] for name, row in rows.items()}
     names = [record["video"] for record in records]
-    laid_out = []  # once, as training does: it has to know how long the longest row is
-    for record, name in zip(records, names, strict=True):
-        row, shown = clip_row(record, kept[name], tokenizer, layout)
-        laid_out.append((compact(row), shown))
-    slots, targets = measure_rows([row for row, _ in laid_out])
+    asked = list(records)
+    # Once, as training does with a small stage: it has to know how long the longest row is.
+    laid_out = [
+        compact(clip_row(record, kept[name], tokenizer, layout))
+        for record, name in zip(asked, names, strict=True)
+    ]
+    sizes = [needs(row, layout.tokens_per_frame) for row in laid_out]
+    slots, targets = padded_sizes(RowLengths(*np.transpose(sizes)))
     layout = dataclasses.replace(layout, length=slots)
     order = np.random.default_rng(0).integers(len(records), size=(batches, _rows(config)))
 
     def from_disk(index: int) -> dict:
-        return clip_example(*laid_out[index], stored[rows[names[index]]], layout)
+        return clip_example(laid_out[index], asked[index], stored[rows[names[index]]], layout)
 
     def from_kept(index: int) -> dict:
-        return clip_example(*laid_out[index], kept[names[index]], layout)
+        return clip_example(laid_out[index], asked[index], kept[names[index]], layout)
 
     found = {"records": len(records), "rows": _rows(config)}
     for name, example in (("disk", from_disk), ("kept", from_kept)):

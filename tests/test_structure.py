@@ -30,7 +30,7 @@ LAYERS = (
     "phantom dialogue tools video",
     "distributed",
     "config config_schema config_source config_text config_values arguments "
-    "errors files locks manifest parts quiet stored strict_json visible",
+    "errors files locks manifest parts quiet stored strict_json visible workers",
 )
 # Who imports a room of which others know nothing.
 ONLY = {"tfds_builders": "train tfds_builders benchmarks", "benchmarks": "benchmarks"}

@@ -37,10 +37,11 @@ from medscope_jax.errors import UserError, run_main
 from medscope_jax.files import check_folder, writing
 from medscope_jax.parts import PARTS
 from medscope_jax.visible import shown
+from medscope_jax.workers import Spread, available_processes, workers
+from tfds_builders.beam import SHARED, beam_workers
 from tfds_builders.clinvideo_frames.clinvideo_frames import ClinvideoFrames
 from tfds_builders.clinvideo_suite.clinvideo_suite import ClinvideoSuite
 from tfds_builders.manual import Manual, read_manual
-from tfds_builders.parallel import SHARED, Spread, available_processes, beam_workers, workers
 from tfds_builders.quarantine import NAME, Counts, print_counts
 from tfds_builders.sharded_builder import (
     EmptyDatasetError,

@@ -40,7 +40,7 @@ from medscope_jax.phantom.suite_config import (
 )
 from medscope_jax.video.frames import VideoError
 from medscope_jax.visible import shown
-from tfds_builders.parallel import Spread, workers
+from medscope_jax.workers import Spread, workers
 from tfds_builders.phantom_frames.phantom_frames import PhantomFrames
 from tfds_builders.phantom_suite.phantom_suite import PhantomSuite
 

@@ -31,8 +31,9 @@ from medscope_jax.errors import UserError, one_line
 from medscope_jax.files import NOT_REGULAR
 from medscope_jax.locks import alone
 from medscope_jax.parts import SPLITS
+from medscope_jax.workers import Spread, available_processes, workers
+from tfds_builders.beam import beam_workers
 from tfds_builders.manual import Manual, read_manual
-from tfds_builders.parallel import Spread, available_processes, beam_workers, workers
 from tfds_builders.quarantine import (
     NAME,
     Counts,

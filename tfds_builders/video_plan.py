@@ -20,10 +20,10 @@ from typing import Any
 from medscope_jax.data.built import FORMAT, file_hash
 from medscope_jax.errors import UserError
 from medscope_jax.parts import PARTS, SPLITS
+from medscope_jax.workers import Spread
 from tfds_builders.inside import fault_of, recordings_below
 from tfds_builders.locate import locator
 from tfds_builders.manual import Manual, Source
-from tfds_builders.parallel import Spread
 from tfds_builders.quarantine import Counts, Quarantine, open_quarantine
 from tfds_builders.record import Annotation, BadRow
 

@@ -121,5 +121,10 @@ class Mixture:
     def __getitem__(self, index: int) -> Any:
         return self._sequences[self._source[index]][int(self._item[index])]
 
+    def spread(self, columns: Sequence[np.ndarray]) -> np.ndarray:
+        """Of arrays [N_s, ...], one a sequence, the item that belongs to each element."""
+        first = np.cumsum([0, *map(len, columns[:-1])])
+        return np.concatenate(columns)[first[self._source] + self._item]
+
     def __repr__(self) -> str:
         return f"Mixture of {len(self._sequences)} sequences, {len(self)} records"

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from medscope_jax.data.built import newest, open_dataset
+from medscope_jax.data.built import SEAL, file_hash, newest, open_dataset
 from medscope_jax.data.listing import VideoSettings, read_listing, read_times, times_of
 from medscope_jax.data.stored_rows import (
     Item,
@@ -43,6 +43,16 @@ class ClinvideoReader:
 
     data_dir: str | os.PathLike
     config = None  # nothing is to be drawn
+
+    @property
+    def lengths_folder(self) -> pathlib.Path:
+        """Beside what was built."""
+        return pathlib.Path(self.data_dir, "lengths")
+
+    def fingerprint(self, part: str) -> str:
+        """Of the seals of the part and of its videos."""
+        datasets = (f"clinvideo_suite/{part}", "clinvideo_frames")
+        return " ".join(file_hash(built_folder(self.data_dir, name) / SEAL) for name in datasets)
 
     def splits(self, part: str) -> tuple[str, ...]:
         """The splits that a part has, in the order train, validation, test; none if not built."""

@@ -7,7 +7,6 @@ import numpy as np
 from medscope_jax.dialogue import (
     CompactRow,
     Layout,
-    Role,
     Row,
     Tokenizer,
     build_episode,
@@ -15,7 +14,6 @@ from medscope_jax.dialogue import (
     question_text,
 )
 from medscope_jax.dialogue.sanitize import check_turns
-from medscope_jax.errors import UserError
 from medscope_jax.tools import Tool, select_frames_host
 from medscope_jax.video import Video, preview_indices
 
@@ -27,33 +25,36 @@ def _words(record: Mapping) -> tuple[str, Sequence[str]]:
     return question_text(record, f"the question of {name}"), record["turns"]
 
 
-def clip_row(
-    record: Mapping, video: Video, tokenizer: Tokenizer, layout: Layout
-) -> tuple[Row, np.ndarray]:
-    """Stage 1: an episode about a clip whose frames it shows. Returns (Row, shown frame indices).
-
-    UserError where the record's words can't be part of a conversation, see dialogue.sanitize. The
-    row sees the shown frames alone, because the step encodes no others.
-    """
+def clip_frames(record: Mapping, video: Video, layout: Layout) -> np.ndarray:
+    """Indices of the frames that a clip's row shows."""
     start, end = (float(x) for x in record["window"])
     indices, count = select_frames_host(
         Tool.CROP_VIDEO, start, end, video.times, len(video.times), layout.window_frames
     )
-    shown = indices[:count]
-    row = build_episode(
+    return indices[:count]
+
+
+def clip_row(record: Mapping, video: Video, tokenizer: Tokenizer, layout: Layout) -> Row:
+    """Stage 1: an episode about a clip whose frames it shows, see clip_frames.
+
+    UserError where the record's words can't be part of a conversation, see dialogue.sanitize. The
+    row sees the shown frames alone, because the step encodes no others.
+    """
+    shown = clip_frames(record, video, layout)
+    return build_episode(
         *_words(record),
-        range(count),
+        range(len(shown)),
         video.times[shown],
         video.duration,
         tokenizer,
         layout,
         tools=False,
     )
-    return row, shown
 
 
-def clip_example(row: Row | CompactRow, shown: np.ndarray, video: Video, layout: Layout) -> dict:
+def clip_example(row: Row | CompactRow, record: Mapping, video: Video, layout: Layout) -> dict:
     """clip_row's result as arrays: tokens, visual_index, role [L] and frames uint8 [F, H, W, 3]."""
+    shown = clip_frames(record, video, layout)
     frames = np.zeros((layout.window_frames, *video.frames.shape[1:]), np.uint8)
     frames[: len(shown)] = video.frames[shown]
     return {**pad_row(row, layout.length), "frames": frames}
@@ -106,12 +107,3 @@ def compact(row: Row) -> CompactRow:
     """The row as small arrays, without its calls: laid out once, kept for every epoch."""
     index = np.array(row.visual_index, np.int32)
     return CompactRow(np.array(row.tokens, np.int32), index, np.array(row.role, np.int8))
-
-
-def measure_rows(rows: Sequence[Row | CompactRow], multiple: int = 8) -> tuple[int, int]:
-    """(positions, generated tokens) that hold every row, each rounded up to a multiple."""
-    if not rows:
-        raise UserError("the suite has no records for this stage")
-    length = max(len(row.tokens) for row in rows)
-    generated = max(int(np.sum(np.equal(row.role, Role.GENERATED))) for row in rows)
-    return -length // multiple * -multiple, -generated // multiple * -multiple

@@ -28,6 +28,15 @@ class Suite(Protocol):
         """What tfds_builders.prepare draws the suite from; None of one that is there already."""
         ...
 
+    @property
+    def lengths_folder(self) -> Path:
+        """Where the lengths of its rows are kept (row_lengths.py); it need not be there."""
+        ...
+
+    def fingerprint(self, part: str) -> str:
+        """Another one whenever the part was built of something else."""
+        ...
+
     def splits(self, part: str) -> tuple[str, ...]:
         """The splits that a part has; none if the suite has no such part."""
         ...

@@ -73,6 +73,15 @@ class PhantomReader:
         except UserError as error:
             raise UserError(f"config.suite: {error}") from error
 
+    @property
+    def lengths_folder(self) -> pathlib.Path:
+        """Beside what was drawn."""
+        return suite_dir(self.workdir) / "lengths"
+
+    def fingerprint(self, part: str) -> str:
+        """Of its configuration, of which all parts are drawn."""
+        return f"{part} {_stamp(_prepared(self.workdir))['fingerprint']}"
+
     def splits(self, part: str) -> tuple[str, ...]:
         """The splits that a part has."""
         return SPLITS_OF_PART.get(part, ())

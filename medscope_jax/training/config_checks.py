@@ -4,21 +4,21 @@ A bad value then costs one line. Found later it would cost the minutes in which 
 or a stage trained, and leave behind a folder that belongs to a config that can't be run.
 """
 
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from medscope_jax.data.examples import clip_row, dialogue_row
 from medscope_jax.data.open_suite import Suite
+from medscope_jax.data.row_lengths import without_pixels
 from medscope_jax.data.stored_rows import VideoOutline
 from medscope_jax.dialogue import Layout, Tokenizer
 from medscope_jax.rollout import prompt_width
 from medscope_jax.training.from_config import STAGES, require_split
 from medscope_jax.training.rollout_batch import check_parts
 from medscope_jax.training.run import run_tokenizer
-from medscope_jax.training.sft import parts_of
+from medscope_jax.training.stage_rows import parts_of
 from medscope_jax.training.values import check_values, section_named
-from medscope_jax.video import Video, pair_frames
+from medscope_jax.video import Video
 
 _SAMPLE = 6  # records (of a phantom suite, procedures) whose conversations are laid out
 
@@ -85,7 +85,4 @@ def _check_prompts(config: ConfigDict, suite: Suite, tokenizer: Tokenizer, whole
 
 
 def _unseen(outline: VideoOutline, config: ConfigDict) -> Video:
-    """A video without pixels: how many tokens it takes depends on its times alone."""
-    frames = np.zeros((len(outline.times), 0, 0, 3), np.uint8)
-    video = Video(frames, outline.times, outline.duration)
-    return pair_frames(video) if config.video.native_pairs else video
+    return without_pixels(outline.times, outline.duration, config.video.native_pairs)

@@ -7,12 +7,13 @@ import pytest
 
 from medscope_jax.data.examples import (
     clip_example,
+    clip_frames,
     clip_row,
     compact,
     dialogue_example,
     dialogue_row,
-    measure_rows,
 )
+from medscope_jax.data.row_lengths import RowLengths, needs, padded_sizes
 from medscope_jax.dialogue import Layout, Role, protocol, train_tokenizer
 from medscope_jax.errors import UserError
 from medscope_jax.video import Video
@@ -53,10 +54,10 @@ def record(part, turns, window=(-1.0, -1.0)):
 def test_a_clip_shows_its_window(tokenizer, video):
     """Frames come with the example, and the row counts within them; stamps tell absolute times."""
     asked = record("qa", [END], window=(4.0, 6.0))
-    row, shown = clip_row(asked, video, tokenizer, LAYOUT)
-    assert list(shown) == [4, 5, 6]
+    row = clip_row(asked, video, tokenizer, LAYOUT)
+    assert list(clip_frames(asked, video, LAYOUT)) == [4, 5, 6]
     assert [f for f in row.visual_index if f >= 0] == [0, 1, 2, 3, 4, 5]
-    example = clip_example(*clip_row(asked, video, tokenizer, LAYOUT), video, LAYOUT)
+    example = clip_example(row, asked, video, LAYOUT)
     assert {k: v.shape for k, v in example.items()} == {
         "tokens": (256,),
         "visual_index": (256,),
@@ -72,8 +73,10 @@ def test_a_clip_shows_its_window(tokenizer, video):
 
 
 def test_a_long_clip_is_spread_over_its_window(tokenizer, video):
-    _, shown = clip_row(record("cap", [END], window=(0.0, 9.0)), video, tokenizer, LAYOUT)
-    assert list(shown) == [0, 3, 6, 9]
+    asked = record("cap", [END], window=(0.0, 9.0))
+    assert list(clip_frames(asked, video, LAYOUT)) == [0, 3, 6, 9]
+    row = clip_row(asked, video, tokenizer, LAYOUT)
+    assert sum(index >= 0 for index in row.visual_index) == 4 * LAYOUT.tokens_per_frame
 
 
 def test_a_dialogue_brings_what_it_shows(tokenizer, video):
@@ -116,13 +119,14 @@ def test_shapes_hold_every_row(tokenizer, video):
             True,
         ),
     ]
-    slots, generated = measure_rows(rows)
+    lengths = RowLengths(*np.transpose([needs(compact(row), 2) for row in rows]))
+    slots, generated = padded_sizes(lengths)
     longest = max(len(row.tokens) for row in rows)
     most = max(sum(r == Role.GENERATED for r in row.role) for row in rows)
     assert slots % 8 == 0 and longest <= slots < longest + 8
     assert generated % 8 == 0 and most <= generated < most + 8
     with pytest.raises(UserError, match="no records"):
-        measure_rows([])
+        padded_sizes(RowLengths(*np.zeros((3, 0), np.int32)))
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_training_and_rollouts_ask_with_options(tokenizer):
     row = dialogue_row(RECORD, video, tokenizer, LAYOUT, tools=True)
     asked = f"\n{TEXT}\n{protocol.INSTRUCTION_WITH_TOOLS}<|im_end|>"
     assert asked in prompt_of(tokenizer, row.tokens, row.role)
-    clip, _ = clip_row(RECORD, video, tokenizer, LAYOUT)
+    clip = clip_row(RECORD, video, tokenizer, LAYOUT)
     assert f"\n{TEXT}\n{protocol.INSTRUCTION}" in prompt_of(tokenizer, clip.tokens, clip.role)
 
     keys = row_keys(jax.random.key(0), np.arange(1)).reshape(1, 1)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from medscope_jax import workers as spread
 from medscope_jax.bank.bank_build import build_bank
 from medscope_jax.bank.bank_file import PARTIAL
 from medscope_jax.bank.bank_store import bank_path, load_bank
@@ -23,8 +24,8 @@ from medscope_jax.errors import UserError
 from medscope_jax.training.split_bank import preprocessing
 from medscope_jax.video import read_video
 from tests.tfds_builders import clinvideo_cases as cases
-from tfds_builders import parallel as spread
 from tfds_builders import video_plan as plan_room
+from tfds_builders.beam import beam_workers
 from tfds_builders.build import build
 from tfds_builders.clinvideo_frames.clinvideo_frames import ClinvideoFrames, _deal
 from tfds_builders.manual import read_manual
@@ -293,7 +294,7 @@ def test_beam_gives_the_same_bytes(tmp_path):
     cases.write_folder(manual)
     cases.build_all(manual, tmp_path / "plain")
     cases.build_all(
-        manual, tmp_path / "beam", spread=spread.beam_workers(options.PipelineOptions(flags=[]))
+        manual, tmp_path / "beam", spread=beam_workers(options.PipelineOptions(flags=[]))
     )
     assert cases.digest(tmp_path / "beam") == cases.digest(tmp_path / "plain")
 

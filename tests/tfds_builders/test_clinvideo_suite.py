@@ -13,11 +13,11 @@ from medscope_jax.data.listing import VideoSettings
 from medscope_jax.errors import UserError
 from medscope_jax.parts import PARTS, SPLITS_OF_PART
 from medscope_jax.video import read_video
+from medscope_jax.workers import workers
 from tests.dialogue.chat_cases import render_chat
 from tests.tfds_builders import clinvideo_cases as cases
 from tests.tfds_builders.clinvideo_cases import build_all, digest, stored_videos
 from tfds_builders.build import build, main
-from tfds_builders.parallel import workers
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medscope_jax.dialogue import Role, Row
+from medscope_jax.data.row_lengths import RowLengths
+from medscope_jax.dialogue import Role
 from medscope_jax.distributed import make_mesh
 from medscope_jax.training.length_bucketing import LengthBuckets, plan_buckets, split_batch
 from medscope_jax.training.sft import _plan_split
@@ -102,13 +103,14 @@ def test_few_long_rows():
 
 def test_a_stage_of_few_steps_is_not_split():
     """A split is two programs to compile: a stage must be long enough to earn them back."""
-    rows = [Row(*(np.ones(n, np.int32),) * 3, calls=[]) for n in [10] * 30 + [100] * 2]
+    used = np.array([10] * 30 + [100] * 2, np.int32)
+    lengths = RowLengths(used, used // 2, used // 10)
     mesh = make_mesh({}, jax.devices()[:1])
 
     def planned(steps):
         section = SimpleNamespace(steps=steps, batch_size=16)
         run = SimpleNamespace(config={"cold_start": section}, mesh=mesh)
-        return _plan_split(run, "cold_start", rows, 104)
+        return _plan_split(run, "cold_start", lengths, 104)
 
     assert planned(49) is None
     assert planned(50) is not None

@@ -1,4 +1,4 @@
-"""Work spread over processes, or over a Beam runner: ordered maps that hold few jobs at a time."""
+"""Work spread over processes of this machine: an ordered map that holds few jobs at a time."""
 
 import collections
 import concurrent.futures
@@ -7,24 +7,18 @@ import contextlib
 import functools
 import multiprocessing
 import os
-import pathlib
-import pickle
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import cv2
 
 from medscope_jax.errors import UserError
-from medscope_jax.files import write_bytes
 
 # An ordered map: (function, jobs) -> an iterator of results, in the order of the jobs.
 Spread = Callable[[Callable, Iterable], Iterator]
 
 # Jobs in flight a process: enough that none waits for the one that gives out jobs.
 _QUEUE = 2
-SHARED = ".results"  # what the name of a folder of results ends in
 
 
 def available_processes() -> int:
@@ -86,52 +80,3 @@ def _start_worker() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-
-
-def beam_workers(
-    options: Any = None, runner: Any = None, folder: str | os.PathLike | None = None
-) -> Spread:
-    """An ordered map over a runner of Apache Beam.
-
-    A worker hands its result over in a file; results are then read one at a time. All jobs are made
-    before the first one starts.
-
-    Args:
-      options: PipelineOptions; None for Beam's defaults (DirectRunner in this process).
-      runner: a runner or its name; None for that of the options.
-      folder: one that the runner's machines share, in which these files lie meanwhile, in a folder
-        that ends in SHARED: results name recordings, and a killed process leaves them behind. None
-        for this machine's temporary folder.
-
-    Raises:
-      UserError: apache-beam is not installed.
-    """
-    try:
-        import apache_beam as beam
-    except ImportError:
-        raise UserError("Beam is asked for: python -m pip install apache-beam") from None
-
-    def spread(function: Callable, jobs: Iterable) -> Iterator:
-        with tempfile.TemporaryDirectory(SHARED, dir=folder) as shared:
-            numbered = list(enumerate(jobs))
-            if numbered:
-                with beam.Pipeline(runner=runner, options=options) as pipeline:
-                    _ = (
-                        pipeline
-                        | beam.Create(numbered)
-                        | beam.Reshuffle()  # else one worker would run them all
-                        | beam.Map(_run_into_file, function, shared)
-                    )
-            for number, _ in numbered:
-                yield pickle.loads(_result_file(shared, number).read_bytes())
-
-    return spread
-
-
-def _run_into_file(job: tuple[int, Any], function: Callable, folder: str) -> None:
-    # A runner may run a job twice; the result is the same.
-    write_bytes(_result_file(folder, job[0]), pickle.dumps(function(job[1])))
-
-
-def _result_file(folder: str, number: int) -> pathlib.Path:
-    return pathlib.Path(folder) / f"{number:08d}.result"
