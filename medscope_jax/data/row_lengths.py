@@ -73,8 +73,8 @@ def lay_out(
 
 def needs(row: CompactRow, tokens_per_frame: int) -> tuple[int, int, int]:
     """A row's RowLengths."""
-    seen = np.count_nonzero(row.visual_index >= 0)
-    generated = np.count_nonzero(row.role == Role.GENERATED)
+    seen = int(np.count_nonzero(row.visual_index >= 0))
+    generated = int(np.count_nonzero(row.role == Role.GENERATED))
     return len(row.tokens), generated, seen // tokens_per_frame
 
 
