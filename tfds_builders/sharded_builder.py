@@ -106,7 +106,8 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         try:
             super().__init__(file_format=file_format, **kwargs)
         except Exception as error:  # TFDS reads what is there at once, and has many kinds of errors
-            if (folder := getattr(self, "_data_dir", None)) is None:
+            folder = getattr(self, "_data_dir", None)
+            if folder is None or not os.path.exists(folder):
                 raise
             raise UserError(
                 f"{folder} is damaged or edited ({one_line(error)[:120]}): delete that folder, a "

@@ -11,6 +11,7 @@ from medscope_jax.errors import UserError
 from tests.tfds_builders import clinvideo_cases as cases
 from tfds_builders.build import build
 from tfds_builders.card.__main__ import main as card
+from tfds_builders.clinvideo_frames.clinvideo_frames import ClinvideoFrames
 
 TABLE = """Video;Question;Answer;Spans
 Op\u00e9ration.mp4;When is the clip closed?;;2,0-9,0
@@ -125,3 +126,16 @@ def test_a_damaged_description_of_a_built_suite_is_one_line(tmp_path):
     shutil.rmtree(info.parent)
     build("clinvideo_frames", manual, data, quiet=True)
     assert len(ClinvideoReader(data).outlines("train")) == 1
+
+
+def test_a_defect_is_not_blamed_on_a_folder_that_is_not_there(tmp_path, monkeypatch):
+    def broken(builder):
+        raise ModuleNotFoundError("No module named 'x'")
+
+    monkeypatch.setattr(ClinvideoFrames, "_info", broken)
+    with pytest.raises(ModuleNotFoundError):
+        ClinvideoFrames(data_dir=tmp_path)
+    (tmp_path / "clinvideo_frames" / "1.0.0").mkdir(parents=True)
+    (tmp_path / "clinvideo_frames" / "1.0.0" / "dataset_info.json").write_text("{}")
+    with pytest.raises(UserError, match="1.0.0 is damaged or edited"):
+        ClinvideoFrames(data_dir=tmp_path)

@@ -124,7 +124,7 @@ def asked(
     if options:
         answer = chosen(required({"the answer": answer}, signs, "the answer"), options)
         task = task or "vqa"
-    elif isinstance(answer, (list, tuple, dict)):
+    elif isinstance(answer, (list, tuple, dict)) and task in ("", "grounding"):
         stated = spans(answer, "the answer's interval")
         answer = interval_text(stated)
     elif not absent(answer) or task != "grounding":

@@ -182,6 +182,24 @@ def test_ophvl(write_rows, collect):
     assert [made.place for made in bad] == ["rows.jsonl:4"]
 
 
+@pytest.mark.parametrize("said", [[1, 2], [[1, 2], [3, 4]], {"start": 1, "end": 2}])
+def test_a_list_is_no_words(write_rows, collect, said):
+    """Where words are meant, numbers are not taken for an answer of intervals."""
+    clip = {"video_path": "v.mp4", "clip_start_time": 0, "clip_end_time": 9}
+    plain = {"video": "v.mp4", "question": "What?"}
+    for reader, row in (
+        ("ophvl", clip | {"caption": said}),
+        ("medvideocap", {"video": "v.mp4", "caption": said}),
+        ("plain", plain | {"part": "cap", "answer": said}),
+        ("plain", plain | {"task": "vqa", "answer": said}),
+    ):
+        good, bad = collect(reader, write_rows("rows.jsonl", [row]))
+        assert not good, reader
+        assert bad[0].reason == "the answer is no text"
+    (made,), _ = collect("plain", write_rows("rows.jsonl", [plain | {"answer": said}]))
+    assert made.task == "grounding"
+
+
 def test_ophvl_with_keys_of_its_own(write_rows, collect):
     row = {"file": "e.mp4", "from": 1, "to": 3, "said": "An incision."}
     keys = {"video_key": "file", "start_key": "from", "end_key": "to", "text_key": "said"}
@@ -295,3 +313,26 @@ def test_parquet_text_that_is_none(tmp_path, collect):
     good, bad = collect("verl", path)
     assert [made.question for made in good] == ["What is cut?"]
     assert bad == [BadRow("rows.parquet:2", "the row holds text that is not UTF-8")]
+
+
+def test_parquet_pages_are_held_against_their_checksums(tmp_path, collect):
+    """Where the file has them: a flipped byte of an answer is no other answer."""
+    path = tmp_path / "rows.parquet"
+    table = pa.table(
+        {
+            "prompt": ["What is cut?"],
+            "videos": [["v.mp4"]],
+            "reward_model": ['{"ground_truth": "A duct."}'],
+        }
+    )
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pyarrow.parquet.write_table(table, path, write_page_checksum=True, **plain)
+    data = path.read_bytes()
+    assert data.count(b"A duct.") == 1
+    path.write_bytes(data.replace(b"A duct.", b"A dust."))
+    good, bad = collect("verl", path)
+    assert not good
+    assert "the Parquet file is damaged here" in bad[0].reason
+    path.write_bytes(data)
+    good, bad = collect("verl", path)
+    assert (good[0].answer, bad) == ("A duct.", [])
