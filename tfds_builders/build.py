@@ -3,6 +3,7 @@
     python -m tfds_builders.build clinvideo_frames --manual_dir MANUAL --data_dir DATA
     python -m tfds_builders.build clinvideo_suite --manual_dir MANUAL --data_dir DATA
         [--config vcot] [--num-processes N] [--beam_pipeline_options OPTIONS] [--overwrite]
+        [--measure_for tpu_configs/v5e.py:7b --checkpoint CKPT]
 
 clinvideo_suite builds clinvideo_frames first where DATA has none. Without --config it builds every
 part that has a row. What is there already is kept if it was built from the same videos and
@@ -18,6 +19,11 @@ Beam (python -m pip install apache-beam), with OPTIONS like
     runner=DirectRunner,direct_num_workers=4,direct_running_mode=multi_processing
 
 whose machines see MANUAL and DATA under the same paths.
+
+--measure_for names the config that will train on a large suite, and --checkpoint the imported
+weights it starts from: how long each record's row is, is then found here, over all cores, instead
+of at the run's first start. A config without a checkpoint trains its own tokenizer, and measures
+then.
 
 TFDS's own `tfds build` does the same builder by builder, with all of its flags:
 tfds_builders/tfds.py starts it, without TensorFlow.
@@ -42,6 +48,7 @@ from tfds_builders.beam import SHARED, beam_workers
 from tfds_builders.clinvideo_frames.clinvideo_frames import ClinvideoFrames
 from tfds_builders.clinvideo_suite.clinvideo_suite import ClinvideoSuite
 from tfds_builders.manual import Manual, read_manual
+from tfds_builders.measure import measure_rows
 from tfds_builders.quarantine import NAME, Counts, print_counts
 from tfds_builders.sharded_builder import (
     EmptyDatasetError,
@@ -161,7 +168,13 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--num-processes", "--num_processes", type=int, help="default: all")
     parser.add_argument("--beam_pipeline_options", help="comma-separated, without leading --")
     parser.add_argument("--overwrite", action="store_true", help="build again what is there")
+    parser.add_argument("--measure_for", metavar="FILE[:ARG]", help="a run's config: see above")
+    parser.add_argument("--checkpoint", metavar="CKPT", help="with it: imported weights")
     flags = parser.parse_args(arguments)
+    if bool(flags.measure_for) != bool(flags.checkpoint):
+        raise UserError("--measure_for and --checkpoint go together: a config and its weights")
+    if flags.measure_for and (flags.builder != ClinvideoSuite.name or flags.config):
+        raise UserError("--measure_for is for all of clinvideo_suite: leave --config out")
     check_folder(flags.manual_dir, "--manual_dir")
     check_folder(flags.data_dir, "--data_dir")
     with (
@@ -171,6 +184,8 @@ def main(arguments: list[str]) -> None:
         build(
             flags.builder, flags.manual_dir, flags.data_dir, flags.config, spread, flags.overwrite
         )
+    if flags.measure_for:
+        measure_rows(flags.measure_for, flags.checkpoint, flags.data_dir)
 
 
 def _spread(

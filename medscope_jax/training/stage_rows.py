@@ -6,11 +6,18 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from medscope_jax.data.batches import Mixture, mix
 from medscope_jax.data.open_suite import Suite
 from medscope_jax.data.row_lengths import RowLengths, RowMaker, lay_out, needs, row_lengths
-from medscope_jax.dialogue import CompactRow, Tokenizer, load_qwen_tokenizer, load_tokenizer
+from medscope_jax.dialogue import (
+    CompactRow,
+    Layout,
+    Tokenizer,
+    load_qwen_tokenizer,
+    load_tokenizer,
+)
 from medscope_jax.distributed.multihost import first_process_first, is_first
 from medscope_jax.errors import UserError
 from medscope_jax.files import write_text
@@ -65,7 +72,8 @@ def stage_rows(run: Run, name: str, split: VideoSplit) -> StageRows:
         found = _kept_rows(run, name, records, laid_out)
         if found is not None:
             return found
-    makers = row_makers(run, name)
+    layouts = run.layout, run.clip_layout
+    makers = row_makers(run.config, suite_of(run), name, layouts, tokenizer_loader(run))
     with first_process_first(f"lengths of {name}"):
         parts = [row_lengths(maker, run.folder / "lengths") for maker in makers]
     whole = RowLengths(*(records.spread(columns) for columns in zip(*parts, strict=True)))
@@ -79,11 +87,20 @@ def stage_rows(run: Run, name: str, split: VideoSplit) -> StageRows:
     return StageRows(RowLengths(*(column[there] for column in whole)), row)
 
 
-def row_makers(run: Run, name: str) -> list[RowMaker]:
-    """How the rows of each part of a stage are made, by whichever process."""
-    layout = run.clip_layout if name == "warm_up" else run.layout
-    load = tokenizer_loader(run)
-    pairs, suite = run.config.video.native_pairs, suite_of(run)
+def row_makers(
+    config: ConfigDict,
+    suite: Suite,
+    name: str,
+    layouts: tuple[Layout, Layout],
+    load: Callable[[], Tokenizer],
+) -> list[RowMaker]:
+    """How the rows of each part of a stage are made, by whichever process.
+
+    Args:
+        layouts: of conversations about whole videos, and about clips.
+        load: reads the tokenizer, as RowMaker.load_tokenizer.
+    """
+    layout, pairs = layouts[name == "warm_up"], config.video.native_pairs
     parts = parts_of(suite, name)
     return [RowMaker(suite, part, KINDS[name], layout, pairs, load) for part in parts]
 
