@@ -24,12 +24,12 @@ from medscope_jax.parts import PARTS, SPLITS
 from medscope_jax.video import preview_indices
 
 AGAIN = "build it again with --overwrite (python -m tfds_builders.build)"
-# What a run needs of a data folder: of each line one part at least, in that split.
+# What a run needs of a data folder: in each split one of the parts at least.
 _NEEDED = (
-    ("train", ("cap", "qa")),
-    ("train", ("vcot", "cot")),
-    ("train", ("rl",)),
-    ("test", ("eval",)),
+    ("train", ("cap", "qa"), "clips to train on"),
+    ("train", ("vcot", "cot"), "conversations to train on"),
+    ("train", ("rl",), "questions to train on"),
+    ("test", ("eval",), "questions to be tested with"),
 )
 
 
@@ -125,20 +125,27 @@ class ClinvideoReader:
             config.video's, or a video has more bank frames than it allows.
         """
         data_dir = self.data_dir
-        for split, parts in _NEEDED:
-            if not any(split in self.splits(part) for part in parts):
-                raise UserError(
-                    f"config.suite.data_dir {data_dir} has no split {split} of "
-                    f"{' or '.join(parts)}, which a run needs: add a source of it to suite.json "
-                    "and build again"
-                )
-        built = self.video_settings()
-        for key in ("fps", "height", "width", "min_frames"):
-            if getattr(built, key) != video[key]:
-                raise UserError(
-                    f"config.video.{key} is {video[key]}, but {data_dir} was built with "
-                    f"{getattr(built, key)}: set --config.video.{key}={getattr(built, key)}"
-                )
+        built = self.video_settings()  # first: whether there is anything
+        missing = [
+            f"{what} (part {' or '.join(parts)}, split {split})"
+            for split, parts, what in _NEEDED
+            if not any(split in self.splits(part) for part in parts)
+        ]
+        if missing:
+            raise UserError(
+                f"config.suite.data_dir {data_dir} lacks {', '.join(missing)}: add rows of these "
+                "to a source of suite.json and build again (docs/data.md has the least that trains)"
+            )
+        other = [
+            key
+            for key in ("fps", "height", "width", "min_frames")
+            if getattr(built, key) != video[key]
+        ]
+        if other:
+            asked = ", ".join(f"config.video.{key} is {video[key]}" for key in other)
+            told = ", ".join(str(getattr(built, key)) for key in other)
+            flags = " ".join(f"--config.video.{key}={getattr(built, key)}" for key in other)
+            raise UserError(f"{asked}, but {data_dir} was built with {told}: set {flags}")
         share = 2 if video.native_pairs else 1
         listing = read_listing(built_folder(data_dir, "clinvideo_frames"))
         longest = -(-max(found.num_frames for found in listing.values()) // share)

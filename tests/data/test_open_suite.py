@@ -201,7 +201,10 @@ def test_train_and_evaluate(data_dir, micro_arguments, tmp_path, capsys):
         ({"video.min_frames": 4}, "config.video.min_frames is 4, but .* was built with 8"),
         ({"video.max_frames": 10}, "has a video of 16 bank frames"),
         ({"dialogue.length": 90}, "config.dialogue.length: "),
-        ({"suite.data_dir": "nowhere"}, "nowhere has no split train of cap or qa"),
+        (
+            {"suite.data_dir": "nowhere"},
+            "nowhere has no clinvideo_frames; run python -m tfds_b",
+        ),
     ],
 )
 def test_what_does_not_go_together(data_dir, micro_arguments, changes, message):

@@ -1,18 +1,26 @@
 """Annotations as users have them, through a whole build: what is read, cut, refused, and said."""
 
+import itertools
 import json
 import shutil
 import unicodedata
+from pathlib import Path
 
+import jax
 import pytest
 
+from medscope_jax.config import load_config
 from medscope_jax.data.clinvideo_reader import ClinvideoReader
+from medscope_jax.data.open_suite import open_suite
+from medscope_jax.distributed import make_mesh
 from medscope_jax.errors import UserError
+from medscope_jax.training.config_checks import check_config
 from tests.tfds_builders import clinvideo_cases as cases
 from tfds_builders.build import build
 from tfds_builders.card.__main__ import main as card
 from tfds_builders.clinvideo_frames.clinvideo_frames import ClinvideoFrames
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 TABLE = """Video;Question;Answer;Spans
 Op\u00e9ration.mp4;When is the clip closed?;;2,0-9,0
 Op\u00e9ration.mp4;When is the clip opened?;;5,9-5000
@@ -139,3 +147,43 @@ def test_a_defect_is_not_blamed_on_a_folder_that_is_not_there(tmp_path, monkeypa
     (tmp_path / "clinvideo_frames" / "1.0.0" / "dataset_info.json").write_text("{}")
     with pytest.raises(UserError, match="1.0.0 is damaged or edited"):
         ClinvideoFrames(data_dir=tmp_path)
+
+
+def indented(page: str, before: str) -> str:
+    """The block of indented lines that follows a line of the page."""
+    lines = iter(page.splitlines())
+    for line in lines:
+        if before in line:
+            break
+    block = itertools.dropwhile(lambda line: not line.startswith("    "), lines)
+    return "\n".join(line[4:] for line in itertools.takewhile(bool, block)) + "\n"
+
+
+def test_the_least_suite_of_the_manual_trains(tmp_path):
+    """docs/data.md's own rows.csv and suite.json, word for word, are enough for the CPU config."""
+    page = (ROOT / "docs" / "data.md").read_text()
+    manual, data = tmp_path / "manual", tmp_path / "data"
+    (manual / "videos").mkdir(parents=True)
+    (manual / "rows.csv").write_text(indented(page, "This `rows.csv` has one of each"))
+    (manual / "suite.json").write_text(indented(page, "beside this `suite.json`"))
+    for number, name in enumerate(("one", "two")):
+        cases.write_video(manual / "videos" / f"{name}.mp4", 8, seed=number)
+    build("clinvideo_suite", manual, data, quiet=True)
+    assert listed(manual) == []
+    config = load_config(str(ROOT / "tpu_configs" / "cpu.py:smoke"), [f"suite.data_dir={data}"])
+    mesh = make_mesh({}, jax.devices()[:1])
+    check_config(config, mesh, open_suite(config, tmp_path))
+
+
+def test_all_that_a_run_lacks_is_told_at_once(tmp_path):
+    manual, data = tmp_path / "manual", tmp_path / "data"
+    source = {"name": "rows", "reader": "plain", "annotations": "rows.csv", "videos": "v"}
+    write(manual, [source], ("v/a.mp4",))
+    (manual / "rows.csv").write_text("video,question,answer,spans\na.mp4,When?,,1-2\n")
+    build("clinvideo_suite", manual, data, quiet=True)
+    config = load_config(str(ROOT / "tpu_configs" / "cpu.py"), [f"suite.data_dir={data}"])
+    with pytest.raises(UserError) as error:
+        ClinvideoReader(data).check(config.video)
+    for lacking in ("cap or qa, split train", "vcot or cot, split train", "eval, split test"):
+        assert lacking in str(error.value)
+    assert "part rl" not in str(error.value)
