@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": ("medscope_jax.evaluate", "evaluate a finished run on another split"),
     "ask": ("medscope_jax.ask", "ask a question about a recording"),
     "plan": ("medscope_jax.plan", "what a config needs on its hardware, without that hardware"),
+    "check": ("medscope_jax.check", "do the invariants hold on these devices"),
     "convert": ("medscope_jax.convert", "weights of Qwen2.5-VL in and out"),
     "encode": ("medscope_jax.encode", "frame tokens of a data set, kept on disk"),
     "build": ("tfds_builders.build", "ClinVideoSuite from your recordings and annotations"),

@@ -7,7 +7,10 @@ Compiles this model's real programs (bank encoding, rollout, GA-GRPO step, the S
 whose vision tower trains, and that of stage 2) for the config's TPU slice on any Linux machine, and
 prints bytes a chip by kind against the chip's memory, arithmetic, bytes moved, collectives, and the
 least time that the chips' peak rates allow. The exit status is 1 where a program does not fit; its
-largest buffers are then listed.
+largest buffers are then listed, and the keys that lower what it needs.
+
+Of a config for GPUs that are not here (tpu_configs/gpu.py) memory alone is planned: arguments and
+outputs are counted, temporaries are those of the same program compiled for a CPU, an estimate.
 """
 
 import json
@@ -24,11 +27,11 @@ from tqdm import tqdm
 
 from medscope_jax.config import config_file, load_config, parse_arguments
 from medscope_jax.data.open_suite import open_suite
-from medscope_jax.distributed import check_device, make_mesh, topology_devices
+from medscope_jax.distributed import USABLE_GPU_BYTES, check_device, make_mesh, topology_devices
 from medscope_jax.errors import UserError, run_main
 from medscope_jax.files import check_outputs, make_folder, write_text
 from medscope_jax.models.presets import published_size
-from medscope_jax.planning import Cost, assume, cost_of, print_plan, to_dict, units_of
+from medscope_jax.planning import Cost, advice, assume, cost_of, print_plan, to_dict, units_of
 from medscope_jax.planning.programs import compile_program, programs
 from medscope_jax.training.config_checks import check_config
 from medscope_jax.training.imported import with_checkpoint_shapes
@@ -55,28 +58,50 @@ def main(argv: list[str]) -> int:
     for name, cost in costs.items():
         if not cost.report.fits:
             print(f"{name} does not fit: {cost.report.message}", file=sys.stderr)
+            print(advice(name, config, mesh, cost.report), file=sys.stderr)
     return 0 if result["fits"] else 1
 
 
 def plan_mesh(config: ConfigDict) -> Mesh:
-    """The config's mesh over its TPU slice, there or not; over this machine's devices without one.
+    """The config's mesh over its TPU slices, there or not; over this machine's devices without any,
+    over CPU devices where those are GPUs that are not here.
 
     Raises:
-      UserError: no such slice, no libtpu, an impossible mesh, or a config without a slice whose
-        devices are not here.
+      UserError: no such slice, no libtpu, an impossible mesh, or devices that are not here and that
+        nothing stands in for.
     """
     device, kv_heads = config.device, config.model.text.num_key_value_heads
     if device.topology:
         jax.config.update("jax_platforms", "cpu")  # real chips, if any, have nothing to do with it
-        return make_mesh(config.mesh, topology_devices(device.topology), kv_heads=kv_heads)
+        devices = topology_devices(device.topology, device.slices)
+    else:
+        devices = _devices_here(device)
+    return make_mesh(config.mesh, devices, kv_heads=kv_heads, slices=device.slices)
+
+
+def _devices_here(device: ConfigDict) -> list[jax.Device]:
     try:
-        devices = check_device(device)
+        return check_device(device)
     except UserError as error:
+        if device.platform != "gpu" or device.kind not in USABLE_GPU_BYTES:
+            raise UserError(
+                "plan compiles for TPU slices, and this config names none; its "
+                f"{device.platform} devices are not here either: try --config tpu_configs/v5e.py, "
+                "v6e.py, v5p.py or v4.py"
+            ) from error
+    found = jax.devices("cpu")
+    if len(found) < device.count:
         raise UserError(
-            f"plan compiles for TPU slices, and this config names none; its {device.platform} "
-            "devices are not here either: try --config tpu_configs/v5e.py, v6e.py, v5p.py or v4.py"
-        ) from error
-    return make_mesh(config.mesh, devices, kv_heads=kv_heads)
+            f"{device.count} CPU devices have to stand in for the GPUs that are not here: set "
+            f"XLA_FLAGS=--xla_force_host_platform_device_count={device.count}"
+        )
+    return found[: device.count]
+
+
+def stands_for(config: ConfigDict, mesh: Mesh) -> str:
+    """The kind of GPU that the mesh's CPU devices stand in for; "" where they are what they are."""
+    is_cpu = mesh.devices.flat[0].platform == "cpu"
+    return config.device.kind if is_cpu and config.device.platform == "gpu" else ""
 
 
 def check(config: ConfigDict, mesh: Mesh) -> None:
@@ -108,14 +133,14 @@ def plan(config: ConfigDict, mesh: Mesh, names: list[str] | None = None) -> dict
         how often it runs.
     """
     jobs = _chosen(programs(config, mesh), names)
-    units, costs = units_of(config), {}
+    units, costs, absent = units_of(config), {}, stands_for(config, mesh)
     with tqdm(total=len(jobs), leave=False, disable=None) as bar:
         for number, (name, program) in enumerate(jobs.items(), 1):
             bar.set_description(f"compiling {name}")
             if bar.disable:  # a log of a notebook or a job: minutes are no silence
                 line = f"compiling {name} ({number} of {len(jobs)})"
                 print(line, file=sys.stderr, flush=True)
-            report = compile_program(program)
+            report = compile_program(program, absent)
             assumed = assume(config, mesh, program)
             try:
                 costs[name] = cost_of(report, assumed, units.get(name, {}))

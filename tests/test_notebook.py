@@ -1,7 +1,9 @@
-"""The quickstart notebook runs from its first cell to its last."""
+"""The quickstart notebook runs from its first cell to its last, and so does all of the TPU's that
+needs no TPU."""
 
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import nbclient
@@ -11,6 +13,7 @@ from medscope_jax.report.trace import DISCLAIMER
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
+TPU_NOTEBOOK = ROOT / "notebooks" / "tpu_vm.ipynb"
 
 
 def texts(cell):
@@ -38,6 +41,33 @@ def test_the_notebook_runs(micro_run, micro_arguments, tmp_path, monkeypatch):
     assert "<iframe" in shown and DISCLAIMER in shown
 
 
-def test_the_notebook_is_committed_without_outputs():
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    assert not any(cell.get("outputs") for cell in notebook.cells)
+def test_the_tpu_notebook_runs_where_there_is_no_tpu(micro_run, monkeypatch):
+    """Its Python cells; those of the shell, which would create a slice, are left out."""
+    monkeypatch.setenv("MEDSCOPE_NOTEBOOK_WORKDIR", str(micro_run))
+    notebook = nbformat.read(TPU_NOTEBOOK, as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if "tpu" not in cell.metadata.get("tags", [])]
+    client = nbclient.NotebookClient(
+        notebook, timeout=600, resources={"metadata": {"path": str(TPU_NOTEBOOK.parent)}}
+    )
+    client.execute()
+    _, names, fits, held, table = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert "v5litepod-16 v2-alpha-tpuv5-lite 1 x v5e:4x4" in texts(names)
+    assert "rollout" in texts(fits) and "GiB" in texts(fits)
+    assert "ok      bank = re-encode" in texts(held) and "all hold" in texts(held)
+    assert all(model in texts(table) for model in ("passive", "sft", "rl"))
+
+
+def test_the_tpu_notebook_s_shell_cells_are_marked_and_parse():
+    cells = [c for c in nbformat.read(TPU_NOTEBOOK, as_version=4).cells if c.cell_type == "code"]
+    shell = [cell for cell in cells if cell.source.startswith("%%bash")]
+    assert len(shell) == 4 and all(cell.metadata.tags == ["tpu"] for cell in shell)
+    for cell in shell:
+        script = cell.source.removeprefix("%%bash")
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+        assert "set -eu" in script  # a command that fails ends the cell
+
+
+def test_notebooks_are_committed_without_outputs():
+    for path in (NOTEBOOK, TPU_NOTEBOOK):
+        notebook = nbformat.read(path, as_version=4)
+        assert not any(cell.get("outputs") for cell in notebook.cells)

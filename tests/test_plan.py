@@ -58,7 +58,9 @@ def test_a_plan_that_does_not_fit_says_so_and_exits_1(monkeypatch, capsys):
     assert "NO" in captured.out
     assert "double: the largest buffers of a chip" in captured.out
     assert "f32[100000,65536]" in captured.out
-    assert captured.err.strip().splitlines()[-1].startswith("double does not fit: ")
+    refusal, advice = captured.err.strip().splitlines()[-2:]
+    assert refusal.startswith("double does not fit: ")
+    assert "% of a chip's 15.75: try" in advice and "a larger slice" in advice
 
 
 def test_a_config_without_a_slice_is_planned_on_its_devices(monkeypatch, capsys):
@@ -82,9 +84,31 @@ def test_progress_is_told_off_a_terminal(monkeypatch, capsys):
     assert lines == ["compiling encode (1 of 2)", "compiling rollout (2 of 2)"]
 
 
+def test_a_gpu_that_is_not_here_is_planned_by_its_memory(monkeypatch, capsys, tmp_path):
+    """Of a stand-in only bytes are told, and that they are an estimate."""
+    path = tmp_path / "plan.json"
+    monkeypatch.setattr(plan, "programs", doubling(8))
+    monkeypatch.setattr(plan, "check", lambda config, mesh: None)
+    assert plan.main(["--config", str(FOLDER / "gpu.py"), "--json", str(path)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert (
+        "H100: 1 chip" in out and "No H100 is here" in out and "temporaries are an estimate" in out
+    )
+    assert "TFLOP" not in out and "a second" not in out
+    result = json.loads(path.read_text())
+    assert result["estimated"] and result["device_kind"] == "H100"
+    assert result["hbm_bytes"] == 60 * 10**9  # three quarters of 80 GB, which JAX takes
+    program = result["programs"]["double"]
+    assert program["arguments_bytes"] == {"rows": 8 * 65_536 * 4} and program["roofline"] is None
+
+    monkeypatch.setattr(plan, "programs", doubling(400_000))
+    assert plan.main(["--config", str(FOLDER / "gpu.py")]) == 1
+    assert "a GPU with more memory" in capsys.readouterr().err
+
+
 def test_a_config_without_a_slice_and_without_devices_names_those_with_one():
     with pytest.raises(UserError, match=r"names none.*v5e.py"):
-        plan.main(["--config", str(FOLDER / "gpu.py")])
+        plan.main(["--config", str(FOLDER / "gpu.py"), "--config.device.kind=MI300X"])
 
 
 @pytest.mark.parametrize(
@@ -130,6 +154,21 @@ def test_the_real_programs_compile_for_a_slice(name):
         assert step.aliased_bytes > 0.9 * step.outputs_bytes  # the state is updated in place
     result = to_dict(name, config, mesh, costs)
     assert result["fits"] and set(result["programs"]) == set(costs)
+
+
+@needs_libtpu
+@pytest.mark.invariant
+def test_the_real_programs_compile_for_two_slices():
+    """Only a training step sends anything from one to the other: its gradients."""
+    config = load_config(f"{V5E}:topology=2x2,slices=2", SMALL)
+    mesh = plan.plan_mesh(config)
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 4, "context": 1, "tensor": 1}
+    costs = plan.plan(config, mesh, ["rollout", "ga_grpo", "sft"])
+    for cost in costs.values():
+        check_cost(cost)
+    sent = {name: cost.work.dcn_bytes for name, cost in costs.items()}
+    assert min(sent["ga_grpo"], sent["sft"]) > 0 and sent["rollout"] < 1000
+    assert to_dict("two", config, mesh, costs)["slices"] == 2
 
 
 @needs_libtpu

@@ -14,7 +14,9 @@ def get_config(arg: str = "") -> ConfigDict:
         raise ValueError(f"unknown argument {arg!r}: leave it out, or say 'smoke'")
     config = ConfigDict()
     config.seed = 0
-    config.device = ConfigDict({"platform": "cpu", "kind": "", "count": 1, "topology": ""})
+    config.device = ConfigDict(
+        {"platform": "cpu", "kind": "", "count": 1, "topology": "", "slices": 1}
+    )
     config.mesh = ConfigDict({"data": 1, "fsdp": 1, "context": 1, "tensor": 1})
 
     config.suite = ConfigDict(

@@ -35,12 +35,13 @@ class Target:
 
     size: str = ""  # one of PRESETS; "": the file's own small model
     full: bool = False  # all weights train; else adapters on a frozen base
-    topology: str = ""  # chips of the slice, such as 4x4; "" where the config has no slice
+    topology: str = ""  # chips of a slice, such as 4x4; "" where the config has no slice
+    slices: int = 1  # such slices, joined by the data centre's network
 
     @property
     def chips(self) -> int:
-        """How many chips the slice has; 1 without one."""
-        return math.prod(map(int, self.topology.split("x"))) if self.topology else 1
+        """How many chips all slices have; 1 without one."""
+        return self.slices * math.prod(map(int, self.topology.split("x"))) if self.topology else 1
 
 
 def read_target(arg: str, topology: str = "") -> Target:
@@ -54,14 +55,16 @@ def read_target(arg: str, topology: str = "") -> Target:
         ValueError: one line that names the parts there are.
     """
     known = f"{', '.join(PRESETS)} (a size), full (beside a size)"
-    known += f", topology={topology} (the slice's shape)" if topology else ""
-    found = {}
+    known += f", topology={topology} (a slice's shape), slices=2" if topology else ""
+    found: dict[str, str | int | bool] = {}
     for part in arg.split(",") if arg else ():
         name, _, value = part.partition("=")
         if part in PRESETS:
             name, value = "size", part
         elif part == "full":
             value = True
+        elif topology and name == "slices" and value.isdecimal() and int(value) > 0:
+            value = int(value)
         elif not (topology and name == "topology" and _is_shape(value)):
             raise ValueError(f"unknown argument {part!r}; known: {known}")
         if name in found:
@@ -70,6 +73,17 @@ def read_target(arg: str, topology: str = "") -> Target:
     if "full" in found and "size" not in found:
         raise ValueError(f"argument {arg!r} needs a size: {', '.join(PRESETS)}, as in 3b,full")
     return Target(**{"topology": topology, **found})
+
+
+def slice_device(kind: str, target: Target) -> dict[str, str | int]:
+    """The device section of a config for a generation's slices."""
+    return {
+        "platform": "tpu",
+        "kind": kind,
+        "count": target.chips,
+        "topology": f"{kind}:{target.topology}",
+        "slices": target.slices,
+    }
 
 
 def use_published_size(config: ConfigDict, target: Target) -> None:
@@ -109,11 +123,12 @@ def use_published_size(config: ConfigDict, target: Target) -> None:
     config.model.update({"dtype": "bfloat16", "param_dtype": "float32", "remat": True})
     config.model.lora.update({"rank": 0 if target.full else 64, "alpha": 128.0})
     memory = USABLE_HBM_BYTES.get(config.device.kind, _OTHER_BYTES)
-    # Heads are split as far as the key-value heads allow, weights over all the other chips.
-    tensor = math.gcd(model.text.num_key_value_heads, target.chips, 4)
+    # Heads are split as far as the key-value heads allow, weights over all other chips of a slice.
+    tensor = math.gcd(model.text.num_key_value_heads, target.chips // target.slices, 4)
     context = _context(model, target.chips // tensor, tensor, memory)
     shards = target.chips // tensor // context
-    config.mesh.update({"data": 1, "fsdp": -1, "context": context, "tensor": tensor})
+    axes = {"data": target.slices, "fsdp": -1, "context": context, "tensor": tensor}
+    config.mesh.update(axes)
     rows = _rows(model, shards, tensor, context, memory)
     for stage, records in _STAGE_RECORDS.items():
         rate = {"learning_rate": 2e-5, "warmup": 0.03}

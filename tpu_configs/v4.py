@@ -10,12 +10,11 @@ on any machine.
 from ml_collections import ConfigDict
 
 from tpu_configs.accelerator import accelerator_config
-from tpu_configs.published import read_target
+from tpu_configs.published import read_target, slice_device
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """arg: parts such as "topology=SHAPE" (in chips) or "7b,full", see tpu_configs.published."""
+    """arg: parts such as "topology=SHAPE" (in chips), "slices=2", "7b,full"; see published.py."""
     target = read_target(arg, topology="2x2x1")
-    topology = f"v4:{target.topology}"
-    device = {"platform": "tpu", "kind": "v4", "count": target.chips, "topology": topology}
+    device = slice_device("v4", target)
     return accelerator_config(target, device, {"data": -1, "fsdp": 2, "tensor": 2})  # -1: the rest

@@ -24,10 +24,12 @@ from medscope_jax.distributed.sharding import (
 )
 from medscope_jax.distributed.topology import (
     GIB,
+    USABLE_GPU_BYTES,
     USABLE_HBM_BYTES,
     Report,
     compile_for,
     topology_devices,
+    usable_bytes,
 )
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "FRAMES",
     "SEQUENCE",
     "STREAM",
+    "USABLE_GPU_BYTES",
     "USABLE_HBM_BYTES",
     "TENSOR",
     "Report",
@@ -57,5 +60,6 @@ __all__ = [
     "topology_devices",
     "tpu_generation",
     "usable_axes",
+    "usable_bytes",
     "use_huge_pages",
 ]

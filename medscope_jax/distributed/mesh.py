@@ -2,13 +2,16 @@
 
 Every mesh has the axes `data`, `fsdp`, `context` and `tensor`, in this order, whatever their sizes:
 batches are split over data and fsdp, weights over fsdp, over context the positions of long rows (in
-training) or questions (in rollouts), heads and widths over tensor.
+training) or questions (in rollouts), heads and widths over tensor. Several TPU slices, joined by a
+network that is slower than a slice's own links, split the data axis: each holds whole copies of the
+weights, and only gradients go from one to another.
 """
 
 import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -36,6 +39,7 @@ def make_mesh(
     devices: Sequence[jax.Device] | None = None,
     *,
     kv_heads: int | None = None,
+    slices: int = 1,
 ) -> Mesh:
     """Lays the devices out as a mesh of Auto axes (AXES).
 
@@ -43,13 +47,15 @@ def make_mesh(
       axes: size of each axis by name; a missing axis has size 1, and one axis may be -1: the rest.
       devices: all of them are used; by default every device of the default backend.
       kv_heads: key-value heads of the model, which the tensor axis has to divide; None: unchecked.
+      slices: that the devices are of, which split the data axis. Devices that do not say which
+        slice they are of are taken for equal slices, one behind the other.
 
     Returns:
       A mesh whose axis types are Auto: the compiler places collectives from the inputs' shardings.
 
     Raises:
-      UserError: an unknown axis, sizes that do not multiply to the number of devices, or a tensor
-        axis that does not divide the key-value heads.
+      UserError: an unknown axis, sizes that do not multiply to the number of devices, a tensor
+        axis that does not divide the key-value heads, or a data axis that slices do not divide.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = axis_sizes(axes, len(devices))
@@ -59,11 +65,39 @@ def make_mesh(
             f"mesh axis tensor={sizes['tensor']} does not divide the model's {kv_heads} key-value "
             f"heads; use one of {', '.join(map(str, allowed))}"
         )
+    if sizes["data"] % slices:
+        raise UserError(
+            f"mesh axis data={sizes['data']} is no multiple of the {slices} slices "
+            "(config.device.slices): weights are not split over slices, so set --config.mesh.data"
+        )
+    inner = (sizes["data"] // slices, *(sizes[name] for name in AXES[1:]))
     # On TPUs this follows the physical links; splitting a physical axis beats refusing the mesh.
-    grid = mesh_utils.create_device_mesh(
-        tuple(sizes.values()), devices, allow_split_physical_axes=True
+    grid = np.concatenate(
+        [
+            mesh_utils.create_device_mesh(inner, part, allow_split_physical_axes=True)
+            for part in _by_slice(devices, slices)
+        ]
     )
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _by_slice(devices: list[jax.Device], slices: int) -> list[list[jax.Device]]:
+    """The devices of each slice."""
+    numbers = [getattr(device, "slice_index", None) for device in devices]
+    there = len(set(numbers))
+    if there == 1:
+        size, rest = divmod(len(devices), slices)
+        if rest:
+            raise UserError(f"{len(devices)} devices are no {slices} slices (config.device.slices)")
+        return [devices[first : first + size] for first in range(0, len(devices), size)]
+    if there != slices:
+        raise UserError(
+            f"the devices are of {there} slices, not {slices}: set --config.device.slices={there}"
+        )
+    parts: dict[Any, list[jax.Device]] = {number: [] for number in numbers}
+    for number, device in zip(numbers, devices, strict=True):
+        parts[number].append(device)
+    return list(parts.values())
 
 
 def axis_sizes(axes: Mapping[str, int], num_devices: int) -> dict[str, int]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from medscope_jax.distributed.activations import BATCH
+from medscope_jax.distributed.activations import BATCH, STREAM
 
 # What each logical axis is split over. A dimension that its mesh axis does not divide is replicated
 # instead, and reported.
@@ -122,7 +122,9 @@ def batch_shardings(batch: Any, mesh: Mesh) -> Any:
     """The NamedSharding of each array of a batch, an episode or a frame bank.
 
     Rows stand along the first axis, except for `positions` [3, B, L]. Where data x fsdp does not
-    divide the rows, the array is replicated and a warning says so.
+    divide the rows, the array is replicated and a warning says so. What rows of training see, their
+    `visual` tokens or `frames`, is most of a batch: it is split along the second axis too, over
+    context and tensor as far as they divide it, so that it lies on the slice but once.
     """
     size = mesh.shape["data"] * mesh.shape["fsdp"]
     fallbacks: list[Fallback] = []
@@ -135,11 +137,21 @@ def batch_shardings(batch: Any, mesh: Mesh) -> Any:
         if leaf.shape[axis] % size:
             fallbacks.append(Fallback(name, axis, leaf.shape[axis], BATCH, size))
             return replicated(mesh)
+        if name.rsplit("/", 1)[-1] in ("visual", "frames"):
+            return NamedSharding(mesh, PartitionSpec(BATCH, _dividing(leaf.shape[1], mesh)))
         return batch_sharding(mesh, axis)
 
     shardings = jax.tree_util.tree_map_with_path(place, batch)
     _report(fallbacks)
     return shardings
+
+
+def _dividing(size: int, mesh: Mesh) -> tuple[str, ...] | None:
+    """The axes of a row's positions, as many of them as divide a size."""
+    axes: tuple[str, ...] = STREAM
+    while size % math.prod(mesh.shape[name] for name in axes):
+        axes = axes[:-1]
+    return axes or None
 
 
 def bank_shardings(bank: Any, mesh: Mesh) -> Any:

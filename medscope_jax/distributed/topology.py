@@ -33,6 +33,11 @@ USABLE_HBM_BYTES = {
     "v6e": int(31.24 * GIB),
 }
 
+# Bytes of a GPU's memory that a program may use: of what its data sheet says, the three quarters
+# that JAX takes unless XLA_PYTHON_CLIENT_MEM_FRACTION says more. Of A100 the smaller kind.
+_GPU_GIGABYTES = {"H200": 141, "H100": 80, "A100": 40, "L4": 24, "T4": 16}
+USABLE_GPU_BYTES = {kind: int(0.75 * size * 10**9) for kind, size in _GPU_GIGABYTES.items()}
+
 # A line of the compiler's map of memory; without a color, or with color 0, it is in HBM.
 _ALLOCATION = re.compile(r"^allocation \d+: size (\d+),(?: color (\d+),)? page \d+,?(.*)$", re.M)
 
@@ -50,6 +55,7 @@ class Report:
     code_bytes: int
     total_bytes: int  # arguments + outputs - aliased + temporaries + code
     hbm_bytes: int | None  # what the chip offers; None where the kind is not in the table
+    estimated: bool  # whether it was compiled for a CPU, which stands in for a device of that kind
     fits: bool
     compile_seconds: float
     message: str  # why it does not fit; "" if it does
@@ -61,10 +67,12 @@ class Report:
     assignment: str = dataclasses.field(repr=False)
 
 
-def topology_devices(topology: str) -> list[jax.Device]:
+def topology_devices(topology: str, slices: int = 1) -> list[jax.Device]:
     """The (absent) devices of a TPU slice such as "v5e:4x4", "v6e:2x4", "v5p:2x2x2".
 
     One device a chip. They can be laid out as a mesh and compiled for, but hold no arrays.
+
+    slices: how many such slices, one behind the other.
 
     Raises:
       UserError: libtpu is missing, or no such slice.
@@ -82,7 +90,9 @@ def topology_devices(topology: str) -> list[jax.Device]:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no metadata server to ask for a slice
     quiet_tpu_runtime()
     # A v4 chip is two cores; as one device ("megacore") it is what a v4 slice runs by default.
-    options = {"chip_config_name": "megacore"} if generation == "v4" else {}
+    options: dict[str, Any] = {"chip_config_name": "megacore"} if generation == "v4" else {}
+    if slices > 1:
+        options["num_slices"] = slices
     try:
         description = topologies.get_topology_desc(topology, "tpu", **options)
         return list(description.devices)
@@ -96,6 +106,7 @@ def compile_for(
     function: Callable,
     arguments: Mapping[str, Any],
     static: Mapping[str, Any] | None = None,
+    stands_for: str = "",
 ) -> Report:
     """Compiles `function(*arguments.values(), **static)` for the devices of its arguments.
 
@@ -105,6 +116,8 @@ def compile_for(
       arguments: name -> tree of jax.ShapeDtypeStruct, each with a NamedSharding on one mesh, which
         may be a mesh of `topology_devices`. In the order of the function's parameters.
       static: static arguments of a jitted function, by its own names.
+      stands_for: a kind of GPU in USABLE_GPU_BYTES, which is not here, and whose place CPU devices
+        take. Bytes of arguments and outputs are then exact, temporaries those of the CPU's program.
 
     Returns:
       A Report. A program too large for the chip's memory gives `fits=False`, not an exception.
@@ -115,9 +128,10 @@ def compile_for(
     jitted: Any = function if hasattr(function, "lower") else jax.jit(function)
     report: dict[str, Any] = {
         "chips": mesh.size,
-        "device_kind": tpu_generation(kind) or kind,
+        "device_kind": stands_for or tpu_generation(kind) or kind,
+        "estimated": bool(stands_for),
         "arguments_bytes": {name: bytes_per_chip(tree) for name, tree in arguments.items()},
-        "hbm_bytes": USABLE_HBM_BYTES.get(tpu_generation(kind)),
+        "hbm_bytes": usable_bytes(stands_for or tpu_generation(kind)),
     }
     start = time.perf_counter()
     with jax.set_mesh(mesh):
@@ -181,6 +195,11 @@ def _compile(lowered, is_tpu: bool) -> tuple[Any, Exception | None, str, str]:
         text = dumped("*after_codegen.txt", "*oom_intermediate_module.txt")
         assignment = dumped("*buffer-assignment.txt")
     return compiled, refusal, text or (compiled.as_text() if compiled else ""), assignment
+
+
+def usable_bytes(kind: str) -> int | None:
+    """Bytes of memory that a program may use of a TPU generation's chip, or of a kind of GPU."""
+    return USABLE_HBM_BYTES.get(kind, USABLE_GPU_BYTES.get(kind))
 
 
 def bytes_per_chip(tree: Any) -> int:

@@ -1,5 +1,6 @@
 """What a compiled program costs: arithmetic, bytes moved, collectives, and the time they allow."""
 
+from medscope_jax.planning.advice import advice
 from medscope_jax.planning.buffers import largest_buffers
 from medscope_jax.planning.chips import CHIPS, roofline
 from medscope_jax.planning.cost import Cost, assume, cost_of, to_dict, units_of
@@ -12,6 +13,7 @@ __all__ = [
     "Assumed",
     "Cost",
     "Moved",
+    "advice",
     "assume",
     "cost_of",
     "count_flops",

@@ -104,7 +104,9 @@ def to_dict(spec: str, config: ConfigDict, mesh: Mesh, costs: Mapping[str, Cost]
     return {
         "config": spec,
         "topology": config.device.topology,
+        "slices": config.device.slices,
         "device_kind": first.device_kind,
+        "estimated": first.estimated,
         "chips": first.chips,
         "mesh": dict(mesh.shape),
         "hbm_bytes": first.hbm_bytes,
@@ -126,6 +128,7 @@ def _plain(cost: Cost) -> dict:
         "flops_per_chip": cost.chip_flops,
         "hbm_bytes_moved": work.hbm_bytes,
         "ici_bytes_sent": work.ici_bytes,
+        "dcn_bytes_sent": work.dcn_bytes,
         "collectives": {
             kind: dataclasses.asdict(moved) for kind, moved in work.collectives.items()
         },

@@ -36,6 +36,7 @@ COLLECTIVES = (
     "collective-permute",
     "collective-broadcast",
 )
+_BETWEEN_SLICES = "xla_megascale_runtime"  # who carries out what one slice sends to another
 _IN_PLACE = ("dynamic-update-slice", "scatter")
 _SLICING = ("slice", "dynamic-slice", "gather")
 _ALIASES = ("bitcast", "reshape", "copy", "convert")  # what a slice may be looked for behind
@@ -56,10 +57,11 @@ class ChipWork:
     flops: float  # of matrix products, also of those that other chips compute too; no kernels'
     hbm_bytes: float
     collectives: dict[str, Moved]
+    dcn_bytes: float  # that a chip sends to other slices
 
     @property
     def ici_bytes(self) -> float:
-        """Bytes that a chip sends to others."""
+        """Bytes that a chip sends to others of its slice."""
         return sum(moved.bytes for moved in self.collectives.values())
 
 
@@ -81,7 +83,7 @@ def read_work(text: str, chips: int, assumed: Assumed) -> ChipWork:
     if assumed.steps and not reader.has_agent_loop:
         raise UserError(f"it holds no loop named {AGENT_LOOP}: see rollout/loop.py")
     counted = {kind: Moved(*values) for kind, values in sorted(reader.collectives.items())}
-    return ChipWork(reader.flops, reader.hbm_bytes, counted)
+    return ChipWork(reader.flops, reader.hbm_bytes, counted, reader.dcn_bytes)
 
 
 class _Reader:
@@ -91,6 +93,7 @@ class _Reader:
         self.computations, self.chips, self.assumed = computations, chips, assumed
         self.flops = 0.0
         self.hbm_bytes = 0.0
+        self.dcn_bytes = 0.0
         self.collectives: dict[str, tuple[float, float]] = {}
         self.has_agent_loop = False
 
@@ -119,6 +122,8 @@ class _Reader:
                 self.flops += times * self.products(instruction, computation)
                 self.hbm_bytes += times * self.moved(instruction, computation)
                 self.collect(instruction, times, seen)
+                if opcode == "send" and _BETWEEN_SLICES in instruction.attributes:
+                    self.dcn_bytes += times * max(number for number, _ in leaves(instruction.shape))
 
     def visit_open(self, loop: Instruction, times: float, pieces: float) -> None:
         """Counts a loop without a fixed length as often as its name says."""

@@ -84,9 +84,12 @@ class Program:
         return parts
 
 
-def compile_program(program: Program) -> Report:
-    """The Report of a program; its arguments_bytes are those of Program.parts."""
-    report = compile_for(program.function, program.arguments, static=program.static)
+def compile_program(program: Program, stands_for: str = "") -> Report:
+    """The Report of a program; its arguments_bytes are those of Program.parts.
+
+    stands_for: as of compile_for.
+    """
+    report = compile_for(program.function, program.arguments, program.static, stands_for)
     sizes = {name: bytes_per_chip(tree) for name, tree in program.parts.items()}
     return dataclasses.replace(report, arguments_bytes=sizes)
 

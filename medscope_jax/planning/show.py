@@ -18,14 +18,24 @@ def print_plan(plan: dict, console: Console) -> None:
     where = plan["topology"] or plan["device_kind"]
     chips = "1 chip" if plan["chips"] == 1 else f"{plan['chips']} chips"
     title = f"{where}: {chips}, mesh {axes}{offer}"
+    if plan["slices"] > 1:
+        title = f"{plan['slices']} x {title}"
     table = Table(title=title)
     table.add_column("MiB a chip")
     for name in plan["programs"]:
         table.add_column(name, justify="right")
     _add_memory(table, list(plan["programs"].values()), limit)
-    table.add_section()
-    _add_work(table, list(plan["programs"].values()), plan["chips"])
+    if not plan["estimated"]:
+        table.add_section()
+        _add_work(table, list(plan["programs"].values()), plan["chips"])
     console.print(table)
+    if plan["estimated"]:
+        console.print(
+            f"No {plan['device_kind']} is here. Arguments and outputs are what a run holds; "
+            "temporaries are an estimate: a CPU's program, whose attention is no kernel and which "
+            "computes bfloat16 products in float32. Nothing is said of time."
+        )
+        return
     assumed = plan["assumed"]
     console.print(
         "Times are those of chips at their peak rates (planning/chips.py), all links busy: no run "
@@ -71,6 +81,8 @@ def _add_work(table: Table, programs: list[dict], chips: int) -> None:
         found = [p["collectives"].get(kind) for p in programs]
         cells = (f"{_number(m['count'])}: {_giga(m['bytes'])}" if m else "" for m in found)
         table.add_row(f"{kind}: GB sent", *cells)
+    if any(p["dcn_bytes_sent"] for p in programs):
+        table.add_row("to other slices: GB sent", *(_giga(p["dcn_bytes_sent"]) for p in programs))
     lines = [p["roofline"] for p in programs]
     if all(lines):
         for side in SIDES:

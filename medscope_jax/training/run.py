@@ -63,8 +63,8 @@ class Run:
 
 def run_mesh(config: ConfigDict) -> Mesh:
     """The mesh of a config's devices; UserError where they are not here or do not make it."""
-    devices = check_device(config.device)
-    return make_mesh(config.mesh, devices, kv_heads=config.model.text.num_key_value_heads)
+    devices, kv_heads = check_device(config.device), config.model.text.num_key_value_heads
+    return make_mesh(config.mesh, devices, kv_heads=kv_heads, slices=config.device.slices)
 
 
 def make_run(config: ConfigDict, workdir: Workdir, mesh: Mesh, suite: Suite | None = None) -> Run:

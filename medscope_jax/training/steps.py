@@ -13,6 +13,7 @@ import optax
 
 from medscope_jax.bank import flat_index
 from medscope_jax.dialogue import Episode
+from medscope_jax.distributed import BATCH, constrain
 from medscope_jax.models import ModelConfig, encode_frames, join_params, split_lora
 from medscope_jax.rl import LossConfig, loss_normalizer, policy_loss, reference_kl
 from medscope_jax.training.logprobs import find_targets, packed_logprobs, token_logprobs
@@ -47,10 +48,11 @@ def sft_step(
     def sums_of(params: dict, rows: dict, most: int) -> jax.Array:
         """[3]: log-probabilities, entropies and number of the generated tokens of some rows."""
         tokens, role = rows["tokens"], rows["role"]
+        # It lies in parts over all of a row's chips, and comes together for these rows alone.
         if "visual" in rows:
-            visual = rows["visual"]
+            visual = constrain(rows["visual"], BATCH, None, None)
         else:
-            frames = rows["frames"]
+            frames = constrain(rows["frames"], BATCH, *[None] * (rows["frames"].ndim - 1))
             visual = encode_frames(params, model, frames.reshape(-1, *frames.shape[2:]))
         visual = visual.reshape(-1, visual.shape[-1])
         count = len(tokens)

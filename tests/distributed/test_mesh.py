@@ -48,6 +48,15 @@ def test_tensor_has_to_divide_the_kv_heads():
     assert make_mesh({"data": 4, "tensor": 2}, jax.devices()[:8], kv_heads=2).size == 8
 
 
+def test_slices_split_the_data_axis():
+    """Devices that do not say which slice they are of: the first half is the first slice."""
+    devices = jax.devices()[:8]
+    mesh = make_mesh({"data": 4, "tensor": 2}, devices, slices=2)
+    assert set(mesh.devices[:2].flat) == set(devices[:4])
+    with pytest.raises(UserError, match="data=1 is no multiple of the 2 slices"):
+        make_mesh({"fsdp": 8}, devices, slices=2)
+
+
 @pytest.mark.parametrize("count", [1, 4])
 def test_as_many_cpu_devices_as_asked_for(count):
     assert check_device({"platform": "cpu", "kind": "", "count": count}) == jax.devices()[:count]

@@ -24,10 +24,12 @@ MESHES = {
 if "context" in AXES:
     MESHES["context"] = {"data": 2, "fsdp": 2, "context": 2}
     MESHES["all"] = {"fsdp": 2, "tensor": 2, "context": 2}
+SLICES = {"two-slices": 2}  # of 2x4: four chips each
+MESHES["two-slices"] = {"data": 2, "fsdp": 2, "context": 2}
 SLOW = [pytest.mark.slow, pytest.mark.invariant]
-# By default rollouts whose weights are split, and frames over context; steps on a mixed mesh are in
+# By default rollouts whose weights are split, frames over context, and slices; more steps are in
 # tests/training.
-BY_DEFAULT = [("fsdp", "sampled"), ("all", "warm_up")]
+BY_DEFAULT = [("fsdp", "sampled"), ("all", "warm_up"), ("two-slices", "cold_start")]
 CASES = [
     pytest.param(mesh, kind, marks=() if (mesh, kind) in BY_DEFAULT else SLOW)
     for mesh in MESHES
@@ -42,7 +44,8 @@ def wanted(kind):
 
 @pytest.mark.parametrize("mesh, kind", CASES)
 def test_any_mesh_gives_the_same_numbers(mesh, kind):
-    found = mesh_cases.KINDS[kind](make_mesh(MESHES[mesh], jax.devices()[:8]))
+    made = make_mesh(MESHES[mesh], jax.devices()[:8], slices=SLICES.get(mesh, 1))
+    found = mesh_cases.KINDS[kind](made)
     seen = mesh_cases.largest_difference(kind, found, wanted(kind))
     print(f"{mesh} {kind}: {seen:.1e}")
     assert seen <= TOLERANCE[kind]

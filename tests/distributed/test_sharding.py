@@ -210,3 +210,13 @@ def test_batches_are_split_by_rows(caplog):
     assert shardings["positions"].shard_shape((3, 8, 20)) == (3, 2, 20)
     assert shardings["bank"].is_fully_replicated and "bank dim 0 of 6" in caplog.text
     assert shardings["step"].is_fully_replicated
+
+
+def test_what_a_batch_s_rows_see_lies_on_the_slice_but_once():
+    """Over all axes that divide it; the rows' words are whole along context and tensor."""
+    mesh = make_mesh(MESHES["context-mixed"], jax.devices()[:8])
+    shapes = {"visual": (4, 12, 6), "frames": (4, 6, 2, 28, 28, 3), "tokens": (4, 12)}
+    batch = {name: jax.ShapeDtypeStruct(shape, jnp.uint8) for name, shape in shapes.items()}
+    placed = batch_shardings(batch, mesh)
+    found = {name: placed[name].shard_shape(shape) for name, shape in shapes.items()}
+    assert found == {"visual": (2, 3, 6), "frames": (2, 3, 2, 28, 28, 3), "tokens": (2, 12)}

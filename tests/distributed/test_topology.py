@@ -13,6 +13,7 @@ from medscope_jax.distributed import (
     topology_devices,
 )
 from medscope_jax.errors import UserError
+from medscope_jax.planning import Assumed, read_work
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
@@ -60,6 +61,26 @@ def test_a_program_too_large_is_reported_not_raised():
 @pytest.mark.parametrize("name, chips", [("v4:2x2x1", 4), ("v6e:2x4", 8), ("v5p:2x2x1", 4)])
 def test_one_device_a_chip(name, chips):
     assert len(topology_devices(name)) == chips
+
+
+@needs_libtpu
+def test_two_slices_are_one_mesh_whose_data_axis_goes_from_one_to_the_other():
+    devices = topology_devices("v5e:2x2", slices=2)
+    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2}, devices[::-1], slices=2)
+    for place in range(2):
+        assert len({device.slice_index for device in mesh.devices[place].flat}) == 1
+    with pytest.raises(UserError, match="are of 2 slices, not 1: set --config.device.slices=2"):
+        make_mesh({"data": 2, "fsdp": 4}, devices)
+    w = sharded(mesh, (4096, 1024), "fsdp")
+    step = jax.jit(
+        lambda w, x: w - jax.grad(lambda w: jnp.sum((x @ w) ** 2))(w), out_shardings=w.sharding
+    )
+    report = compile_for(step, {"w": w, "x": sharded(mesh, (512, 4096), ("data", "fsdp"))})
+    assert report.fits and report.chips == 8 and report.device_kind == "v5e"
+    work = read_work(report.text, 8, Assumed())
+    # The gradient's sums within a slice are added up once more between the two: a chip's share.
+    assert 4096 * 1024 * 4 / 4 <= work.dcn_bytes <= 1.1 * 4096 * 1024 * 4 / 2
+    assert work.ici_bytes > 0
 
 
 @pytest.mark.parametrize("name", ["v5e-8", "v5e", "h100:1x1", "v5e:4", ""])

@@ -29,6 +29,7 @@ def load(name):
         ("3b", Target("3b", topology="2x4")),
         ("7b,topology=16x16", Target("7b", topology="16x16")),
         ("topology=2x2x4,full,72b", Target("72b", True, "2x2x4")),
+        ("slices=2,7b", Target("7b", False, "2x4", 2)),
     ],
 )
 def test_arguments_and_what_they_mean(arg, target):
@@ -48,6 +49,8 @@ def test_arguments_and_what_they_mean(arg, target):
         ("topology=0x4", "unknown argument"),
         ("topology=4x-4", "unknown argument"),
         ("topology=2x2x2x2", "unknown argument"),
+        ("slices=0", "unknown argument"),
+        ("slices=", "unknown argument"),
         ("full", "needs a size"),
         ("3b,7b", "two of size"),
         ("topology=4x4,topology=4x4", "two of topology"),
@@ -88,6 +91,15 @@ def test_any_text_is_read_or_refused(arg):
         assert "known" in str(error) or "needs a size" in str(error)
     else:
         assert target.size in ("", *PRESETS) and target.chips >= 1
+
+
+def test_several_slices_are_copies_of_the_weights():
+    config = load("v5e.py:7b,topology=16x16,slices=2")
+    device, one = config.device, load("v5e.py:7b,topology=16x16")
+    assert (device.count, device.topology, device.slices) == (512, "v5e:16x16", 2)
+    sizes = axis_sizes(config.mesh, device.count)
+    assert sizes == {**axis_sizes(one.mesh, 256), "data": 2}
+    assert load("v5e.py:slices=2").device.count == 16
 
 
 @pytest.mark.parametrize("file", [*SLICES, "gpu.py"])
