@@ -6,8 +6,9 @@ Draws recordings (mp4, MPEG-4, one scene a second), and then, in one run on the 
   build       clinvideo_frames in this process: hash, decode, JPEG, ArrayRecord
   workers     the same in one and in two processes that have been started before
   reading     training batches of stage 1 made of the built suite, one thread: "kept" with the
-              videos' JPEGs in memory, as training keeps them, "disk" with each row's video read
-              anew; beside them the step that a batch feeds (tpu_configs/cpu.py's, this machine)
+              videos' frames in memory, as training keeps those of a small suite, "disk" with each
+              window read and decoded anew, as those of others; beside them the step that a batch
+              feeds (tpu_configs/cpu.py's, this machine)
 
 FFmpeg decodes in one thread everywhere, so that processes are compared and not its threads; in this
 process, "build" converts pictures in another thread, a worker does both in one. The first two

@@ -21,6 +21,7 @@ from medscope_jax.models import init_params
 from medscope_jax.training.from_config import layouts, with_vocabulary
 from medscope_jax.training.steps import sft_step
 from medscope_jax.training.train_state import init_state, make_optimizer
+from medscope_jax.video import Video
 
 CONFIG = Path(__file__).resolve().parent.parent / "tpu_configs" / "cpu.py"
 
@@ -40,7 +41,7 @@ def measure_reading(data_dir: str | os.PathLike, batches: int) -> dict:
     _, layout = layouts(config, model)
     records, stored = suite.records("cap", "train"), suite.videos("train")
     rows = {name: row for row, name in enumerate(suite.outlines("train"))}
-    kept = {name: stored[row] for name, row in rows.items()}
+    kept = {name: _decoded(stored[row]) for name, row in rows.items()}
     names = [record["video"] for record in records]
     asked = list(records)
     # Once, as training does with a small stage: it has to know how long the longest row is.
@@ -66,6 +67,10 @@ def measure_reading(data_dir: str | os.PathLike, batches: int) -> dict:
     for name in ("disk", "kept"):
         found[f"{name}_to_step"] = found[f"{name}_batch_seconds"] / found["step_seconds"]
     return found
+
+
+def _decoded(video: Video) -> Video:
+    return dataclasses.replace(video, frames=np.asarray(video.frames))
 
 
 def _rows(config: ConfigDict) -> int:

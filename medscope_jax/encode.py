@@ -5,7 +5,8 @@
 
 RUN is a training run: the frames of its suite go through its newest model's tower, into
 RUN/banks/DTYPE. CKPT is a weights folder of medscope_jax.convert, DIR a built TFDS data set of
-frames (features id, times, duration, and frames as JPEG), as RUN/suite/tfds/phantom_frames/1.0.0.
+frames: RUN/suite/tfds/phantom_frames/1.0.0, DATA/clinvideo_frames/1.0.0, or anybody's that has an
+example a video (features id, times, duration, and frames as JPEG).
 
 What comes out: an ArrayRecord file a video, and index.json with the rounding errors. Videos that
 are there already are kept where video, preprocessing and weights are the same; others are made
@@ -27,7 +28,9 @@ from medscope_jax.bank.bank_key import Preprocessing
 from medscope_jax.bank.bank_store import FrameSource, source_of
 from medscope_jax.config import ConfigError, parse_arguments
 from medscope_jax.data.built import SEAL, check_seal, stored_row
+from medscope_jax.data.clinvideo_reader import built_outlines, built_videos
 from medscope_jax.data.jpeg_frames import JpegFrames
+from medscope_jax.data.listing import LISTING
 from medscope_jax.data.open_suite import Suite, open_suite
 from medscope_jax.data.stored_rows import Mapped
 from medscope_jax.distributed import abstract, make_mesh, param_shardings
@@ -44,6 +47,7 @@ from medscope_jax.training.split_bank import bank_folder, build_vision_bank, pre
 from medscope_jax.training.stage import newest_model
 from medscope_jax.training.workdir import read_workdir
 from medscope_jax.video import Video, pair_frames
+from medscope_jax.video.lazy_frames import Series
 from medscope_jax.visible import shown
 
 _AGAIN = "build that data set again"
@@ -58,13 +62,14 @@ def suite_sources(suite: Suite, split: str, pairs: bool = False) -> Mapped[Frame
     Raises:
       UserError: the suite has no such split, or is not as it was written.
     """
-    videos, names = suite.videos(split), list(suite.outlines(split))
+    videos: Series[Video] = suite.videos(split)
+    if pairs:
+        videos = Mapped(videos, pair_frames)
+    return _sources(list(suite.outlines(split)), videos)
 
-    def make(row: int) -> FrameSource:
-        video = videos[row]
-        return source_of(names[row], pair_frames(video) if pairs else video)
 
-    return Mapped(range(len(videos)), make)
+def _sources(names: Sequence[str], videos: Series[Video]) -> Mapped[FrameSource]:
+    return Mapped(range(len(videos)), lambda row: source_of(names[row], videos[row]))
 
 
 def frame_sources(data_dir: Path, split: str) -> Mapped[FrameSource]:
@@ -75,6 +80,8 @@ def frame_sources(data_dir: Path, split: str) -> Mapped[FrameSource]:
     """
     if (data_dir / SEAL).exists():  # what we built; others have none
         check_seal(data_dir, _AGAIN, ("dataset_info.json", "features.json"))
+        if (data_dir / LISTING).exists():
+            return _sources(list(built_outlines(data_dir, split)), built_videos(data_dir, split))
     try:
         builder = tfds.builder_from_directory(data_dir)
     except Exception as error:  # TFDS has a kind of its own for each thing that is missing

@@ -151,7 +151,7 @@ def _prepare(
     )
     with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
         builder.download_and_prepare(download_config=download)
-    sizes = ", ".join(f"{name} {split.num_examples}" for name, split in builder.info.splits.items())
+    sizes = ", ".join(f"{name} {count}" for name, count in builder.sizes().items())
     say(f"{builder.info.full_name}: {sizes}" + (" (was there already)" if there else ""))
     if rows := changed(builder).total():
         say(f"  {rows} of them with times cut at the end of their video")

@@ -132,6 +132,10 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         """What the data set is made of, as its metadata say it."""
         return {"plan": plan.digest}
 
+    def sizes(self) -> dict[str, int]:
+        """How much each split of the data set that is there holds, as people count it."""
+        return {name: split.num_examples for name, split in self.info.splits.items()}
+
     def fault(self, plan: Plan) -> str:
         """Why the data set that is there is not the one of this plan; "" if it is."""
         try:

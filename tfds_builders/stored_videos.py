@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from medscope_jax.data.listing import LISTING, TIMES, VideoSettings
+from medscope_jax.data.listing import BLOCK, LISTING, TIMES, VideoSettings, content_hash
 from medscope_jax.video.decode import iter_frames
 from medscope_jax.video.frames import VideoError
 from tfds_builders.inside import recording_fault
@@ -31,6 +31,7 @@ def video_features() -> tfds.features.FeaturesDict:
         {
             **dict.fromkeys(("id", "source", "split"), tfds.features.Text()),
             "duration": np.float64,
+            "first": np.int32,
             "times": tfds.features.Tensor(shape=(None,), dtype=np.float64),
             "frames": tfds.features.Tensor(shape=(None,), dtype=np.object_),
             "notes": tfds.features.Sequence(tfds.features.Text()),
@@ -41,7 +42,9 @@ def video_features() -> tfds.features.FeaturesDict:
 def make_videos(
     videos: tuple[PlannedVideo, ...], settings: VideoSettings, root: pathlib.Path, part: str
 ) -> Iterator[dict[str, Any] | Rejected]:
-    """Decodes videos one after the other; writes their part of the listing beside `part`.
+    """Decodes videos one after the other, and gives each as blocks of at most BLOCK frames.
+
+    Their part of the listing is written beside `part`.
 
     Args:
       videos: which.
@@ -60,9 +63,14 @@ def make_videos(
                 yield Rejected(video.source, place, decoded)
                 continue
             stored = {key: decoded[key] for key in ("id", "source", "split", "duration", "notes")}
-            lines.write(json.dumps(stored | {"num_frames": len(decoded["times"])}) + "\n")
-            seconds.write(decoded["times"].astype("<f8").tobytes())
-            yield decoded
+            frame_times, jpegs = decoded["times"], decoded["frames"]
+            content = content_hash(frame_times, decoded["duration"], jpegs)
+            told = {"num_frames": len(frame_times), "content": content}
+            lines.write(json.dumps(stored | told) + "\n")
+            seconds.write(frame_times.astype("<f8").tobytes())
+            for first in range(0, len(frame_times), BLOCK):
+                own = slice(first, first + BLOCK)
+                yield stored | {"first": first, "times": frame_times[own], "frames": jpegs[own]}
 
 
 def _decode(video: PlannedVideo, settings: VideoSettings) -> dict[str, Any] | str:

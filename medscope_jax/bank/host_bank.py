@@ -4,6 +4,7 @@ Videos of any length lie side by side. A batch takes what it shows from here: ch
 video, or whole videos, padded alike, onto the device.
 """
 
+import concurrent.futures
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from medscope_jax.video.lazy_frames import Series
 
 # Bytes of a video's tokens up to which padding costs less than compiling for one more length.
 _PADDED_FREELY = 4 * 2**20
+_READERS = 8  # videos that are read at once
 
 
 class FrameTokens(Protocol):
@@ -104,9 +106,14 @@ class HostBank:
     def _padded_tokens(self, places: np.ndarray, frames: int) -> np.ndarray:
         """[P, T, S, D], zeros where padded."""
         tokens = np.zeros((len(places), frames, *self.tokens.shape), self.tokens.dtype)
-        for row, place in enumerate(places):
+
+        def read(row: int, place: int) -> None:
             count = self.length[place]
-            tokens[row, :count] = self.tokens.read(int(place), slice(0, count))
+            tokens[row, :count] = self.tokens.read(place, slice(0, count))
+
+        # An hour of video is most of a gigabyte, which one thread reads and checks in a second.
+        with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+            list(pool.map(read, range(len(places)), places.tolist()))
         return tokens
 
 

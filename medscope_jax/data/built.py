@@ -24,7 +24,7 @@ from medscope_jax.files import open_regular, write_text
 from medscope_jax.stored import at_least, read_json
 
 # Raised whenever what is built of the same input, or how it is stored, changes.
-FORMAT = 2
+FORMAT = 3
 SEAL = "checksums.json"
 _SCHEMA = {"format": int, "files": {...: (at_least(0), str)}}
 _RECORDS = ".array_record"

@@ -6,10 +6,18 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from medscope_jax.data.built import SEAL, file_hash, newest, open_dataset
-from medscope_jax.data.listing import VideoSettings, read_listing, read_times, times_of
+from medscope_jax.data.listing import (
+    BLOCK,
+    ListedVideo,
+    VideoSettings,
+    read_listing,
+    read_times,
+    times_of,
+)
 from medscope_jax.data.stored_rows import (
     Item,
     Rows,
@@ -77,7 +85,7 @@ class ClinvideoReader:
         plans = [open_dataset(path, AGAIN).info.metadata.get("plan") for path in (records, frames)]
         if plans[0] != plans[1]:
             raise UserError(f"{records} was built from other videos than {frames}: {AGAIN}")
-        return self._rows(dataset, split, record_of)
+        return _rows(records, dataset, split, record_of)
 
     def videos(self, split: str) -> StoredVideos:
         """The videos of a split, by row; their frames stay JPEG until they are asked for.
@@ -85,21 +93,11 @@ class ClinvideoReader:
         Raises:
           UserError: no such split, or no frames have been built.
         """
-        rows = self._rows("clinvideo_frames", split, jpegs_of)
-        outlines = list(self.outlines(split).values())
-        settings = self.video_settings()
-        size, whole = (settings.height, settings.width), settings.max_frames
-        return StoredVideos(rows, outlines, range(len(outlines)), whole, size)
+        return built_videos(built_folder(self.data_dir, "clinvideo_frames"), split)
 
     def outlines(self, split: str) -> dict[str, VideoOutline]:
         """The videos of a split by id, in the order of their rows, without reading a frame."""
-        folder = built_folder(self.data_dir, "clinvideo_frames")
-        listing, times = read_listing(folder), read_times(folder)
-        return {
-            name: VideoOutline(found.source, times_of(found, times), found.duration, found.notes)
-            for name, found in listing.items()
-            if found.split == split
-        }
+        return built_outlines(built_folder(self.data_dir, "clinvideo_frames"), split)
 
     def texts(self) -> Iterator[str]:
         """Questions, answers and turns of the training records, part after part."""
@@ -161,15 +159,7 @@ class ClinvideoReader:
         Raises:
           UserError: no frames have been built.
         """
-        folder = built_folder(self.data_dir, "clinvideo_frames")
-        return VideoSettings(**open_dataset(folder, AGAIN).info.metadata["video"])
-
-    def _rows(self, dataset: str, split: str, decode: Callable[[dict], Item]) -> Rows[Item]:
-        folder = built_folder(self.data_dir, dataset)
-        there = tuple(open_dataset(folder, AGAIN).info.splits)
-        if split not in there:
-            raise UserError(f"{dataset} has no split {split!r}; it has {', '.join(there)}")
-        return Rows(folder, split, decode, AGAIN)
+        return _settings(built_folder(self.data_dir, "clinvideo_frames"))
 
 
 def built_folder(data_dir: str | os.PathLike, dataset: str) -> pathlib.Path:
@@ -186,3 +176,44 @@ def built_folder(data_dir: str | os.PathLike, dataset: str) -> pathlib.Path:
             f"--manual_dir MANUAL --data_dir {data_dir}"
         )
     return folder
+
+
+def built_videos(folder: pathlib.Path, split: str) -> StoredVideos:
+    """The videos of a split of a built clinvideo_frames, by row.
+
+    Raises:
+      UserError: it has no such split, or is not as it was written.
+    """
+    rows, settings = _rows(folder, "clinvideo_frames", split, jpegs_of), _settings(folder)
+    listing, times = _listed(folder, split), read_times(folder)
+    outlines = [_outline(found, times) for found in listing.values()]
+    first = [found.first_block for found in listing.values()]
+    return StoredVideos(rows, outlines, first, BLOCK, (settings.height, settings.width))
+
+
+def built_outlines(folder: pathlib.Path, split: str) -> dict[str, VideoOutline]:
+    """The videos of a split of a built clinvideo_frames by id, in the order of their rows."""
+    listing, times = _listed(folder, split), read_times(folder)
+    return {name: _outline(found, times) for name, found in listing.items()}
+
+
+def _listed(folder: pathlib.Path, split: str) -> dict[str, ListedVideo]:
+    return {name: found for name, found in read_listing(folder).items() if found.split == split}
+
+
+def _outline(found: ListedVideo, times: np.ndarray) -> VideoOutline:
+    own = times_of(found, times)
+    return VideoOutline(found.source, own, found.duration, found.notes, found.content)
+
+
+def _settings(folder: pathlib.Path) -> VideoSettings:
+    return VideoSettings(**open_dataset(folder, AGAIN).info.metadata["video"])
+
+
+def _rows(
+    folder: pathlib.Path, dataset: str, split: str, decode: Callable[[dict], Item]
+) -> Rows[Item]:
+    there = tuple(open_dataset(folder, AGAIN).info.splits)
+    if split not in there:
+        raise UserError(f"{dataset} has no split {split!r}; it has {', '.join(there)}")
+    return Rows(folder, split, decode, AGAIN)

@@ -60,13 +60,14 @@ class VideoOutline:
       source: where it comes from, as its records say.
       times: float64 [T], the seconds of its bank frames.
       duration: seconds.
-      notes: as of Video.
+      notes, content: as of Video.
     """
 
     source: str
     times: np.ndarray
     duration: float
     notes: tuple[str, ...] = ()
+    content: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,8 @@ class StoredVideos:
         outline = self.outlines[row]
         shape = (len(outline.times), *self.size, 3)
         frames: Any = StoredFrames(self.rows, self.first[row], self.block, shape)
-        return Video(frames, outline.times, outline.duration, notes=outline.notes)
+        notes, content = outline.notes, outline.content
+        return Video(frames, outline.times, outline.duration, notes=notes, content=content)
 
     def __iter__(self) -> Iterator[Video]:
         return (self[row] for row in range(len(self)))

@@ -4,6 +4,9 @@ A bad value then costs one line. Found later it would cost the minutes in which 
 or a stage trained, and leave behind a folder that belongs to a config that can't be run.
 """
 
+import os
+
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -12,6 +15,7 @@ from medscope_jax.data.open_suite import Suite
 from medscope_jax.data.row_lengths import without_pixels
 from medscope_jax.data.stored_rows import VideoOutline
 from medscope_jax.dialogue import Layout, Tokenizer
+from medscope_jax.errors import UserError
 from medscope_jax.rollout import prompt_width
 from medscope_jax.training.from_config import STAGES, require_split
 from medscope_jax.training.rollout_batch import check_parts
@@ -42,6 +46,7 @@ def check_config(config: ConfigDict, mesh: Mesh, suite: Suite | None) -> None:
     _check_batches(config, mesh)
     if suite is not None:
         suite.check(config.video)
+        _check_memory(config, suite, whole)
         _check_lengths(config, suite, whole, clip)
 
 
@@ -54,6 +59,24 @@ def _check_batches(config: ConfigDict, mesh: Mesh) -> None:
     questions = max(1, section.rollouts // section.samples)
     require_split("evaluation.rollouts // evaluation.samples", questions, mesh)
     check_parts(config, mesh)
+
+
+def _check_memory(config: ConfigDict, suite: Suite, layout: Layout) -> None:
+    """A frame bank that is kept in memory fits there."""
+    share = 2 if config.video.native_pairs else 1
+    frames = sum(-(-len(video.times) // share) for video in suite.outlines("train").values())
+    width = config.model.text.hidden_size * jnp.dtype(config.model.dtype).itemsize
+    needed, there = frames * layout.tokens_per_frame * width, _memory_bytes()
+    if not config.video.stored_bank and needed > there:
+        raise UserError(
+            f"config.video.stored_bank is '', but the frame bank of the training videos takes "
+            f"{needed / 2**30:,.0f} GiB and this machine has {there / 2**30:,.0f}: set "
+            "--config.video.stored_bank=bfloat16, which keeps it on the disk"
+        )
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _check_lengths(config: ConfigDict, suite: Suite, whole: Layout, clip: Layout) -> None:

@@ -18,7 +18,7 @@ from medscope_jax.bank.bank_index import not_stored, write_index
 from medscope_jax.bank.bank_key import BankKey, Preprocessing, weights_hash
 from medscope_jax.bank.bank_store import FrameSource, content_of, load_bank, source_of
 from medscope_jax.dialogue import stamp_ids
-from medscope_jax.distributed.multihost import gather, is_first, meet
+from medscope_jax.distributed.multihost import broadcast, gather, is_first, meet
 from medscope_jax.locks import alone
 from medscope_jax.models import ModelConfig, frame_grid
 from medscope_jax.models.vision import IMAGE_MEAN, IMAGE_STD
@@ -71,16 +71,17 @@ def stored_bank(
     key = BankKey(made_of, tower_hash(run.model, params["vision"]), contents)
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
+        absent: set[str] = set()
         if is_first():
             stack.enter_context(alone(folder / LOCK))
             remove_partials(folder)
-        meet(f"bank to {name}: locked")
-        missing = set(not_stored(folder, key, dtype))
+            absent = set(not_stored(folder, key, dtype))
         meet(f"bank to {name}: looked at")
+        # As process 0 sees the folder: others may see a network's files later.
+        told = broadcast(np.array([source.id in absent for source in sources]))
+        missing = [source for source, is_absent in zip(sources, told, strict=True) if is_absent]
         if missing:
-            mine = part_of(
-                [s for s in sources if s.id in missing], jax.process_index(), jax.process_count()
-            )
+            mine = part_of(missing, jax.process_index(), jax.process_count())
             encode = functools.partial(make_encode(run.model), {"vision": params["vision"]})
             build_videos(folder, sources, mine, encode, ENCODE_FRAMES, key, dtype)
             meet(f"bank to {name}: encoded")
@@ -95,7 +96,7 @@ def part_of(sources: Sequence[FrameSource], index: int, count: int) -> set[str]:
     lengths = np.array([len(source.times) for source in sources])
     middles = np.cumsum(lengths) - lengths / 2
     owner = np.minimum(middles * count // lengths.sum(), count - 1)
-    return {sources[place].id for place in np.flatnonzero(owner == index)}
+    return {source.id for source, own in zip(sources, owner, strict=True) if own == index}
 
 
 def bank_folder(workdir: Path, dtype: str) -> Path:

@@ -16,6 +16,7 @@ from medscope_jax.distributed import make_mesh
 from medscope_jax.errors import UserError
 from medscope_jax.parts import PARTS, SPLITS, SPLITS_OF_PART
 from medscope_jax.phantom.suite_config import config_to_json
+from medscope_jax.training import config_checks
 from medscope_jax.training.config_checks import check_config
 from medscope_jax.video import Video
 from tests.data import suite_cases as cases
@@ -191,6 +192,20 @@ def test_train_and_evaluate(data_dir, micro_arguments, tmp_path, capsys):
     assert {row["model"] for row in found} == {"sft", "rl"}
     assert {(row["split"], row["task"]) for row in found} == {("own", "grounding")}
     assert {row["count"] for row in found if row["decoding"] == "greedy"} == {2}
+
+
+def test_a_bank_that_memory_can_not_hold_is_told_before(data_dir, micro_arguments, monkeypatch):
+    """Two videos of 16 frames of 2 tokens, float32: known without reading a frame; help helps."""
+    config = config_of(micro_arguments, data_dir)
+    mesh, needed = make_mesh({}, jax.devices()[:1]), 2 * 16 * 2 * config.model.text.hidden_size * 4
+    for memory in (needed, needed - 1):
+        monkeypatch.setattr(config_checks, "_memory_bytes", lambda memory=memory: memory)
+        if memory == needed:
+            check_config(config, mesh, open_suite(config, Path()))
+    with pytest.raises(UserError, match="set --config.video.stored_bank=bfloat16"):
+        check_config(config, mesh, open_suite(config, Path()))
+    config = config_of(micro_arguments, data_dir, **{"video.stored_bank": "bfloat16"})
+    check_config(config, mesh, open_suite(config, Path()))
 
 
 @pytest.mark.parametrize(

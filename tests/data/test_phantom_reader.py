@@ -36,6 +36,9 @@ def test_frames_come_back_by_row(phantom_workdir, split):
     assert len(rows) == len(outlines) == (3 if split == "test" else 2)
     stored = stored_videos(suite_dir(phantom_workdir) / "tfds" / "phantom_frames", split)
     assert [(v["id"], v["source"]) for v in stored] == [(n, o.source) for n, o in outlines.items()]
+    for video, outline in zip(stored, outlines.values(), strict=True):  # to the bit
+        assert np.array_equal(video["times"], outline.times)
+        assert float(video["duration"]) == outline.duration
     for video, (name, outline) in zip(rows, outlines.items(), strict=True):
         assert name.split("-")[1] == outline.source
         assert video.frames.shape == (int(video.duration), 28, 56, 3)

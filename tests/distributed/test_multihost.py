@@ -14,7 +14,7 @@ import pytest
 from medscope_jax.distributed.multihost import join_processes
 from medscope_jax.errors import EXIT_STOPPED, UserError
 from medscope_jax.training.metrics_log import read_metrics
-from tests.distributed import mesh_cases
+from tests.distributed import bank_program, mesh_cases
 from tests.distributed.process_cases import end_of, output_of, start_processes
 from tests.distributed.test_mesh_invariance import TOLERANCE
 from tests.rl.endpoint_server import Server, completion
@@ -147,6 +147,29 @@ def test_one_asks_the_judge_for_all(tmp_path):
     assert len(told) == len(set(told)) == 4  # nothing need be asked of an empty answer
     assert scores[0] == scores[1] and sorted(scores[0]) == sorted([*(len(t) % 2 for t in told), 0])
     assert len(set(scores[0])) == 2
+
+
+def test_a_stored_bank_is_made_by_both_and_read_in_parts(tmp_path, cache):
+    """The very files of one process; each encodes about half, waits, and reads its own rows."""
+    found, files = {}, {}
+    for count, devices, delay in ((1, 2, 0), (2, 1, 3)):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        program = ["tests.distributed.bank_program", folder / "run", delay]
+        processes = start_processes(count, program, folder, devices, cache=cache)
+        assert end_of(processes, folder) == [0] * count, output_of(folder, count - 1)[-3000:]
+        lines = [output_of(folder, index).splitlines()[-1] for index in range(count)]
+        found[count] = [json.loads(line) for line in lines]
+        banks = folder / "run" / "banks" / "float32"
+        files[count] = {path.name: path.read_bytes() for path in banks.iterdir()}
+    assert files[1] == files[2] and len(files[1]) == len(bank_program.LENGTHS) + 2
+    (one,), (first, second) = found[1], found[2]
+    assert not {*first["encoded"]} & {*second["encoded"]}
+    assert sorted(first["encoded"] + second["encoded"]) == one["encoded"]
+    sizes = [sum(bank_program.LENGTHS[int(n[1:])] for n in each["encoded"]) for each in found[2]]
+    assert max(sizes) < 0.65 * sum(sizes)
+    assert (first["read"], second["read"], one["read"]) == ([2, 5], [0, 7], [0, 2, 5, 7])
+    assert first["sums"] + second["sums"] == one["sums"] and len(one["sums"]) == 2
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from medscope_jax.data.phantom_reader import prepared_suite, read_procedures, suite_dir
@@ -71,7 +72,10 @@ def contents(workdir: pathlib.Path) -> tuple:
     suite = prepared_suite(workdir)
     assert suite.config == TINY
     rl = [repr(sorted(record.items())) for record in suite.records("rl", "train")]
-    videos = [(v.frames.tobytes(), v.times.tobytes(), v.duration) for v in suite.videos("test")]
+    videos = [
+        (np.asarray(v.frames).tobytes(), v.times.tobytes(), v.duration)
+        for v in suite.videos("test")
+    ]
     return rl, videos, read_procedures(suite_dir(workdir) / "videos")
 
 

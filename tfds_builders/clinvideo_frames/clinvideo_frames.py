@@ -1,11 +1,14 @@
 """Frames of every video of a manual folder at the bank rate, stored once per video."""
 
+import collections
 import functools
 import os
+import pathlib
 from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
+from medscope_jax.data.listing import read_listing
 from medscope_jax.parts import SPLITS
 from tfds_builders.manual import Manual
 from tfds_builders.quarantine import Quarantine
@@ -20,7 +23,7 @@ _FILES = 64
 
 
 class ClinvideoFrames(ShardedBuilder):
-    """Frames of clinical videos: one example a video, however many records are about it.
+    """Frames of clinical videos, stored once, however many records are about them.
 
     What to get: the videos and annotations of one or several sources, in their original layout, in
     one folder, with a suite.json that says what lies where (tfds_builders/manual.py documents it,
@@ -31,12 +34,15 @@ class ClinvideoFrames(ShardedBuilder):
 
     tfds_builders/tfds.py is TFDS's `tfds build` for it; build.py beside it says how Beam does it.
 
-    What comes out: splits train, validation, test, as far as they have videos; per video
+    What comes out: splits train, validation, test, as far as they have videos; an example is a
+    block of at most 16 frames of a video (so that a window of an hour is read without the hour),
+    and a video's blocks follow one another:
       id: str, the source's name and the hash of the file; never the file's name
       source, split: str
-      duration: float64 seconds
-      times: float64 [T] seconds, as the container has them
-      frames: bytes [T], one JPEG (quality 95) a frame, RGB once decoded
+      duration: float64 seconds, of the video
+      first: int32, the number within the video of the block's first frame
+      times: float64 [n] seconds, as the container has them
+      frames: bytes [n], one JPEG (quality 95) a frame, RGB once decoded
       notes: str [n], what a reader of the frames must know: thinning, letterboxing, lost frames
     and beside the examples their listing (tfds_builders/stored_videos.py).
 
@@ -82,6 +88,11 @@ class ClinvideoFrames(ShardedBuilder):
 
     def _finish(self, written: list[Written]) -> None:
         join_listing(self.data_path, [one.path for one in written])
+
+    def sizes(self) -> dict[str, int]:
+        """Videos of each split; its examples are their blocks."""
+        listing = read_listing(pathlib.Path(self.data_dir))
+        return dict(collections.Counter(found.split for found in listing.values()))
 
 
 def _deal(videos: list[PlannedVideo]) -> Iterator[tuple[PlannedVideo, ...]]:
