@@ -20,6 +20,7 @@ from medscope_jax.config import ConfigError, parse_arguments, run_main
 from medscope_jax.dialogue.sanitize import clean_question
 from medscope_jax.files import check_outputs
 from medscope_jax.inference import MedScope, open_checkpoint, open_workdir, workdir_inputs
+from medscope_jax.paths import to_path
 from medscope_jax.report import render_trace
 from medscope_jax.report.trace import (
     DISCLAIMER,
@@ -66,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
     if flags.fps is not None and not (math.isfinite(flags.fps) and flags.fps > 0):
         raise ConfigError(f"--fps must be a number above 0, got {flags.fps:g}")
     question = clean_question(flags.question, "--question")
-    folder, video_path = Path(flags.workdir or flags.checkpoint), Path(flags.video)
+    folder, video_path = to_path(flags.workdir or flags.checkpoint), Path(flags.video)
     inputs = workdir_inputs(folder) if flags.workdir else {"the checkpoint": folder}
     check_outputs({"--html": flags.html, "--json": flags.json}, {"the video": video_path, **inputs})
     medscope = (open_workdir if flags.workdir else open_checkpoint)(folder)

@@ -24,6 +24,7 @@ from medscope_jax.distributed import make_mesh
 from medscope_jax.distributed.multihost import is_first, join_processes, leaving_at_once
 from medscope_jax.errors import run_main
 from medscope_jax.invariants import CHECKS, Found, Rolled, make_tiny
+from medscope_jax.paths import to_path
 from medscope_jax.training.run import run_mesh
 
 
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     with leaving_at_once():
         join_processes(args.distributed)
         config = load_config(args.config, args.overrides) if args.config else None
-        scratch = Path(args.scratch) if args.scratch else None
+        scratch = to_path(args.scratch, "--scratch") if args.scratch else None
         return check_devices(run_mesh(config) if config else whole_mesh(), scratch)
 
 

@@ -27,12 +27,14 @@ import numpy as np
 import tensorstore as ts
 from tqdm import tqdm
 
+from medscope_jax.buckets import reaching
 from medscope_jax.config import parse_arguments, run_main
+from medscope_jax.copies import check_free, local_copy, new_target
 from medscope_jax.dialogue import CHAT_TEMPLATE, load_qwen_tokenizer
 from medscope_jax.dialogue.bpe_files import TOKENIZER, VOCAB
 from medscope_jax.distributed import make_mesh
 from medscope_jax.errors import UserError, closest
-from medscope_jax.files import check_new, new_folder
+from medscope_jax.files import check_local
 from medscope_jax.models import plain_kernels, weights
 from medscope_jax.models.hf import safetensors_io
 from medscope_jax.models.hf import tensors as huggingface
@@ -43,6 +45,7 @@ from medscope_jax.models.hf.peft import adapter_config, peft_state_dict
 from medscope_jax.models.lora import LEAVES, adapter_shapes, merged_kernel
 from medscope_jax.models.model_config import ModelConfig
 from medscope_jax.models.qwen import count_params, param_shapes
+from medscope_jax.paths import to_path
 from medscope_jax.training.run import make_run
 from medscope_jax.training.stage import newest_model
 from medscope_jax.training.workdir import read_workdir
@@ -66,7 +69,7 @@ def import_folder(
         UserError: `source` is not a whole, plain Qwen2.5-VL model (every missing, extra, cut off or
             misshapen tensor is named, up to 20 of them), or `target` exists.
     """
-    check_new(target)
+    check_free(target)
     opened = open_hub_folder(source)
     config, tensors = opened.config, opened.tensors
     for note in opened.notes:
@@ -76,7 +79,7 @@ def import_folder(
     except UserError as error:
         tell(f"the weights are imported, but can't be asked before this is mended: {error}")
     shapes = param_shapes(config)
-    with new_folder(target) as partial:
+    with new_target(target) as partial:
         stores = weights.create_arrays(partial, shapes)
         for path, leaf in huggingface.leaves(shapes):
             sources = [
@@ -98,7 +101,7 @@ def export_folder(
     Raises:
         UserError: `source` is no weights folder or is damaged, or `target` exists.
     """
-    check_new(target)
+    check_free(target)
     config = weights.read_model(source)
     stores = weights.open_arrays(source, weights.weight_shapes(config))
     sizes, planned = huggingface.hf_shapes(config), []
@@ -109,7 +112,7 @@ def export_folder(
             )
             planned.append(safetensors_io.Planned(name, leaf.dtype, sizes[name], blocks))
     planned.sort(key=lambda tensor: _natural(tensor.name))
-    with new_folder(target) as partial:
+    with new_target(target) as partial:
         safetensors_io.write_folder(partial, planned, shard_bytes)
         weights.copy_companions(source, partial)
         (partial / "config.json").write_text(hf_config_text(config, source / "config.json"))
@@ -123,7 +126,7 @@ def export_adapter(source: Path, target: Path) -> int:
     Raises:
         UserError: `source` is no weights folder, is damaged or has no adapters; `target` exists.
     """
-    check_new(target)
+    check_free(target)
     config = weights.read_model(source)
     if config.lora is None:
         raise UserError(f"{source} has no adapters: leave out --adapter to export all weights")
@@ -133,7 +136,7 @@ def export_adapter(source: Path, target: Path) -> int:
         safetensors_io.Planned(name, array.dtype, array.shape, functools.partial(list, [array]))
         for name, array in tensors.items()
     ]
-    with new_folder(target) as partial:
+    with new_target(target) as partial:
         safetensors_io.write_file(partial / "adapter_model.safetensors", planned)
         text = json.dumps(adapter_config(config), indent=2) + "\n"
         (partial / "adapter_config.json").write_text(text)
@@ -152,12 +155,12 @@ def save_run(source: Path, target: Path) -> tuple[str, int]:
     Raises:
         UserError: `source` is no run or has no finished model, or `target` exists.
     """
-    check_new(target)
+    check_free(target)
     workdir, config = read_workdir(source)
     run = make_run(config, workdir, make_mesh({}, jax.devices()[:1]))
     name, params = newest_model(run, workdir)
     params = plain_kernels(params)
-    like = workdir.pretrained if config.model.checkpoint else None
+    like = local_copy(workdir.pretrained) if config.model.checkpoint else None
     weights.save_params(target, params, run.model, like)
     return name, sum(leaf.size for leaf in jax.tree.leaves(params))
 
@@ -264,9 +267,14 @@ def main(argv: Sequence[str]) -> None:
         options["--adapter"] = {"action": "store_true", "help": text}
     flags = parse_arguments(__doc__, argv[command in COMMANDS :], options)
     jax.config.update("jax_platforms", "cpu")  # accelerators, if any, have nothing to do with it
-    source, target = Path(flags.source), Path(flags.target)
-    if not source.is_dir():
+    source, target = to_path(flags.source, "--source"), to_path(flags.target, "--target")
+    if command == "import":
+        check_local(flags.base or "", "--base")
+    with reaching(source):
+        there = source.is_dir()
+    if not there:
         raise UserError(f"--source {source} is no folder")
+    source = source if command == "save" else local_copy(source)
     if command == "export" and flags.adapter:
         print(f"{export_adapter(source, target):,} parameters of adapters: {shown(target)}")
         return

@@ -27,6 +27,7 @@ from medscope_jax.bank.bank_codec import DTYPES, check_dtype
 from medscope_jax.bank.bank_key import Preprocessing
 from medscope_jax.bank.bank_store import FrameSource, source_of
 from medscope_jax.config import ConfigError, parse_arguments
+from medscope_jax.copies import local_copy
 from medscope_jax.data.built import SEAL, check_seal, stored_row
 from medscope_jax.data.clinvideo_reader import built_outlines, built_videos
 from medscope_jax.data.jpeg_frames import JpegFrames
@@ -42,6 +43,7 @@ from medscope_jax.models import (
     read_model,
     weight_shapes,
 )
+from medscope_jax.paths import to_path
 from medscope_jax.training.run import make_run, run_mesh
 from medscope_jax.training.split_bank import bank_folder, build_vision_bank, preprocessing
 from medscope_jax.training.stage import newest_model
@@ -168,10 +170,10 @@ def _of_workdir(flags) -> Opened:
 
 
 def _of_checkpoint(flags) -> Opened:
-    sources = frame_sources(Path(flags.data_dir), flags.split)
+    sources = frame_sources(local_copy(to_path(flags.data_dir)), flags.split)
     if not len(sources):
         raise UserError(f"{flags.data_dir} has no video in {flags.split}")
-    checkpoint, folder = Path(flags.checkpoint), Path(flags.target)
+    checkpoint, folder = local_copy(to_path(flags.checkpoint)), to_path(flags.target)
     model = read_model(checkpoint)
     height, width = sources[0].read(0, 1).shape[1:3]
     made_of = preprocessing({"height": height, "width": width})

@@ -1,4 +1,7 @@
-"""Files and folders that are written whole or not at all; which paths are read or written."""
+"""Files and folders that are written whole or not at all; which paths are read or written.
+
+A path may be an address (paths.py) wherever a function does not say that it is of this machine.
+"""
 
 import contextlib
 import errno
@@ -8,20 +11,21 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator, Mapping
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from pathlib import Path
+from typing import Any
 
 from filelock import lock_descriptor
 
+from medscope_jax.buckets import get_object, list_objects, put_object, reaching, remove_objects
 from medscope_jax.errors import UserError, is_disk_full
+from medscope_jax.paths import check_address, is_remote, to_path
 
 NOT_REGULAR = "no regular file but a pipe, a socket or a device"
 
 
 def check_local(path: str | os.PathLike, name: str) -> None:
-    """Refuses the address of a bucket or a page where a path is asked for.
-
-    pathlib would make a folder called "gs:" of it.
+    """Refuses an address where only a path of this machine can be used.
 
     Args:
       path: what was given for a flag or a config's key; "" is none.
@@ -30,20 +34,23 @@ def check_local(path: str | os.PathLike, name: str) -> None:
     Raises:
       UserError: it has "://".
     """
-    if "://" in os.fspath(path):
+    if is_remote(path):
         raise UserError(
-            f"{name} {os.fspath(path)} is an address, and only paths of this machine are read and "
-            "written so far: copy or mount it here and give that path"
+            f"{name} {os.fspath(path)} is an address, and only a path of this machine can be used "
+            "there: copy or mount it here and give that path"
         )
 
 
 def check_folder(path: str | os.PathLike, name: str) -> None:
-    """check_local, of a folder that storage libraries work in: they take names in UTF-8 alone.
+    """Refuses a folder that storage libraries can't work in: they take names in UTF-8 alone.
 
     Raises:
-      UserError: it is an address, or a name on the way to it is in another encoding.
+      UserError: a name on the way to it is in another encoding, or it is an address that this
+        installation does not reach.
     """
-    check_local(path, name)
+    if is_remote(path):
+        check_address(path, name)
+        return
     try:
         os.path.realpath(path).encode()
     except UnicodeEncodeError as error:
@@ -130,7 +137,7 @@ def check_outputs(
 
 
 def make_folder(path: str | os.PathLike, private: bool = False) -> None:
-    """Makes a folder and those above it, if they are not there.
+    """Makes a folder and those above it, if they are not there; a bucket has none to make.
 
     private: what is made here is its owner's alone; a folder that is there keeps its mode.
 
@@ -138,6 +145,8 @@ def make_folder(path: str | os.PathLike, private: bool = False) -> None:
       UserError: there is something else at the path.
       OSError: it can't be made.
     """
+    if is_remote(path):
+        return
     try:
         Path(path).mkdir(mode=0o700 if private else 0o777, parents=True, exist_ok=True)
     except FileExistsError as error:
@@ -160,7 +169,15 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 
 def remove_folder(path: str | os.PathLike) -> None:
-    """Removes a folder that threads of a failed write may still put files into, for 2 s at most."""
+    """Removes a folder that threads of a failed write may still put files into, for 2 s at most.
+
+    Raises:
+      UserError: the bucket can't be reached.
+    """
+    if is_remote(path):
+        folder = to_path(path)
+        remove_objects(folder / name for name in list_objects(folder))
+        return
     for _ in range(20):
         shutil.rmtree(path, ignore_errors=True)
         time.sleep(0.1)
@@ -174,7 +191,11 @@ def is_there(path: str | os.PathLike) -> bool:
     Raises:
       OSError: that can't be seen, as a folder on the way may not be looked into; os.path.exists
         would say that nothing is there.
+      UserError: the bucket can't be reached.
     """
+    if is_remote(path):
+        with reaching(path):
+            return to_path(path).exists()
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no name of a file
@@ -186,18 +207,32 @@ def is_there(path: str | os.PathLike) -> bool:
     return True
 
 
+def size_of(path: str | os.PathLike) -> int:
+    """Bytes of a regular file; 0 of anything else."""
+    if is_remote(path):
+        with reaching(path), contextlib.suppress(FileNotFoundError):
+            found: Any = to_path(path).stat()
+            return found.length
+        return 0
+    return os.stat(path).st_size if os.path.isfile(path) else 0
+
+
 def _is_regular(path: str | os.PathLike) -> bool:
     return stat.S_ISREG(os.stat(path).st_mode)
 
 
-def open_regular(path: str | os.PathLike) -> BufferedReader:
+def open_regular(path: str | os.PathLike) -> BufferedReader | BytesIO:
     """A file opened to read its bytes; what is no regular file is never waited for.
 
-    Opening a pipe blocks until somebody writes into it, and opening a device may do anything.
+    Opening a pipe blocks until somebody writes into it, and opening a device may do anything. A
+    bucket's object is read into memory.
 
     Raises:
       OSError: it can't be opened, or is no regular file (NOT_REGULAR).
+      UserError: the bucket can't be reached.
     """
+    if is_remote(path):
+        return BytesIO(get_object(to_path(path)))
     if not _is_regular(path):
         raise OSError(NOT_REGULAR)
     # What has become a pipe since then does not block either.
@@ -219,6 +254,7 @@ def write_bytes(path: str | os.PathLike, data: bytes, private: bool = False) -> 
 
     The data goes into a file beside it, onto the disk, and then takes the name: a kill or a power
     loss at any moment leaves no half of it. A file that is there keeps its mode, owner and group.
+    In a bucket, which has none of the three, the object is put as buckets.py says.
 
     Args:
       path: in a folder that is there.
@@ -229,6 +265,8 @@ def write_bytes(path: str | os.PathLike, data: bytes, private: bool = False) -> 
       UserError: the disk is full, and the old file is kept; or as check_target.
       OSError: it can't be written, and the old file is kept.
     """
+    if is_remote(path):
+        return put_object(to_path(path), data)
     check_target(path)
     path = Path(path)
     # A name of its own, short enough beside any name: two writers do not meet in one file.

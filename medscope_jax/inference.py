@@ -20,6 +20,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from medscope_jax.copies import local_copy
 from medscope_jax.dialogue import Layout, Tokenizer, load_qwen_tokenizer, stamp_ids
 from medscope_jax.dialogue.sanitize import clean_question
 from medscope_jax.distributed import abstract, make_mesh, param_shardings
@@ -27,6 +28,7 @@ from medscope_jax.errors import UserError
 from medscope_jax.files import check_folder, check_local, is_there
 from medscope_jax.models import load_params, read_model
 from medscope_jax.models.weights import MODEL, weight_shapes
+from medscope_jax.paths import to_path
 from medscope_jax.report import Trace
 from medscope_jax.report.make_trace import make_trace
 from medscope_jax.rollout import Trajectory, VideoQuestion
@@ -192,7 +194,7 @@ def load(folder: str | os.PathLike) -> MedScope:
         UserError: one line: neither of the two, a run without a finished model, damaged files.
     """
     check_folder(folder, "the model's folder")
-    path = Path(folder)
+    path = to_path(folder, "the model's folder")
     if is_there(path / MODEL):
         medscope = open_checkpoint(path)
     elif is_there(Workdir(path).config):
@@ -252,6 +254,7 @@ def workdir_inputs(path: Path) -> dict[str, Path]:
 
 def open_checkpoint(path: Path) -> MedScope:
     """The model of a folder of imported weights, which are read when they are needed."""
+    path = local_copy(path)
     model = read_model(path)
     most = pretrained.most_pixels(path)
     size = functools.partial(pretrained.frame_size, model, max_pixels=most)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from filelock import lock_descriptor
 
 from medscope_jax.errors import UserError
+from medscope_jax.owners import owning
+from medscope_jax.paths import is_remote, to_path
 from medscope_jax.visible import shown
 
 _LOG = logging.getLogger(__name__)
@@ -17,7 +19,8 @@ _LOG = logging.getLogger(__name__)
 def alone(path: str | os.PathLike, busy: str = "") -> Iterator[None]:
     """Holds a lock file, made if it is missing, until the context ends.
 
-    Where the file system has no locks, as some of a network, a warning says so.
+    Where the file system has no locks, as some of a network, a warning says so. In a bucket it is
+    an object that says who holds it, see owners.py, and nobody waits for it.
 
     Args:
       path: the lock file; it stays behind, empty.
@@ -29,6 +32,10 @@ def alone(path: str | os.PathLike, busy: str = "") -> Iterator[None]:
         would be written through.
       OSError: it can't be made.
     """
+    if is_remote(path):
+        with owning(to_path(path), busy):
+            yield
+        return
     descriptor = _open(path)
     try:
         if _is_held(descriptor, path, busy):

@@ -16,7 +16,6 @@ import contextlib
 import functools
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -36,6 +35,7 @@ from medscope_jax.evaluate import evaluate_model, telling_traces
 from medscope_jax.files import is_there, write_text
 from medscope_jax.inference import model_of_run
 from medscope_jax.metrics import print_results, read_results, result_rows, write_results
+from medscope_jax.paths import to_path
 from medscope_jax.report import render_report
 from medscope_jax.rl import judge_note, make_judge
 from medscope_jax.training.checkpoint import Checkpoints
@@ -65,7 +65,7 @@ def open_run(config: ConfigDict, suite: Suite, workdir: Workdir, mesh: Mesh) -> 
     if suite.config is not None:
         prepare_suite(workdir.path, suite.config)
     if config.model.checkpoint:
-        keep_companions(Path(config.model.checkpoint), workdir)
+        keep_companions(to_path(config.model.checkpoint), workdir)
     elif not workdir.tokenizer.exists():
         save_tokenizer(suite_tokenizer(config, suite), workdir.tokenizer)
     return make_run(config, workdir, mesh, suite)
@@ -130,6 +130,7 @@ def note_judge(run: Run, workdir: Workdir, writer: MetricsWriter) -> None:
     """Says in metrics.jsonl which judge the evaluation asks, if stage 3 has asked another one."""
     note = judge_note(run.config.judge)
     if is_first():
+        writer.flush()
         logged = read_metrics(workdir.metrics)  # nothing where the file was deleted since
         if not logged or logged[-1].get("judge") != note:
             writer.write("evaluation", 0, {"judge": note})
@@ -163,12 +164,13 @@ def run_all(flags: argparse.Namespace, stop: StopSignals) -> None:
     join_processes(flags.distributed)
     # Before the workdir: a config that can't run claims no folder; one that has claimed it can.
     mesh = run_mesh(config)
-    suite = open_suite(config, Path(flags.workdir))
-    if not is_there(Workdir(Path(flags.workdir)).config):
+    folder = to_path(flags.workdir, "--workdir")
+    suite = open_suite(config, folder)
+    if not is_there(Workdir(folder).config):
         check_config(config, mesh, suite)
     with contextlib.ExitStack() as stack:
         with first_process_first("workdir"):
-            workdir = stack.enter_context(open_workdir(flags.workdir, config, is_first()))
+            workdir = stack.enter_context(open_workdir(folder, config, is_first()))
         if workdir.is_done():
             if is_first():
                 print_results(read_results(workdir.results))

@@ -114,6 +114,38 @@ def kill_at():
         program.stdin.close()
 
 
+@pytest.fixture(scope="session")
+def gcs():
+    """The address of an empty bucket, served on the loopback: see gcs_server.py."""
+    # gcsfs asks Google's own service otherwise; it looks while it is imported.
+    os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
+    for package in ("gcsfs", "gcp_storage_emulator"):
+        pytest.importorskip(package)
+    root = str(Path(__file__).resolve().parent.parent)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-m", "tests.gcs_server"]
+    with subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL, **pipes) as server:
+        host = server.stdout.readline().strip()
+        os.environ |= {"STORAGE_EMULATOR_HOST": host, "TENSORSTORE_GCS_HTTP_URL": host}
+        yield "gs://bucket"
+        server.stdin.close()
+
+
+@pytest.fixture
+def in_bucket(gcs, tmp_path, monkeypatch):
+    """A folder of a bucket that is not there yet, and a cache of copies of the test's own."""
+    from medscope_jax.paths import to_path
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return to_path(f"{gcs}/{tmp_path.parent.name}/{tmp_path.name}")
+
+
+@pytest.fixture(params=["local", "bucket"])
+def place(request, tmp_path):
+    """A folder that is not there yet, of this machine or of a bucket: both shall behave alike."""
+    return tmp_path / "it" if request.param == "local" else request.getfixturevalue("in_bucket")
+
+
 @pytest.fixture
 def refusal(monkeypatch, capfd):
     """(main, arguments) -> the one line on stderr with which an entry point refuses them."""

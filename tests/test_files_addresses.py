@@ -1,10 +1,10 @@
-"""A path is one of this machine: an address in its place is one line, and nothing is made of it."""
+"""Addresses on command lines: one that can't be used there is one line, and no folder is made."""
 
 from pathlib import Path
 
 import pytest
 
-from medscope_jax import ask, convert, evaluate, plan, train
+from medscope_jax import ask, convert, evaluate, paths, plan, train
 from medscope_jax import encode as bank
 from medscope_jax.config import load_config
 from medscope_jax.errors import UserError
@@ -17,24 +17,20 @@ from tfds_builders.synthesis import __main__ as synthesis
 
 CPU = str(Path(__file__).resolve().parent.parent / "tpu_configs" / "cpu.py")
 ADDRESS = "gs://bucket/folder"
+OTHER = "ftp://bucket/folder"
 ASK = ["--workdir=run", "--video=v.mp4", "--question=What is cut?"]
-ENTRIES = [
+# Where the address may be of a bucket.
+FOLDERS = [
     (train, ["--config", CPU, "--workdir", ADDRESS]),
     (train, ["--config", CPU, f"--workdir={ADDRESS}"]),
-    (train, ["--config", f"{ADDRESS}.py", "--workdir=run"]),
     (train, ["--config", CPU, "--workdir=run", f"--config.suite.data_dir={ADDRESS}"]),
     (train, ["--config", CPU, "--workdir=run", "--config.model.checkpoint", ADDRESS]),
     (evaluate, ["--workdir", ADDRESS]),
     (ask, [*ASK, f"--workdir={ADDRESS}"]),
     (ask, ["--checkpoint", ADDRESS, *ASK[1:]]),
-    (ask, [*ASK, f"--video={ADDRESS}"]),
-    (ask, [*ASK, f"--html={ADDRESS}"]),
-    (ask, [*ASK, f"--json={ADDRESS}"]),
     *((convert, [verb, "--source=a", "--target", ADDRESS]) for verb in convert.COMMANDS),
     *((convert, [verb, "--source", ADDRESS, "--target=b"]) for verb in convert.COMMANDS),
-    (plan, ["--config", CPU, "--json", ADDRESS]),
     (plan, ["--config", CPU, f"--config.model.checkpoint={ADDRESS}"]),
-    (build, ["clinvideo_suite", "--manual_dir", ADDRESS, "--data_dir=data"]),
     (build, ["clinvideo_suite", "--manual_dir=m", "--data_dir", ADDRESS]),
     (prepare, ["--workdir", ADDRESS]),
     (bank, ["--workdir", ADDRESS, "--split=train"]),
@@ -43,6 +39,16 @@ ENTRIES = [
     (bank, ["--checkpoint=a", "--data_dir=b", "--target", ADDRESS, "--split=train"]),
     (card, ["--workdir", ADDRESS]),
     (card, ["--data_dir", ADDRESS]),
+]
+# Where only a path of this machine can be used: recordings, pages, configs, a journal.
+ENTRIES = [
+    (train, ["--config", f"{ADDRESS}.py", "--workdir=run"]),
+    (ask, [*ASK, f"--video={ADDRESS}"]),
+    (ask, [*ASK, f"--html={ADDRESS}"]),
+    (ask, [*ASK, f"--json={ADDRESS}"]),
+    (convert, ["import", "--source=a", "--target=b", "--base", ADDRESS]),
+    (plan, ["--config", CPU, "--json", ADDRESS]),
+    (build, ["clinvideo_suite", "--manual_dir", ADDRESS, "--data_dir=data"]),
     (card, ["--data_dir=a", "--output", ADDRESS]),
     (synthesis, ["--phantom=1", "--out", f"{ADDRESS}.jsonl"]),
     (synthesis, ["--phantom=1", "--out=rows.jsonl", "--videos", ADDRESS]),
@@ -61,7 +67,29 @@ def test_an_address_is_refused_before_anything_is_made(
 ):
     monkeypatch.chdir(tmp_path)
     line = refusal(program.main, arguments)
-    assert ADDRESS in line and "only paths of this machine" in line
+    assert ADDRESS in line and "only a path of this machine" in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments"), FOLDERS, ids=[f"{e[0].__name__}-{i}" for i, e in enumerate(FOLDERS)]
+)
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("ftp://bucket/folder", "of a kind that is not known: use one of gs://, s3://, az:// or"),
+        ("s3://bucket/folder", "needs the package not_there: python -m pip install not_there"),
+        ("gs://", "names no bucket: write gs://BUCKET/FOLDER"),
+    ],
+)
+def test_an_address_that_is_not_reached_is_refused_before_anything_is_made(
+    refusal, tmp_path, monkeypatch, program, arguments, address, words
+):
+    """It never becomes a folder "s3:"."""
+    monkeypatch.setitem(paths.SCHEMES, "s3", ("not_there", "python -m pip install not_there"))
+    monkeypatch.chdir(tmp_path)
+    line = refusal(program.main, [argument.replace(ADDRESS, address) for argument in arguments])
+    assert f"{address} " in line and words in line
     assert not list(tmp_path.iterdir())
 
 
@@ -76,7 +104,7 @@ def is_of_a_folder(arguments):
 
 
 @pytest.mark.parametrize(
-    ("program", "arguments"), [entry for entry in ENTRIES if is_of_a_folder(entry[1])]
+    ("program", "arguments"), [e for e in (*FOLDERS, *ENTRIES) if is_of_a_folder(e[1])]
 )
 def test_a_folder_whose_name_is_no_utf8(refusal, tmp_path, monkeypatch, program, arguments):
     """Storage libraries end in a traceback there, and OpenCV in a crash of the interpreter."""
@@ -102,8 +130,10 @@ def test_addresses_of_judges_are_none(tmp_path):
     assert config.judge.url == "http://localhost:8000/v1"
     for path in ("C:/data", "/data/a:b", "s3:/bucket", tmp_path, ""):
         check_local(path, "--workdir")
-    with pytest.raises(UserError, match="--workdir file:///data is an address"):
-        check_local("file:///data", "--workdir")
+        check_folder(path, "--workdir")
+    for check in (check_folder, check_local):
+        with pytest.raises(UserError, match="--workdir file:///data is an address"):
+            check("file:///data", "--workdir")
 
 
 def test_a_config_file_with_an_address(refusal, tmp_path, monkeypatch):
@@ -111,9 +141,9 @@ def test_a_config_file_with_an_address(refusal, tmp_path, monkeypatch):
     mine = tmp_path / "mine.py"
     text = Path(CPU).read_text()
     assert text.count('"data_dir": ""') == 1
-    mine.write_text(text.replace('"data_dir": ""', f'"data_dir": "{ADDRESS}"'))
+    mine.write_text(text.replace('"data_dir": ""', f'"data_dir": "{OTHER}"'))
     monkeypatch.chdir(tmp_path)
-    assert "config.suite.data_dir gs://" in refusal(
+    assert f"config.suite.data_dir {OTHER} is an address of a kind" in refusal(
         train.main, ["--config", mine, "--workdir", "run"]
     )
     assert [path for path in tmp_path.iterdir() if path.name != "__pycache__"] == [mine]

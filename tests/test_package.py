@@ -14,6 +14,8 @@ import jinja2
 import pytest
 from packaging.requirements import Requirement
 
+from medscope_jax.paths import SCHEMES
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ROOMS = ("medscope_jax", "tfds_builders", "tpu_configs")
@@ -30,13 +32,16 @@ def test_dependencies_stand_in_one_place():
     dynamic = PROJECT["tool"]["setuptools"]["dynamic"]
     assert dynamic["dependencies"] == {"file": ["requirements.txt"]}
     extras = dynamic["optional-dependencies"]
-    assert set(extras) == {"tpu", "cuda12", "cuda13", "dicom", "dev"}
+    assert set(extras) == {"tpu", "cuda12", "cuda13", "dicom", "dev", *SCHEMES}
     for extra in extras.values():
         (name,) = extra["file"]
         assert requirements(name)
     for name in ("tpu", "cuda12", "cuda13"):
         (needed,) = requirements(f"requirements/{name}.txt")
         assert needed.name == "jax" and needed.extras == {name}
+    for name, (module, install) in SCHEMES.items():
+        assert [needed.name for needed in requirements(f"requirements/{name}.txt")] == [module]
+        assert install == f"python -m pip install {module}"
     readme = (ROOT / "README.md").read_text()
     assert "-r requirements.txt" in readme and "-r tests/requirements.txt" in readme
 

@@ -29,8 +29,8 @@ LAYERS = (
     "data models bank",
     "phantom dialogue tools video",
     "distributed",
-    "config config_schema config_source config_text config_values arguments "
-    "errors files locks manifest parts quiet stored strict_json visible workers",
+    "config config_schema config_source config_text config_values arguments buckets copies "
+    "errors files locks manifest owners parts paths quiet stored strict_json visible workers",
 )
 # Who imports a room of which others know nothing.
 ONLY = {"tfds_builders": "train tfds_builders benchmarks", "benchmarks": "benchmarks"}

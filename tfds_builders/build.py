@@ -38,10 +38,12 @@ from collections.abc import Callable
 import tensorflow_datasets as tfds
 
 from medscope_jax.arguments import Parser
-from medscope_jax.data.built import recover
+from medscope_jax.copies import working_copy
+from medscope_jax.data.built import SEAL, recover
 from medscope_jax.errors import UserError, run_main
-from medscope_jax.files import check_folder, writing
+from medscope_jax.files import check_folder, check_local, writing
 from medscope_jax.parts import PARTS
+from medscope_jax.paths import is_remote, to_path
 from medscope_jax.visible import shown
 from medscope_jax.workers import Spread, available_processes, workers
 from tfds_builders.beam import SHARED, beam_workers
@@ -90,6 +92,9 @@ def build(
     Raises:
       UserError: an unknown builder or part, a fault of suite.json, not one example, another build
         at work in data_dir, or what is there was built of something else or damaged.
+
+    A data_dir in a bucket is built in its copy on this machine (see copies.py), and put there when
+    it is whole.
     """
     if builder not in BUILDERS:
         raise UserError(f"unknown builder {builder!r}; there are {' and '.join(BUILDERS)}")
@@ -97,6 +102,10 @@ def build(
         raise UserError(
             f"{builder} has no config {config!r}; clinvideo_suite has {', '.join(PARTS)}"
         )
+    if is_remote(data_dir):
+        folder = to_path(data_dir, "--data_dir")
+        with data_lock(folder), working_copy(folder, last=(SEAL,)) as here:
+            return build(builder, manual_dir, here, config, spread, overwrite, read, quiet)
     manual, read = read_manual(manual_dir), read or read_source()
     reports = reports_folder(manual.folder, data_dir)
     say = (lambda *_: None) if quiet else print
@@ -175,8 +184,10 @@ def main(arguments: list[str]) -> None:
         raise UserError("--measure_for and --checkpoint go together: a config and its weights")
     if flags.measure_for and (flags.builder != ClinvideoSuite.name or flags.config):
         raise UserError("--measure_for is for all of clinvideo_suite: leave --config out")
+    check_local(flags.manual_dir, "--manual_dir")
     check_folder(flags.manual_dir, "--manual_dir")
     check_folder(flags.data_dir, "--data_dir")
+    check_folder(flags.checkpoint or "", "--checkpoint")
     with (
         writing(flags.data_dir),
         _spread(flags.num_processes, flags.beam_pipeline_options, flags.data_dir) as spread,
@@ -191,6 +202,8 @@ def main(arguments: list[str]) -> None:
 def _spread(
     processes: int | None, beam_options: str | None, data_dir: str
 ) -> contextlib.AbstractContextManager[Spread]:
+    if beam_options is not None:
+        check_local(data_dir, "with --beam_pipeline_options, --data_dir")
     if beam_options is None:
         return workers(available_processes() if processes is None else processes)
     try:

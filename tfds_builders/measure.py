@@ -3,13 +3,14 @@
 import functools
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from medscope_jax.config import load_config
+from medscope_jax.copies import local_copy
 from medscope_jax.data.clinvideo_reader import ClinvideoReader
 from medscope_jax.data.row_lengths import row_lengths
 from medscope_jax.dialogue import load_qwen_tokenizer
 from medscope_jax.errors import UserError
+from medscope_jax.paths import to_path
 from medscope_jax.training.from_config import layouts, with_vocabulary
 from medscope_jax.training.imported import with_checkpoint_shapes
 from medscope_jax.training.stage_rows import KINDS, row_makers
@@ -39,7 +40,8 @@ def measure_rows(
                 f"{getattr(built, key)}: name another config, or change suite.json"
             )
     size = config.model.text.vocab_size
-    load = functools.partial(load_qwen_tokenizer, Path(config.model.checkpoint), size)
+    folder = local_copy(to_path(config.model.checkpoint))
+    load = functools.partial(load_qwen_tokenizer, folder, size)
     found = layouts(config, with_vocabulary(config.model, size))
     for stage in KINDS:
         for maker in row_makers(config, suite, stage, found, load):

@@ -8,7 +8,7 @@ DIR/suite/suite.json  the configuration that all of it belongs to
 DIR/suite/done.json   written last; without it the suite is not used
 
 A killed run is continued: whole recordings and whole datasets are kept, the rest is made again. One
-process at a time prepares a workdir.
+process at a time prepares a workdir. That of a bucket is made in its copy here, see copies.py.
 """
 
 import contextlib
@@ -23,12 +23,14 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from medscope_jax.arguments import Parser
-from medscope_jax.data.built import file_hash, seal
-from medscope_jax.data.phantom_reader import PROCEDURES, is_done, suite_dir
+from medscope_jax.copies import local_copy, place_of, publish
+from medscope_jax.data.built import SEAL, file_hash, seal
+from medscope_jax.data.phantom_reader import DONE, PROCEDURES, is_done, suite_dir
 from medscope_jax.errors import UserError, run_main
-from medscope_jax.files import check_folder, write_text, writing
+from medscope_jax.files import check_folder, is_there, write_text, writing
 from medscope_jax.locks import alone
 from medscope_jax.parts import PARTS
+from medscope_jax.paths import is_remote
 from medscope_jax.phantom.procedure import Procedure, from_json, to_json
 from medscope_jax.phantom.render import write_video
 from medscope_jax.phantom.suite_config import (
@@ -63,12 +65,31 @@ def prepare_suite(
       UserError: the folder holds another configuration's suite, another process prepares it, or
         the disk is full.
     """
+    if is_remote(workdir):
+        return _prepare_in_bucket(suite_dir(workdir), config, progress, processes)
     folder = suite_dir(workdir)
     if not is_done(folder, config):
         folder.mkdir(parents=True, exist_ok=True)
         busy = f"{folder} is being prepared by another process{{by}}: wait for it"
         with alone(folder / ".lock", busy):
             _prepare(folder, config, progress, processes)
+    return folder
+
+
+def _prepare_in_bucket(
+    folder: pathlib.Path, config: SuiteConfig, progress: bool, processes: int
+) -> pathlib.Path:
+    """Finds the suite made, or makes it in its copy on this machine and puts it there."""
+    if is_there(folder / DONE):
+        is_done(local_copy(folder), config)
+        return folder
+    here = place_of(folder)
+    try:
+        is_done(here, config)
+    except UserError:  # of an earlier run at this address
+        shutil.rmtree(here)
+    prepare_suite(here.parent, config, progress, processes)
+    publish(folder, last=(DONE, SEAL))
     return folder
 
 
@@ -90,7 +111,7 @@ def _prepare(folder: pathlib.Path, config: SuiteConfig, progress: bool, processe
         with _quiet_tfds():
             _build(spread, videos, data, len(scripts), progress)
     sealed = {"fingerprint": stamp["fingerprint"], "procedures": file_hash(videos / PROCEDURES)}
-    write_text(folder / "done.json", json.dumps(sealed))
+    write_text(folder / DONE, json.dumps(sealed))
 
 
 def _draw(spread: Spread, scripts: list[Procedure], videos: pathlib.Path, progress: bool) -> None:

@@ -28,9 +28,10 @@ from medscope_jax.data.built import (
     seal,
 )
 from medscope_jax.errors import UserError, one_line
-from medscope_jax.files import NOT_REGULAR
+from medscope_jax.files import NOT_REGULAR, make_folder
 from medscope_jax.locks import alone
 from medscope_jax.parts import SPLITS
+from medscope_jax.paths import to_path
 from medscope_jax.workers import Spread, available_processes, workers
 from tfds_builders.beam import beam_workers
 from tfds_builders.manual import Manual, read_manual
@@ -279,9 +280,9 @@ def read_source() -> Read:
 
 def data_lock(data_dir: str | os.PathLike) -> contextlib.AbstractContextManager[None]:
     """Holds the data folder for one build alone; UserError while another process does."""
-    pathlib.Path(data_dir).mkdir(parents=True, exist_ok=True)
+    make_folder(data_dir)
     busy = f"{data_dir} is in use by another build{{by}}: wait for it, or choose another --data_dir"
-    return alone(pathlib.Path(data_dir, ".lock"), busy)
+    return alone(to_path(data_dir) / ".lock", busy)
 
 
 def _spread(

@@ -25,7 +25,7 @@ import simple_parsing
 from tensorflow_datasets.scripts.cli import build, cli_utils
 
 from medscope_jax.errors import UserError, closest, run_main
-from medscope_jax.files import check_folder
+from medscope_jax.files import check_folder, check_local
 
 _PATHS = ("--data_dir", "--download_dir", "--extract_dir", "--manual_dir")
 
@@ -47,6 +47,7 @@ def main(arguments: list[str]) -> None:
     pairs = [argument.partition("=")[::2] for argument in arguments]
     for (name, value), (following, _) in zip(pairs, [*pairs[1:], ("", "")], strict=True):
         if name.replace("-", "_").replace("__", "--", 1) in _PATHS:
+            check_local(value or following, name)
             check_folder(value or following, name)
     parse = cli_utils.make_flags_parser(Args, description="TFDS's build, without TensorFlow")
     said = io.StringIO()

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from medscope_jax.buckets import reaching
+from medscope_jax.copies import local_copy
 from medscope_jax.data.built import SEAL, file_hash, newest, open_dataset
 from medscope_jax.data.listing import (
     BLOCK,
@@ -29,6 +31,7 @@ from medscope_jax.data.stored_rows import (
 from medscope_jax.dialogue import question_text
 from medscope_jax.errors import UserError
 from medscope_jax.parts import PARTS, SPLITS
+from medscope_jax.paths import to_path
 from medscope_jax.video import preview_indices
 
 AGAIN = "build it again with --overwrite (python -m tfds_builders.build)"
@@ -55,7 +58,7 @@ class ClinvideoReader:
     @property
     def lengths_folder(self) -> pathlib.Path:
         """Beside what was built."""
-        return pathlib.Path(self.data_dir, "lengths")
+        return to_path(self.data_dir) / "lengths"
 
     def fingerprint(self, part: str) -> str:
         """Of the seals of the part and of its videos."""
@@ -165,17 +168,20 @@ class ClinvideoReader:
 def built_folder(data_dir: str | os.PathLike, dataset: str) -> pathlib.Path:
     """The folder of a built dataset, "clinvideo_suite/cap", in its newest version.
 
+    Of one in a bucket it is the copy on this machine: ArrayRecord is read from files.
+
     Raises:
       UserError: it has not been built.
     """
-    folder = newest(pathlib.Path(data_dir, dataset))
+    with reaching(data_dir):
+        folder = newest(to_path(data_dir) / dataset)
     if folder is None:
         name = dataset.split("/")[0]
         raise UserError(
             f"{data_dir} has no {dataset}; run python -m tfds_builders.build {name} "
             f"--manual_dir MANUAL --data_dir {data_dir}"
         )
-    return folder
+    return local_copy(folder)
 
 
 def built_videos(folder: pathlib.Path, split: str) -> StoredVideos:

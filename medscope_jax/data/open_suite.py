@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from medscope_jax.data.clinvideo_reader import ClinvideoReader
 from medscope_jax.data.phantom_reader import PhantomReader
 from medscope_jax.data.stored_rows import Rows, StoredVideos, VideoOutline
+from medscope_jax.paths import to_path
 from medscope_jax.phantom.suite_config import SuiteConfig
 
 
@@ -93,7 +94,7 @@ def open_suite(config: ConfigDict, folder: Path) -> Suite:
       folder: the run's, which a phantom suite is drawn into.
     """
     if config.suite.data_dir:
-        return ClinvideoReader(config.suite.data_dir)
+        return ClinvideoReader(to_path(config.suite.data_dir, "config.suite.data_dir"))
     section = {key: value for key, value in config.suite.items() if key != "data_dir"}
     shared = {
         "bank_fps": config.video.fps,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from medscope_jax.copies import local_copy
 from medscope_jax.data.built import file_hash, newest
 from medscope_jax.data.stored_rows import (
     Item,
@@ -23,14 +24,16 @@ from medscope_jax.data.stored_rows import (
     record_of,
 )
 from medscope_jax.errors import UserError
+from medscope_jax.files import is_there
 from medscope_jax.parts import PARTS, SPLITS_OF_PART
+from medscope_jax.paths import to_path
 from medscope_jax.phantom.procedure import SPLITS, Procedure
 from medscope_jax.phantom.records import records
 from medscope_jax.phantom.suite_config import SuiteConfig, fingerprint, procedures, suite_config
 from medscope_jax.stored import read_json
 from medscope_jax.video import preview_indices
 
-PROCEDURES = "procedures.json"
+PROCEDURES, DONE = "procedures.json", "done.json"
 # phantom.to_json's of a script.
 _PHASE = {"kind": str, **dict.fromkeys(("start", "end", "first_seen", "last_seen"), int)}
 _EVENT = {"start": int, "end": int, **dict.fromkeys(("kind", "side", "colour", "count"), str)}
@@ -44,7 +47,7 @@ _DONE = {"fingerprint": str, "procedures": str}
 
 def suite_dir(workdir: str | os.PathLike) -> pathlib.Path:
     """Where a workdir keeps its suite."""
-    return pathlib.Path(workdir) / "suite"
+    return to_path(workdir) / "suite"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +164,7 @@ def prepared_suite(workdir: str | os.PathLike) -> PhantomReader:
     Raises:
       UserError: none does.
     """
-    return PhantomReader(pathlib.Path(workdir), _stamp(_prepared(workdir))["config"])
+    return PhantomReader(to_path(workdir), _stamp(_prepared(workdir))["config"])
 
 
 def suite_corpus(
@@ -207,9 +210,9 @@ def is_done(folder: pathlib.Path, config: SuiteConfig | None = None) -> bool:
             f"{folder} holds the suite of another configuration or version; "
             "choose another workdir or delete that folder"
         )
-    if not (folder / "done.json").exists():
+    if not (folder / DONE).exists():
         return False
-    done = read_json(folder / "done.json", _DONE, _again(folder))
+    done = read_json(folder / DONE, _DONE, _again(folder))
     listing = folder / "videos" / PROCEDURES
     if done["fingerprint"] != stamp["fingerprint"]:
         raise UserError(f"{folder / 'done.json'} is of another suite: {_again(folder)}")
@@ -229,6 +232,8 @@ def _stamp(folder: pathlib.Path) -> dict[str, Any]:
 
 def _prepared(workdir: str | os.PathLike) -> pathlib.Path:
     folder = suite_dir(workdir)
+    if is_there(folder / DONE):
+        folder = local_copy(folder)
     if not is_done(folder):
         raise UserError(
             f"{folder} holds no finished suite; "

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +29,7 @@ from medscope_jax.distributed.multihost import (
     put,
     put_batch,
 )
+from medscope_jax.files import is_there, make_folder, remove_folder
 from medscope_jax.invariants.rolled import Found, Rolled, Skipped
 from medscope_jax.invariants.tiny import Tiny
 from medscope_jax.models import encode_frames, for_mesh
@@ -184,18 +184,19 @@ def scratch_folder(scratch: Path | None) -> Iterator[Path]:
         return
     folder = scratch / f"medscope_check_{broadcast(np.array(os.getpid()))}"
     with first_process_first("scratch"):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     try:
         yield folder
     finally:
         with first_process_first("scratch again"):
-            shutil.rmtree(folder, ignore_errors=True)
+            if is_there(folder):
+                remove_folder(folder)
 
 
 def _train(tiny: Tiny, folder: Path, kill_at: int | None) -> dict | None:
     """Stage 1 in a folder; the parameters that it ends with, None where it is killed."""
     mesh, rows = tiny.mesh, tiny.clips()
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     tokens = find_special_tokens(tiny.tokenizer, tiny.layout)
     layouts = tiny.layout, tiny.clip_layout
     run = Run(tiny.config, folder, mesh, tiny.tokenizer, tokens, tiny.model, *layouts)

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
+from medscope_jax.copies import new_target
 from medscope_jax.errors import UserError, one_line
-from medscope_jax.files import new_folder
 from medscope_jax.manifest import (
     MANIFEST,
     check_files,
@@ -164,7 +164,7 @@ def save_params(
         dtype = read_model(base).param_dtype
     else:
         dtype = next(leaf.dtype.name for path, leaf in leaves(params) if path[-1] not in LEAVES)
-    with new_folder(folder) as partial:
+    with new_target(folder) as partial:
         stores = create_arrays(partial, params)
         for path, leaf in leaves(params):
             by_layer = leaf.ndim > 2 and not is_one_chunk(stores[path])

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from medscope_jax.bank import FrameBank
+from medscope_jax.copies import local_copy
 from medscope_jax.dialogue import (
     CallRecord,
     Episode,
@@ -38,6 +39,7 @@ from medscope_jax.distributed import (
 from medscope_jax.distributed.topology import bytes_per_chip
 from medscope_jax.models import ModelConfig, for_mesh
 from medscope_jax.models.presets import published_size
+from medscope_jax.paths import to_path
 from medscope_jax.rollout import Prompts, find_special_tokens, prompt_width
 from medscope_jax.rollout.engine import rollout_program
 from medscope_jax.training.from_config import (
@@ -221,7 +223,7 @@ def _bank(
 def _tokenizer(config: ConfigDict, vocab_size: int) -> Tokenizer:
     """The imported weights' own tokenizer where there are some, else one of the same sizes."""
     if config.model.checkpoint:
-        tokenizer = load_qwen_tokenizer(config.model.checkpoint, vocab_size)
+        tokenizer = load_qwen_tokenizer(local_copy(to_path(config.model.checkpoint)), vocab_size)
         return pad_vocabulary(tokenizer, vocab_size)
     if published_size(config.model):
         ends: tuple[int, ...] = (0, 0)  # <|im_end|> and <|endoftext|>

@@ -1,8 +1,10 @@
 """Checkpoints: training state, data position and metadata in one atomic Orbax checkpoint.
 
-A checkpoint is there as a whole or not at all (Orbax writes it aside and renames it), whenever
-the process is killed. Every array carries a checksum that does not depend on how it is sharded, so
-damage by a disk, a copy or a hand is noticed on restore, and the checkpoint before is used.
+A checkpoint is there as a whole or not at all, whenever the process is killed: Orbax writes it
+aside and renames it, or in gs:// writes a marker last, commit_success.txt. To another bucket it
+does not write: it works in a copy on this machine, which is put there after each save. Every array
+carries a checksum that does not depend on how it is sharded, so damage by a disk, a copy or a hand
+is noticed on restore, and the checkpoint before is used.
 """
 
 import contextlib
@@ -21,13 +23,17 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from medscope_jax.copies import fetch, publish
 from medscope_jax.errors import UserError, is_disk_full, one_line, path_fault
 from medscope_jax.manifest import seal
+from medscope_jax.paths import is_remote, scheme_of, to_path
 from medscope_jax.training import checkpoint_arrays as leaves_lib
 from medscope_jax.visible import shown
 
 _LOG = logging.getLogger(__name__)
 _ORBAX_LOG = logging.getLogger("absl")
+_WRITTEN = ("", "gs")  # schemes of paths that Orbax writes to; "" is of those of this machine
+_LAST = "_CHECKPOINT_METADATA"  # Orbax's, at the top of each checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +67,8 @@ class Checkpoints(contextlib.AbstractContextManager):
           asynchronous: let `save` return once the arrays are copied and write in the background.
           read_only: only restore, and change nothing: a run may be saving here at this moment.
         """
-        self._directory = Path(directory).resolve()
+        self._home = to_path(directory)
+        self._directory = _worked_in(self._home)
         self._latest = latest
         self._asynchronous = asynchronous
         _ORBAX_LOG.addFilter(_is_other_than_full_disk)
@@ -183,6 +190,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         with self._report_full_disk(number):
             self._manager.wait_until_finished()
         self._prune()
+        if scheme_of(self._home) not in _WRITTEN:
+            publish(self._home, last=(_LAST,))
 
     def close(self) -> None:
         """Finishes the last save and lets go of the folder."""
@@ -270,15 +279,20 @@ class Checkpoints(contextlib.AbstractContextManager):
 
     @contextlib.contextmanager
     def _report_full_disk(self, number: int) -> Iterator[None]:
-        """Turns a full disk into one line, and removes what was written of the checkpoint."""
+        """Turns a full disk, or a bucket out of reach, into one line; removes what was written."""
         try:
             yield
         except Exception as error:
             if not is_disk_full(error):
-                raise
+                if not is_remote(self._directory):
+                    raise
+                raise UserError(
+                    f"checkpoint {self._path(number)} can't be saved ({one_line(error)[:200]}): "
+                    "those before it are kept; run the same command again"
+                ) from error
             self._manifests.pop(number, None)
             self._number = number  # a number is used once, whatever is left of it
-            if jax.process_index() == 0:
+            if jax.process_index() == 0 and not is_remote(self._directory):
                 for path in self._directory.glob(f"{number:06d}*tmp*"):
                     shutil.rmtree(path, ignore_errors=True)
             numbers = sorted(set(self._manager.all_steps()) - self._bad - {number})
@@ -290,6 +304,26 @@ class Checkpoints(contextlib.AbstractContextManager):
 
     def _path(self, number: int) -> Path:
         return self._directory / f"{number:06d}"
+
+
+def _worked_in(home: Path) -> Path:
+    """Where Orbax works for a folder of checkpoints: there, or in a copy on this machine.
+
+    Raises:
+      UserError: several processes would need one copy; or the bucket can't be reached.
+    """
+    if scheme_of(home) in _WRITTEN:
+        return home if is_remote(home) else home.resolve()
+    if jax.process_count() > 1:
+        raise UserError(
+            f"{home}: several processes store checkpoints in gs:// or in a folder that all of them "
+            "see, since Orbax writes to no other bucket; choose such a --workdir"
+        )
+    folder = fetch(home)
+    for path in folder.iterdir():
+        if path.name.isdigit() and not (path / _LAST).exists():
+            shutil.rmtree(path)  # a process was killed while it put it there
+    return folder
 
 
 def _is_other_than_full_disk(record: logging.LogRecord) -> bool:

@@ -14,11 +14,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from medscope_jax.config import from_json
+from medscope_jax.copies import is_made, local_copy, new_target
 from medscope_jax.distributed import abstract, param_shardings
-from medscope_jax.files import new_folder
 from medscope_jax.manifest import read_manifest, write_manifest
 from medscope_jax.models import ModelConfig, load_params, merge_lora, read_model
 from medscope_jax.models.weights import copy_companions, weight_shapes
+from medscope_jax.paths import is_remote, to_path
 from medscope_jax.training.workdir import Workdir
 
 
@@ -30,8 +31,9 @@ def with_checkpoint_shapes(config: ConfigDict) -> ConfigDict:
     """
     if not config.model.checkpoint:
         return config
-    folder = Path(config.model.checkpoint).resolve()
-    model = read_model(folder)
+    folder = to_path(config.model.checkpoint, "config.model.checkpoint")
+    folder = folder if is_remote(folder) else folder.resolve()
+    model = read_model(local_copy(folder))
     values = config.to_dict()
     values["model"] |= {
         "checkpoint": str(folder),
@@ -46,17 +48,23 @@ def keep_companions(folder: Path, workdir: Workdir) -> None:
 
     Does nothing where that was done.
     """
-    if workdir.pretrained.is_dir():
+    if is_made(workdir.pretrained):
         return
-    with new_folder(workdir.pretrained) as partial:
-        copy_companions(folder, partial)
+    with new_target(workdir.pretrained) as partial:
+        copy_companions(local_copy(folder), partial)
         write_manifest(partial)
 
 
-def check_companions(workdir: Workdir) -> None:
-    """UserError where a file of keep_companions is not what was copied."""
+def read_companions(workdir: Workdir) -> Path:
+    """The folder on this machine of what keep_companions copied.
+
+    Raises:
+        UserError: a file is not what was copied.
+    """
     again = "delete that folder and start the same training again, which copies it again"
-    read_manifest(workdir.pretrained, again)
+    folder = local_copy(workdir.pretrained)
+    read_manifest(folder, again)
+    return folder
 
 
 def imported_params(folder: Path, model: ModelConfig, mesh: Mesh) -> dict:
@@ -68,6 +76,7 @@ def imported_params(folder: Path, model: ModelConfig, mesh: Mesh) -> dict:
     Raises:
         UserError: the folder is damaged.
     """
+    folder = local_copy(folder)
     source = read_model(folder)
     if model.lora is None:
         source = dataclasses.replace(source, param_dtype=model.param_dtype)

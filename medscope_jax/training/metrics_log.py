@@ -1,5 +1,6 @@
 """The run's log, one JSON line a step, exact across kills; a progress display with time left."""
 
+import io
 import itertools
 import json
 import logging
@@ -15,23 +16,26 @@ import numpy as np
 from tqdm import tqdm
 
 from medscope_jax.errors import UserError, is_disk_full, one_line
-from medscope_jax.files import open_regular
+from medscope_jax.files import is_there, open_regular, write_bytes
+from medscope_jax.paths import is_remote, to_path
 from medscope_jax.stored import at_least, parse
 from medscope_jax.visible import shown
 
 _LOG = logging.getLogger(__name__)
 _NOT_FINITE = ("nan", "inf", "-inf")
 _LONGEST = 2**24  # bytes of a line
+_BETWEEN = 60.0  # seconds after which a bucket's file is put again
 _LINE = {"stage": str, "step": at_least(0), "time": float, ...: object}
 
 
 class MetricsWriter:
     """Appends to metrics.jsonl, `{"stage": ..., "step": ..., "time": ..., ...}` a line.
 
-    Every line is on the disk when `write` returns. `lines` and `bytes` count them: note both in
-    each checkpoint and give them as `keep` and `size` on resume. What was logged after that
-    checkpoint is cut off and logged again, so a resumed run's file equals that of one never killed,
-    timing fields aside.
+    Every line is on the disk when `write` returns. A bucket has no appending: there the lines are
+    kept in memory and put as a whole, every minute and by `flush`. `lines` and `bytes` count them:
+    note both in each checkpoint and give them as `keep` and `size` on resume. What was logged after
+    that checkpoint is cut off and logged again, so a resumed run's file equals that of one never
+    killed, timing fields aside.
     """
 
     def __init__(self, path: str | Path | None, keep: int = 0, size: int | None = None):
@@ -41,9 +45,15 @@ class MetricsWriter:
           UserError: something else lies there, such as a pipe.
         """
         self.lines, self.bytes = keep, size or 0
-        self._path = None if path is None else Path(path)
-        self._file = None
+        self._path = None if path is None else to_path(path)
+        self._file: BinaryIO | None = None
+        self._stored, self._waiting = time.monotonic(), False
         if self._path is None:
+            return
+        if is_remote(self._path):
+            there = is_there(self._path)
+            self._file = open_regular(self._path) if there else io.BytesIO()
+            self.cut(keep, size)
             return
         if os.path.exists(self._path) and not os.path.isfile(self._path):
             raise UserError(f"{self._path} is no regular file: move it away")
@@ -71,6 +81,7 @@ class MetricsWriter:
             self.lines, size = len(ends) - 1, ends[-1]
         self.bytes = size
         self._file.truncate(size)
+        self._waiting = True
         self._file.seek(0)
         _tell_damaged(self._path, [_read(line) for line in _whole_lines(self._file)])
 
@@ -89,7 +100,13 @@ class MetricsWriter:
         record = {"stage": stage, "step": int(step), "time": round(time.time(), 3)}
         line = json.dumps(record | _jsonable(dict(metrics)), allow_nan=False) + "\n"
         data = line.encode()
-        if self._file is not None and self._path is not None:
+        if self._file is not None and is_remote(self._path or ""):
+            self._file.seek(0, os.SEEK_END)
+            self._file.write(data)
+            self._waiting = True
+            if time.monotonic() - self._stored > _BETWEEN:
+                self._try_to_store()
+        elif self._file is not None and self._path is not None:
             end = self._file.seek(0, os.SEEK_END)
             try:
                 self._file.write(data)
@@ -106,9 +123,28 @@ class MetricsWriter:
         self.lines += 1
         self.bytes += len(data)
 
+    def flush(self) -> None:
+        """Stores the lines that a bucket has not yet; those of a file are stored already.
+
+        Raises:
+          UserError: the bucket can't be reached.
+        """
+        if self._waiting and isinstance(self._file, io.BytesIO) and self._path is not None:
+            write_bytes(self._path, self._file.getvalue())
+            self._stored, self._waiting = time.monotonic(), False
+
+    def _try_to_store(self) -> None:
+        """flush; a bucket that can't be reached now costs nothing before the next checkpoint."""
+        self._stored = time.monotonic()
+        try:
+            self.flush()
+        except UserError as error:
+            _LOG.warning("%s", shown(error))
+
     def close(self) -> None:
-        """Closes the file."""
+        """Stores what is left and closes the file."""
         if self._file is not None:
+            self.flush()
             self._file.close()
 
     def __enter__(self) -> Self:

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from medscope_jax.bank import HostBank, make_bank
+from medscope_jax.copies import local_copy
 from medscope_jax.data.open_suite import Suite
 from medscope_jax.data.stored_rows import Mapped
 from medscope_jax.dialogue import (
@@ -29,6 +30,7 @@ from medscope_jax.distributed import check_device, make_mesh, on_mesh
 from medscope_jax.distributed.multihost import gather
 from medscope_jax.errors import UserError
 from medscope_jax.models import ModelConfig, for_mesh
+from medscope_jax.paths import to_path
 from medscope_jax.rollout import (
     RolloutEngine,
     SpecialTokens,
@@ -36,7 +38,7 @@ from medscope_jax.rollout import (
     find_special_tokens,
 )
 from medscope_jax.training.from_config import layouts, rollout_config, with_vocabulary
-from medscope_jax.training.imported import check_companions
+from medscope_jax.training.imported import read_companions
 from medscope_jax.training.make_steps import make_encode
 from medscope_jax.training.workdir import Workdir
 from medscope_jax.video import Video, pair_frames
@@ -70,8 +72,8 @@ def run_mesh(config: ConfigDict) -> Mesh:
 def make_run(config: ConfigDict, workdir: Workdir, mesh: Mesh, suite: Suite | None = None) -> Run:
     """The Run of a workdir whose tokenizer is there; suite: where its data is read."""
     if config.model.checkpoint:
-        check_companions(workdir)
-        tokenizer = load_qwen_tokenizer(workdir.pretrained, config.model.text.vocab_size)
+        folder = read_companions(workdir)
+        tokenizer = load_qwen_tokenizer(folder, config.model.text.vocab_size)
     else:
         tokenizer = load_tokenizer(workdir.tokenizer)
     model = for_mesh(with_vocabulary(config.model, tokenizer.vocab_size), mesh)
@@ -106,7 +108,8 @@ def suite_tokenizer(config: ConfigDict, suite: Suite) -> Tokenizer:
 def run_tokenizer(config: ConfigDict, suite: Suite) -> Tokenizer:
     """The tokenizer that a run of this config will have; reads and writes nothing of the run."""
     if config.model.checkpoint:
-        return load_qwen_tokenizer(config.model.checkpoint, config.model.text.vocab_size)
+        folder = local_copy(to_path(config.model.checkpoint))
+        return load_qwen_tokenizer(folder, config.model.text.vocab_size)
     return suite_tokenizer(config, suite)
 
 

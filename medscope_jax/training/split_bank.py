@@ -17,6 +17,7 @@ from medscope_jax.bank.bank_codec import check_dtype
 from medscope_jax.bank.bank_index import not_stored, write_index
 from medscope_jax.bank.bank_key import BankKey, Preprocessing, weights_hash
 from medscope_jax.bank.bank_store import FrameSource, content_of, load_bank, source_of
+from medscope_jax.copies import fetch, publish, working_copy
 from medscope_jax.dialogue import stamp_ids
 from medscope_jax.distributed.multihost import broadcast, gather, is_first, meet
 from medscope_jax.locks import alone
@@ -69,26 +70,32 @@ def stored_bank(
     sources = [source_of(name, split.videos[row]) for row, name in enumerate(names)]
     contents = {source.id: content_of(source) for source in sources}
     key = BankKey(made_of, tower_hash(run.model, params["vision"]), contents)
-    folder.mkdir(parents=True, exist_ok=True)
+    here = fetch(folder)
+    here.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         absent: set[str] = set()
         if is_first():
-            stack.enter_context(alone(folder / LOCK))
-            remove_partials(folder)
-            absent = set(not_stored(folder, key, dtype))
+            stack.enter_context(alone(here / LOCK))
+            remove_partials(here)
+            absent = set(not_stored(here, key, dtype))
+            publish(folder)  # also what a killed process has left here alone
         meet(f"bank to {name}: looked at")
+        fetch(folder)
         # As process 0 sees the folder: others may see a network's files later.
         told = broadcast(np.array([source.id in absent for source in sources]))
         missing = [source for source, is_absent in zip(sources, told, strict=True) if is_absent]
         if missing:
             mine = part_of(missing, jax.process_index(), jax.process_count())
             encode = functools.partial(make_encode(run.model), {"vision": params["vision"]})
-            build_videos(folder, sources, mine, encode, ENCODE_FRAMES, key, dtype)
+            build_videos(here, sources, mine, encode, ENCODE_FRAMES, key, dtype)
+            publish(folder)
             meet(f"bank to {name}: encoded")
+            fetch(folder)  # what the others have encoded
             if is_first():
-                write_index(folder, key, dtype)
+                write_index(here, key, dtype)
+                publish(folder)
     stamps = functools.partial(stamp_ids, run.tokenizer, run.layout)
-    return load_bank(folder, key, sources, stamps, max_frames=run.config.video.max_frames)
+    return load_bank(here, key, sources, stamps, max_frames=run.config.video.max_frames)
 
 
 def part_of(sources: Sequence[FrameSource], index: int, count: int) -> set[str]:
@@ -112,17 +119,21 @@ def build_vision_bank(
     made_of: Preprocessing,
     dtype: str,
 ) -> Built:
-    """build_bank with a model's vision tower, of which `vision` are the parameters."""
+    """build_bank with a model's vision tower, of which `vision` are the parameters.
+
+    A folder in a bucket is built in its copy on this machine: ArrayRecord is written to files.
+    """
     frame_grid(model, made_of.height, made_of.width)  # says what size the tower can't take
-    return build_bank(
-        folder,
-        sources,
-        functools.partial(make_encode(model), {"vision": vision}),
-        ENCODE_FRAMES,
-        made_of,
-        tower_hash(model, vision),
-        dtype,
-    )
+    with working_copy(folder) as here:
+        return build_bank(
+            here,
+            sources,
+            functools.partial(make_encode(model), {"vision": vision}),
+            ENCODE_FRAMES,
+            made_of,
+            tower_hash(model, vision),
+            dtype,
+        )
 
 
 def preprocessing(video: Mapping[str, Any]) -> Preprocessing:

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -18,6 +17,7 @@ from medscope_jax.models.initialization import (
     with_local_heads,
     with_ticks,
 )
+from medscope_jax.paths import to_path
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.from_config import MODELS
 from medscope_jax.training.guard import stop_if_not_finite
@@ -63,7 +63,7 @@ def initial_params(run: Run) -> dict:
     """The parameters before all training: imported ones, or else random ones."""
     folder = run.config.model.checkpoint
     if folder:
-        return imported_params(Path(folder), run.model, run.mesh)
+        return imported_params(to_path(folder), run.model, run.mesh)
     return _random_params(run)
 
 
@@ -199,6 +199,7 @@ def run_stage(
             stop_if_not_finite(state, name, run.folder, again)
             place, placed = batches.get_state(), step + 1
         if saving:
+            writer.flush()  # a checkpoint knows no line that is not stored
             logged = {"lines": writer.lines, "bytes": writer.bytes}
             meta = {"stage": name, "step": step + 1} | logged
             checkpoints.save(state, batches.get_state(), meta, stage_finished=last)

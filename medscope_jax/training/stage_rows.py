@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from medscope_jax.copies import local_copy
 from medscope_jax.data.batches import Mixture, mix
 from medscope_jax.data.open_suite import Suite
 from medscope_jax.data.row_lengths import RowLengths, RowMaker, lay_out, needs, row_lengths
@@ -109,7 +110,8 @@ def tokenizer_loader(run: Run) -> Callable[[], Tokenizer]:
     """What reads the run's tokenizer in another process."""
     workdir, text = Workdir(run.folder), run.config.model.text
     if run.config.model.checkpoint:
-        return functools.partial(load_qwen_tokenizer, workdir.pretrained, text.vocab_size)
+        folder = local_copy(workdir.pretrained)
+        return functools.partial(load_qwen_tokenizer, folder, text.vocab_size)
     return functools.partial(load_tokenizer, workdir.tokenizer)
 
 

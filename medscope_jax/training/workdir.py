@@ -22,10 +22,11 @@ from ml_collections import ConfigDict
 from medscope_jax.config import check_stored_keys, from_json, to_json
 from medscope_jax.config_values import with_earlier
 from medscope_jax.errors import UserError, one_line
-from medscope_jax.files import is_there, write_text
+from medscope_jax.files import is_there, make_folder, size_of, write_text
 from medscope_jax.locks import alone
 from medscope_jax.manifest import seal
 from medscope_jax.metrics import read_results
+from medscope_jax.paths import to_path
 from medscope_jax.stored import read_json
 from medscope_jax.training.values import check_values
 from medscope_jax.visible import shown
@@ -109,14 +110,14 @@ def open_workdir(path: str | Path, config: ConfigDict, primary: bool = True) -> 
       UserError: one line: the folder can't be made, another run is using it, or it belongs to
         another config (the first differing keys with both values).
     """
-    workdir = Workdir(Path(path))
+    workdir = Workdir(to_path(path))
     if not primary:
         _check_config(workdir, config)
         yield workdir
         return
     with contextlib.ExitStack() as held:
         try:
-            workdir.path.mkdir(parents=True, exist_ok=True)
+            make_folder(workdir.path)
             held.enter_context(alone(workdir.path / ".lock", _BUSY.format(workdir.path, "{by}")))
         except OSError as error:
             raise UserError(f"can't use {path} as the workdir: {one_line(error)}") from error
@@ -130,7 +131,7 @@ def read_workdir(path: str | Path) -> tuple[Workdir, ConfigDict]:
     Raises:
       UserError: one line, if there is no run in it.
     """
-    workdir = Workdir(Path(path))
+    workdir = Workdir(to_path(path))
     config = _read_config(workdir)
     try:
         check_stored_keys(config)
@@ -146,7 +147,7 @@ def _read_config(workdir: Workdir) -> ConfigDict:
             f"{workdir.path} holds no run (no config.json): train with --workdir {workdir.path} "
             "first"
         )
-    if workdir.config.is_file() and workdir.config.stat().st_size > _MOST_BYTES:
+    if size_of(workdir.config) > _MOST_BYTES:
         raise UserError(f"{workdir.config} is larger than any config: {_CONFIG_AGAIN}")
     values = read_json(workdir.config, {...: object}, _CONFIG_AGAIN)
     stated = values.pop(_SEAL, None)

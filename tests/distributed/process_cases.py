@@ -16,11 +16,17 @@ def flags_for(devices: int) -> str:
 
 
 def start_processes(
-    count: int, arguments, folder: Path, devices: int = 1, cache: Path | None = None
+    count: int,
+    arguments,
+    folder: Path,
+    devices: int = 1,
+    cache: Path | None = None,
+    copies: Path | None = None,
 ):
     """Starts `python -m ARGUMENTS` count times as processes of one run, `devices` devices each.
 
-    Their output goes to FOLDER/processN.log. count 1 is a program on its own.
+    Their output goes to FOLDER/processN.log. count 1 is a program on its own. With `copies`, each
+    keeps copies of what is in buckets in a folder of its own there, as machines do.
     """
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -36,6 +42,8 @@ def start_processes(
                 "JAX_NUM_PROCESSES": str(count),
                 "JAX_PROCESS_ID": str(index),
             }
+        if copies is not None:
+            environment["XDG_CACHE_HOME"] = str(copies / str(index))
         if cache is not None:
             environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
             environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

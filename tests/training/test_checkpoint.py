@@ -67,11 +67,11 @@ def test_a_folder_as_people_type_it(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_restore_is_bitwise(tmp_path, asynchronous):
-    assert restore(tmp_path) is None
-    fill(tmp_path, 3, asynchronous=asynchronous)
+def test_restore_is_bitwise(place, asynchronous):
+    assert restore(place) is None
+    fill(place, 3, asynchronous=asynchronous)
     for wanted in (make_state(), jax.eval_shape(make_state)):
-        restored = restore(tmp_path, wanted)
+        restored = restore(place, wanted)
         assert bits(restored.state) == bits(make_state(3))
         assert jax.tree.structure(restored.state) == jax.tree.structure(make_state())
         assert restored.data == {"next_index": 3} and restored.meta == meta(3)

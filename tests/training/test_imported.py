@@ -19,9 +19,9 @@ from medscope_jax.models.hf import safetensors_io
 from medscope_jax.training.config_checks import check_config
 from medscope_jax.training.from_config import with_vocabulary
 from medscope_jax.training.imported import (
-    check_companions,
     imported_params,
     keep_companions,
+    read_companions,
     with_checkpoint_shapes,
 )
 from medscope_jax.training.workdir import Workdir
@@ -78,16 +78,16 @@ def config_of(given):
 def test_what_came_beside_the_weights_is_checked(checkpoint, tmp_path):
     workdir = Workdir(tmp_path)
     keep_companions(checkpoint, workdir)
-    check_companions(workdir)
+    read_companions(workdir)
     file = workdir.pretrained / "tokenizer.json"
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     with pytest.raises(UserError, match="tokenizer.json is not what .* delete that folder and"):
-        check_companions(workdir)
+        read_companions(workdir)
     shutil.rmtree(workdir.pretrained)  # as it says
     keep_companions(checkpoint, workdir)
-    check_companions(workdir)
+    read_companions(workdir)
 
 
 @pytest.mark.parametrize("rank, dtype", [(0, "float32"), (4, "bfloat16")])

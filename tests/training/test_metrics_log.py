@@ -20,12 +20,13 @@ def run(path, first, last, keep=0):
         return writer.lines
 
 
-def test_resumed_file_equals_uninterrupted_one(tmp_path):
-    whole, resumed = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+def test_resumed_file_equals_uninterrupted_one(place):
+    place.mkdir(parents=True, exist_ok=True)
+    whole, resumed = place / "a.jsonl", place / "b.jsonl"
     run(whole, 0, 10)
     run(resumed, 0, 7)  # the last checkpoint was taken after 4 steps
-    with open(resumed, "ab") as file:
-        file.write(b'{"stage": "warm_up", "st')  # killed while writing
+    # Killed while writing, as happens on this machine; a bucket's may be cut off by a copy.
+    resumed.write_bytes(resumed.read_bytes() + b'{"stage": "warm_up", "st')
     assert len(metrics.read_metrics(resumed)) == 7
     assert run(resumed, 4, 10, keep=4) == 10
     a, b = (without_timing(metrics.read_metrics(p)) for p in (whole, resumed))
@@ -45,8 +46,9 @@ def test_half_written_line_is_cut_off_and_missing_ones_are_told(tmp_path, caplog
     assert [r["step"] for r in metrics.read_metrics(path)] == [0]
 
 
-def test_cut_goes_back_to_an_older_checkpoint(tmp_path):
-    path = tmp_path / "m.jsonl"
+def test_cut_goes_back_to_an_older_checkpoint(place):
+    place.mkdir(parents=True, exist_ok=True)
+    path = place / "m.jsonl"
     with metrics.MetricsWriter(path) as writer:
         for step in range(4):
             writer.write("rl", step, {})
@@ -54,6 +56,35 @@ def test_cut_goes_back_to_an_older_checkpoint(tmp_path):
         writer.write("rl", 9, {})
         assert writer.lines == 3
     assert [r["step"] for r in metrics.read_metrics(path)] == [0, 1, 9]
+
+
+def test_a_bucket_is_written_whole_and_seldom(in_bucket, monkeypatch, caplog):
+    """Each minute and before a checkpoint; one that is out of reach for a while costs nothing."""
+    path, put = in_bucket / "m.jsonl", []
+    write = metrics.write_bytes
+    monkeypatch.setattr(metrics, "write_bytes", lambda *given: put.append(given) or write(*given))
+    with metrics.MetricsWriter(path) as writer:
+        for step in range(100):
+            writer.write("warm_up", step, {})
+        assert not put and not path.exists()
+        writer.flush()
+        assert len(put) == 1 and len(metrics.read_metrics(path)) == 100
+        writer.flush()
+        assert len(put) == 1  # there was nothing new
+        monkeypatch.setattr(metrics, "_BETWEEN", 0.0)
+        writer.write("warm_up", 100, {})
+        assert len(put) == 2 and len(metrics.read_metrics(path)) == 101
+        monkeypatch.setattr(metrics, "write_bytes", unreachable)
+        writer.write("warm_up", 101, {})
+        assert "out of reach" in caplog.text
+        with pytest.raises(UserError, match="out of reach"):
+            writer.flush()
+        monkeypatch.setattr(metrics, "write_bytes", write)
+    assert [r["step"] for r in metrics.read_metrics(path)] == list(range(102))
+
+
+def unreachable(*_):
+    raise UserError("the bucket is out of reach")
 
 
 @pytest.mark.parametrize("bad", [b"\xff", b"\n", b"{", b"\0", b"\r"])

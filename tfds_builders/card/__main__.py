@@ -14,7 +14,6 @@ splits, a near-duplicate of one (card_hash.py says what that is), or a question 
 about the same evidence.
 """
 
-import os
 import pathlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,8 +27,9 @@ from medscope_jax.data.clinvideo_reader import AGAIN, ClinvideoReader, built_fol
 from medscope_jax.data.open_suite import Suite
 from medscope_jax.data.phantom_reader import prepared_suite
 from medscope_jax.errors import UserError, run_main
-from medscope_jax.files import check_folder, check_outputs, write_text
+from medscope_jax.files import check_folder, check_local, check_outputs, write_text
 from medscope_jax.parts import PARTS, SPLITS
+from medscope_jax.paths import is_remote, to_path
 from medscope_jax.training.workdir import Workdir
 from medscope_jax.visible import shown
 from tfds_builders.card.blind_baselines import priors
@@ -112,7 +112,7 @@ def _videos(suite: Suite) -> Stored:
             yield split, known | {"times": video.times, "duration": video.duration}
 
 
-def built_suite(data_dir: str) -> ClinvideoReader:
+def built_suite(data_dir: pathlib.Path) -> ClinvideoReader:
     """The suite of a data folder.
 
     Raises:
@@ -125,7 +125,7 @@ def built_suite(data_dir: str) -> ClinvideoReader:
     return suite
 
 
-def read_left_out(data_dir: str) -> list[LeftOut]:
+def read_left_out(data_dir: pathlib.Path) -> list[LeftOut]:
     """What the builds of a ClinVideoSuite could not use, and what they cut, of the parts there."""
     suite = ClinvideoReader(data_dir)
     parts = [f"clinvideo_suite/{part}" for part in PARTS if suite.splits(part)]
@@ -149,12 +149,13 @@ def main(arguments: list[str]) -> int:
     flags = parser.parse_args(arguments)
     for name in ("workdir", "data_dir"):
         check_folder(getattr(flags, name) or "", f"--{name}")
-    folder = flags.workdir or flags.data_dir
-    output = flags.output or os.path.join(folder, "card.html")
-    data_sets = [pathlib.Path(folder, name) for name in _DATA_SETS]
-    inputs = Workdir(pathlib.Path(folder)).own if flags.workdir else data_sets
-    check_outputs({"--output": output}, {f"the data in {path.name}": path for path in inputs})
-    page = pathlib.Path(output)
+    check_local(flags.output or "", "--output")
+    folder = to_path(flags.workdir or flags.data_dir)
+    page = pathlib.Path(flags.output) if flags.output else folder / "card.html"
+    data_sets = [folder / name for name in _DATA_SETS]
+    inputs = Workdir(folder).own if flags.workdir else data_sets
+    if not is_remote(page):
+        check_outputs({"--output": page}, {f"the data in {path.name}": path for path in inputs})
     if not page.parent.is_dir():
         raise UserError(f"{page.parent} is no folder; create it or choose another --output")
     suite = prepared_suite(folder) if flags.workdir else built_suite(folder)

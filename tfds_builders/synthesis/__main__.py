@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from medscope_jax.config import parse_arguments
 from medscope_jax.errors import UserError, run_main
-from medscope_jax.files import check_outputs, make_folder, write_text
+from medscope_jax.files import check_local, check_outputs, make_folder, write_text
 from medscope_jax.phantom.procedure import SOURCES, SPLITS, make_procedure
 from medscope_jax.rl.chat import open_client
 from medscope_jax.rl.chat_config import EndpointConfig
@@ -78,6 +78,8 @@ def main(arguments: Sequence[str]) -> None:
     }
     flags = parse_arguments(__doc__.split("\n")[0] + _WHERE, arguments, {**_FLAGS, **values})
     config = SynthesisConfig(**{f.name: getattr(flags, f.name) for f in fields})
+    check_local(flags.manual_dir or "", "--manual_dir")
+    check_local(flags.videos or "", "--videos")
     out = pathlib.Path(flags.out)
     if out.is_dir() or out.name in ("stages.json", "journal.jsonl"):
         raise UserError(f"--out {out} must name the file of rows to write, such as rows.jsonl")

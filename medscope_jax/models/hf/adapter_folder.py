@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from medscope_jax.copies import check_free, new_target
 from medscope_jax.errors import UserError
-from medscope_jax.files import check_new, new_folder
 from medscope_jax.models import weights
 from medscope_jax.models.hf.peft import plan_peft
 from medscope_jax.models.hf.peft_config import FILE
@@ -39,7 +39,7 @@ def import_adapter(source: Path, base: Path | None, target: Path) -> tuple[LoraC
         UserError: a file is missing or broken, a setting or tensor is unknown, the adapter is
             another model's, `base` is no whole model, or `target` exists.
     """
-    check_new(target)
+    check_free(target)
     if not is_adapter(source):
         raise UserError(
             f"--base is for an adapter of PEFT's, and {source} has no {FILE}: leave it out"
@@ -58,7 +58,7 @@ def import_adapter(source: Path, base: Path | None, target: Path) -> tuple[LoraC
     values, tensors = read_json_object(source / FILE), _read_tensors(source)
     lora, places = plan_peft({name: t.shape for name, t in tensors.items()}, values, model)
     shapes = adapter_shapes(model, lora)
-    with new_folder(target) as partial:
+    with new_target(target) as partial:
         stores = create_arrays(partial, shapes)
         for path, names in places.items():
             layers = (tensors[name].read().astype(np.float32).T for name in names)

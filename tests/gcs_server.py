@@ -1,0 +1,119 @@
+"""Google Cloud Storage on the loopback, in memory: gcp-storage-emulator, and what it lacks.
+
+    python -m tests.gcs_server    prints its address, and serves until its input ends
+
+The emulator knows no conditions: `ifGenerationMatch`, by which a client creates an object only
+where there is none, and replaces only the one that it has seen, is added here, and so is the header
+by which a client knows what it has read.
+"""
+
+import socketserver
+import sys
+import threading
+from http import HTTPStatus, server
+
+from gcp_storage_emulator import server as emulator
+from gcp_storage_emulator.handlers import objects
+from gcp_storage_emulator.storage import NotFound, Storage
+
+BUCKET = "bucket"
+_ONE = threading.Lock()  # the emulator's storage is not made for threads
+
+
+class Handler(emulator.RequestHandler):
+    """The emulator's, a request at a time."""
+
+    def do_GET(self):
+        with _ONE:
+            super().do_GET()
+
+    def do_POST(self):
+        with _ONE:
+            super().do_POST()
+
+    def do_PUT(self):
+        with _ONE:
+            super().do_PUT()
+
+    def do_DELETE(self):
+        with _ONE:
+            super().do_DELETE()
+
+
+def generation(storage, bucket, name):
+    """Of an object; 0 where there is none."""
+    try:
+        return int(storage.get_file_obj(bucket, name)["generation"])
+    except NotFound:
+        return 0
+
+
+def conditional(handler, place):
+    """A handler that refuses with 412 where a request's condition is not met."""
+
+    def handle(request, response, storage, *args, **kwargs):
+        wanted = request.query.get("ifGenerationMatch")
+        if wanted:
+            there = generation(storage, request.params["bucket_name"], place(request))
+            if int(wanted[0]) != there:
+                response.status = HTTPStatus.PRECONDITION_FAILED
+                response.json({"error": {"code": 412, "message": "conditionNotMet"}})
+                return None
+        return handler(request, response, storage, *args, **kwargs)
+
+    return handle
+
+
+def with_generation(handler):
+    """A handler that says which generation of an object it gives, as TensorStore needs to know."""
+
+    def handle(request, response, storage, *args, **kwargs):
+        name, bucket = request.params["object_id"], request.params["bucket_name"]
+        there = generation(storage, bucket, name)
+        if request.query.get("ifGenerationNotMatch") == [str(there)]:
+            response.status = HTTPStatus.NOT_MODIFIED
+            return None
+        response["x-goog-generation"] = str(there)
+        return handler(request, response, storage, *args, **kwargs)
+
+    return handle
+
+
+def uploaded(request):
+    """The name of the object that a request puts."""
+    if "name" in request.query:
+        return request.query["name"][0]
+    return request.data["meta"]["name"]
+
+
+def add_conditions():
+    """Puts conditions before the emulator's handlers."""
+    for _, handlers in emulator.HANDLERS:
+        if handlers.get("POST") is objects.insert:
+            handlers["POST"] = conditional(objects.insert, uploaded)
+        if handlers.get("GET") in (objects.get, objects.download):
+            handlers["GET"] = with_generation(handlers["GET"])
+        if handlers.get("DELETE") is objects.delete:
+            handlers["DELETE"] = conditional(objects.delete, lambda r: r.params["object_id"])
+
+
+class Threads(socketserver.ThreadingMixIn, server.HTTPServer):
+    """Clients hold several connections."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+
+def main():
+    """Serves until standard input ends."""
+    add_conditions()
+    storage = Storage(use_memory_fs=True)
+    storage.create_bucket(BUCKET, {"name": BUCKET})
+    serving = Threads(("127.0.0.1", 0), lambda *given: Handler(storage, *given))
+    threading.Thread(target=serving.serve_forever, daemon=True).start()
+    print(f"http://127.0.0.1:{serving.server_address[1]}", flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()
