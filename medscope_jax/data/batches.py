@@ -4,6 +4,7 @@ The order of records is a function of the seed and the position alone, so an ite
 small number, and a killed run continues with the very batches it would have seen.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -11,6 +12,8 @@ import grain
 import numpy as np
 
 from medscope_jax.errors import UserError
+
+_TOLD = 64  # batches that rows are made of at a time, and more
 
 
 class RandomAccess(Protocol):
@@ -30,6 +33,7 @@ def make_batches(
     epochs: int | None = None,
     threads: int = 2,
     prefetch: int = 4,
+    beside: Callable[[list], Mapping[str, Any]] | None = None,
 ) -> grain.DatasetIterator:
     """Returns an iterator over this process's rows of each global batch.
 
@@ -54,6 +58,8 @@ def make_batches(
       epochs: how often each record is seen; None repeats for ever.
       threads: how many threads read and transform.
       prefetch: how many batches are made ahead.
+      beside: a function of all records of a global batch; what it gives stands beside each row, so
+        that every process knows something of the rows that it does not read.
 
     Raises:
       UserError: no records, or fewer than one batch.
@@ -64,9 +70,20 @@ def make_batches(
     if len(records) * (epochs or 1) < (batch_size if epochs else 1):
         raise UserError(f"{len(records)} records do not make a batch of {batch_size}")
     order = grain.MapDataset.source(records).shuffle(seed=seed % 2**32).repeat(epochs)
-    dataset = _Rows(order, batch_size, wanted).map(transform)
+    dataset = _Rows(order, batch_size, wanted)
+    if beside is None:
+        dataset = dataset.map(transform)
+    else:
+        told = functools.lru_cache(_TOLD)(lambda batch: beside(_batch(order, batch_size, batch)))
+        dataset = dataset.map_with_index(
+            lambda index, record: {**transform(record), **told(index // len(wanted))}
+        )
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     return iter(dataset.batch(len(wanted), drop_remainder=True).to_iter_dataset(options))
+
+
+def _batch(order: grain.MapDataset, batch_size: int, batch: int) -> list:
+    return [order[batch * batch_size + row] for row in range(batch_size)]
 
 
 class _Rows(grain.MapDataset):

@@ -160,6 +160,20 @@ def local_rows(mesh: Mesh, size: int) -> np.ndarray:
     return np.array(sorted({row for (part,) in places for row in range(*part.indices(size))}))
 
 
+def row_blocks(mesh: Mesh, size: int) -> int | None:
+    """How many equal blocks of consecutive rows the processes' `local_rows` are; None: no such.
+
+    Processes whose devices need the same rows share a block.
+    """
+    sharding = batch_shardings(jax.ShapeDtypeStruct((size,), jnp.int32), mesh)
+    rows: dict[int, set[int]] = {}
+    for device, (part,) in sharding.devices_indices_map((size,)).items():
+        rows.setdefault(device.process_index, set()).update(range(*part.indices(size)))
+    blocks = sorted({tuple(sorted(found)) for found in rows.values()})
+    in_order = [row for block in blocks for row in block] == list(range(size))
+    return len(blocks) if in_order and len(set(map(len, blocks))) == 1 else None
+
+
 def put_batch(batch: Any, mesh: Mesh, size: int) -> Any:
     """A batch of which each process holds its `local_rows` on the host, as arrays of the mesh.
 

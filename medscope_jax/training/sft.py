@@ -4,14 +4,20 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-import jax
+import numpy as np
 
 from medscope_jax.data.batches import make_batches
 from medscope_jax.data.examples import clip_example, dialogue_example
 from medscope_jax.data.row_lengths import RowLengths, padded_sizes
 from medscope_jax.distributed import on_mesh
-from medscope_jax.distributed.multihost import local_rows, put_batch
-from medscope_jax.training.length_bucketing import LengthBuckets, plan_buckets, split_batch
+from medscope_jax.distributed.multihost import local_rows, put_batch, row_blocks
+from medscope_jax.training.length_bucketing import (
+    FITS,
+    LengthBuckets,
+    fits,
+    plan_buckets,
+    split_batch,
+)
 from medscope_jax.training.make_steps import make_sft_step
 from medscope_jax.training.run import Run, VideoSplit
 from medscope_jax.training.split_bank import split_bank
@@ -34,8 +40,9 @@ def prepare_clips(run: Run, split: VideoSplit, params: dict) -> tuple[Batches, U
         record, row = found.row(number)
         return clip_example(row, record, _video(split, record), layout)
 
-    update = _update(run, "warm_up", generated, _plan_split(run, "warm_up", found.lengths, length))
-    return _batches(run, "warm_up", len(found.lengths.positions), example), update
+    parts = _plan_split(run, "warm_up", found.lengths, length)
+    update = _update(run, "warm_up", generated, parts)
+    return _batches(run, "warm_up", found.lengths, example, parts), update
 
 
 def prepare_dialogues(
@@ -56,32 +63,51 @@ def prepare_dialogues(
         visual_at = functools.partial(bank.visual, split.rows[record["video"]])
         return dialogue_example(row, visual_at, layout, seen)
 
-    update = _update(run, name, generated, _plan_split(run, name, found.lengths, length))
-    return _batches(run, name, len(found.lengths.positions), example), update
+    parts = _plan_split(run, name, found.lengths, length)
+    update = _update(run, name, generated, parts)
+    return _batches(run, name, found.lengths, example, parts), update
 
 
 def _video(split: VideoSplit, record: dict) -> Video:
     return split.videos[split.rows[record["video"]]]
 
 
-def _batches(run: Run, name: str, count: int, example: Callable[[int], dict]) -> Batches:
+def _batches(
+    run: Run,
+    name: str,
+    lengths: RowLengths,
+    example: Callable[[int], dict],
+    parts: LengthBuckets | None,
+) -> Batches:
+    size = run.config[name].batch_size
+    blocks = row_blocks(run.mesh, size)
+
+    beside = None
+    if parts is not None and blocks is not None and blocks > 1:
+        beside = functools.partial(_told, lengths.positions, parts, blocks)
+
     return make_batches(
-        range(count),
+        range(len(lengths.positions)),
         example,
-        run.config[name].batch_size,
+        size,
         seed=run.config.seed,
-        rows=local_rows(run.mesh, run.config[name].batch_size),
+        rows=local_rows(run.mesh, size),
+        beside=beside,
     )
 
 
+def _told(positions: np.ndarray, parts: LengthBuckets, blocks: int, numbers: list[int]) -> dict:
+    """What every process must know of a whole batch: its rows are those of these numbers."""
+    return {FITS: fits(positions[numbers], parts, blocks)}
+
+
 def _plan_split(run: Run, name: str, lengths: RowLengths, length: int) -> LengthBuckets | None:
-    if jax.process_count() > 1:  # which rows are short is known of a process's own rows only
-        return None
-    if run.config[name].steps < _STEPS_WORTH_A_SPLIT:
+    batch_size = run.config[name].batch_size
+    blocks = row_blocks(run.mesh, batch_size)
+    if run.config[name].steps < _STEPS_WORTH_A_SPLIT or blocks is None:
         return None
     shards = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
-    batch_size = run.config[name].batch_size
-    return plan_buckets(lengths.positions, lengths.generated, batch_size, length, shards)
+    return plan_buckets(lengths.positions, lengths.generated, batch_size, length, shards, blocks)
 
 
 def _update(run: Run, name: str, generated: int, parts: LengthBuckets | None) -> Update:
@@ -89,9 +115,17 @@ def _update(run: Run, name: str, generated: int, parts: LengthBuckets | None) ->
     step = make_sft_step(run.config, name, run.model, run.mesh, run.layout, targets)
     compiled = on_mesh(run.mesh, step)
     size = run.config[name].batch_size
+    blocks = row_blocks(run.mesh, size) or 1
 
     def update(state, batch):
-        batch = put_batch(split_batch(batch, parts), run.mesh, size)
-        return compiled(state, batch)
+        cut = split_batch(batch, parts, blocks)
+        if parts is None or not isinstance(cut, tuple):
+            return compiled(state, put_batch(cut, run.mesh, size))
+        short, long = cut
+        placed = (
+            put_batch(short, run.mesh, parts.rows),
+            put_batch(long, run.mesh, size - parts.rows),
+        )
+        return compiled(state, placed)
 
     return update

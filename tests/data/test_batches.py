@@ -119,3 +119,25 @@ def test_mixture_feeds_batches():
 def test_bad_mixtures_are_one_line(sequences, weights):
     with pytest.raises(UserError, match="can't mix"):
         data.mix(sequences, weights)
+
+
+@pytest.mark.parametrize("rows", [[0, 1], [2, 3]])
+def test_what_stands_beside_a_row_is_of_the_whole_batch(rows):
+    """Each process is told of all four records of a batch, also after it has gone back."""
+
+    def read(**given):
+        return data.make_batches(
+            range(10), lambda n: {"n": np.int32(n)}, 4, seed=3, rows=rows, **given
+        )
+
+    whole = data.make_batches(range(10), lambda n: {"n": np.int32(n)}, 4, seed=3)
+    sums = [int(next(whole)["n"].sum()) for _ in range(7)]
+    batches, plain = read(beside=lambda records: {"sum": np.int32(sum(records))}), read()
+    for step in range(7):
+        if step == 3:
+            state = batches.get_state()
+        batch = next(batches)
+        assert batch["sum"].tolist() == [sums[step]] * 2
+        np.testing.assert_array_equal(batch["n"], next(plain)["n"])
+    batches.set_state(state)
+    assert next(batches)["sum"].tolist() == [sums[3]] * 2

@@ -13,10 +13,17 @@ from hypothesis import strategies as st
 from medscope_jax.data.row_lengths import RowLengths
 from medscope_jax.dialogue import Role
 from medscope_jax.distributed import make_mesh
-from medscope_jax.training.length_bucketing import LengthBuckets, plan_buckets, split_batch
+from medscope_jax.training.length_bucketing import (
+    FITS,
+    LengthBuckets,
+    fits,
+    plan_buckets,
+    split_batch,
+)
 from medscope_jax.training.sft import _plan_split
 from medscope_jax.training.steps import sft_step
 from medscope_jax.training.train_state import init_state
+from tests.distributed.process_cases import end_of, output_of, start_processes
 from tests.training import step_cases as cases
 
 
@@ -114,3 +121,61 @@ def test_a_stage_of_few_steps_is_not_split():
 
     assert planned(49) is None
     assert planned(50) is not None
+
+
+def test_blocks_of_several_processes():
+    """Each block is cut for itself; together the parts hold every row, and make the same step."""
+    batch = batch_with_frames()
+    batch["visual"] = cases.sft_batch(8)["visual"]
+    used = np.sum(batch["role"] != Role.PADDING, axis=1)
+    inside = np.sort(used.reshape(2, 4), axis=1)
+    split = LengthBuckets(4, int(-inside[:, 1].max() // 8 * -8), 16)
+    assert fits(used, split, 2) and not fits(used, split._replace(length=8), 2)
+    marked = {**batch, FITS: np.ones(8, bool)}
+    cut = [
+        split_batch({name: array[rows] for name, array in marked.items()}, split, 2)
+        for rows in (slice(0, 4), slice(4, 8))
+    ]
+    assert all([len(part["tokens"]) for part in parts] == [2, 2] for parts in cut)
+    whole = [
+        {name: np.concatenate([parts[i][name] for parts in cut]) for name in batch} for i in (0, 1)
+    ]
+    assert whole[0]["tokens"].shape == (4, split.length)
+    assert sorted(row for part in whole for row in rows_of(part)) == rows_of(batch)
+    # One block that does not fit leaves all of them whole.
+    missing = split_batch({**marked, FITS: np.zeros(8, bool)}, split, 2)
+    assert missing.keys() == batch.keys() and missing["tokens"] is batch["tokens"]
+
+
+def test_a_plan_for_blocks():
+    """Short rows are counted in each block: what all blocks of a batch have in any draw."""
+    lengths = np.array([60] * 19 + [180])
+    split = plan_buckets(lengths, lengths // 3, 32, 184, shards=2, blocks=2)
+    assert split is not None and split.rows % 2 == 0 and split.length == 64
+    draws = np.random.default_rng(5).choice(lengths, (500, 32))
+    assert np.mean([fits(draw, split, 2) for draw in draws]) > 0.98
+    alone = plan_buckets(lengths, lengths // 3, 32, 184, shards=2)
+    assert split.rows <= alone.rows
+
+
+@pytest.mark.invariant
+def test_two_processes_cut_alike(tmp_path):
+    """Batches are cut by both or by neither, and are those of one process, token for token."""
+    found = {}
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        started = start_processes(
+            count, ["tests.training.bucket_program", 60], folder, devices=2 // count
+        )
+        assert end_of(started, folder, 200) == [0] * count, output_of(folder)[-3000:]
+        for index in range(count):
+            lines = [line.split() for line in output_of(folder, index).splitlines()]
+            found[count, index] = [line[1:] for line in lines if line[:1] == ["step"]]
+            planned = [line for line in lines if line[:1] == ["planned"]]
+            assert planned and "LengthBuckets(rows=" in " ".join(planned[0])
+    assert len(found[1, 0]) == 60
+    assert found[2, 0] == found[2, 1]
+    assert [line[2] for line in found[2, 0]] == [line[2] for line in found[1, 0]]  # every token
+    cut = [int(rows) for _, rows, _ in found[2, 0]]
+    assert set(cut) == {12, 16} and cut.count(12) > 30
