@@ -170,7 +170,7 @@ def main(argv: Sequence[str]) -> None:
 def evaluate_all(workdir: Workdir, config: ConfigDict, name: str) -> None:
     """Evaluates every finished model of a workdir on the split of this name."""
     run = make_run(config, workdir, run_mesh(config), open_suite(config, workdir.path))
-    records, split = load_records(run, "eval", name), load_split(run, name)
+    records, split = list(load_records(run, "eval", name)), load_split(run, name)
     scores: list[Scored] = []
     with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
         for model, stage in MODELS.items():

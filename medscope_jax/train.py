@@ -38,6 +38,7 @@ from medscope_jax.metrics import print_results, read_results, result_rows, write
 from medscope_jax.paths import to_path
 from medscope_jax.report import render_report
 from medscope_jax.rl import judge_note, make_judge
+from medscope_jax.training.asked import check_questions
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.config_checks import check_config
 from medscope_jax.training.ga_grpo import prepare_ga_grpo
@@ -73,6 +74,7 @@ def open_run(config: ConfigDict, suite: Suite, workdir: Workdir, mesh: Mesh) -> 
 
 def train(run: Run, workdir: Workdir, stop: StopSignals) -> dict[str, dict]:
     """Runs the stages; returns the parameters of each model: passive (if there is one), sft, rl."""
+    check_questions(run)  # found now, not after two stages
     split = load_split(run, "train")
     with Checkpoints(workdir.checkpoints) as checkpoints:
         # As much of its log as the newest checkpoint knows; a stage cuts it to where it goes on.
@@ -107,7 +109,7 @@ def train(run: Run, workdir: Workdir, stop: StopSignals) -> dict[str, dict]:
 
 def evaluate(run: Run, workdir: Workdir, models: dict[str, dict], seconds: float) -> None:
     """Evaluates the models on the test split and writes the results and the report."""
-    records, split = load_records(run, "eval", "test"), load_split(run, "test")
+    records, split = list(load_records(run, "eval", "test")), load_split(run, "test")
     scores, traces = [], []
     for name, params in models.items():
         scored, found = evaluate_model(model_of_run(run, name, params), records, split)

@@ -11,8 +11,10 @@ from medscope_jax.data.row_lengths import row_lengths
 from medscope_jax.dialogue import load_qwen_tokenizer
 from medscope_jax.errors import UserError
 from medscope_jax.paths import to_path
+from medscope_jax.training.asked import ASKED, prompt_maker
 from medscope_jax.training.from_config import layouts, with_vocabulary
 from medscope_jax.training.imported import with_checkpoint_shapes
+from medscope_jax.training.run import MANY
 from medscope_jax.training.stage_rows import KINDS, row_makers
 
 
@@ -20,6 +22,8 @@ def measure_rows(
     spec: str, checkpoint: str, data_dir: str | os.PathLike, say: Callable[[str], None] = print
 ) -> None:
     """Measures the rows of all supervised stages, and keeps their lengths beside the suite.
+
+    The prompts of questions too, where there are so many that a run does not look at all of them.
 
     Args:
       spec: the config, FILE[:ARG], as training is given it.
@@ -52,3 +56,10 @@ def measure_rows(
                 f"{stage}: {made} of {len(positions)} records of {maker.part} make rows, of "
                 f"{mean:.0f} positions on average"
             )
+    for split, part in ASKED:
+        count = len(suite.records(part, split)) if split in suite.splits(part) else 0
+        if count > MANY:
+            positions = row_lengths(
+                prompt_maker(config, suite, part, split, found[0], load), suite.lengths_folder
+            ).positions
+            say(f"{part}, {split}: {count} prompts of at most {positions.max()} positions")

@@ -10,6 +10,7 @@ from medscope_jax.dialogue import (
     Row,
     Tokenizer,
     build_episode,
+    build_prompt,
     pad_row,
     question_text,
 )
@@ -76,6 +77,21 @@ def dialogue_row(
         tokenizer,
         layout,
         tools=tools,
+    )
+
+
+def question_row(record: Mapping, video: Video, tokenizer: Tokenizer, layout: Layout) -> Row:
+    """Stage 3 and evaluation: the whole-video preview and the question, with tools; however long.
+
+    UserError where the question can't be asked, see dialogue.sanitize.
+    """
+    return build_prompt(
+        question_text(record, f"the question of record {record['id']}"),
+        preview_indices(len(video.times), layout.preview_frames),
+        video.times,
+        tokenizer,
+        layout,
+        tools=True,
     )
 
 

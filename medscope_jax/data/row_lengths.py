@@ -1,7 +1,8 @@
-"""How long the rows are that training records make, found before they are trained on.
+"""How long the rows are that records make, found before they are trained on, or asked.
 
-Padding, length buckets and packing need it of every record, and laying all of them out takes hours
-of one core at the paper's size. So it is done once, over all cores, and kept beside the suite:
+Padding, length buckets, packing and prompts need it of every record, and laying all of them out
+takes hours of one core at the paper's size. So it is done once, over all cores, and kept beside the
+suite:
 
     SUITE/lengths/KEY.lengths   a checksum, then int32 [3, N]: RowLengths of a part's records
 
@@ -19,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from medscope_jax.data.examples import clip_row, compact, dialogue_row
+from medscope_jax.data.examples import clip_row, compact, dialogue_row, question_row
 from medscope_jax.data.open_suite import Suite
 from medscope_jax.dialogue import CompactRow, Layout, Role, Tokenizer
 from medscope_jax.errors import UserError
@@ -43,15 +44,17 @@ class RowLengths(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RowMaker:
-    """How the training records of a part become rows; picklable, so that workers can make them.
+    """How the records of a part become rows; picklable, so that workers can make them.
 
     Attributes:
         suite: where the records are.
         part: of the suite.
-        kind: clip (stage 1), dialogue (with tools) or passive (without).
+        kind: clip (stage 1), dialogue (with tools), passive (without), or prompt (with tools, and
+            no turns yet).
         layout: of the rows.
         pairs: whether frames come in pairs, as native video mode has them.
         load_tokenizer: reads the tokenizer; a function of a module, or a partial of one.
+        split: of the part.
     """
 
     suite: Suite
@@ -60,6 +63,7 @@ class RowMaker:
     layout: Layout
     pairs: bool
     load_tokenizer: Callable[[], Tokenizer]
+    split: str = "train"
 
 
 def lay_out(
@@ -68,6 +72,8 @@ def lay_out(
     """A record's row, as RowMaker says; UserError where it can't be made."""
     if kind == "clip":
         return compact(clip_row(record, video, tokenizer, layout))
+    if kind == "prompt":
+        return compact(question_row(record, video, tokenizer, layout))
     return compact(dialogue_row(record, video, tokenizer, layout, tools=kind == "dialogue"))
 
 
@@ -102,7 +108,7 @@ def row_lengths(maker: RowMaker, kept: Path) -> RowLengths:
     Args:
         kept: a folder of the run, where the suite's can't be written to.
     """
-    count = len(maker.suite.records(maker.part, "train"))
+    count = len(maker.suite.records(maker.part, maker.split))
     name = f"{_key(maker)}.lengths"
     for folder in (maker.suite.lengths_folder, kept):
         found = _read(folder / name, count)
@@ -133,7 +139,8 @@ def measure(maker: RowMaker, count: int) -> RowLengths:
 def _measure(job: tuple[RowMaker, int, int]) -> np.ndarray:
     """int32 [3, n] of the records from the job's first number to before its last."""
     maker, start, stop = job
-    records, outlines = maker.suite.records(maker.part, "train"), maker.suite.outlines("train")
+    records = maker.suite.records(maker.part, maker.split)
+    outlines = maker.suite.outlines(maker.split)
     tokenizer, size = maker.load_tokenizer(), maker.layout.tokens_per_frame
     found = np.zeros((3, stop - start), np.int32)
     for number in range(start, stop):
@@ -153,6 +160,7 @@ def _key(maker: RowMaker) -> str:
     made_of = {
         "format": _FORMAT,
         "suite": maker.suite.fingerprint(maker.part),
+        "split": maker.split,
         "kind": maker.kind,
         "pairs": maker.pairs,
         "layout": dataclasses.asdict(maker.layout),

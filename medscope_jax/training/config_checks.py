@@ -17,12 +17,13 @@ from medscope_jax.data.stored_rows import VideoOutline
 from medscope_jax.dialogue import Layout, Tokenizer
 from medscope_jax.errors import UserError
 from medscope_jax.rollout import prompt_width
+from medscope_jax.training.asked import ASKED
 from medscope_jax.training.from_config import STAGES, require_split
 from medscope_jax.training.rollout_batch import check_parts
-from medscope_jax.training.run import run_tokenizer
+from medscope_jax.training.run import MANY, run_tokenizer
 from medscope_jax.training.stage_rows import parts_of
 from medscope_jax.training.values import check_values, section_named
-from medscope_jax.video import Video
+from medscope_jax.video import Video, preview_indices
 
 _SAMPLE = 6  # records (of a phantom suite, procedures) whose conversations are laid out
 
@@ -98,11 +99,14 @@ def _check_lengths(config: ConfigDict, suite: Suite, whole: Layout, clip: Layout
 
 
 def _check_prompts(config: ConfigDict, suite: Suite, tokenizer: Tokenizer, whole: Layout) -> None:
-    """Every question leaves room for an answer: found now, not after training."""
+    """Questions leave room for an answer: found now, not after training.
+
+    Of MANY, so many are looked at, spread over all; asked.check_questions measures the rest.
+    """
     spare = config.rollout.turn_tokens
-    for split, part in (("train", "rl"), ("test", "eval")):
-        videos = suite.outlines(split)
-        found = list(suite.records(part, split))
+    for split, part in ASKED:
+        videos, records = suite.outlines(split), suite.records(part, split)
+        found = [records[int(row)] for row in preview_indices(len(records), MANY)]
         times = [_unseen(videos[record["video"]], config).times for record in found]
         prompt_width(found, times, tokenizer, whole, True, spare)
 

@@ -9,7 +9,7 @@ by its place in the whole batch, so that its tokens do not depend on the parts.
 
 import concurrent.futures
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ from medscope_jax.distributed.multihost import broadcast, is_first
 from medscope_jax.errors import UserError
 from medscope_jax.rl import Judge, RewardConfig
 from medscope_jax.rollout import FinishedRollouts, RunningRollouts, Trajectory
+from medscope_jax.training.asked import Questions, deciding
 from medscope_jax.training.from_config import require_split
 from medscope_jax.training.groups import (
     Groups,
@@ -30,7 +31,8 @@ from medscope_jax.training.groups import (
     replace_groups,
     reward_all,
 )
-from medscope_jax.training.run import Run, VideoSplit, rollout_engine, video_questions
+from medscope_jax.training.run import Run, VideoSplit, rollout_engine
+from medscope_jax.video.lazy_frames import Series
 
 
 class RolloutBatch(NamedTuple):
@@ -72,20 +74,23 @@ def check_parts(config: ConfigDict, mesh: Mesh) -> None:
 
 
 def make_roll(
-    run: Run, split: VideoSplit, records: Sequence[dict], bank: HostBank, judge: Judge
+    run: Run, split: VideoSplit, records: Series[dict], bank: HostBank, judge: Judge
 ) -> tuple[Roll, int]:
     """The function that rolls out questions of a batch, and the positions that hold every prompt.
 
-    bank: of the split's videos.
+    Args:
+        split: the videos of the training split.
+        records: the questions, part rl of that split.
+        bank: of the split's videos.
     """
     config, group = run.config, run.config.rl.group_size
     engine = rollout_engine(run, group, greedy=False)
-    asked = video_questions(records, split)
-    width = engine.prompt_width(asked)
+    asked = Questions(records, split)
+    width = engine.prompt_width([asked[n] for n in deciding(run, "rl", "train", len(records))])
     rewards = RewardConfig(**config.reward)
 
     def records_of(rows: np.ndarray) -> list[dict]:
-        return [records[row] for row in rows for _ in range(group)]
+        return [record for row in rows for record in [records[row]] * group]
 
     def judged(rows: np.ndarray, found: list[Trajectory]) -> list[float]:
         # Process 0 asks for all: a judge is paid by the question, and need not answer twice alike.
@@ -96,7 +101,7 @@ def make_roll(
             scores = np.nan_to_num(scores)
         found = done.trajectories
         scored = reward_all(found, records_of(rows), scores.tolist(), rewards)
-        videos = np.array([asked[row].video for row in rows], np.int32)
+        videos = np.array([asked.place(records[row]) for row in rows], np.int32)
         return Groups(rows, videos, done.episode, found, scored)
 
     def roll(params: dict, rows: np.ndarray, key: jax.Array, first: int) -> RolloutBatch:

@@ -44,6 +44,7 @@ from medscope_jax.training.workdir import Workdir
 from medscope_jax.video import Video, pair_frames
 from medscope_jax.video.lazy_frames import Series
 
+MANY = 20_000  # more records than this are not all read at a start
 ENCODE_FRAMES = 512  # frames of one call of the vision tower when a bank is made
 _KEPT_BYTES = 2**29  # of a split's decoded frames, up to which they are kept in memory
 
@@ -151,9 +152,10 @@ def load_split(run: Run, split: str) -> VideoSplit:
     return VideoSplit(videos, {name: row for row, name in enumerate(suite.outlines(split))})
 
 
-def load_records(run: Run, part: str, split: str) -> list[dict]:
-    """All records of a part and split: text and spans, small beside the frames."""
-    return list(suite_of(run).records(part, split))
+def load_records(run: Run, part: str, split: str) -> Series[dict]:
+    """The records of a part and split: if they are MANY, each is read when it is asked for."""
+    records = suite_of(run).records(part, split)
+    return records if len(records) > MANY else list(records)
 
 
 def suite_of(run: Run) -> Suite:
