@@ -3,7 +3,7 @@
 Flax stays inside this room; others see frozen configs, plain parameter trees and functions.
 """
 
-from medscope_jax.models.attention.dense import Packed
+from medscope_jax.models.attention.dense import Joined, Packed
 from medscope_jax.models.attention.dispatch import for_mesh
 from medscope_jax.models.cache import Cache, init_cache, put_rows, repeat_rows, take_rows
 from medscope_jax.models.hf.hf_config import hf_config
@@ -41,13 +41,14 @@ from medscope_jax.models.qwen import (
     logits,
     param_shapes,
 )
-from medscope_jax.models.rope import mrope_positions
+from medscope_jax.models.rope import joined_positions, mrope_positions
 from medscope_jax.models.vision import frame_grid
 from medscope_jax.models.weights import load_params, read_model, save_params, weight_shapes
 
 __all__ = [
     "PRESETS",
     "Cache",
+    "Joined",
     "LoraConfig",
     "ModelConfig",
     "Packed",
@@ -73,6 +74,7 @@ __all__ = [
     "init_cache",
     "init_params",
     "join_params",
+    "joined_positions",
     "load_params",
     "logits",
     "merge_lora",

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from medscope_jax.distributed import BATCH, SEQUENCE, STREAM, TENSOR, constrain
-from medscope_jax.models.attention.dense import Packed, attend
+from medscope_jax.models.attention.dense import Joined, Packed, attend
 from medscope_jax.models.attention.dispatch import attend_self
 from medscope_jax.models.cache import Cache, join_layers, read, split_layers, write
 from medscope_jax.models.layers import RMSNorm, SwiGLU, dense, precision, remat
@@ -20,8 +20,8 @@ class Context(NamedTuple):
 
     cos: jax.Array  # float32 [B, N, head_dim / 2]
     sin: jax.Array
-    # Without a cache: the real inputs, bool [B, N], or how B rows are packed.
-    valid: jax.Array | Packed | None
+    # Without a cache: the real inputs, bool [B, N], or how B rows are packed or joined.
+    valid: jax.Array | Packed | Joined | None
     start: jax.Array | None  # int32 [B], with a cache: position of input 0
     num_inputs: jax.Array | None  # int32 [B], with a cache: inputs to write
 
@@ -161,7 +161,7 @@ class LanguageModel(nn.Module):
 def make_context(
     config: ModelConfig,
     positions: jax.Array,
-    valid: jax.Array | Packed | None = None,
+    valid: jax.Array | Packed | Joined | None = None,
     start: jax.Array | None = None,
     count: jax.Array | None = None,
 ) -> Context:

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from medscope_jax.distributed import BATCH, SEQUENCE, usable_axes
-from medscope_jax.models.attention.dense import Packed
+from medscope_jax.models.attention.dense import Joined, Packed, segments
 from medscope_jax.models.attention.dispatch import padding_to_add
 from medscope_jax.models.cache import Cache
 from medscope_jax.models.language import LanguageModel, make_context
@@ -142,7 +142,7 @@ def forward(
     config: ModelConfig,
     embeddings: jax.Array,
     positions: jax.Array,
-    valid: jax.Array | Packed,
+    valid: jax.Array | Packed | Joined,
 ) -> jax.Array:
     """Hidden states [B, L, D] after the final norm.
 
@@ -152,9 +152,10 @@ def forward(
         valid: bool [B, L]; a position attends to the valid ones up to it. The values at invalid
             positions (NaN included) never change a valid position's result. Packed: a row is a
             prompt and the rests of several conversations that begin with it (L = N + G * M), each
-            of which attends to the prompt and to itself.
+            of which attends to the prompt and to itself. Joined: a row is several conversations,
+            one behind the other, each of which attends to itself.
     """
-    real = valid.flat() if isinstance(valid, Packed) else valid
+    real = segments(valid) > 0 if isinstance(valid, Packed | Joined) else valid
     embeddings = jnp.where(real[..., None], embeddings, 0)
     length = embeddings.shape[1]
     more = padding_to_add(length, config)

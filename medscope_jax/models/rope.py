@@ -56,6 +56,28 @@ def mrope_positions(
     return jnp.where(valid, positions, 0).astype(jnp.int32), after[:, -1].astype(jnp.int32)
 
 
+def joined_positions(
+    visual_index: jax.Array, segment: jax.Array, grid: tuple[int, int]
+) -> jax.Array:
+    """M-RoPE positions int32 [3, B, L] of rows of several conversations, each from 0 on.
+
+    As mrope_positions of each conversation in a row of its own:
+
+        segment     1  1  2  2  2  0
+        time        0  1  0  1  2  0
+
+    Args:
+        visual_index: int32 [B, L], a frame's tokens being t * S + s for any t; -1 for text.
+        segment: int32 [B, L], see models.Joined.
+    """
+    rows, valid = len(segment), segment > 0
+    positions, _ = mrope_positions(visual_index, valid, grid, jnp.zeros((rows,), jnp.int32))
+    begins = segment > jnp.pad(jax.lax.cummax(segment, axis=1), [(0, 0), (1, 0)])[:, :-1]
+    # Time never falls along a row, so that the last beginning's is the largest up to here.
+    before = jax.lax.cummax(jnp.where(begins, positions[0], 0), axis=1)
+    return jnp.where(valid, positions - before, 0)
+
+
 def mrope_tables(
     positions: jax.Array, head_dim: int, theta: float, section: tuple[int, int, int]
 ) -> tuple[jax.Array, jax.Array]:

@@ -13,7 +13,15 @@ import jax.numpy as jnp
 
 from medscope_jax.dialogue import Role
 from medscope_jax.distributed import BATCH, SEQUENCE, TENSOR, constrain, free_axes, split_size
-from medscope_jax.models import ModelConfig, embed, forward, logits, mrope_positions
+from medscope_jax.models import (
+    Joined,
+    ModelConfig,
+    embed,
+    forward,
+    joined_positions,
+    logits,
+    mrope_positions,
+)
 from medscope_jax.training.packing import Packing, pack, unpack
 
 # Most float32 scores that a device holds of one chunk. With fewer positions a chunk, reading the
@@ -50,6 +58,7 @@ def token_logprobs(
     grid: tuple[int, int],
     temperature: float = 1.0,
     local: bool = False,
+    segment: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probabilities of the generated tokens, from one forward pass over whole rows.
 
@@ -59,15 +68,20 @@ def token_logprobs(
         bank: flat bank [R, D].
         temperature: that the tokens were sampled with; 0 (greedy) counts as 1.
         local: on a mesh, a row's visual tokens lie on its own devices, see models.embed.
+        segment: int32 [B, L] where rows hold several conversations, see models.Joined.
 
     Returns:
         (logprobs [B, G], entropy [B, G]), 0 where targets.mask is False.
     """
-    valid = role != Role.PADDING
-    positions, _ = mrope_positions(index, valid, grid, jnp.zeros(tokens.shape[:1], jnp.int32))
+    valid: jax.Array | Joined = role != Role.PADDING
+    if segment is None:
+        zeros = jnp.zeros(tokens.shape[:1], jnp.int32)
+        positions, _ = mrope_positions(index, valid, grid, zeros)
+    else:
+        valid, positions = Joined(segment), joined_positions(index, segment, grid)
     inputs = embed(params, model, tokens, index, bank, local)
     hidden = forward(params, model, inputs, positions, valid)
-    # A token is predicted from the position before it; the first position is never generated.
+    # A token is predicted from the position before it: a conversation's first is never generated.
     before = jnp.maximum(targets.positions - 1, 0)[..., None]
     hidden = jnp.take_along_axis(hidden, before, axis=1)
     return score_targets(params, model, hidden, tokens, targets, temperature)

@@ -36,13 +36,15 @@ def sft_step(
     Args:
         batch: tokens, visual_index, role [B, L], and the visual tokens of each row: visual
             [B, M, D], M a multiple of a frame's tokens, or frames uint8 [B, F, H, W, 3], which are
-            encoded inside the step, so that gradients reach a vision tower that trains. Or the
-            batch in parts of other B and L each, see length_bucketing.py.
+            encoded inside the step, so that gradients reach a vision tower that trains. Where rows
+            hold several conversations, segment [B, L] too, see models.Joined; their visual tokens
+            or frames stand one behind the other. Or the batch in parts of other B and L each, see
+            length_bucketing.py.
         targets: G, most generated tokens of a row; of each part, the last being the whole batch's.
         train_vision: whether the vision tower trains too.
 
     Returns:
-        (state, metrics: loss, entropy, gradient_norm).
+        (state, metrics: loss, entropy, gradient_norm; conversations, of rows that hold several).
     """
 
     def sums_of(params: dict, rows: dict, most: int) -> jax.Array:
@@ -59,7 +61,16 @@ def sft_step(
         index = flat_index(jnp.arange(count), rows["visual_index"], len(visual) // count)
         wanted = find_targets(role, most)
         logprobs, entropy = token_logprobs(
-            params, model, tokens, index, role, visual, wanted, grid, local=True
+            params,
+            model,
+            tokens,
+            index,
+            role,
+            visual,
+            wanted,
+            grid,
+            local=True,
+            segment=rows.get("segment"),
         )
         return jnp.stack([jnp.sum(logprobs), jnp.sum(entropy), jnp.sum(wanted.mask)])
 
@@ -76,7 +87,10 @@ def sft_step(
     part = trained(state.params, train_vision)
     (loss, entropy), gradients = jax.value_and_grad(loss_of, has_aux=True)(part)
     state, norm = apply_gradients(state, gradients, optimizer, loss)
-    return state, {"loss": loss, "entropy": entropy, "gradient_norm": norm}
+    metrics = {"loss": loss, "entropy": entropy, "gradient_norm": norm}
+    if isinstance(batch, dict) and "segment" in batch:
+        metrics["conversations"] = jnp.sum(jnp.max(batch["segment"], axis=1))
+    return state, metrics
 
 
 def ga_grpo_step(

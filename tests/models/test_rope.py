@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medscope_jax.models import mrope_positions, rope
+from medscope_jax.models import joined_positions, mrope_positions, rope
 
 POSITIONS = jax.jit(mrope_positions, static_argnums=2)
 
@@ -61,6 +61,23 @@ def test_positions_equal_the_loop_even_when_cut(layout, cut):
     second, end = POSITIONS(visual_index, valid & ~early, grid, middle)
     np.testing.assert_array_equal(np.where(early, first, second), expected)
     assert list(end) == following
+
+
+@settings(deadline=None, max_examples=60)
+@given(layouts(), st.lists(st.integers(0, 79), max_size=4))
+def test_joined_conversations_each_start_at_0(layout, cuts):
+    """Rows cut between frames; padding may stand anywhere."""
+    visual_index, valid, grid, _ = layout
+    size = grid[0] * grid[1]
+    whole = np.flatnonzero((visual_index[0] < 0) | (visual_index[0] % size == 0))
+    cuts = sorted({int(whole[whole <= cut].max()) for cut in cuts} | {0, 80})
+    segment, expected = np.zeros((1, 80), np.int32), np.zeros((3, 1, 80), int)
+    for number, (start, end) in enumerate(zip(cuts[:-1], cuts[1:], strict=True), 1):
+        part = slice(start, end)
+        segment[:, part] = np.where(valid[:, part], number, 0)
+        expected[..., part], _ = positions_by_loop(visual_index[:, part], valid[:, part], grid, [0])
+    found = jax.jit(joined_positions, static_argnums=2)(visual_index, segment, grid)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_rotation_depends_on_distance_only():

@@ -19,6 +19,14 @@ to the prompt and to itself. G rollouts of a question cost one prompt instead of
               x x x x . . .
     rest 2    x x . . x . .
               x x . . x x .
+
+Conversations that have nothing in common are joined: one behind the other, each attends to itself.
+
+    first     x . . . .
+              x x . . .
+    second    . . x . .
+              . . x x .
+              . . x x x
 """
 
 import functools
@@ -69,6 +77,22 @@ def attend(
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
 
 
+class Joined(NamedTuple):
+    """Which conversation of its row each position is of."""
+
+    segment: jax.Array  # int32 [B, L]: 1, 2, ... one behind the other; 0: padding
+
+
+def segments(valid: jax.Array | Packed | Joined) -> jax.Array:
+    """int32 [B, L], 0 where a position is padding; attention never crosses from one to another.
+
+    Only Joined rows have several; those of Packed rows are told apart by a RowPlan.
+    """
+    if isinstance(valid, Joined):
+        return valid.segment
+    return (valid.flat() if isinstance(valid, Packed) else valid).astype(jnp.int32)
+
+
 class RowPlan(NamedTuple):
     """How a row is divided: `prompt` positions, then rests of `rest` positions each."""
 
@@ -100,6 +124,23 @@ def attend_causal(
     def allowed(start: int, end: int) -> jax.Array:
         order = jnp.arange(start, end)[:, None] >= jnp.arange(end)
         return order & valid[:, None, :end]
+
+    return attend_blocks(query, key, value, allowed, exact)
+
+
+def attend_joined(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    segment: jax.Array,
+    exact: jax.lax.PrecisionLike,
+) -> jax.Array:
+    """Attention of each position to those up to it of its own segment: as attend, M = N, segment
+    int32 [B, N]."""
+
+    def allowed(start: int, end: int) -> jax.Array:
+        order = jnp.arange(start, end)[:, None] >= jnp.arange(end)
+        return order & (segment[:, start:end, None] == segment[:, None, :end])
 
     return attend_blocks(query, key, value, allowed, exact)
 

@@ -22,12 +22,15 @@ from medscope_jax.distributed import (
 )
 from medscope_jax.models.attention.cudnn import attend_cudnn, takes_cudnn
 from medscope_jax.models.attention.dense import (
+    Joined,
     Packed,
     RowPlan,
     attend_blocks,
     attend_causal,
+    attend_joined,
     attend_packed,
     sees,
+    segments,
 )
 from medscope_jax.models.attention.splash import attend_splash, padding_for_splash
 from medscope_jax.models.layers import precision
@@ -60,14 +63,14 @@ def attend_self(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    valid: jax.Array | Packed,
+    valid: jax.Array | Packed | Joined,
     config: ModelConfig,
 ) -> jax.Array:
     """Attention of each position to the valid positions that it may attend to.
 
     Args:
         query: [B, L, H, hd]; key, value: [B, L, K, hd].
-        valid: as of attend_causal or attend_packed; positions of L beyond it are padding.
+        valid: bool [B, T] (causal rows), Packed or Joined; positions of L beyond it are padding.
 
     Returns:
         [B, L, H, hd].
@@ -80,39 +83,42 @@ def attend_self(
         key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
         if isinstance(valid, Packed):
             out = attend_packed(query, key, value, valid, exact)
+        elif isinstance(valid, Joined):
+            out = attend_joined(query, key, value, valid.segment, exact)
         else:
             out = attend_causal(query, key, value, valid, exact)
         return checkpoint_name(out, "attention")
     length = query.shape[1]
     if isinstance(valid, Packed):
         plan = RowPlan(valid.prompt.shape[1], valid.rest.shape[2])
-        valid = valid.flat()
     else:
         plan = RowPlan(length, length)
-    real = jnp.pad(valid, [(0, 0), (0, length - valid.shape[1])])
+    segment = segments(valid)
+    segment = jnp.pad(segment, [(0, 0), (0, length - segment.shape[1])])
     key, value = (constrain(x, BATCH, None, TENSOR, None) for x in (key, value))
     if config.attention == "splash":
-        return attend_splash(query, key, value, real, plan)
-    return checkpoint_name(_attend_own(query, key, value, real, plan, exact), "attention")
+        return attend_splash(query, key, value, segment, plan)
+    return checkpoint_name(_attend_own(query, key, value, segment, plan, exact), "attention")
 
 
 def _attend_own(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    real: jax.Array,
+    segment: jax.Array,
     plan: RowPlan,
     exact: jax.lax.PrecisionLike,
 ) -> jax.Array:
     """Attention whose queries stay on their devices along the context axis."""
 
-    def attend(query, key, value, real):
+    def attend(query, key, value, mine, every):
         first = jax.lax.axis_index("context") * query.shape[1]
         keys = jnp.arange(key.shape[1])
 
         def allowed(start: int, end: int) -> jax.Array:
             positions = first + jnp.arange(start, end)
-            return sees(positions[:, None], keys, plan) & real[:, None]
+            same = mine[:, start:end, None] == every[:, None]
+            return sees(positions[:, None], keys, plan) & same
 
         key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
         return attend_blocks(query, key, value, allowed, exact)
@@ -120,8 +126,8 @@ def _attend_own(
     own, whole = PartitionSpec(None, SEQUENCE), PartitionSpec()
     return jax.shard_map(
         attend,
-        in_specs=(own, whole, whole, whole),
+        in_specs=(own, whole, whole, own, whole),
         out_specs=own,
         axis_names=set(SEQUENCE),
         check_vma=False,
-    )(query, key, value, real)
+    )(query, key, value, segment, segment)

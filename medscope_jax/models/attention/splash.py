@@ -2,8 +2,10 @@
 
 The kernel holds scores of one block of queries and keys at a time in the chip's fast memory and
 skips blocks that a mask leaves empty. Masks are rules on positions, see dense.sees: no array of
-length x length ever exists, on the chip or on the host. Padding is told apart by segments: real
-positions are of segment 1, the others of segment 0, and attention stays within a segment.
+length x length ever exists, on the chip or on the host. Attention stays within a segment: padding
+is one, and so is each conversation of a joined row (dense.segments). Their borders are data, so
+that blocks on the far side of one are computed, and masked: a row of many conversations takes as
+long as a row of one.
 """
 
 import dataclasses
@@ -11,7 +13,6 @@ import functools
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import (
     BlockSizes,
@@ -31,26 +32,25 @@ def attend_splash(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    real: jax.Array,
+    segment: jax.Array,
     plan: RowPlan,
     interpret: bool = False,
 ) -> jax.Array:
-    """Attention of each position to the real positions that `plan` allows.
+    """Attention of each position to the positions of its segment that `plan` allows.
 
     Args:
         query: [B, L, H, hd]; key, value: [B, L, K, hd], H a multiple of K. L is a multiple of
             SMALLEST_BLOCK, times the size of the mesh's context axis.
-        real: bool [B, L].
+        segment: int32 [B, L]; 0 where a position is padding.
         interpret: run the kernel's program without a TPU, slowly.
 
     Returns:
-        [B, L, H, hd] in query's dtype; of no meaning where a position is not real.
+        [B, L, H, hd] in query's dtype; of no meaning where a position is padding.
     """
     batch, length, heads, width = query.shape
     shards = length // split_size(length, SEQUENCE)
     kernel = _kernel(length, plan, shards, interpret)
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query * width**-0.5, key, value))
-    segments = real.astype(jnp.int32)
 
     def attend(kernel, query, key, value, own, every):
         return jax.vmap(lambda q, k, v, a, b: kernel(q, k, v, SegmentIds(a, b)))(
@@ -78,7 +78,7 @@ def attend_splash(
             axis_names=set(free_axes()),
             check_vma=False,
         )
-    out = attend(kernel, query, key, value, segments, segments)
+    out = attend(kernel, query, key, value, segment, segment)
     return out.transpose(0, 2, 1, 3)
 
 

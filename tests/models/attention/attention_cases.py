@@ -1,4 +1,4 @@
-"""Self-attention's inputs, rows of two kinds, and dense attention's outputs and gradients."""
+"""Self-attention's inputs, rows of three kinds, and dense attention's outputs and gradients."""
 
 import functools
 from collections.abc import Callable
@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from medscope_jax.distributed import on_mesh
-from medscope_jax.models.attention.dense import Packed, RowPlan, attend_causal, attend_packed
+from medscope_jax.models.attention.dense import (
+    Joined,
+    Packed,
+    RowPlan,
+    attend_causal,
+    attend_joined,
+    attend_packed,
+)
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 32
 PROMPT, GROUP, REST = 90, 2, 70  # of packed rows; neither fills a block of 128
@@ -48,7 +55,7 @@ def dense(case):
 class Case(NamedTuple):
     """Rows of one kind: `look` is their dense attention, given `valid`."""
 
-    valid: np.ndarray | Packed
+    valid: np.ndarray | Packed | Joined
     real: np.ndarray  # bool [B, L]: the same, as positions
     plan: RowPlan
     look: Callable
@@ -66,6 +73,19 @@ def packed_case() -> Case:
     rest = np.arange(REST) < np.array([[70, 9], [33, 0]])[..., None]
     valid = Packed(jnp.asarray(prompt), jnp.asarray(rest))
     return Case(valid, np.asarray(valid.flat()), RowPlan(PROMPT, REST), attend_packed)
+
+
+def joined_case() -> Case:
+    """Conversations of 1 to 128 positions, whose borders lie within blocks of 128 and between."""
+    sizes = [[100, 28, 1, 90, 20], [128, 64]]
+    segment = np.zeros((2, 250), np.int32)
+    for row, counts in enumerate(sizes):
+        segment[row, : sum(counts)] = np.repeat(np.arange(1, len(counts) + 1), counts)
+
+    def look(query, key, value, valid, exact):
+        return attend_joined(query, key, value, valid.segment, exact)
+
+    return Case(Joined(jnp.asarray(segment)), segment > 0, RowPlan(256, 256), look)
 
 
 def assert_dense(attend_of, case: Case, mesh=None, atol=2e-5):

@@ -12,28 +12,35 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from medscope_jax import models
 from medscope_jax.distributed import compile_for, make_mesh, topology_devices
-from medscope_jax.models.attention.dense import RowPlan, sees
+from medscope_jax.models.attention.dense import RowPlan, sees, segments
 from medscope_jax.models.attention.splash import PositionMask, attend_splash, padding_for_splash
-from tests.models.attention.attention_cases import assert_dense, causal_case, packed_case
+from tests.models.attention.attention_cases import (
+    assert_dense,
+    causal_case,
+    joined_case,
+    packed_case,
+)
 
 
 def by_kernel(case):
     def attend(query, key, value):
-        padded = jnp.pad(case.real, [(0, 0), (0, query.shape[1] - case.real.shape[1])])
+        segment = segments(case.valid)
+        padded = jnp.pad(segment, [(0, 0), (0, query.shape[1] - segment.shape[1])])
         return attend_splash(query, key, value, padded, case.plan, interpret=True)
 
     return attend
 
 
-@pytest.mark.parametrize("case", [causal_case, packed_case])
+@pytest.mark.parametrize("case", [causal_case, packed_case, joined_case])
 def test_values_and_gradients_are_those_of_dense_attention(case):
     assert_dense(by_kernel, case())
 
 
 @pytest.mark.parametrize("axes", [{"fsdp": 2, "tensor": 2}, {"context": 2, "tensor": 2}])
-def test_a_mesh_changes_nothing(axes):
+@pytest.mark.parametrize("case", [packed_case, joined_case])
+def test_a_mesh_changes_nothing(case, axes):
     """Split by rows, heads and, with a context axis, positions: each device runs its own part."""
-    assert_dense(by_kernel, packed_case(), make_mesh(axes, jax.devices()[:4]))
+    assert_dense(by_kernel, case(), make_mesh(axes, jax.devices()[:4]))
 
 
 @settings(deadline=None, max_examples=60)
@@ -59,10 +66,12 @@ def test_blocks_of_the_mask(prompt, rest, group, block):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
-def test_it_compiles_for_a_tpu():
-    """Packed rows, forward and backward, in less memory than one head's scores of one row."""
-    mesh = make_mesh({"fsdp": 2, "tensor": 2}, topology_devices("v5e:2x2"))
-    length, plan = 8192, RowPlan(2100, 1500)
+@pytest.mark.parametrize("slice_name", ["v5e:2x2", "v6e:2x2"])
+@pytest.mark.parametrize("plan", [RowPlan(2100, 1500), RowPlan(8192, 8192)])
+def test_it_compiles_for_a_tpu(slice_name, plan):
+    """Packed rows and joined ones, forward and backward, in less memory than one head's scores of
+    one row."""
+    mesh, length = make_mesh({"fsdp": 2, "tensor": 2}, topology_devices(slice_name)), 8192
 
     def shape(dtype, *size):
         spec = PartitionSpec("fsdp", *((None, "tensor") if len(size) > 2 else ()))
@@ -71,13 +80,14 @@ def test_it_compiles_for_a_tpu():
     query = shape(jnp.bfloat16, 2, length, 4, 128)
     key = shape(jnp.bfloat16, 2, length, 2, 128)
 
-    def slope(query, key, value, real):
+    def slope(query, key, value, segment):
         def total(*inputs):
-            return attend_splash(*inputs, real, plan).astype(jnp.float32).sum()
+            return attend_splash(*inputs, segment, plan).astype(jnp.float32).sum()
 
         return jax.grad(total, argnums=(0, 1, 2))(query, key, value)
 
-    arguments = {"query": query, "key": key, "value": key, "real": shape(jnp.bool_, 2, length)}
+    segment = shape(jnp.int32, 2, length)
+    arguments = {"query": query, "key": key, "value": key, "segment": segment}
     report = compile_for(slope, arguments)
     assert report.fits and report.temporaries_bytes < length**2
 
