@@ -141,6 +141,12 @@ _TREE: dict[str, Any] = {
         "response_format": _text("how that which a tool shows is written"),
         "length": _whole("positions of an episode", 1),
         "clip_length": _whole("positions of a stage-1 episode: one clip, no tools", 1),
+        "packed": Key(
+            bool,
+            "whether a row of warm_up, cold_start and passive holds several conversations, as many "
+            "as fit; their batch_size counts rows",
+            earlier=False,
+        ),
         "max_tool_turns": _whole("most turns of an episode that call a tool", 1),
     },
     "model": {

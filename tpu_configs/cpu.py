@@ -53,6 +53,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "response_format": "<tool_response>{response}</tool_response>",
             "length": 256,
             "clip_length": 224,
+            "packed": False,
             "max_tool_turns": 5,
         }
     )

@@ -24,6 +24,9 @@ from medscope_jax.models.presets import PRESETS, preset
 # Records of the paper's stages 1 and 2, of which three epochs are run, and of the baseline beside.
 _STAGE_RECORDS = {"warm_up": 634_800 + 253_800, "cold_start": 118_000, "passive": 118_000}
 _EPOCHS = 3
+_CONVERSATIONS = 128  # of a supervised step
+# That a packed row holds, by the mean lengths of the paper's sources (benchmarks/paper_lengths.py).
+_IN_A_ROW = {"warm_up": 4, "cold_start": 6, "passive": 6}
 _LENGTH = 32_768
 _QUESTIONS = 64  # of a batch of stage 3
 _OTHER_BYTES = 80 * 10**9  # memory of what is no TPU: an H100
@@ -115,6 +118,8 @@ def use_published_size(config: ConfigDict, target: Target) -> None:
             "response_format": protocol.QWEN_RESPONSE,
             "length": _LENGTH,
             "clip_length": 6_144,  # a window and its words
+            # GPUs have no kernel for such rows.
+            "packed": config.device.platform == "tpu",
         }
     )
     for tower in ("vision", "text"):
@@ -131,8 +136,13 @@ def use_published_size(config: ConfigDict, target: Target) -> None:
     config.mesh.update(axes)
     rows = _rows(model, shards, tensor, context, memory)
     for stage, records in _STAGE_RECORDS.items():
+        each = _IN_A_ROW[stage] if config.dialogue.packed else 1
+        size = rows
+        while size // 2 * each >= _CONVERSATIONS and size > shards:
+            size //= 2
         rate = {"learning_rate": 2e-5, "warmup": 0.03}
-        config[stage].update({"batch_size": rows, "steps": _EPOCHS * records // rows, **rate})
+        steps = _EPOCHS * records // (size * each)
+        config[stage].update({"batch_size": size, "steps": steps, **rate})
     config.warm_up.lora = True  # adapters from the start, on the published weights
     config.ga_grpo.update({"learning_rate": 1e-6, "warmup": 0.03, "batch_size": _QUESTIONS})
     config.rl.kl_coefficient = 0.0  # the paper writes its objective without
@@ -169,11 +179,11 @@ def _context(model: ModelConfig, chips: int, tensor: int, memory: int) -> int:
 
 
 def _rows(model: ModelConfig, shards: int, tensor: int, context: int, memory: int) -> int:
-    """Rows of a supervised step: the paper's 128, or the half, the quarter that a slice holds.
+    """Most rows of a supervised step: the paper's 128, or the half, the quarter that a slice holds.
 
     A step takes all of its rows at once, and may fill a third of a chip with what it keeps.
     """
-    rows, kept = 128, _kept(model, tensor) / context
+    rows, kept = _CONVERSATIONS, _kept(model, tensor) / context
     while rows > shards and rows / shards * kept > 0.3 * memory:
         rows //= 2
     return rows

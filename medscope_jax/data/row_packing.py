@@ -108,14 +108,19 @@ def frames_of_rows(lengths: np.ndarray, frames: np.ndarray, length: int) -> int:
     """Frames that a row of `length` positions needs room for: what the records in it show on
     average and a little more, or what one record shows.
 
-    So neither positions nor frames are padded much. lengths, frames: as of pack_records.
+    So neither positions nor frames are padded much. Never more than a row can show. lengths,
+    frames: as of pack_records, no length being 0.
     """
     average = length * np.sum(frames) / max(np.sum(lengths), 1)
-    return max(int(np.ceil(_SPARE * average)), int(np.max(frames, initial=0)))
+    most = int(length * np.max(frames / lengths, initial=0))
+    return max(min(int(np.ceil(_SPARE * average)), most), int(np.max(frames, initial=0)))
 
 
 def join_examples(
-    examples: Sequence[Mapping[str, np.ndarray]], length: int, most_shown: int
+    examples: Sequence[Mapping[str, np.ndarray]],
+    length: int,
+    most_frames: int,
+    tokens_per_frame: int,
 ) -> dict[str, np.ndarray]:
     """One row of several conversations; each counts its own visual tokens, the row all of them:
 
@@ -127,23 +132,24 @@ def join_examples(
         examples: of one conversation each, without padding: tokens, visual_index, role [l], and
             `visual` [n, D] or `frames` [f, H, W, 3] in the order in which they are shown.
         length: positions of the row.
-        most_shown: visual tokens, or frames, that it has room for.
+        most_frames: that it has room for.
+        tokens_per_frame: S.
 
     Returns:
-        tokens, visual_index, role and segment [length], and visual [most_shown, D] or frames
-        [most_shown, H, W, 3], padded with zeros (visual_index with -1).
+        tokens, visual_index, role and segment [length], and visual [most_frames * S, D] or frames
+        [most_frames, H, W, 3], padded with zeros (visual_index with -1).
 
     Raises:
         ValueError: they do not fit, or one begins with a generated token, which would be predicted
             from the conversation before it.
     """
-    kind = "visual" if "visual" in examples[0] else "frames"
+    kind, most = "frames", most_frames
+    if "visual" in examples[0]:
+        kind, most = "visual", most_frames * tokens_per_frame
     images = np.concatenate([example[kind] for example in examples])
     total = sum(len(example["tokens"]) for example in examples)
-    if total > length or len(images) > most_shown:
-        raise ValueError(
-            f"{total} positions and {len(images)} {kind} do not fit {length} and {most_shown}"
-        )
+    if total > length or len(images) > most:
+        raise ValueError(f"{total} positions and {len(images)} {kind} do not fit {length}, {most}")
     if any(example["role"][0] == Role.GENERATED for example in examples):
         raise ValueError("a conversation begins with a generated token")
     joined = {name: np.zeros(length, np.int32) for name in ("tokens", "role", "segment")}
@@ -154,7 +160,7 @@ def join_examples(
         joined["tokens"][place], joined["role"][place] = example["tokens"], example["role"]
         joined["visual_index"][place] = np.where(index >= 0, index + seen, -1)
         joined["segment"][place] = number
-        start, seen = place.stop, seen + np.count_nonzero(index >= 0)
-    padded = np.zeros((most_shown, *images.shape[1:]), images.dtype)
+        start, seen = place.stop, seen + int(np.count_nonzero(index >= 0))
+    padded = np.zeros((most, *images.shape[1:]), images.dtype)
     padded[: len(images)] = images
     return {**joined, kind: padded}

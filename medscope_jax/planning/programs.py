@@ -58,6 +58,8 @@ from medscope_jax.training.train_state import TrainState, abstract_state, kl_ref
 _LONGEST_PIECE = 80  # bytes, of a suite's own tokenizer, which writes 16 characters a token or more
 _LONGEST_QWEN_PIECE = 128  # bytes, of Qwen's, which writes tags whole and digits one by one
 _QWEN_WORDS = re.compile("|".join(map(re.escape, SINGLE_TAGS)) + r"|\d|[^\d<]{1,3}|<")
+# Of a packed row of clips a third may be answers: of the paper's shortest ones a quarter is.
+_WORDS = 3
 _QUESTION = "x" * 160  # longer than the suite's longest question
 
 
@@ -129,7 +131,7 @@ def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
             pieces=(-(-width // piece), -(-shown // piece)),
         ),
         "ga_grpo": _policy_step(config, mesh, model, layout, width),
-        "warm_up": _warm_up_step(config, mesh, model, clip_layout),
+        "warm_up": _warm_up_step(config, mesh, model, clip_layout, special_tokens.frame_text.size),
         "sft": _cold_start_step(config, mesh, model, layout),
     }
 
@@ -142,11 +144,15 @@ def _encoding(config: ConfigDict, model: ModelConfig, params: dict) -> Program:
     )
 
 
-def _warm_up_step(config, mesh, model, layout) -> Program:
+def _warm_up_step(config, mesh, model, layout, frame_text) -> Program:
     """One step of stage 1: each row brings the frames of a clip, for the tower that trains with
-    the decoder, and answers in one turn; see sft.prepare_clips."""
-    frames = _frames(config, config.warm_up.batch_size, layout.window_frames)
-    answer = config.rollout.turn_tokens
+    the decoder, and answers in one turn; see sft.prepare_clips. A packed row brings as many frames
+    as fit, a frame's text being of `frame_text` tokens and its time, and answers as often."""
+    most, answer = layout.window_frames, config.rollout.turn_tokens
+    if config.dialogue.packed:
+        most = layout.length // (layout.tokens_per_frame + frame_text + 1)
+        answer = max(answer, layout.length // _WORDS)
+    frames = _frames(config, config.warm_up.batch_size, most)
     return _supervised_step(config, mesh, model, layout, "warm_up", answer, frames=frames)
 
 
@@ -161,7 +167,8 @@ def _cold_start_step(config, mesh, model, layout) -> Program:
 def _supervised_step(config, mesh, model, layout, stage, most, **seen) -> Program:
     """One supervised step of a stage; most: generated tokens of a row; seen: what its rows see."""
     rows = config[stage].batch_size, layout.length
-    batch = {name: _int(*rows) for name in ("tokens", "visual_index", "role")} | seen
+    names = ("tokens", "visual_index", "role") + ("segment",) * config.dialogue.packed
+    batch = {name: _int(*rows) for name in names} | seen
     return Program(
         make_sft_step(config, stage, model, mesh, layout, (most,)),
         {

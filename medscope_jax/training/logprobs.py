@@ -73,9 +73,9 @@ def token_logprobs(
     Returns:
         (logprobs [B, G], entropy [B, G]), 0 where targets.mask is False.
     """
-    valid: jax.Array | Joined = role != Role.PADDING
+    valid: jax.Array | Joined
     if segment is None:
-        zeros = jnp.zeros(tokens.shape[:1], jnp.int32)
+        valid, zeros = role != Role.PADDING, jnp.zeros(tokens.shape[:1], jnp.int32)
         positions, _ = mrope_positions(index, valid, grid, zeros)
     else:
         valid, positions = Joined(segment), joined_positions(index, segment, grid)

@@ -9,8 +9,10 @@ import numpy as np
 from medscope_jax.data.batches import make_batches
 from medscope_jax.data.examples import clip_example, dialogue_example
 from medscope_jax.data.row_lengths import RowLengths, padded_sizes
+from medscope_jax.data.row_packing import frames_of_rows, join_examples, pack_records
+from medscope_jax.dialogue import Layout
 from medscope_jax.distributed import on_mesh
-from medscope_jax.distributed.multihost import local_rows, put_batch, row_blocks
+from medscope_jax.distributed.multihost import is_first, local_rows, put_batch, row_blocks
 from medscope_jax.training.length_bucketing import (
     FITS,
     LengthBuckets,
@@ -24,6 +26,7 @@ from medscope_jax.training.split_bank import split_bank
 from medscope_jax.training.stage import Batches, Update
 from medscope_jax.training.stage_rows import stage_rows
 from medscope_jax.video import Video
+from medscope_jax.visible import shown
 
 # Two parts are two programs to compile, which so few steps don't earn back.
 _STEPS_WORTH_A_SPLIT = 50
@@ -32,17 +35,15 @@ _STEPS_WORTH_A_SPLIT = 50
 def prepare_clips(run: Run, split: VideoSplit, params: dict) -> tuple[Batches, Update]:
     """Stage 1: clips whose frames are encoded inside the step, so that the vision tower learns."""
     del params  # nothing is made in advance from the first parameters
-    found = stage_rows(run, "warm_up", split)
-    length, generated = padded_sizes(found.lengths)
-    layout = dataclasses.replace(run.clip_layout, length=length)
+    found, layout = stage_rows(run, "warm_up", split), run.clip_layout
 
-    def example(number: int) -> dict:
+    def example(number: int, length: int, frames: int) -> dict:
         record, row = found.row(number)
-        return clip_example(row, record, _video(split, record), layout)
+        own = dataclasses.replace(layout, length=length)
+        arrays = clip_example(row, record, _video(split, record), own)
+        return {**arrays, "frames": arrays["frames"][:frames]}
 
-    parts = _plan_split(run, "warm_up", found.lengths, length)
-    update = _update(run, "warm_up", generated, parts)
-    return _batches(run, "warm_up", found.lengths, example, parts), update
+    return _batches_of(run, "warm_up", found.lengths, layout, layout.window_frames, example)
 
 
 def prepare_dialogues(
@@ -52,20 +53,57 @@ def prepare_dialogues(
 
     The bank stays on the host; a batch brings the visual tokens that its rows show.
     """
-    found = stage_rows(run, name, split)
-    length, generated = padded_sizes(found.lengths)
-    layout = dataclasses.replace(run.layout, length=length)
+    found, layout = stage_rows(run, name, split), run.layout
     bank = split_bank(run, params, split, name)
-    seen = int(found.lengths.frames.max()) * layout.tokens_per_frame
 
-    def example(number: int) -> dict:
+    def example(number: int, length: int, frames: int) -> dict:
         record, row = found.row(number)
         visual_at = functools.partial(bank.visual, split.rows[record["video"]])
-        return dialogue_example(row, visual_at, layout, seen)
+        own = dataclasses.replace(layout, length=length)
+        return dialogue_example(row, visual_at, own, frames * layout.tokens_per_frame)
 
-    parts = _plan_split(run, name, found.lengths, length)
-    update = _update(run, name, generated, parts)
-    return _batches(run, name, found.lengths, example, parts), update
+    most = int(found.lengths.frames.max(initial=0))
+    return _batches_of(run, name, found.lengths, layout, most, example)
+
+
+def _batches_of(
+    run: Run,
+    name: str,
+    lengths: RowLengths,
+    layout: Layout,
+    most_frames: int,
+    example: Callable[[int, int, int], dict],
+) -> tuple[Batches, Update]:
+    """A stage's batches and update, with a conversation a row or, packed, several.
+
+    Args:
+        lengths: of the conversations.
+        most_frames: that a row of one conversation has room for.
+        example: (number of a conversation, positions, frames) -> its arrays, padded to so many.
+    """
+    length, generated = padded_sizes(lengths)
+    count = len(lengths.positions)
+    if not run.config.dialogue.packed:
+        parts = _plan_split(run, name, lengths, length)
+        beside = _beside(run, name, lengths, parts)
+        update = _update(run, name, generated, parts)
+        return _batches(run, name, count, lambda i: example(i, length, most_frames), beside), update
+    room = frames_of_rows(lengths.positions, lengths.frames, layout.length)
+    rows = pack_records(lengths.positions, lengths.frames, layout.length, room, run.config.seed)
+    if is_first():
+        kept = rows.sums(lengths.positions).mean() / layout.length
+        words = f"{count} conversations into {len(rows)} rows, whose positions are used to"
+        print(shown(f"{name} packs {words} {kept:.1%}"))
+
+    def several(row: int) -> dict:
+        parts = [
+            example(i, int(lengths.positions[i]), int(lengths.frames[i]))
+            for i in rows[row].tolist()
+        ]
+        return join_examples(parts, layout.length, room, layout.tokens_per_frame)
+
+    most = int(rows.sums(lengths.generated).max())
+    return _batches(run, name, len(rows), several), _update(run, name, most + -most % 8, None)
 
 
 def _video(split: VideoSplit, record: dict) -> Video:
@@ -75,25 +113,23 @@ def _video(split: VideoSplit, record: dict) -> Video:
 def _batches(
     run: Run,
     name: str,
-    lengths: RowLengths,
+    count: int,
     example: Callable[[int], dict],
-    parts: LengthBuckets | None,
+    beside: Callable[[list[int]], dict] | None = None,
 ) -> Batches:
     size = run.config[name].batch_size
-    blocks = row_blocks(run.mesh, size)
+    rows = local_rows(run.mesh, size)
+    return make_batches(range(count), example, size, seed=run.config.seed, rows=rows, beside=beside)
 
-    beside = None
-    if parts is not None and blocks is not None and blocks > 1:
-        beside = functools.partial(_told, lengths.positions, parts, blocks)
 
-    return make_batches(
-        range(len(lengths.positions)),
-        example,
-        size,
-        seed=run.config.seed,
-        rows=local_rows(run.mesh, size),
-        beside=beside,
-    )
+def _beside(
+    run: Run, name: str, lengths: RowLengths, parts: LengthBuckets | None
+) -> Callable[[list[int]], dict] | None:
+    """What tells every process of each whole batch, where a batch is cut on several of them."""
+    blocks = row_blocks(run.mesh, run.config[name].batch_size)
+    if parts is None or blocks is None or blocks == 1:
+        return None
+    return functools.partial(_told, lengths.positions, parts, blocks)
 
 
 def _told(positions: np.ndarray, parts: LengthBuckets, blocks: int, numbers: list[int]) -> dict:

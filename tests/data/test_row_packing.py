@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.paper_lengths import STAGES, draw_conversations
 from medscope_jax.data.row_packing import (
     OPEN_ROWS,
     frames_of_rows,
@@ -104,60 +105,15 @@ def test_a_record_that_no_row_holds_is_an_error():
         pack_records(np.array([5, 10]), np.array([3, 10]), 100, 9, 0)
 
 
-# The paper's sources: median and spread of seconds, longest; mean and spread of words.
-SOURCES = {
-    "MedVideoCap": (7, 0.35, 10, 112, 0.35),
-    "SurgVidLM": (42, 1.0, 1200, 26, 0.5),
-    "OphVL": (20, 0.9, 300, 296, 0.4),
-}
-FRAME_TOKENS, CLIP_LENGTH, EPISODE_LENGTH = 74, 6144, 32768
-
-
-def clips(source: str, count: int, random):
-    """(positions, bank frames) of clips of one of SOURCES that fit CLIP_LENGTH."""
-    median, spread, longest, words, word_spread = SOURCES[source]
-    seconds = np.clip(random.lognormal(np.log(median), spread, count), 1, longest)
-    words = random.lognormal(np.log(words) - word_spread**2 / 2, word_spread, count)
-    frames = np.minimum(np.ceil(seconds / 2), 64).astype(int)
-    lengths = np.ceil(105 + frames * FRAME_TOKENS + 1.35 * np.clip(words, 5, 1000)).astype(int)
-    fit = lengths <= CLIP_LENGTH
-    return lengths[fit], frames[fit]
-
-
-def episodes(count: int, random):
-    """(positions, frames) of stage 2: a preview of videos of 124 s on average, and up to two looks
-    by 34 of 118 records."""
-    seconds = np.clip(random.lognormal(np.log(124) - 0.5, 1.0, count), 5, 3600)
-    frames = np.minimum(np.ceil(seconds / 2), 256)
-    lengths = 550 + frames * FRAME_TOKENS
-    looks = np.where(random.random(count) < 34 / 118, random.integers(1, 3, count), 0)
-    for look in (1, 2):
-        window = np.clip(random.lognormal(np.log(30), 0.9, count), 2, 300)
-        shown = np.ceil(np.minimum(seconds, window) / 2).clip(max=64) * (looks >= look)
-        frames += shown
-        lengths += (175 + shown * FRAME_TOKENS) * (looks >= look)
-    fit = lengths <= EPISODE_LENGTH
-    return np.ceil(lengths[fit]).astype(int), frames[fit].astype(int)
-
-
-@pytest.mark.parametrize("source", [*SOURCES, "stage 1", "stage 2"])
-def test_at_most_a_tenth_is_padding(source):
+@pytest.mark.parametrize("stage", STAGES)
+def test_at_most_a_tenth_is_padding(stage):
     """On the paper's lengths, where without packing about half is; and a sixth of the frames."""
-    random, length = np.random.default_rng(0), CLIP_LENGTH
-    if source == "stage 1":
-        parts = [clips(name, 7000, random) for name in SOURCES]
-        lengths, frames = map(np.concatenate, zip(*parts, strict=True))
-    elif source == "stage 2":
-        (lengths, frames), length = episodes(20_000, random), EPISODE_LENGTH
-    else:
-        lengths, frames = clips(source, 20_000, random)
-    assert lengths.mean() < 0.54 * length
-    most = frames_of_rows(lengths, frames, length)
-    rows = pack_records(lengths, frames, length, most, 0)
-    kept = rows.sums(lengths).mean() / length
-    shown = rows.sums(frames).mean() / most
-    print(f"{source}: {kept:.3f} of the positions, {shown:.3f} of {most} frames")
-    assert kept > 0.9 and shown > 5 / 6
+    drawn = draw_conversations(stage, 20_000)
+    assert drawn.lengths.mean() < 0.54 * drawn.length
+    most = frames_of_rows(drawn.lengths, drawn.frames, drawn.length)
+    rows = pack_records(drawn.lengths, drawn.frames, drawn.length, most, 0)
+    assert rows.sums(drawn.lengths).mean() > 0.9 * drawn.length
+    assert rows.sums(drawn.frames).mean() > 5 / 6 * most
 
 
 def conversation(number: int, frames: int, words: int, size: int = 2) -> dict:
@@ -175,7 +131,7 @@ def conversation(number: int, frames: int, words: int, size: int = 2) -> dict:
 
 
 def test_joined_as_drawn():
-    row = join_examples([conversation(7, 1, 1), conversation(8, 0, 2)], 8, 5)
+    row = join_examples([conversation(7, 1, 1), conversation(8, 0, 2)], 8, 3, 2)
     assert {name: array.dtype for name, array in row.items() if name != "visual"} == dict.fromkeys(
         ["tokens", "role", "segment", "visual_index"], np.int32
     )
@@ -183,14 +139,14 @@ def test_joined_as_drawn():
     assert row["visual_index"].tolist() == [-1, 0, 1, -1, -1, -1, -1, -1]
     assert row["segment"].tolist() == [1, 1, 1, 1, 2, 2, 2, 0]
     assert row["role"].tolist() == [1, 1, 1, 2, 1, 2, 2, 0]
-    assert row["visual"].ravel().tolist() == [700, 701, 0, 0, 0]
+    assert row["visual"].ravel().tolist() == [700, 701, 0, 0, 0, 0]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=6))
 def test_each_conversation_is_found_again(sizes):
     """With its tokens, and by its visual index the very visual tokens that it brought."""
     parts = [conversation(number, *size) for number, size in enumerate(sizes, 1)]
-    row = join_examples(parts, 80, 40)
+    row = join_examples(parts, 80, 20, 2)
     for number, part in enumerate(parts, 1):
         own = row["segment"] == number
         for name in ("tokens", "role"):
@@ -206,9 +162,9 @@ def test_each_conversation_is_found_again(sizes):
 
 def test_what_does_not_fit_or_can_not_be_told_apart_is_an_error():
     part = conversation(1, 1, 1)
-    with pytest.raises(ValueError, match="8 positions and 4 visual do not fit 7 and 4"):
-        join_examples([part, part], 7, 4)
-    with pytest.raises(ValueError, match="do not fit 8 and 3"):
-        join_examples([part, part], 8, 3)
+    with pytest.raises(ValueError, match="8 positions and 4 visual do not fit 7, 4"):
+        join_examples([part, part], 7, 2, 2)
+    with pytest.raises(ValueError, match="do not fit 8, 2"):
+        join_examples([part, part], 8, 1, 2)
     with pytest.raises(ValueError, match="begins with a generated token"):
-        join_examples([part, {**part, "role": np.full(4, int(Role.GENERATED))}], 8, 4)
+        join_examples([part, {**part, "role": np.full(4, int(Role.GENERATED))}], 8, 2, 2)

@@ -62,6 +62,20 @@ def test_the_programs_trace_with_the_planned_shapes():
             assert sum(sizes) - 2 * sum(leaf.size for leaf in jax.tree.leaves(adapters)) < 8
 
 
+def test_packed_rows_are_planned_with_their_conversations():
+    """Stage 1's rows bring as many frames as fit their positions, not one clip's."""
+    config = load_config(f"{V5E}:topology=2x4", [*SMALL, "dialogue.packed=True"])
+    mesh = make_mesh(config.mesh, jax.devices()[:8], kv_heads=4)
+    planned = programs(config, mesh)
+    for name, length in (("warm_up", 384), ("sft", 192)):
+        program = planned[name]
+        assert program.arguments["episodes"]["segment"].shape == (128, length)
+        metrics = jax.eval_shape(program.function, *program.arguments.values())[1]
+        assert metrics["conversations"].shape == ()
+    frames = planned["warm_up"].arguments["episodes"]["frames"].shape[1]
+    assert 384 // 6 < frames <= 384 // 3
+
+
 def test_questions_that_do_not_split_are_a_user_error():
     config = load_config(f"{V5E}:topology=2x4", [*SMALL, "ga_grpo.batch_size=6"])
     with pytest.raises(UserError, match="rl.parts 6 does not split over data x fsdp = 8"):

@@ -51,10 +51,10 @@ def examples(batch: dict) -> list[dict]:
     return found
 
 
-def joined(batch: dict, sizes=(4, 1, 4, 3), most=16) -> dict:
+def joined(batch: dict, sizes=(4, 1, 4, 3), most_frames=8) -> dict:
     """The rows of a batch, `sizes` of them in a row of LENGTH positions."""
     rows = iter(examples(batch))
-    rows = [join_examples([next(rows) for _ in range(n)], LENGTH, most) for n in sizes]
+    rows = [join_examples([next(rows) for _ in range(n)], LENGTH, most_frames, 2) for n in sizes]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 

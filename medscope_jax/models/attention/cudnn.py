@@ -9,6 +9,11 @@ laid out as a row of its own, its real positions first, and the results are put 
 The queries of a shared prompt are thus computed once for each conversation, which costs arithmetic
 but no bytes: its keys are read for each one anyway. All else of a packed row is done once, and no
 array of length x length ever exists.
+
+Joined rows (dense.Joined) are left to dense attention, block by block of queries, by
+dispatch.attend_self: JAX's call of cuDNN knows one length a row, no segments; laid out as rows of
+their own, each of a row's conversations would need as many places as the whole row has; and a mask
+would be an array of length x length.
 """
 
 from typing import Literal, NamedTuple

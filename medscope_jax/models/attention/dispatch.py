@@ -73,13 +73,14 @@ def attend_self(
         valid: bool [B, T] (causal rows), Packed or Joined; positions of L beyond it are padding.
 
     Returns:
-        [B, L, H, hd].
+        [B, L, H, hd]. A GPU's kernel does not take joined rows, and no kernel but a TPU's takes
+        rows that are split: dense attention does.
     """
     exact = precision(config.dtype)
     is_split = bool(usable_axes(query.shape[1], SEQUENCE))
-    if config.attention == "cudnn" and not is_split:
+    if config.attention == "cudnn" and not (is_split or isinstance(valid, Joined)):
         return checkpoint_name(attend_cudnn(query, key, value, valid), "attention")
-    if config.attention == "xla" and not is_split:
+    if config.attention != "splash" and not is_split:
         key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
         if isinstance(valid, Packed):
             out = attend_packed(query, key, value, valid, exact)

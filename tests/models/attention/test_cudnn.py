@@ -25,6 +25,7 @@ from tests.models.attention.attention_cases import (
     assert_dense,
     attention_inputs,
     causal_case,
+    joined_case,
     packed_case,
 )
 
@@ -43,6 +44,24 @@ def test_values_and_gradients_are_those_of_dense_attention(case):
 def test_a_mesh_changes_nothing():
     mesh = make_mesh({"fsdp": 2, "tensor": 2}, jax.devices()[:4])
     assert_dense(by_call, packed_case(), mesh)
+
+
+@pytest.mark.parametrize("axes", [{}, {"fsdp": 2, "context": 2}])
+def test_joined_rows_are_dense_attention_s(axes):
+    """Also of rows whose positions are split, of all devices but TPUs."""
+    config = models.ModelConfig(attention="cudnn")
+    mesh = make_mesh(axes, jax.devices()[: 4 if axes else 1])
+
+    def attend_of(case):
+        def attend(*inputs):
+            valid = case.valid
+            if not axes:  # nothing is padded: rows are as long as the case's
+                inputs = [x[:, : case.real.shape[1]] for x in inputs]
+            return attend_self(*inputs, valid, config)
+
+        return attend
+
+    assert_dense(attend_of, joined_case(), mesh)
 
 
 def test_a_row_of_padding_alone_is_finite():
