@@ -108,12 +108,16 @@ def frames_of_rows(lengths: np.ndarray, frames: np.ndarray, length: int) -> int:
     """Frames that a row of `length` positions needs room for: what the records in it show on
     average and a little more, or what one record shows.
 
-    So neither positions nor frames are padded much. Never more than a row can show. lengths,
-    frames: as of pack_records, no length being 0.
+    So neither positions nor frames are padded much. Not more than a row can show, but a multiple of
+    8, so that a row's devices can share them.
+
+    Args:
+        lengths, frames, length: as of pack_records; no length is 0.
     """
     average = length * np.sum(frames) / max(np.sum(lengths), 1)
     most = int(length * np.max(frames / lengths, initial=0))
-    return max(min(int(np.ceil(_SPARE * average)), most), int(np.max(frames, initial=0)))
+    room = max(min(int(np.ceil(_SPARE * average)), most), int(np.max(frames, initial=0)))
+    return room + -room % 8
 
 
 def join_examples(

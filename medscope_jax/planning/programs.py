@@ -151,6 +151,7 @@ def _warm_up_step(config, mesh, model, layout, frame_text) -> Program:
     most, answer = layout.window_frames, config.rollout.turn_tokens
     if config.dialogue.packed:
         most = layout.length // (layout.tokens_per_frame + frame_text + 1)
+        most += -most % 8
         answer = max(answer, layout.length // _WORDS)
     frames = _frames(config, config.warm_up.batch_size, most)
     return _supervised_step(config, mesh, model, layout, "warm_up", answer, frames=frames)

@@ -73,7 +73,7 @@ def test_packed_rows_are_planned_with_their_conversations():
         metrics = jax.eval_shape(program.function, *program.arguments.values())[1]
         assert metrics["conversations"].shape == ()
     frames = planned["warm_up"].arguments["episodes"]["frames"].shape[1]
-    assert 384 // 6 < frames <= 384 // 3
+    assert 384 // 6 < frames <= 384 // 3 and frames % 8 == 0
 
 
 def test_questions_that_do_not_split_are_a_user_error():
