@@ -34,7 +34,7 @@ from medscope_jax.training.ga_grpo import prepare_ga_grpo
 from medscope_jax.training.metrics_log import MetricsWriter
 from medscope_jax.training.run import Run, load_records, load_split, make_run
 from medscope_jax.training.stage import finished_params, run_stage
-from medscope_jax.training.workdir import Workdir, differences, open_workdir
+from medscope_jax.training.workdir import Workdir, differences, keep_config, open_workdir
 
 # What each variant changes in the run's config.
 VARIANTS = {
@@ -79,6 +79,7 @@ def run_variant(base: Run, folder: Path, variant: str, sft: dict, evaluate) -> l
     config = variant_config(base.config, variant)
     path = folder / variant
     with open_workdir(path, config) as workdir:
+        keep_config(workdir, config)
         if workdir.is_done():
             return read_results(workdir.results)
         for shared in (base.folder / name for name in _SHARED):

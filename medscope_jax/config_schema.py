@@ -68,10 +68,13 @@ def _switch(about: str) -> Key:
     return Key(bool, about)
 
 
-def _stage(about: str) -> dict[str, Any]:
+def _stage(about: str, **more: Key) -> dict[str, Any]:
     return {
         "": about,
-        "steps": _whole("optimizer steps", 1),
+        "steps": _whole("optimizer steps; 0: as many as `epochs` need", 0),
+        "epochs": _number(
+            "how often each record of the suite is seen; 0: as often as in `steps`", 0, earlier=0.0
+        ),
         "batch_size": _whole("conversations a step", 1),
         "learning_rate": _number("the highest, after warming up", 0),
         "train_vision": _switch("whether the vision tower trains"),
@@ -80,7 +83,13 @@ def _stage(about: str) -> dict[str, Any]:
         "weight_decay": _number("of AdamW", 0),
         "clip_norm": _number("norm that gradients are clipped to", above=0),
         "final_scale": _number("share of the rate that is left at the end of a cosine", 0),
+        **more,
     }
+
+
+def _supervised(about: str) -> dict[str, Any]:
+    micro_batch = _whole("rows of one forward and backward pass; 0: all of a step's", 0, earlier=0)
+    return _stage(about, micro_batch=micro_batch)
 
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -88,6 +97,16 @@ _DTYPES = ("float32", "bfloat16", "float16")
 # Sections by name, keys within them; what a section is for stands under "".
 _TREE: dict[str, Any] = {
     "seed": _whole("of weights, batches and samples", 0, most=2**32 - 1),
+    "stages": _text(
+        "which stages a run does: some of warm_up,passive,cold_start,ga_grpo",
+        earlier="warm_up,passive,cold_start,ga_grpo",
+    ),
+    "start_from": _text(
+        "WORKDIR:STAGE, the model that a finished stage of another run ended with: its shapes and "
+        "its tokenizer are the run's; '': model.checkpoint, or random weights",
+        earlier="",
+        folder=True,
+    ),
     "device": {
         "": "The devices that the run is for.",
         "platform": _text("'cpu', 'gpu' or 'tpu'"),
@@ -196,11 +215,11 @@ _TREE: dict[str, Any] = {
             "base": _text("frozen weights: 'float32', 'bfloat16', 'int8' (decoder's kernels)"),
         },
     },
-    "warm_up": _stage("Stage 1, warm-up SFT: captions and questions about clips."),
-    "cold_start": _stage(
+    "warm_up": _supervised("Stage 1, warm-up SFT: captions and questions about clips."),
+    "cold_start": _supervised(
         "Stage 2, visual-CoT cold start: tool trajectories and easy questions, from the frame bank."
     ),
-    "passive": _stage(
+    "passive": _supervised(
         "The baseline that cannot look: the same start and data as stage 2, answers from the "
         "preview."
     ),
@@ -303,6 +322,10 @@ _TREE: dict[str, Any] = {
         "": "What is written while training. It may change when a run goes on.",
         "every": _whole("steps a line of metrics.jsonl; stage 3 writes one a step", 1),
         "checkpoint_every": _whole("steps a checkpoint", 1),
+        "checkpoint_minutes": _number("minutes a checkpoint, beside; 0: none", 0, earlier=0.0),
+        "profile": _text(
+            "FIRST:LAST, steps of each stage that are traced into DIR/profile; '': none", earlier=""
+        ),
     },
 }
 

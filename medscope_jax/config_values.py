@@ -143,7 +143,8 @@ def with_earlier(values: dict[str, Any], keys: Mapping[str, Key] = KEYS) -> dict
     """The values of a run's config.json with the keys that came after the run was started."""
     values = {k: dict(v) if isinstance(v, dict) else v for k, v in values.items()}
     for name, key in keys.items():
-        section, _, last = name.partition(".")
-        if key.earlier is not None and isinstance(values.get(section), dict):
-            values[section].setdefault(last, key.earlier)
+        section, _, last = name.rpartition(".")
+        place = values.get(section) if section else values
+        if key.earlier is not None and isinstance(place, dict):
+            place.setdefault(last, key.earlier)
     return values

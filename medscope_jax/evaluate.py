@@ -29,6 +29,7 @@ from medscope_jax.report.make_trace import make_trace
 from medscope_jax.rl import Judge, RewardConfig, make_judge
 from medscope_jax.rollout import Trajectory
 from medscope_jax.training.checkpoint import Checkpoints
+from medscope_jax.training.compiled import compiling_into
 from medscope_jax.training.from_config import MODELS
 from medscope_jax.training.groups import judge_all, reward_all
 from medscope_jax.training.metrics_log import Progress
@@ -163,7 +164,7 @@ def main(argv: Sequence[str]) -> None:
         raise ConfigError(f"unknown split {flags.split!r}; choose one of {', '.join(SPLITS)}")
     workdir, config = read_workdir(flags.workdir)
     join_processes(flags.distributed)
-    with leaving_at_once():
+    with leaving_at_once(), compiling_into(workdir.compiled):
         evaluate_all(workdir, config, flags.split)
 
 

@@ -34,7 +34,7 @@ from medscope_jax.models.presets import published_size
 from medscope_jax.planning import Cost, advice, assume, cost_of, print_plan, to_dict, units_of
 from medscope_jax.planning.programs import compile_program, programs
 from medscope_jax.training.config_checks import check_config
-from medscope_jax.training.imported import with_checkpoint_shapes
+from medscope_jax.training.origin import with_start_shapes
 
 
 def main(argv: list[str]) -> int:
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     }
     args = parse_arguments("Compile a config's programs for its TPU slice.", argv, flags)
     check_outputs({"--json": args.json}, {"the config": config_file(args.config)})
-    config = with_checkpoint_shapes(load_config(args.config, args.overrides))
+    config = with_start_shapes(load_config(args.config, args.overrides))
     mesh = plan_mesh(config)
     check(config, mesh)
     costs = plan(config, mesh, args.programs.split(",") if args.programs else None)

@@ -124,6 +124,7 @@ def test_a_full_disk_at_the_end_of_training(tmp_path, monkeypatch, capsys, after
         monkeypatch.setattr(train, name, lambda *_: [])
     monkeypatch.setattr(train, "model_of_run", lambda *_: None)
     monkeypatch.setattr(train, "evaluate_model", lambda *_: ([], []))
+    monkeypatch.setattr(train, "telling_traces", lambda *_: [])
     monkeypatch.setattr(train, "result_rows", lambda _: ROWS)
     full_disk(monkeypatch, after)
     run = types.SimpleNamespace(config=types.SimpleNamespace(seed=0))

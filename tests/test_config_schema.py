@@ -67,7 +67,11 @@ def test_runs_of_before_a_key_was_there_have_its_value():
         **{"temperature": 0.0, "unscored": "left_out"},
     }
     assert old["judge"] == {"url": "", "max_failed": 0.5}
-    assert with_earlier({"judge": 3}) == {"judge": 3} and with_earlier({}) == {}
+    first = {"stages": ",".join(STAGES), "start_from": ""}
+    assert with_earlier({"judge": 3}) == {"judge": 3, **first} and with_earlier({}) == first
+    assert with_earlier({"warm_up": {"steps": 3}})["warm_up"] == {
+        **{"steps": 3, "epochs": 0.0, "micro_batch": 0}
+    }
 
 
 @pytest.mark.parametrize("program", [train, plan])

@@ -61,6 +61,6 @@ def accelerator_config(target: Target, device: dict, mesh: dict) -> ConfigDict:
     config.rl.micro_batch = 128
     config.rollout.prefill_rows = 32
     config.evaluation.rollouts = 512
-    config.log.checkpoint_every = 200
+    config.log.update({"checkpoint_every": 200, "checkpoint_minutes": 20.0})
     use_published_size(config, target)
     return config

@@ -14,6 +14,7 @@ def get_config(arg: str = "") -> ConfigDict:
         raise ValueError(f"unknown argument {arg!r}: leave it out, or say 'smoke'")
     config = ConfigDict()
     config.seed = 0
+    config.stages, config.start_from = "warm_up,passive,cold_start,ga_grpo", ""
     config.device = ConfigDict(
         {"platform": "cpu", "kind": "", "count": 1, "topology": "", "slices": 1}
     )
@@ -100,14 +101,13 @@ def get_config(arg: str = "") -> ConfigDict:
     # What trains: at first all; then the decoder, by adapters where model.lora.rank is not 0.
     everything = {"train_vision": True, "lora": False, **optimizer}
     decoder = {"train_vision": False, "lora": True, **optimizer}
-    config.warm_up = ConfigDict(
-        {"steps": 800, "batch_size": 32, "learning_rate": 2e-3, **everything}
+    supervised = {"epochs": 0.0, "batch_size": 32, "micro_batch": 0}
+    config.warm_up = ConfigDict({"steps": 800, **supervised, "learning_rate": 2e-3, **everything})
+    config.cold_start = ConfigDict({"steps": 450, **supervised, "learning_rate": 1e-3, **decoder})
+    config.passive = ConfigDict({"steps": 300, **supervised, "learning_rate": 1e-3, **decoder})
+    config.ga_grpo = ConfigDict(
+        {"steps": 60, "epochs": 0.0, "batch_size": 16, "learning_rate": 1.5e-4, **decoder}
     )
-    config.cold_start = ConfigDict(
-        {"steps": 450, "batch_size": 32, "learning_rate": 1e-3, **decoder}
-    )
-    config.passive = ConfigDict({"steps": 300, "batch_size": 32, "learning_rate": 1e-3, **decoder})
-    config.ga_grpo = ConfigDict({"steps": 60, "batch_size": 16, "learning_rate": 1.5e-4, **decoder})
     config.rl = ConfigDict(
         {
             "group_size": 8,
@@ -172,7 +172,9 @@ def get_config(arg: str = "") -> ConfigDict:
         }
     )
     config.evaluation = ConfigDict({"samples": 8, "rollouts": 128, "traces": 6})
-    config.log = ConfigDict({"every": 10, "checkpoint_every": 100})
+    config.log = ConfigDict(
+        {"every": 10, "checkpoint_every": 100, "checkpoint_minutes": 0.0, "profile": ""}
+    )
 
     if arg == "smoke":
         config.model.text.num_hidden_layers = 2  # most of its time is compiling

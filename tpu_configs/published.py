@@ -21,12 +21,12 @@ from medscope_jax.distributed import USABLE_HBM_BYTES
 from medscope_jax.models import ModelConfig
 from medscope_jax.models.presets import PRESETS, preset
 
-# Records of the paper's stages 1 and 2, of which three epochs are run, and of the baseline beside.
-_STAGE_RECORDS = {"warm_up": 634_800 + 253_800, "cold_start": 118_000, "passive": 118_000}
-_EPOCHS = 3
-_CONVERSATIONS = 128  # of a supervised step
-# That a packed row holds, by the mean lengths of the paper's sources (benchmarks/paper_lengths.py).
-_IN_A_ROW = {"warm_up": 4, "cold_start": 6, "passive": 6}
+# The paper's stages 1 and 2, and the baseline beside: three epochs over the records that are there.
+# Of each, how many conversations a packed row holds, by the mean lengths of the paper's sources
+# (benchmarks/paper_lengths.py).
+_SUPERVISED = {"warm_up": 4, "cold_start": 6, "passive": 6}
+_EPOCHS = 3.0
+_CONVERSATIONS = 128  # of their step
 _LENGTH = 32_768
 _QUESTIONS = 64  # of a batch of stage 3
 _OTHER_BYTES = 80 * 10**9  # memory of what is no TPU: an H100
@@ -135,14 +135,13 @@ def use_published_size(config: ConfigDict, target: Target) -> None:
     axes = {"data": target.slices, "fsdp": -1, "context": context, "tensor": tensor}
     config.mesh.update(axes)
     rows = _rows(model, shards, tensor, context, memory)
-    for stage, records in _STAGE_RECORDS.items():
-        each = _IN_A_ROW[stage] if config.dialogue.packed else 1
-        size = rows
-        while size // 2 * each >= _CONVERSATIONS and size > shards:
-            size //= 2
-        rate = {"learning_rate": 2e-5, "warmup": 0.03}
-        steps = _EPOCHS * records // (size * each)
-        config[stage].update({"batch_size": size, "steps": steps, **rate})
+    for stage, several in _SUPERVISED.items():
+        each, batch = several if config.dialogue.packed else 1, _CONVERSATIONS
+        while batch // 2 * each >= _CONVERSATIONS and batch > shards:
+            batch //= 2
+        section = {"steps": 0, "epochs": _EPOCHS, "learning_rate": 2e-5, "warmup": 0.03}
+        micro_batch = rows if rows < batch else 0
+        config[stage].update({"batch_size": batch, "micro_batch": micro_batch, **section})
     config.warm_up.lora = True  # adapters from the start, on the published weights
     config.ga_grpo.update({"learning_rate": 1e-6, "warmup": 0.03, "batch_size": _QUESTIONS})
     config.rl.kl_coefficient = 0.0  # the paper writes its objective without
@@ -179,9 +178,9 @@ def _context(model: ModelConfig, chips: int, tensor: int, memory: int) -> int:
 
 
 def _rows(model: ModelConfig, shards: int, tensor: int, context: int, memory: int) -> int:
-    """Most rows of a supervised step: the paper's 128, or the half, the quarter that a slice holds.
+    """Rows of a supervised step that pass at once: 128, or a half, a quarter that a slice holds.
 
-    A step takes all of its rows at once, and may fill a third of a chip with what it keeps.
+    They may fill a third of a chip with what is kept of them for the backward pass.
     """
     rows, kept = _CONVERSATIONS, _kept(model, tensor) / context
     while rows > shards and rows / shards * kept > 0.3 * memory:

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,13 +36,13 @@ from medscope_jax.video import preview_indices
 
 AGAIN = "build it again with --overwrite (python -m tfds_builders.build)"
 _TEXTS = 20_000
-# What a run needs of a data folder: in each split one of the parts at least.
-_NEEDED = (
-    ("train", ("cap", "qa"), "clips to train on"),
-    ("train", ("vcot", "cot"), "conversations to train on"),
-    ("train", ("rl",), "questions to train on"),
-    ("test", ("eval",), "questions to be tested with"),
-)
+# What the records of a split are for, by the first of the parts that may hold them.
+_ABOUT = {
+    "cap": "clips to train on",
+    "vcot": "conversations to train on",
+    "rl": "questions to train on",
+    "eval": "questions to be tested with",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +123,7 @@ class ClinvideoReader:
             record = found[int(row)]
             yield record, outlines[record["video"]]
 
-    def check(self, video: ConfigDict) -> None:
+    def check(self, video: ConfigDict, needed: Sequence[tuple[str, Sequence[str]]] = ()) -> None:
         """Refuses a data folder that a run can't be made of.
 
         Raises:
@@ -133,8 +133,8 @@ class ClinvideoReader:
         data_dir = self.data_dir
         built = self.video_settings()  # first: whether there is anything
         missing = [
-            f"{what} (part {' or '.join(parts)}, split {split})"
-            for split, parts, what in _NEEDED
+            f"{_ABOUT[parts[0]]} (part {' or '.join(parts)}, split {split})"
+            for split, parts in needed
             if not any(split in self.splits(part) for part in parts)
         ]
         if missing:

@@ -4,7 +4,7 @@
 of the two it reads.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,12 +72,13 @@ class Suite(Protocol):
         """
         ...
 
-    def check(self, video: ConfigDict) -> None:
+    def check(self, video: ConfigDict, needed: Sequence[tuple[str, Sequence[str]]] = ()) -> None:
         """Refuses a suite that a run can't be made of, before the run claims its folder.
 
         Args:
           video: the config's section of this name: the frame rate (frames a second), size (pixels)
             and number of bank frames that the suite's videos must have.
+          needed: (split, parts): in that split, one of the parts at least; a phantom suite has all.
 
         Raises:
           UserError: one line that names the key.

@@ -129,7 +129,7 @@ class PhantomReader:
             for record in records(script, part, config):
                 yield record, _outline(script)
 
-    def check(self, video: ConfigDict) -> None:
+    def check(self, video: ConfigDict, needed: Sequence[tuple[str, Sequence[str]]] = ()) -> None:
         """Refuses a suite that can't be drawn, or has a video that does not fit the frame bank.
 
         Raises:

@@ -77,6 +77,8 @@ def check_questions(run: Run) -> None:
     """
     suite, spare = suite_of(run), run.config.rollout.turn_tokens
     for split, part in ASKED:
+        if split not in suite.splits(part):  # of a run of other stages
+            continue
         records = suite.records(part, split)
         if len(records) <= MANY:
             continue

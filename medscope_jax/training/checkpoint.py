@@ -63,7 +63,8 @@ class Checkpoints(contextlib.AbstractContextManager):
 
         Args:
           directory: the folder; for several processes, one that all of them see.
-          latest: how many of the newest to keep, beside the newest of each finished stage.
+          latest: how many of the newest to keep, beside the newest of each stage, and the newest
+            that finished it.
           asynchronous: let `save` return once the arrays are copied and write in the background.
           read_only: only restore, and change nothing: a run may be saving here at this moment.
         """
@@ -123,6 +124,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         abstract: Any | Callable[[dict[str, Any]], Any],
         stage: str | None = None,
         partial: bool = False,
+        finished: bool = True,
     ) -> Restored | None:
         """Restores the newest intact checkpoint; None if there is none (of the stage) at all.
 
@@ -135,13 +137,14 @@ class Checkpoints(contextlib.AbstractContextManager):
           stage: only the checkpoint that finished this stage; None too where it is damaged.
           partial: `abstract` is only a part of the saved state (say, the parameters without the
             optimizer), under the same names.
+          finished: False: the stage's newest checkpoint, whether it finished the stage or not.
 
         Raises:
           UserError: every checkpoint is damaged, or it holds other names, shapes or types.
         """
         self.wait()
         numbers = [n for n in sorted(self._manager.all_steps(), reverse=True) if n not in self._bad]
-        damaged = 0
+        damaged = others = 0
         for number in numbers:
             try:
                 manifest, data = self._manifest(number)
@@ -150,7 +153,10 @@ class Checkpoints(contextlib.AbstractContextManager):
                 damaged += 1
                 continue
             meta = manifest["meta"]
-            if stage is not None and not (manifest["stage_finished"] and meta["stage"] == stage):
+            if stage is not None and meta["stage"] != stage:
+                others += 1
+                continue
+            if stage is not None and finished and not manifest["stage_finished"]:
                 continue
             wanted = abstract(meta) if callable(abstract) else abstract
             target = {n: leaves_lib.abstract(leaf) for n, leaf in leaves_lib.named(wanted).items()}
@@ -166,7 +172,7 @@ class Checkpoints(contextlib.AbstractContextManager):
                 continue
             leaves = map(leaves_lib.unplain, arrays.values(), jax.tree.leaves(wanted))
             return Restored(jax.tree.unflatten(jax.tree.structure(wanted), leaves), data, meta)
-        if damaged and stage is None:
+        if damaged and not others and (stage is None or not finished):
             raise UserError(
                 f"{self._directory} has no intact checkpoint ({damaged} damaged): "
                 "put back a copy, or start over in another --workdir"
@@ -181,6 +187,12 @@ class Checkpoints(contextlib.AbstractContextManager):
             with contextlib.suppress(Exception):
                 metas.append(self._manifest(number)[0]["meta"])
         return metas
+
+    def finished(self) -> set[str]:
+        """The stages that have finished, by the checkpoints whose metadata can be read."""
+        self.metas()
+        ended = (manifest for manifest in self._manifests.values() if manifest["stage_finished"])
+        return {manifest["meta"]["stage"] for manifest in ended}
 
     def wait(self) -> None:
         """Waits until the last save is on the disk; raises as `save` does if it failed."""
@@ -253,13 +265,14 @@ class Checkpoints(contextlib.AbstractContextManager):
         _LOG.warning("checkpoint %s is damaged and not used: %s", path, reason)
 
     def _prune(self) -> None:
-        """Deletes what is neither among the newest nor a stage's last; never what is damaged.
+        """Deletes all but the newest, each stage's newest, and the newest that finished it; never
+        what is damaged.
 
         A damaged checkpoint may have been a passing fault of the disk, or worth a rescue.
         """
         numbers = [n for n in sorted(self._manager.all_steps()) if n not in self._bad]
         keep = set(numbers[-self._latest :])
-        finished = {}
+        last = {}
         for number in numbers:
             if number not in self._manifests:
                 try:
@@ -270,10 +283,10 @@ class Checkpoints(contextlib.AbstractContextManager):
                         keep.add(number)
                     continue
             manifest = self._manifests[number]
-            if manifest["stage_finished"]:
-                finished[manifest["meta"]["stage"]] = number
+            last[manifest["meta"]["stage"], False] = number
+            last[manifest["meta"]["stage"], manifest["stage_finished"]] = number
         for number in numbers:
-            if number not in keep and number not in finished.values():
+            if number not in keep and number not in last.values():
                 self._manager.delete(number)
                 self._manifests.pop(number, None)
 
@@ -304,6 +317,14 @@ class Checkpoints(contextlib.AbstractContextManager):
 
     def _path(self, number: int) -> Path:
         return self._directory / f"{number:06d}"
+
+
+def saved_metas(directory: Path) -> list[dict[str, Any]]:
+    """The `meta` of every checkpoint in a folder, oldest first; none where it is not there yet."""
+    if not directory.is_dir():
+        return []
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        return checkpoints.metas()
 
 
 def _worked_in(home: Path) -> Path:

@@ -5,6 +5,7 @@ or a stage trained, and leave behind a folder that belongs to a config that can'
 """
 
 import os
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -18,10 +19,18 @@ from medscope_jax.dialogue import Layout, Tokenizer
 from medscope_jax.errors import UserError
 from medscope_jax.rollout import prompt_width
 from medscope_jax.training.asked import ASKED
-from medscope_jax.training.from_config import STAGES, require_split
+from medscope_jax.training.from_config import (
+    MODELS,
+    STAGES,
+    before,
+    check_start,
+    chosen_stages,
+    require_split,
+)
+from medscope_jax.training.origin import check_origin
 from medscope_jax.training.rollout_batch import check_parts
 from medscope_jax.training.run import MANY, run_tokenizer
-from medscope_jax.training.stage_rows import parts_of
+from medscope_jax.training.stage_rows import PARTS, parts_of
 from medscope_jax.training.values import check_values, section_named
 from medscope_jax.video import Video, preview_indices
 
@@ -44,17 +53,33 @@ def check_config(config: ConfigDict, mesh: Mesh, suite: Suite | None) -> None:
       UserError: one line that names the key.
     """
     whole, clip = check_values(config)
+    chosen = chosen_stages(config)
+    for stage in chosen:
+        if not set(before(stage)) & set(chosen):
+            check_start(config, stage)
+    check_origin(config)
     _check_batches(config, mesh)
     if suite is not None:
-        suite.check(config.video)
+        suite.check(config.video, needed_parts(chosen))
         _check_memory(config, suite, whole)
         _check_lengths(config, suite, whole, clip)
+
+
+def needed_parts(stages: Sequence[str]) -> list[tuple[str, Sequence[str]]]:
+    """(split, parts) that these stages need records of, of one part at least.
+
+    The baseline is left out where there are none for it; models are evaluated.
+    """
+    needed: list[tuple[str, Sequence[str]]] = []
+    needed += [("train", PARTS[stage]) for stage in stages if stage != "passive"]
+    return needed + [("test", ("eval",))] * bool(set(stages) & set(MODELS.values()))
 
 
 def _check_batches(config: ConfigDict, mesh: Mesh) -> None:
     """Batches can be shared out over the mesh, and groups of rollouts over micro batches."""
     for stage in STAGES:
         require_split(f"{stage}.batch_size", config[stage].batch_size, mesh)
+        _check_micro_batch(stage, config[stage], mesh)
     section = config.evaluation
     require_split("evaluation.rollouts", section.rollouts, mesh)
     questions = max(1, section.rollouts // section.samples)
@@ -80,14 +105,27 @@ def _memory_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def _check_micro_batch(stage: str, section: ConfigDict, mesh: Mesh) -> None:
+    """A supervised stage's batch comes in whole micro batches; stage 3 has rl.micro_batch."""
+    rows = section.get("micro_batch", 0)
+    if not rows:
+        return
+    require_split(f"{stage}.micro_batch", rows, mesh)
+    if section.batch_size % rows:
+        raise UserError(
+            f"config.{stage}.batch_size is {section.batch_size}; it must be a multiple of "
+            f"config.{stage}.micro_batch, {rows}"
+        )
+
+
 def _check_lengths(config: ConfigDict, suite: Suite, whole: Layout, clip: Layout) -> None:
     """The conversations of a few records fit the positions that they may have."""
-    tokenizer = run_tokenizer(config, suite)
+    tokenizer, stages = run_tokenizer(config, suite), chosen_stages(config)
     with section_named("dialogue.clip_length"):
-        for part in parts_of(suite, "warm_up"):
+        for part in parts_of(suite, "warm_up") if "warm_up" in stages else ():
             for record, video in suite.samples(part, _SAMPLE):
                 clip_row(record, _unseen(video, config), tokenizer, clip)
-    for stage in ("cold_start", "passive"):
+    for stage in (name for name in ("cold_start", "passive") if name in stages):
         with section_named("dialogue.length"):
             for part in parts_of(suite, stage):
                 for record, video in suite.samples(part, _SAMPLE):
@@ -105,6 +143,8 @@ def _check_prompts(config: ConfigDict, suite: Suite, tokenizer: Tokenizer, whole
     """
     spare = config.rollout.turn_tokens
     for split, part in ASKED:
+        if split not in suite.splits(part):  # of a run of other stages
+            continue
         videos, records = suite.outlines(split), suite.records(part, split)
         found = [records[int(row)] for row in preview_indices(len(records), MANY)]
         times = [_unseen(videos[record["video"]], config).times for record in found]

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -9,11 +10,65 @@ from ml_collections import ConfigDict
 from medscope_jax.dialogue import Layout
 from medscope_jax.errors import UserError
 from medscope_jax.models import ModelConfig, frame_grid, model_config
+from medscope_jax.paths import to_path
 from medscope_jax.rollout import RolloutConfig
 
 STAGES = ("warm_up", "passive", "cold_start", "ga_grpo")
+# The stage that each one learns from: the nearest of these that the run has.
+BUILDS_ON = {"passive": "warm_up", "cold_start": "warm_up", "ga_grpo": "cold_start"}
 # The name of each trained model in tables, and the stage that ends with it.
 MODELS = {"passive": "passive", "sft": "cold_start", "rl": "ga_grpo"}
+
+
+def chosen_stages(config: ConfigDict) -> tuple[str, ...]:
+    """The stages that config.stages names, in the order in which they run.
+
+    Raises:
+        UserError: it names none, one twice, or something else.
+    """
+    names = config.stages.split(",")
+    for name in names:
+        if name not in STAGES or names.count(name) > 1:
+            raise UserError(
+                f"config.stages is {config.stages!r}; use some of {','.join(STAGES)}, each once, "
+                "with commas between them"
+            )
+    return tuple(name for name in STAGES if name in names)
+
+
+def before(stage: str) -> tuple[str, ...]:
+    """The stages that one may learn from, the nearest first."""
+    earlier = BUILDS_ON.get(stage)
+    return (earlier, *before(earlier)) if earlier else ()
+
+
+def check_start(config: ConfigDict, stage: str) -> None:
+    """Refuses a stage after warm_up that nothing comes before: it can't learn from random weights.
+
+    Raises:
+        UserError: neither model.checkpoint nor start_from names weights.
+    """
+    if stage != "warm_up" and not config.model.checkpoint and not config.start_from:
+        raise UserError(
+            f"config.stages is {config.stages!r}, so {stage} has no model to start from: name one "
+            "by --config.model.checkpoint=FOLDER or --config.start_from=WORKDIR:STAGE, or add "
+            f"{' or '.join(reversed(before(stage)))} to the stages"
+        )
+
+
+def read_start(text: str) -> tuple[Path, str]:
+    """The folder and the stage that config.start_from names.
+
+    Raises:
+        UserError: it is not WORKDIR:STAGE.
+    """
+    folder, _, stage = text.rpartition(":")
+    if not folder or stage not in STAGES:
+        raise UserError(
+            f"config.start_from is {text!r}; use WORKDIR:STAGE, a folder of another run and one of "
+            f"its stages: {', '.join(STAGES)}"
+        )
+    return to_path(folder, "config.start_from"), stage
 
 
 def with_vocabulary(section: Mapping, size: int) -> ModelConfig:

@@ -55,6 +55,7 @@ def make_sft_step(
         grid=layout.grid,
         targets=targets,
         train_vision=config[name].train_vision,
+        micro_batch=config[name].micro_batch,
     )
     shardings = shardings_of(config, model, mesh, name)
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))

@@ -292,7 +292,7 @@ class Progress:
         self._said = self._clock()
         spent = self._said - self._start
         left = spent / max(1, self._done - self._first) * (self._total - self._done)
-        ending = f"{_clock_text(left)} left" if self._done < self._total else _clock_text(spent)
+        ending = f"{clock_text(left)} left" if self._done < self._total else clock_text(spent)
         print(
             f"{self._description}: {self._done}/{self._total} {self._unit}{self._text}, {ending}",
             file=self._stream,
@@ -304,7 +304,7 @@ def _short(value: Any) -> str:
     return value if isinstance(value, str) else f"{float(value):.4g}"
 
 
-def _clock_text(seconds: float) -> str:
+def clock_text(seconds: float) -> str:
     """Seconds as m:ss or h:mm:ss."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)

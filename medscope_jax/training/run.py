@@ -40,6 +40,7 @@ from medscope_jax.rollout import (
 from medscope_jax.training.from_config import layouts, rollout_config, with_vocabulary
 from medscope_jax.training.imported import read_companions
 from medscope_jax.training.make_steps import make_encode
+from medscope_jax.training.origin import origin_tokenizer
 from medscope_jax.training.workdir import Workdir
 from medscope_jax.video import Video, pair_frames
 from medscope_jax.video.lazy_frames import Series
@@ -108,6 +109,8 @@ def suite_tokenizer(config: ConfigDict, suite: Suite) -> Tokenizer:
 
 def run_tokenizer(config: ConfigDict, suite: Suite) -> Tokenizer:
     """The tokenizer that a run of this config will have; reads and writes nothing of the run."""
+    if config.start_from:
+        return origin_tokenizer(config)
     if config.model.checkpoint:
         folder = local_copy(to_path(config.model.checkpoint))
         return load_qwen_tokenizer(folder, config.model.text.vocab_size)

@@ -9,7 +9,12 @@ import numpy as np
 from medscope_jax.data.batches import make_batches
 from medscope_jax.data.examples import clip_example, dialogue_example
 from medscope_jax.data.row_lengths import RowLengths, padded_sizes
-from medscope_jax.data.row_packing import frames_of_rows, join_examples, pack_records
+from medscope_jax.data.row_packing import (
+    PackedRows,
+    frames_of_rows,
+    join_examples,
+    pack_records,
+)
 from medscope_jax.dialogue import Layout
 from medscope_jax.distributed import on_mesh
 from medscope_jax.distributed.multihost import is_first, local_rows, put_batch, row_blocks
@@ -21,10 +26,10 @@ from medscope_jax.training.length_bucketing import (
     split_batch,
 )
 from medscope_jax.training.make_steps import make_sft_step
-from medscope_jax.training.run import Run, VideoSplit
+from medscope_jax.training.run import Run, VideoSplit, suite_of
 from medscope_jax.training.split_bank import split_bank
 from medscope_jax.training.stage import Batches, Update
-from medscope_jax.training.stage_rows import stage_rows
+from medscope_jax.training.stage_rows import rows_of, stage_lengths, stage_rows
 from medscope_jax.video import Video
 from medscope_jax.visible import shown
 
@@ -88,8 +93,7 @@ def _batches_of(
         beside = _beside(run, name, lengths, parts)
         update = _update(run, name, generated, parts)
         return _batches(run, name, count, lambda i: example(i, length, most_frames), beside), update
-    room = frames_of_rows(lengths.positions, lengths.frames, layout.length)
-    rows = pack_records(lengths.positions, lengths.frames, layout.length, room, run.config.seed)
+    rows, room = _packed(run, lengths, layout)
     if is_first():
         kept = rows.sums(lengths.positions).mean() / layout.length
         words = f"{count} conversations into {len(rows)} rows, whose positions are used to"
@@ -104,6 +108,21 @@ def _batches_of(
 
     most = int(rows.sums(lengths.generated).max())
     return _batches(run, name, len(rows), several), _update(run, name, most + -most % 8, None)
+
+
+def rows_an_epoch(run: Run, name: str) -> int:
+    """How many rows a stage's batches are drawn from: its records, or those that they share."""
+    if name == "ga_grpo" or not run.config.dialogue.packed:
+        return rows_of(suite_of(run), name)
+    layout = run.clip_layout if name == "warm_up" else run.layout
+    return len(_packed(run, stage_lengths(run, name), layout)[0])
+
+
+def _packed(run: Run, lengths: RowLengths, layout: Layout) -> tuple[PackedRows, int]:
+    """Which conversations share a row, and for how many frames each row has room."""
+    room = frames_of_rows(lengths.positions, lengths.frames, layout.length)
+    seed = run.config.seed
+    return pack_records(lengths.positions, lengths.frames, layout.length, room, seed), room
 
 
 def _video(split: VideoSplit, record: dict) -> Video:
@@ -138,9 +157,10 @@ def _told(positions: np.ndarray, parts: LengthBuckets, blocks: int, numbers: lis
 
 
 def _plan_split(run: Run, name: str, lengths: RowLengths, length: int) -> LengthBuckets | None:
-    batch_size = run.config[name].batch_size
+    section = run.config[name]
+    batch_size = section.batch_size
     blocks = row_blocks(run.mesh, batch_size)
-    if run.config[name].steps < _STEPS_WORTH_A_SPLIT or blocks is None:
+    if section.steps < _STEPS_WORTH_A_SPLIT or section.micro_batch or blocks is None:
         return None
     shards = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
     return plan_buckets(lengths.positions, lengths.generated, batch_size, length, shards, blocks)

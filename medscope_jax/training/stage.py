@@ -18,12 +18,16 @@ from medscope_jax.models.initialization import (
     with_ticks,
 )
 from medscope_jax.paths import to_path
-from medscope_jax.training.checkpoint import Checkpoints
-from medscope_jax.training.from_config import MODELS
+from medscope_jax.training.cadence import Cadence
+from medscope_jax.training.checkpoint import Checkpoints, Restored
+from medscope_jax.training.duration import Pace
+from medscope_jax.training.from_config import MODELS, check_start
 from medscope_jax.training.guard import stop_if_not_finite
 from medscope_jax.training.imported import imported_params
 from medscope_jax.training.metrics_log import MetricsWriter, Progress
+from medscope_jax.training.origin import origin_params
 from medscope_jax.training.preemption import Stopped, StopSignals
+from medscope_jax.training.profiling import StepTrace, steps_to_trace
 from medscope_jax.training.run import Run, model_key
 from medscope_jax.training.train_state import (
     KL_REFERENCES,
@@ -59,11 +63,21 @@ def state_of(run: Run, name: str) -> TrainState:
     return abstract_state(run.config, run.model, run.mesh, name)
 
 
-def initial_params(run: Run) -> dict:
-    """The parameters before all training: imported ones, or else random ones."""
-    folder = run.config.model.checkpoint
-    if folder:
-        return imported_params(to_path(folder), run.model, run.mesh)
+def initial_params(run: Run, stage: str = "warm_up") -> dict:
+    """The parameters that a run starts from: another run's, imported ones, or else random ones.
+
+    Args:
+        stage: that they are for. No later one than warm_up can learn from random ones.
+
+    Raises:
+        UserError: there is nothing for it to start from.
+    """
+    config = run.config
+    if config.start_from:
+        return origin_params(config, run.model, run.mesh)
+    if config.model.checkpoint:
+        return imported_params(to_path(config.model.checkpoint), run.model, run.mesh)
+    check_start(config, stage)
     return _random_params(run)
 
 
@@ -86,9 +100,13 @@ def _random_params(run: Run) -> dict:
 
 def finished_params(run: Run, checkpoints: Checkpoints, name: str) -> dict | None:
     """The parameters that a finished stage ended with; None if it has not finished."""
-    shapes = {"params": state_of(run, name).params}
-    restored = checkpoints.restore(shapes, stage=name, partial=True)
+    restored = _finished(run, checkpoints, name)
     return None if restored is None else restored.state["params"]
+
+
+def _finished(run: Run, checkpoints: Checkpoints, name: str) -> Restored | None:
+    shapes = {"params": state_of(run, name).params}
+    return checkpoints.restore(shapes, stage=name, partial=True)
 
 
 def newest_model(run: Run, workdir: Workdir) -> tuple[str, dict]:
@@ -155,56 +173,75 @@ def run_stage(
     checkpoints: Checkpoints,
     writer: MetricsWriter,
     stop: StopSignals | None = None,
+    rows: int | None = None,
 ) -> dict:
     """Runs a stage to its end and returns the parameters it ends with.
 
-    A finished stage is not run again; a started one goes on from its last checkpoint, with the very
-    batches, keys and numbers of a run that was never killed.
+    A finished stage is not run again; a started one, or one that shall be longer now, goes on from
+    its last checkpoint, with the very batches, keys and numbers of a run that was never killed.
 
     Args:
         start: gives the parameters that the stage starts from.
         prepare: given those parameters, makes the batches and the compiled update. Only called
             where there is something left to do.
         stop: asks the stage to save after the step under way and to raise Stopped.
+        rows: that the batches are drawn from, to be told; None: nothing is.
     """
     _check_reference(run)
-    done = finished_params(run, checkpoints, name)
-    if done is not None:
-        return done
     section, log = run.config[name], run.config.log
+    steps = section.steps
+    done = _finished(run, checkpoints, name)
+    if done is not None and done.meta["step"] >= steps:
+        return done.state["params"]
+    del done
+    stop = stop or StopSignals()
     first_params = entered(run, name, start())
     batches, update = prepare(first_params)
     state, first = _resume(run, name, checkpoints, batches, writer)
     if state is None:
         state = _first_state(run, name, first_params)
-    steps = section.steps
     every = 1 if name == "ga_grpo" else log.every  # a step of stage 3 takes seconds
     progress = Progress(steps, name, done=first)
-    stop = stop or StopSignals()
+    pace = Pace(name, section, rows, first, Workdir(run.folder).metrics)
+    cadence = Cadence(log)
     schedule = make_schedule(section, updates_of(run.config, name))
     place, placed = batches.get_state(), first  # of the data, when the host looked last
-    for step in range(first, steps):
-        state, metrics = update(state, next(batches))
-        stop.hold()
-        last = step + 1 == steps
-        if last or (step + 1) % every == 0:
-            metrics = jax.device_get(metrics) | _optimizer_metrics(state, schedule)
-            writer.write(name, step + 1, metrics)
-            progress.update(step + 1 - first, **_shown(metrics))
-            first = step + 1
-        leaving = stop.agreed()
-        saving = last or leaving or (step + 1) % log.checkpoint_every == 0
-        if saving or (step + 1) % every == 0:
-            again = functools.partial(_batch_again, batches, place, placed, state)
-            stop_if_not_finite(state, name, run.folder, again)
-            place, placed = batches.get_state(), step + 1
-        if saving:
-            writer.flush()  # a checkpoint knows no line that is not stored
-            logged = {"lines": writer.lines, "bytes": writer.bytes}
-            meta = {"stage": name, "step": step + 1} | logged
-            checkpoints.save(state, batches.get_state(), meta, stage_finished=last)
-        if leaving:
-            raise Stopped(f"{name} is saved after step {step + 1} of {steps}")
+
+    def save(step: int) -> None:
+        writer.flush()  # a checkpoint knows no line that is not stored
+        length = {"steps": steps, "epochs": section.epochs}
+        logged = {"lines": writer.lines, "bytes": writer.bytes}
+        meta = {"stage": name, "step": step} | length | logged
+        checkpoints.save(state, batches.get_state(), meta, stage_finished=step == steps)
+        cadence.saved()
+
+    if first == steps:  # it was to be longer, and shall end where it was saved
+        save(steps)
+    with StepTrace(run.folder, name, steps_to_trace(log.profile), steps) as trace:
+        for step in range(first + 1, steps + 1):
+            with trace.step(step):
+                state, metrics = update(state, next(batches))
+            trace.after(step, state)
+            stop.hold()
+            last = step == steps
+            if last or step % every == 0:
+                metrics = jax.device_get(metrics) | _optimizer_metrics(state, schedule)
+                writer.write(name, step, metrics)
+                progress.update(step - first, **_shown(metrics))
+                pace(step)
+                first = step
+            leaving = stop.agreed()
+            saving = cadence.due(step) or last or leaving
+            if saving or step % every == 0:
+                again = functools.partial(_batch_again, batches, place, placed, state)
+                stop_if_not_finite(state, name, run.folder, again)
+                place, placed = batches.get_state(), step
+            if saving:
+                save(step)
+            if leaving:
+                checkpoints.wait()
+                raise Stopped(f"{name} is saved after step {step} of {steps}")
+    checkpoints.wait()
     stop.release()
     progress.close()
     return state.params
@@ -239,14 +276,18 @@ def _resume(
     run: Run, name: str, checkpoints: Checkpoints, batches: Batches, writer: MetricsWriter
 ) -> tuple[TrainState | None, int]:
     """(state, steps done) of the stage's last checkpoint, batches moved there; or (None, 0)."""
-    restored = checkpoints.restore(lambda meta: state_of(run, meta["stage"]))
-    # What was logged after the checkpoint is logged again.
-    logged = restored.meta if restored else {"lines": 0}
+    restored = checkpoints.restore(state_of(run, name), stage=name, finished=False)
+    # What was logged after the newest checkpoint is logged again.
+    logged = max(checkpoints.metas(), key=lambda meta: meta["lines"], default={"lines": 0})
     writer.cut(logged["lines"], logged.get("bytes"))
-    if restored is None or restored.meta["stage"] != name:
+    if restored is None:
         return None, 0
+    meta, steps = restored.meta, run.config[name].steps
+    if meta.get("steps", steps) != steps:
+        note = f"{meta['steps']} steps were planned, and are {steps} from here on"
+        writer.write(name, meta["step"], {"note": f"{note}: so is the learning rate's schedule"})
     batches.set_state(restored.data)
-    return restored.state, restored.meta["step"]
+    return restored.state, meta["step"]
 
 
 def _first_state(run: Run, name: str, params: dict) -> TrainState:

@@ -31,6 +31,7 @@ PARTS = {
     "warm_up": ("cap", "qa"),
     "cold_start": ("vcot", "cot"),
     "passive": ("passive", "cot"),
+    "ga_grpo": ("rl",),
 }
 KINDS = {"warm_up": "clip", "cold_start": "dialogue", "passive": "passive"}  # of RowMaker
 
@@ -56,6 +57,11 @@ def parts_of(suite: Suite, stage: str) -> list[str]:
     return [part for part in PARTS[stage] if "train" in suite.splits(part)]
 
 
+def rows_of(suite: Suite, stage: str) -> int:
+    """How many records a stage's batches are drawn from, each once an epoch."""
+    return sum(len(suite.records(part, "train")) for part in parts_of(suite, stage))
+
+
 def stage_rows(run: Run, name: str, split: VideoSplit) -> StageRows:
     """A stage's rows; records of which none can be made are left out, and listed in a file.
 
@@ -73,11 +79,7 @@ def stage_rows(run: Run, name: str, split: VideoSplit) -> StageRows:
         found = _kept_rows(run, name, records, laid_out)
         if found is not None:
             return found
-    layouts = run.layout, run.clip_layout
-    makers = row_makers(run.config, suite_of(run), name, layouts, tokenizer_loader(run))
-    with first_process_first(f"lengths of {name}"):
-        parts = [row_lengths(maker, run.folder / "lengths") for maker in makers]
-    whole = RowLengths(*(records.spread(columns) for columns in zip(*parts, strict=True)))
+    whole = _measured(run, name, records, "rows")
     there = np.flatnonzero(whole.positions)
     _list_left_out(run, name, len(records), _reasons(records, whole, laid_out))
 
@@ -86,6 +88,24 @@ def stage_rows(run: Run, name: str, split: VideoSplit) -> StageRows:
         return record, laid_out(record)
 
     return StageRows(RowLengths(*(column[there] for column in whole)), row)
+
+
+def stage_lengths(run: Run, name: str) -> RowLengths:
+    """StageRows.lengths alone: no row is laid out where they are known."""
+    whole = _measured(run, name, _records(run, name), "epochs")
+    return RowLengths(*(column[whole.positions > 0] for column in whole))
+
+
+def _measured(run: Run, name: str, records: Mixture, purpose: str) -> RowLengths:
+    """The lengths of all of a stage's records, in the order in which they are mixed.
+
+    purpose: of the run's one call for it.
+    """
+    layouts = run.layout, run.clip_layout
+    makers = row_makers(run.config, suite_of(run), name, layouts, tokenizer_loader(run))
+    with first_process_first(f"lengths of {name} for its {purpose}"):
+        parts = [row_lengths(maker, run.folder / "lengths") for maker in makers]
+    return RowLengths(*(records.spread(columns) for columns in zip(*parts, strict=True)))
 
 
 def row_makers(

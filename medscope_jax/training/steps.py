@@ -5,6 +5,7 @@ log-probabilities of the generated tokens.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,8 +31,9 @@ def sft_step(
     grid: tuple[int, int],
     targets: int | tuple[int, ...],
     train_vision: bool,
+    micro_batch: int = 0,
 ) -> tuple[TrainState, dict]:
-    """One supervised step: cross-entropy of the generated tokens.
+    """One supervised step: cross-entropy of the generated tokens, a mean over those of all rows.
 
     Args:
         batch: tokens, visual_index, role [B, L], and the visual tokens of each row: visual
@@ -42,6 +44,8 @@ def sft_step(
             length_bucketing.py.
         targets: G, most generated tokens of a row; of each part, the last being the whole batch's.
         train_vision: whether the vision tower trains too.
+        micro_batch: rows of one forward and backward pass, of a batch that is one dict; gradients
+            add up over the batch, and the result does not depend on it. 0: all rows.
 
     Returns:
         (state, metrics: loss, entropy, gradient_norm; conversations, of rows that hold several).
@@ -74,23 +78,60 @@ def sft_step(
         )
         return jnp.stack([jnp.sum(logprobs), jnp.sum(entropy), jnp.sum(wanted.mask)])
 
-    def loss_of(part: dict):
+    most = targets if isinstance(targets, tuple) else (targets,)
+
+    def loss_of(part: dict, batch: dict | tuple[dict, ...], count: jax.Array | None = None):
+        """(loss, entropy); the share of some rows, where `count` is the tokens of all."""
         params = join_params(state.params, part)
         parts = batch if isinstance(batch, tuple) else (batch,)
-        counts = (targets if isinstance(targets, tuple) else (targets,))[-len(parts) :]
-        sums = (sums_of(params, rows, most) for rows, most in zip(parts, counts, strict=True))
+        sums = map(functools.partial(sums_of, params), parts, most[-len(parts) :])
         total: Any = sum(sums)
-        logprobs, entropy, count = total
-        count = jnp.maximum(count, 1)
+        logprobs, entropy, found = total
+        count = jnp.maximum(found if count is None else count, 1)
         return -logprobs / count, entropy / count
 
     part = trained(state.params, train_vision)
-    (loss, entropy), gradients = jax.value_and_grad(loss_of, has_aux=True)(part)
+    gradient = jax.value_and_grad(loss_of, has_aux=True)
+    if isinstance(batch, tuple) or micro_batch in (0, len(batch["role"])):
+        (loss, entropy), gradients = gradient(part, batch)
+    else:
+        count = jnp.sum(find_targets(batch["role"], most[-1]).mask)
+        (loss, entropy), gradients = _sum_over_parts(
+            lambda rows: gradient(part, rows, count), batch, micro_batch
+        )
     state, norm = apply_gradients(state, gradients, optimizer, loss)
     metrics = {"loss": loss, "entropy": entropy, "gradient_norm": norm}
     if isinstance(batch, dict) and "segment" in batch:
         metrics["conversations"] = jnp.sum(jnp.max(batch["segment"], axis=1))
     return state, metrics
+
+
+def _sum_over_parts(function: Callable[[dict], Any], batch: dict, rows: int) -> Any:
+    """The sum of what a function gives of each part of a batch, one part after the other.
+
+    Row i is in part i % parts, so that a part is split over the devices as the whole batch is. Sums
+    are float32 at least, whatever their terms are.
+
+    Args:
+        function: of so many rows -> arrays.
+        batch: arrays of all rows.
+    """
+    parts, rest = divmod(len(batch["role"]), rows)
+    if rest:
+        raise ValueError(f"{len(batch['role'])} rows do not split into parts of {rows}")
+    batch = jax.tree.map(lambda x: x.reshape(rows, parts, *x.shape[1:]), batch)
+
+    def part(number):
+        take = functools.partial(jax.lax.dynamic_index_in_dim, index=number, axis=1, keepdims=False)
+        return function(jax.tree.map(take, batch))
+
+    def add(sums, number):
+        return jax.tree.map(jnp.add, sums, part(number)), None
+
+    shapes = jax.eval_shape(part, jax.ShapeDtypeStruct((), jnp.int32))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, "f4")), shapes)
+    sums, _ = jax.lax.scan(add, zeros, jnp.arange(parts))
+    return jax.tree.map(lambda x, like: x.astype(like.dtype), sums, shapes)
 
 
 def ga_grpo_step(

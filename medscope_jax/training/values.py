@@ -13,7 +13,9 @@ from medscope_jax.config_values import check_ranges
 from medscope_jax.dialogue import Layout, protocol
 from medscope_jax.errors import UserError
 from medscope_jax.rl import AdvantageConfig, LossConfig, RewardConfig, make_judge
-from medscope_jax.training.from_config import layouts, with_vocabulary
+from medscope_jax.training.duration import check_durations
+from medscope_jax.training.from_config import chosen_stages, layouts, read_start, with_vocabulary
+from medscope_jax.training.profiling import steps_to_trace
 
 
 def check_values(config: ConfigDict) -> tuple[Layout, Layout]:
@@ -23,6 +25,11 @@ def check_values(config: ConfigDict) -> tuple[Layout, Layout]:
       UserError: one line that names the key.
     """
     check_ranges(config)
+    check_durations(config)
+    chosen_stages(config)
+    steps_to_trace(config.log.profile)
+    if config.start_from:
+        read_start(config.start_from)
     _check_blocks(config.model.vision)
     video = config.video
     if video.min_frames > video.max_frames:

@@ -4,6 +4,8 @@ config.json    the config that the run was started with, and a checksum of it
 suite/         the prepared data
 tokenizer.model, or pretrained/ with what came beside imported weights, their tokenizer included
 checkpoints/   training state and data position
+compiled/      programs that JAX has compiled, see compiled.py
+profile/       traces of some steps, see profiling.py
 metrics.jsonl  one line a logged step
 results.json   the final table; written last, so a run that has it is done
 report.html    learning curves, the table, evidence traces
@@ -11,6 +13,7 @@ report.html    learning curves, the table, evidence traces
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import logging
 from collections.abc import Iterator
@@ -28,6 +31,7 @@ from medscope_jax.manifest import seal
 from medscope_jax.metrics import read_results
 from medscope_jax.paths import to_path
 from medscope_jax.stored import read_json
+from medscope_jax.training.going_on import may_change
 from medscope_jax.training.values import check_values
 from medscope_jax.visible import shown
 
@@ -66,6 +70,10 @@ class Workdir:
         return self.path / "checkpoints"
 
     @property
+    def compiled(self) -> Path:
+        return self.path / "compiled"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
@@ -81,7 +89,8 @@ class Workdir:
     def own(self) -> tuple[Path, ...]:
         """All that a run makes or reads here: no other output may be put in its place."""
         files = self.config, self.tokenizer, self.metrics, self.results, self.report
-        return (*files, self.suite, self.pretrained, self.checkpoints, self.path / "banks")
+        folders = self.suite, self.pretrained, self.checkpoints, self.compiled
+        return (*files, *folders, self.path / "banks", self.path / "profile")
 
     def is_done(self) -> bool:
         """Whether the run has ended: results.json is there, whole and not empty."""
@@ -100,9 +109,10 @@ def open_workdir(path: str | Path, config: ConfigDict, primary: bool = True) -> 
 
     Args:
       path: the folder.
-      config: the run's config, noted in config.json. All but `config.log` and `config.judge` must
-        equal the config that the folder was made with. (A judge may be gone for good, or be one
-        that a run can't be finished with; metrics.jsonl says which one scored a step.)
+      config: the run's config, noted in the config.json of a new folder. All but what may change
+        (see going_on.py) must equal the config that the folder was made with; keep_config notes
+        that. (A judge may be gone for good, or be one that a run can't be finished with;
+        metrics.jsonl says which one scored a step.)
       primary: whether this is the process that makes the folder (process 0) and locks it. The
         others come after it, and only compare their config.
 
@@ -161,10 +171,30 @@ def _read_config(workdir: Workdir) -> ConfigDict:
         raise UserError(f"{workdir.config} is damaged or edited: {_CONFIG_AGAIN}") from error
 
 
+def keep_config(workdir: Workdir, config: ConfigDict) -> None:
+    """Notes what has changed in the config, which open_workdir has allowed."""
+    sealed = _sealed(config)
+    if workdir.config.read_text() != sealed:
+        write_text(workdir.config, sealed)
+
+
+def set_results_aside(workdir: Workdir) -> None:
+    """Renames the results of a run that goes on, so that it is not taken for done; says so."""
+    if not is_there(workdir.results):
+        return
+    numbers = itertools.count(1)
+    names = (workdir.path / f"results_before_{number}.json" for number in numbers)
+    target = next(name for name in names if not is_there(name))
+    workdir.results.rename(target)
+    print(shown(f"the run goes on; its results so far are kept in {target}"))
+
+
+def _sealed(config: ConfigDict) -> str:
+    values = json.loads(to_json(config))
+    return json.dumps({**values, _SEAL: seal(values)}, indent=2) + "\n"
+
+
 def _check_config(workdir: Workdir, config: ConfigDict) -> None:
-    text = to_json(config)
-    values = json.loads(text)
-    sealed = json.dumps({**values, _SEAL: seal(values)}, indent=2) + "\n"
     if not workdir.config.exists():
         made = [p for p in (workdir.checkpoints, workdir.metrics, workdir.results) if p.exists()]
         if made:
@@ -172,10 +202,10 @@ def _check_config(workdir: Workdir, config: ConfigDict) -> None:
                 f"{workdir.path} has {made[0].name} but no config.json, so its config is unknown: "
                 "choose another --workdir"
             )
-        write_text(workdir.config, sealed)
+        write_text(workdir.config, _sealed(config))
         return
-    found = differences(_read_config(workdir), from_json(text))
-    different = [row for row in found if not row[0].startswith("judge.")]
+    found = differences(_read_config(workdir), from_json(to_json(config)))
+    different = [row for row in found if not may_change(row[0])]
     if different:
         shorter = ((part[:80] for part in row) for row in different[:3])
         few = "; ".join(f"{key} was {a}, now {b}" for key, a, b in shorter)
@@ -184,8 +214,6 @@ def _check_config(workdir: Workdir, config: ConfigDict) -> None:
             f"{workdir.path} was made with another config: {few}{more}. "
             "Choose another --workdir or the same config"
         )
-    if workdir.config.read_text() != sealed:  # only how it logs or judges has changed
-        write_text(workdir.config, sealed)
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[tuple[str, str, str]]:

@@ -4,6 +4,7 @@ Two processes meet over loopback; tolerances are those of test_meshes.
 """
 
 import json
+import os
 import signal
 import threading
 import time
@@ -23,9 +24,9 @@ from tests.training.metrics_cases import without_timing
 MINI = "tests.training.mini_program"
 
 
-def mini(count, folder, cache, pause=0.0):
+def mini(count, folder, cache, pause=0.0, *options):
     """Starts the mini program, its workdir in FOLDER/run."""
-    return start_processes(count, [MINI, folder / "run", pause], folder, cache=cache)
+    return start_processes(count, [MINI, folder / "run", pause, *options], folder, cache=cache)
 
 
 def log_of(folder):
@@ -82,6 +83,22 @@ def test_a_signal_to_one_stops_both_at_the_same_step(whole, tmp_path, cache):
     assert end_of(mini(2, tmp_path, cache), tmp_path) == [0, 0]
     assert output_of(tmp_path).splitlines()[-1] == whole[1]
     assert log_of(tmp_path) == log_of(whole[0])
+
+
+@pytest.mark.invariant
+def test_saves_by_time_are_of_one_step_on_both(whole, tmp_path, cache):
+    """By process 0's clock, written while both train on; killed, they go on from there."""
+    processes = mini(2, tmp_path, cache, 0.2, "--minutes", 0.005, "--delay", 0.3)
+    wait_for(processes, tmp_path, "step", 6)
+    assert [name for name in os.listdir(tmp_path / "run" / "checkpoints") if name.isdecimal()]
+    for process in processes:
+        process.kill()
+    end_of(processes, tmp_path)
+    steps = output_of(tmp_path).splitlines().count("step")
+    assert end_of(mini(2, tmp_path, cache), tmp_path) == [0, 0], output_of(tmp_path, 1)
+    assert {output_of(tmp_path, i).splitlines()[-1] for i in (0, 1)} == {whole[1]}
+    assert log_of(tmp_path) == log_of(whole[0])
+    assert output_of(tmp_path).splitlines().count("step") - steps < 12
 
 
 @pytest.mark.slow

@@ -60,9 +60,9 @@ def told(name, *changes, **sizes):
         ("ga_grpo", "mesh.context=2 mesh.fsdp=2 dialogue.length=384"),
         (
             "warm_up",
-            "warm_up.batch_size=64 mesh.context=2 mesh.fsdp=2 dialogue.clip_length=192",
+            "warm_up.micro_batch=64 mesh.context=2 mesh.fsdp=2 dialogue.clip_length=192",
         ),
-        ("sft", "cold_start.batch_size=64 mesh.context=2 mesh.fsdp=2 dialogue.length=384"),
+        ("sft", "cold_start.micro_batch=64 mesh.context=2 mesh.fsdp=2 dialogue.length=384"),
     ],
 )
 def test_each_program_s_own_keys(name, keys):
@@ -82,7 +82,7 @@ def test_a_run_takes_each_of_the_values(name):
 
 def test_what_is_as_low_as_it_can_be_is_not_named():
     line = told("sft", "cold_start.batch_size=8", "mesh.fsdp=1", "mesh.data=8")
-    assert "batch_size" not in line and "mesh.context" not in line
+    assert "micro_batch" not in line and "mesh.context" not in line
     assert "slots" not in told("rollout", "rollout.slots=1")
     assert "micro_batch" not in told("ga_grpo", "rl.micro_batch=16")
 

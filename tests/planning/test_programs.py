@@ -90,16 +90,21 @@ def test_a_published_size_s_prompt_is_counted_as_its_tokenizer_would():
     assert 256 * (64 + 9) < width < 256 * (64 + 13) + 1024
 
 
-@pytest.fixture(scope="module")
-def small():
+def planned_run(*changes):
     """(what a stage sees of a run of the small config, the programs planned for it, by name)."""
-    config = load_config(f"{V5E}:topology=2x4", SMALL)
+    config = load_config(f"{V5E}:topology=2x4", [*SMALL, *changes])
     mesh = make_mesh(config.mesh, jax.devices()[:8], kv_heads=4)
     model = for_mesh(with_vocabulary(config.model, config.dialogue.vocab_size), mesh)
     layout = make_layout(config, model)
     run = SimpleNamespace(config=config, mesh=mesh, model=model, layout=layout)
     run.folder = run.tokenizer = run.special_tokens = None
     return run, programs(config, mesh)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """planned_run of the config as it is."""
+    return planned_run()
 
 
 def lowered(function, program, mesh):
@@ -120,6 +125,24 @@ def test_a_supervised_stage_runs_the_planned_step(small, monkeypatch, name, stag
     text = lowered(kept[0], program, run.mesh)
     assert text == lowered(program.function, program, run.mesh)
     assert "tf.aliasing_output" in text or "jax.buffer_donor" in text  # the state's memory
+
+
+def test_micro_batches_are_planned_as_they_run(small, monkeypatch):
+    """The same text as a run's; as much work as all rows at once, in parts that each fit."""
+    run, planned = planned_run("cold_start.micro_batch=16")
+    program, kept = planned["sft"], []
+    monkeypatch.setattr(sft, "on_mesh", lambda mesh, function: kept.append(function))
+    sft._update(run, "cold_start", 6 * run.config.rollout.turn_tokens, None)
+    assert lowered(kept[0], program, run.mesh) == lowered(program.function, program, run.mesh)
+    work = []
+    for each, mesh in ((program, run.mesh), (small[1]["sft"], small[0].mesh)):
+        with jax.set_mesh(mesh):
+            trace = each.function.trace(*each.arguments.values()).jaxpr
+        work.append(count_flops(trace, assume(run.config, mesh, each)).total)
+    assert work[0] == pytest.approx(work[1], rel=0.01)
+    assert lowered(small[1]["sft"].function, program, run.mesh) != lowered(
+        kept[0], program, run.mesh
+    )
 
 
 def test_stage_3_runs_the_planned_step(small, monkeypatch):

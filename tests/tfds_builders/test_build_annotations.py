@@ -14,7 +14,8 @@ from medscope_jax.data.clinvideo_reader import ClinvideoReader
 from medscope_jax.data.open_suite import open_suite
 from medscope_jax.distributed import make_mesh
 from medscope_jax.errors import UserError
-from medscope_jax.training.config_checks import check_config
+from medscope_jax.training.config_checks import check_config, needed_parts
+from medscope_jax.training.from_config import STAGES
 from tests.tfds_builders import clinvideo_cases as cases
 from tfds_builders.build import build
 from tfds_builders.card.__main__ import main as card
@@ -183,7 +184,7 @@ def test_all_that_a_run_lacks_is_told_at_once(tmp_path):
     build("clinvideo_suite", manual, data, quiet=True)
     config = load_config(str(ROOT / "tpu_configs" / "cpu.py"), [f"suite.data_dir={data}"])
     with pytest.raises(UserError) as error:
-        ClinvideoReader(data).check(config.video)
+        ClinvideoReader(data).check(config.video, needed_parts(STAGES))
     for lacking in ("cap or qa, split train", "vcot or cot, split train", "eval, split test"):
         assert lacking in str(error.value)
     assert "part rl" not in str(error.value)

@@ -117,6 +117,7 @@ def test_a_config_of_a_published_size(file, size, full):
     shards = sizes["data"] * sizes["fsdp"]
     assert model.text.num_key_value_heads % sizes["tensor"] == 0
     assert config.ga_grpo.batch_size % shards == 0 and config.cold_start.batch_size % shards == 0
+    assert config.cold_start.micro_batch % shards == 0
     assert config.rl.micro_batch == shards * config.rl.group_size  # one group a shard at a time
 
 
@@ -136,17 +137,18 @@ def test_the_paper_s_rates_and_batches():
     rates = [config[stage].learning_rate for stage in ("warm_up", "cold_start", "ga_grpo")]
     assert rates == [2e-5, 2e-5, 1e-6]
     assert config.rl.group_size == 8 and config.ga_grpo.batch_size == 64
-    # 128 conversations a step for three epochs, six of them in a row where rows are packed; or
-    # fewer and as many more steps where 128 do not fit.
+    # 128 conversations a step for three epochs over what is there, six of them in a row where rows
+    # are packed; in parts where a slice does not hold them at once.
     large = load("v5p.py:3b,topology=4x4x4")
     assert large.dialogue.packed and large.cold_start.batch_size == large.warm_up.batch_size == 32
-    assert large.cold_start.steps == 3 * 118_000 // (32 * 6)
-    assert large.warm_up.steps == 3 * 888_600 // (32 * 4)
-    small = load("v5e.py:3b,topology=2x4").cold_start
-    assert small.batch_size * 6 < 128 and small.steps == 3 * 118_000 // (small.batch_size * 6)
-    alone = load("gpu.py:3b")
-    assert not alone.dialogue.packed
-    assert alone.cold_start.steps == 3 * 118_000 // alone.cold_start.batch_size
+    small, alone = load("v5e.py:3b,topology=2x4"), load("gpu.py:3b")
+    assert small.warm_up.batch_size == 32 and 0 < small.warm_up.micro_batch < 32
+    assert 32 % small.warm_up.micro_batch == 0
+    assert not alone.dialogue.packed and alone.cold_start.batch_size == 128
+    assert 0 < alone.cold_start.micro_batch < 128
+    for config in (large, small, alone):
+        stages = [config[name] for name in ("warm_up", "cold_start", "passive")]
+        assert {(stage.steps, stage.epochs) for stage in stages} == {(0, 3.0)}
 
 
 def test_what_the_published_sizes_keep_fits_their_chips():
@@ -156,7 +158,7 @@ def test_what_the_published_sizes_keep_fits_their_chips():
     chip, row = 15.75 * 2**30, 28 * 3584 * 2 * 32_768 / 4  # of four tensor shards
     assert 4 * row / 2 < chip / 4 < 4 * row  # a packed group is about four rows
     assert config.cold_start.batch_size == 32  # one a shard; four would fit, too
-    assert 128 / 32 * row / 2 < 0.3 * chip
+    assert config.cold_start.micro_batch == 0 and 128 / 32 * row / 2 < 0.3 * chip
     cache = config.rollout.slots * 28 * 2 * 128 * 2 * 32_768  # one of four heads a chip
     assert cache < chip / 4 < 2 * cache
 

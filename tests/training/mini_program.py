@@ -1,13 +1,17 @@
-"""A run of two stages of a tiny model, as train.py does: python -m ... FOLDER PAUSE [STEPS]
+"""A run of two stages of a tiny model, as train.py does: python -m ... FOLDER PAUSE [OPTIONS]
 
 It logs, saves, stops at signals and goes on as the real program does, but starts in seconds. PAUSE
-is what each step takes at least, in seconds. The last line that it prints is a digest of the final
-state of both stages; FOLDER/final.npz holds the parameters. As one of several processes it trains
-its rows of the batches.
+is what each step takes at least, in seconds; so does DELAY each save, beside the steps. MICRO is
+the rows of a micro batch. With MINUTES, saves come by time alone. The last line that it prints is a
+digest of the final state of both stages; FOLDER/final.npz holds the parameters. As one of several
+processes it trains its rows of the batches.
 """
 
+import argparse
 import functools
 import hashlib
+import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -42,14 +46,28 @@ from tests.training import step_cases as cases
 STAGES = ("warm_up", "cold_start")
 
 
-def mini_run(steps: int) -> Run:
-    """Saves every 3 steps, logs every 2."""
+def mini_run(steps: int, minutes: float) -> Run:
+    """Logs every 2 steps, saves every 3, or every so many minutes."""
     stage = {"steps": steps, "batch_size": 4, "learning_rate": 1e-2, "train_vision": False}
     stage |= {"warmup": 0.2, "weight_decay": 0.01, "clip_norm": 1.0, "final_scale": 0.1}
+    stage["epochs"] = 0.0
     config = ConfigDict({"seed": 3, "rl": {"updates": 1}} | dict.fromkeys(STAGES, stage))
-    config.log = ConfigDict({"every": 2, "checkpoint_every": 3})
+    every = {"checkpoint_every": 1000 if minutes else 3, "checkpoint_minutes": minutes}
+    config.log = ConfigDict({"every": 2, "profile": ""} | every)
     mesh = make_mesh({"data": -1})
     return Run(config, Path("."), mesh, None, None, cases.MODEL, None, None)
+
+
+def delay_saves(seconds: float) -> None:
+    """Has each checkpoint wait for so long before it is given its name, which makes it whole."""
+    rename = os.rename
+
+    def late(source, target, **options):
+        if re.search(r"/checkpoints/\d{6}$", os.fspath(target)):
+            time.sleep(seconds)
+        return rename(source, target, **options)
+
+    os.rename = late
 
 
 def digest(state) -> str:
@@ -61,8 +79,9 @@ def digest(state) -> str:
     return found.hexdigest()
 
 
-def main(folder: Path, pause: float, steps: int = 6) -> None:
-    run, examples, folder = mini_run(steps), cases.sft_batch(10), Path(folder)
+def main(folder: Path, pause: float, steps: int, delay: float, minutes: float, micro: int) -> None:
+    run, examples = mini_run(steps, minutes), cases.sft_batch(10)
+    delay_saves(delay)
     folder.mkdir(exist_ok=True)
     step = functools.partial(
         sft_step,
@@ -71,6 +90,7 @@ def main(folder: Path, pause: float, steps: int = 6) -> None:
         grid=cases.GRID,
         targets=10,
         train_vision=False,
+        micro_batch=micro,
     )
     compiled = jax.jit(step, donate_argnums=0)
 
@@ -89,7 +109,10 @@ def main(folder: Path, pause: float, steps: int = 6) -> None:
         rows = local_rows(run.mesh, 4)
         return make_batches(range(10), example, 4, seed=run.config.seed, rows=rows), update
 
-    with StopSignals() as stop, Checkpoints(folder / "checkpoints") as checkpoints:
+    with (
+        StopSignals() as stop,
+        Checkpoints(folder / "checkpoints", asynchronous=True) as checkpoints,
+    ):
         kept = max((meta["lines"] for meta in checkpoints.metas()), default=0)
         writer = MetricsWriter(folder / "metrics.jsonl" if is_first() else None, keep=kept)
         params = replicate(jax.tree.map(jnp.asarray, cases.params()), run.mesh)
@@ -104,10 +127,15 @@ def main(folder: Path, pause: float, steps: int = 6) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("pause", type=float)
+    for name, value in {"steps": 6, "delay": 0.0, "minutes": 0.0, "micro": 0}.items():
+        parser.add_argument(f"--{name}", type=type(value), default=value)
     join_processes(False)
     try:
         with leaving_at_once():
-            main(Path(sys.argv[1]), float(sys.argv[2]), *map(int, sys.argv[3:]))
+            main(**vars(parser.parse_args()))
     except Stopped as stopped:
         print(stopped, flush=True)
         sys.exit(EXIT_STOPPED)

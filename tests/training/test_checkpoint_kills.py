@@ -80,15 +80,19 @@ def lines(folder):
 
 
 @pytest.mark.parametrize(
-    "kills, steps",
-    [pytest.param(3, 6, marks=pytest.mark.invariant), pytest.param(20, 40, marks=SLOW)],
+    "kills, steps, options",
+    [
+        pytest.param(3, 6, [], marks=pytest.mark.invariant),
+        pytest.param(20, 40, [], marks=SLOW),
+        pytest.param(6, 20, ["--minutes", 0.002, "--micro", 2], marks=SLOW),
+    ],
 )
-def test_the_mini_program_killed_ends_the_same(tmp_path, kills, steps):
+def test_the_mini_program_killed_ends_the_same(tmp_path, kills, steps, options):
     """Every third kill hits a save, the others seeded random moments since training went on."""
     whole, broken, cache = (tmp_path / name for name in ("whole", "broken", "compiled"))
 
     def program(folder):
-        return ["tests.training.mini_program", folder, 0.02, steps]
+        return ["tests.training.mini_program", folder, 0.02, "--steps", steps, *options]
 
     finish(whole, cache, program(whole))
     dice, hits = random.Random(kills), []

@@ -24,7 +24,7 @@ from medscope_jax.training.steps import ga_grpo_step, sft_step
 from medscope_jax.training.train_state import apply_gradients, init_state, make_optimizer
 from tests.training import step_cases as cases
 
-STAGE = {"steps": 12, "batch_size": 2, "learning_rate": 1e-2, "train_vision": False}
+STAGE = {"steps": 12, "epochs": 0.0, "batch_size": 2, "learning_rate": 1e-2, "train_vision": False}
 STAGE |= {"warmup": 0.2, "weight_decay": 0.01, "clip_norm": 1.0, "final_scale": 0.1}
 OPTIMIZER = make_optimizer(STAGE, STAGE["steps"])
 
@@ -117,7 +117,7 @@ def test_the_training_steps_skip(kind):
     assert counters(after) == (2, 1, 0) and np.isfinite(metrics["gradient_norm"])
 
 
-EVERY = {"every": 5, "checkpoint_every": 4}
+EVERY = {"every": 5, "checkpoint_every": 4, "checkpoint_minutes": 0, "profile": ""}
 
 
 @pytest.fixture(scope="module")

@@ -115,7 +115,7 @@ def test_a_stage_of_few_steps_is_not_split():
     mesh = make_mesh({}, jax.devices()[:1])
 
     def planned(steps):
-        section = SimpleNamespace(steps=steps, batch_size=16)
+        section = SimpleNamespace(steps=steps, batch_size=16, micro_batch=0)
         run = SimpleNamespace(config={"cold_start": section}, mesh=mesh)
         return _plan_split(run, "cold_start", lengths, 104)
 

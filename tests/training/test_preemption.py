@@ -18,7 +18,7 @@ from tests.training.metrics_cases import without_timing
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def start(folder, cache, pause=0.0):
+def start(folder, cache, pause=0.0, *options):
     """Starts the mini program; its compiled steps are kept between starts."""
     environment = os.environ | {
         "XLA_FLAGS": flags_for(devices=1),
@@ -27,6 +27,7 @@ def start(folder, cache, pause=0.0):
         "PYTHONUNBUFFERED": "1",
     }
     line = [sys.executable, "-m", "tests.training.mini_program", str(folder), str(pause)]
+    line += map(str, options)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(line, cwd=ROOT, env=environment, **pipes)
 
@@ -80,6 +81,67 @@ def test_stopped_runs_go_on_bit_for_bit(tmp_path, cache, whole):
     out, err = start(tmp_path, cache).communicate(timeout=300)
     assert out.splitlines()[-1] == digest, err
     assert out.count("step") == 4  # what was done is not done again
+    assert log_of(tmp_path) == log
+
+
+def saving(folder):
+    """Whether a checkpoint is being written, which has a name of its own until it is whole."""
+    return any("tmp" in name for name in os.listdir(folder / "checkpoints"))
+
+
+def whole_saves(folder):
+    return [name for name in os.listdir(folder / "checkpoints") if name.isdecimal()]
+
+
+def test_stopped_while_a_save_is_written_beside_the_steps(tmp_path, cache, whole):
+    """Both that save and the step under way are on the disk when it leaves."""
+    process = start(tmp_path, cache, 0.2, "--delay", 1.5)
+    wait_for(process, "step", 5)  # the save of step 3 is under way
+    assert saving(tmp_path) and not whole_saves(tmp_path)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == EXIT_STOPPED, err
+    assert out.splitlines()[-1] == "warm_up is saved after step 5 of 6"
+    assert len(whole_saves(tmp_path)) == 2 and not saving(tmp_path)
+    out, err = start(tmp_path, cache).communicate(timeout=300)
+    assert out.splitlines()[-1] == whole[0], err
+    assert out.count("step") == 1 + 6
+    assert log_of(tmp_path) == whole[1]
+
+
+def test_killed_while_a_save_is_written_beside_the_steps(tmp_path, cache, whole):
+    """The save before it is there, and the run goes on from that one."""
+    process = start(tmp_path, cache, 0.2, "--delay", 1.5)
+    wait_for(process, "step", 6 + 5)  # of the second stage, whose step 3 is being saved
+    before = whole_saves(tmp_path)
+    assert saving(tmp_path) and before
+    process.kill()
+    process.communicate()
+    assert saving(tmp_path) and whole_saves(tmp_path) == before
+    out, err = start(tmp_path, cache).communicate(timeout=300)
+    assert out.splitlines()[-1] == whole[0], err
+    assert out.count("step") == 6  # the first stage is whole
+    assert log_of(tmp_path) == whole[1]
+
+
+@pytest.mark.parametrize("options", [("--minutes", 0.005), ("--minutes", 0.005, "--micro", 2)])
+def test_saves_by_time_change_nothing_but_what_a_kill_costs(tmp_path, cache, whole, options):
+    """Killed beyond the first of them: less than the stage so far is done again."""
+    micro = options[2:]
+    digest, log = whole
+    if micro:
+        folder = tmp_path / "whole"
+        out, _ = start(folder, cache, 0.0, *micro).communicate(timeout=300)
+        digest, log = out.splitlines()[-1], log_of(folder)
+        assert digest != whole[0]  # sums in another order
+    process = start(tmp_path, cache, 0.2, *options)
+    wait_for(process, "step", 5)
+    process.kill()
+    process.communicate()
+    assert whole_saves(tmp_path)
+    out, err = start(tmp_path, cache, 0.0, *options).communicate(timeout=300)
+    assert out.splitlines()[-1] == digest, err
+    assert 6 < out.count("step") < 12
     assert log_of(tmp_path) == log
 
 

@@ -26,10 +26,18 @@ from tests.training import step_cases as cases
 @pytest.fixture(scope="module")
 def run():
     stage = {"steps": 3, "batch_size": 2, "learning_rate": 1e-2, "train_vision": False}
-    stage |= {"warmup": 0.2, "weight_decay": 0.01, "clip_norm": 1.0, "final_scale": 0.1}
+    stage |= {
+        "warmup": 0.2,
+        "weight_decay": 0.01,
+        "clip_norm": 1.0,
+        "final_scale": 0.1,
+        "epochs": 0.0,
+    }
     sections = {"warm_up": stage | {"train_vision": True}, "cold_start": stage, "ga_grpo": stage}
     config = ConfigDict({"seed": 3, "rl": {"updates": 2}, **sections})
-    config.log = ConfigDict({"every": 2, "checkpoint_every": 10})
+    config.log = ConfigDict(
+        {"every": 2, "checkpoint_every": 10, "checkpoint_minutes": 0, "profile": ""}
+    )
     mesh = make_mesh({"fsdp": 2}, jax.devices()[:2])
     return Run(config, Path("."), mesh, None, None, cases.MODEL, None, None)
 
@@ -57,7 +65,7 @@ def count_up(params):
     """Batches of one number, and an update that adds its mean to every weight."""
     optimizer = make_optimizer(
         {"learning_rate": 1e-2, "warmup": 0.2, "weight_decay": 0.01, "clip_norm": 1.0}
-        | {"final_scale": 0.1},
+        | {"final_scale": 0.1, "epochs": 0.0},
         3,
     )
 

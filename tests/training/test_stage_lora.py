@@ -29,7 +29,7 @@ COUNT = 2 * 4 * (4 * 2 * 32 + 3 * (32 + 48))  # layers, rank, and both sides of 
 
 
 def make_run(rl=(), model=MODEL):
-    stage = {"steps": 3, "batch_size": 2, "learning_rate": 1e-2, "warmup": 0.2}
+    stage = {"steps": 3, "epochs": 0.0, "batch_size": 2, "learning_rate": 1e-2, "warmup": 0.2}
     stage |= {"weight_decay": 0.01, "clip_norm": 1.0, "final_scale": 0.1}
     sections = {
         "warm_up": stage | {"train_vision": True, "lora": False},
@@ -37,7 +37,9 @@ def make_run(rl=(), model=MODEL):
         "ga_grpo": stage | {"train_vision": False, "lora": True},
     }
     config = ConfigDict({"seed": 3, "rl": {"updates": 1, **dict(rl)}, **sections})
-    config.log = ConfigDict({"every": 1, "checkpoint_every": 2})
+    config.log = ConfigDict(
+        {"every": 1, "checkpoint_every": 2, "checkpoint_minutes": 0, "profile": ""}
+    )
     mesh = make_mesh({"fsdp": 2}, jax.devices()[:2])
     return Run(config, Path("."), mesh, None, None, model, None, None)
 

@@ -58,9 +58,17 @@ class Fuse:
 def run():
     """A Run of the tiny model: warm_up, then cold_start; saves every 3 steps, logs every 2."""
     stage = {"steps": STEPS, "batch_size": 4, "learning_rate": 1e-2, "train_vision": False}
-    stage |= {"warmup": 0.2, "weight_decay": 0.01, "clip_norm": 1.0, "final_scale": 0.1}
+    stage |= {
+        "warmup": 0.2,
+        "weight_decay": 0.01,
+        "clip_norm": 1.0,
+        "final_scale": 0.1,
+        "epochs": 0.0,
+    }
     config = ConfigDict({"seed": 3, "warm_up": stage, "cold_start": stage, "rl": {"updates": 1}})
-    config.log = ConfigDict({"every": 2, "checkpoint_every": 3})
+    config.log = ConfigDict(
+        {"every": 2, "checkpoint_every": 3, "checkpoint_minutes": 0, "profile": ""}
+    )
     mesh = make_mesh({}, jax.devices()[:1])
     return Run(config, Path("."), mesh, None, None, cases.MODEL, None, None)
 

@@ -93,3 +93,11 @@ def test_workers_can_read_the_tokenizer(run):
     load = room.tokenizer_loader(run)
     assert isinstance(load, functools.partial) and load.func is load_tokenizer
     assert load().serialized == run.tokenizer.serialized
+
+
+@pytest.mark.parametrize("name", ["warm_up", "cold_start"])
+def test_lengths_alone_are_those_of_the_rows(run, split, name):
+    """They say how many packed rows an epoch has, before any row is laid out."""
+    np.testing.assert_array_equal(
+        np.stack(room.stage_lengths(run, name)), np.stack(stage_rows(run, name, split).lengths)
+    )

@@ -11,9 +11,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from medscope_jax.config import from_json, load_config
+from medscope_jax.config_schema import KEYS, SECTIONS
 from medscope_jax.errors import UserError
 from medscope_jax.metrics import Scored, read_results, result_rows, write_results
 from medscope_jax.training import workdir as workdir_lib
+from medscope_jax.training.going_on import MAY_CHANGE
 
 
 @pytest.fixture
@@ -29,6 +31,7 @@ def scored():
 
 def reopen(path, config):
     with workdir_lib.open_workdir(path, config) as workdir:
+        workdir_lib.keep_config(workdir, config)
         return workdir
 
 
@@ -44,7 +47,13 @@ def test_layout_and_reopening(tmp_path, config):
 
 def test_another_config_names_the_first_keys_with_both_values(tmp_path):
     config = ConfigDict(
-        {"seed": 0, "rl": {"group_size": 8, "rate": 1e-4}, "shape": (1, 2), "log": {"every": 5}}
+        {
+            "seed": 0,
+            "start_from": "",
+            "rl": {"group_size": 8, "rate": 1e-4},
+            "shape": (1, 2),
+            "log": {"every": 5},
+        }
     ).lock()
     reopen(tmp_path, config)
     config.rl.group_size = 16
@@ -70,6 +79,52 @@ def test_the_judge_may_change(tmp_path, config):
     config.seed = 1
     with pytest.raises(UserError, match=r"another config: seed was 0, now 1\. Choose"):
         reopen(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("log.every=2", "judge.timeout=1", "device.count=2", "mesh.fsdp=2", "model.remat=True"),
+        *("warm_up.micro_batch=2", "rl.micro_batch=8", "rollout.slots=4", "evaluation.rollouts=8"),
+        *("stages=warm_up", "ga_grpo.steps=9", "cold_start.epochs=2"),
+    ],
+)
+def test_what_may_change_when_a_run_goes_on(tmp_path, config, change):
+    """Where and how it computes, what it does in all; config.json says what it is now."""
+    reopen(tmp_path, config)
+    changed = load_config("tpu_configs/cpu.py:smoke", [change])
+    assert changed != config
+    reopen(tmp_path, changed)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    del stored["seal"]
+    assert from_json(json.dumps(stored)) == changed
+
+
+@pytest.mark.parametrize(
+    "change", ["ga_grpo.learning_rate=1", "warm_up.batch_size=4", "model.lora.rank=4", "seed=1"]
+)
+def test_what_was_learned_with_may_not_change(tmp_path, config, change):
+    reopen(tmp_path, config)
+    key = change.partition("=")[0]
+    with pytest.raises(UserError, match=f"another config: {key} was .*, now"):
+        reopen(tmp_path, load_config("tpu_configs/cpu.py:smoke", [change]))
+
+
+def test_every_key_that_may_change_is_a_key():
+    known = {*KEYS, *(f"{section}." for section in SECTIONS)}
+    assert set(MAY_CHANGE) <= known and len(set(MAY_CHANGE)) == len(MAY_CHANGE)
+
+
+def test_results_are_set_aside_under_names_of_their_own(tmp_path, config, capsys):
+    workdir = reopen(tmp_path, config)
+    workdir_lib.set_results_aside(workdir)
+    for number in (1, 2):
+        write_results(workdir.results, result_rows([scored()] * number))
+        workdir_lib.set_results_aside(workdir)
+        assert not workdir.results.exists()
+        kept = tmp_path / f"results_before_{number}.json"
+        assert read_results(kept) == result_rows([scored()] * number)
+        assert capsys.readouterr().out.strip().endswith(str(kept))
 
 
 def test_a_run_of_before_a_judge_might_fail_is_read(tmp_path, config):
@@ -184,7 +239,7 @@ HOLD = """
 import sys, time
 from ml_collections import ConfigDict
 from medscope_jax.training.workdir import open_workdir
-with open_workdir(sys.argv[1], ConfigDict({"seed": 0})):
+with open_workdir(sys.argv[1], ConfigDict({"seed": 0, "start_from": ""})):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -197,7 +252,7 @@ def test_two_runs_at_once_and_a_killed_one(tmp_path):
     )
     try:
         assert holder.stdout.readline() == b"held\n"
-        config = ConfigDict({"seed": 0})
+        config = ConfigDict({"seed": 0, "start_from": ""})
         with pytest.raises(UserError, match=f"in use by another run .process {holder.pid}."):
             reopen(tmp_path, config)
         with workdir_lib.open_workdir(tmp_path, config, primary=False):
