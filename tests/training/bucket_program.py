@@ -4,6 +4,7 @@ A line a step: the rows of the first part (of all, where the batch stays whole),
 of every token of the batch, by a program of the mesh that runs on all processes together.
 """
 
+import functools
 import sys
 from types import SimpleNamespace
 
@@ -52,8 +53,9 @@ def main(steps: str) -> None:
     lengths = RowLengths(positions, positions // 3, 0 * positions)
     print("planned", sft._plan_split(run, "cold_start", lengths, LONG), flush=True)
     update = sft._update(run, "cold_start", 64, PARTS)
+    beside = sft._beside(run, "cold_start", lengths, PARTS)
     batches = sft._batches(
-        run, "cold_start", lengths, lambda number: example(positions, number), PARTS
+        run, "cold_start", len(positions), functools.partial(example, positions), beside
     )
     for number in range(int(steps)):
         _, found = update({}, next(batches))
