@@ -46,7 +46,8 @@ def main(steps: str) -> None:
     """Reads so many batches of 90 records, cuts them and adds them up."""
     join_processes(False)
     sft.make_sft_step = lambda *_: step
-    config = ConfigDict({"seed": 3, "cold_start": {"steps": 1000, "batch_size": BATCH}})
+    stage = {"steps": 1000, "batch_size": BATCH, "micro_batch": 0}
+    config = ConfigDict({"seed": 3, "cold_start": stage})
     run = SimpleNamespace(config=config, mesh=make_mesh({"data": -1}), model=None, layout=None)
     numbers = np.arange(90)
     positions = np.where(numbers % 9, 40 + numbers * 7 % 17, 180).astype(np.int32)
