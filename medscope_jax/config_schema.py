@@ -113,7 +113,9 @@ _TREE: dict[str, Any] = {
         "kind": _text("part of the device's name (H100), or a TPU generation (v5e); '': any"),
         "count": _whole("how many the run uses"),
         "topology": _text("TPU slice that plan compiles for, such as v5e:2x4; '': none"),
-        "slices": _whole("such slices, joined by the data centre's network: mesh.data's parts", 1),
+        "slices": _whole(
+            "such slices, joined by the data centre's network: mesh.data's parts", 1, earlier=1
+        ),
     },
     "mesh": {
         "": "How many parts each axis splits the devices into; -1: all that the others leave.",
