@@ -52,11 +52,18 @@ def keep_all():
 
 @pytest.fixture(scope="module")
 def alone(micro_run, micro_arguments, tmp_path_factory):
-    """The workdir of a run of stage 3 alone, from the other run's stage 2; its step is traced."""
+    """The workdir of a run of stage 3 alone, from the other run's stage 2."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
     changes = {"stages": "ga_grpo", "start_from": f"{micro_run}:cold_start", "log.profile": "1:1"}
     jax.clear_caches()  # as a new process has none
-    train.main(changed(micro_arguments, workdir, **changes))
+    traced = []
+    with pytest.MonkeyPatch.context() as patch:
+        # The real profiler is tried in a process of its own: where libtpu has been loaded for
+        # other tests, it crashes.
+        patch.setattr(jax.profiler, "start_trace", traced.append)
+        patch.setattr(jax.profiler, "stop_trace", lambda: traced.append("stop"))
+        train.main(changed(micro_arguments, workdir, **changes))
+    assert traced == [workdir / "profile" / "ga_grpo", "stop"]
     return workdir
 
 
@@ -71,12 +78,6 @@ def test_the_models_that_the_run_has_are_evaluated(alone, micro_run):
     assert {row["model"] for row in rows} == {"rl"}
     assert rows == rows_of(micro_run, "rl")
     assert "<svg" in (alone / "report.html").read_text() or (alone / "report.html").exists()
-
-
-def test_the_steps_that_were_asked_for_are_traced(alone):
-    traces = list((alone / "profile" / "ga_grpo").rglob("*.xplane.pb"))
-    assert len(traces) == 1 and traces[0].stat().st_size > 10_000
-    assert [path.name for path in (alone / "profile").iterdir()] == ["ga_grpo"]
 
 
 def test_what_is_compiled_is_kept_beside_the_run(alone):

@@ -1,5 +1,9 @@
 """Which steps of a stage are traced, and where the trace lies."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -59,3 +63,25 @@ def test_a_stage_that_is_too_short_says_so(tmp_path, calls, capsys):
     run(tmp_path, range(3, 5), 1, 2, calls)
     assert calls == [1, 2]
     assert capsys.readouterr().out == "warm_up has 2 steps, so none of 3:4 is traced\n"
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import jax.numpy as jnp
+from medscope_jax.training.profiling import StepTrace
+with StepTrace(Path(sys.argv[1]), "warm_up", range(2, 3), 3) as trace:
+    for step in (1, 2, 3):
+        with trace.step(step):
+            result = jnp.ones((64, 64)) @ jnp.ones((64, 64))
+        trace.after(step, result)
+"""
+
+
+def test_the_profiler_writes_what_its_viewer_reads(tmp_path):
+    """In a process of its own: where libtpu has been loaded for other tests, it crashes."""
+    root = Path(__file__).resolve().parent.parent.parent
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    subprocess.run(command, check=True, cwd=root)
+    (trace,) = (tmp_path / "profile" / "warm_up").rglob("*.xplane.pb")
+    assert trace.stat().st_size > 1_000
