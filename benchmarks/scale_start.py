@@ -8,13 +8,13 @@ process: at the first start rows are measured, at the second their lengths are t
 each: seconds of every part, and the peak resident memory of the process.
 """
 
-import argparse
 import json
 import random
 import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -22,12 +22,14 @@ import jax
 import numpy as np
 from array_record.python import array_record_module as array_record
 
+from medscope_jax.arguments import Parser
 from medscope_jax.config import load_config
 from medscope_jax.data.built import SEAL, newest, seal
 from medscope_jax.data.clinvideo_reader import ClinvideoReader
 from medscope_jax.data.listing import LISTING, TIMES
 from medscope_jax.dialogue import save_tokenizer, train_tokenizer
 from medscope_jax.distributed import make_mesh
+from medscope_jax.errors import run_main
 from medscope_jax.training.run import load_split, make_run
 from medscope_jax.training.sft import prepare_clips
 from medscope_jax.training.workdir import Workdir
@@ -179,14 +181,14 @@ def start(folder: Path, workdir: Path) -> dict:
     return told | {"seconds": round(time.monotonic() - begin, 2), "peak_mib": round(peak)}
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     """Builds the suite, unless it is there, and starts on it twice."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--videos", type=int, default=55_803)
     parser.add_argument("--records", type=int, default=889_000)
     parser.add_argument("--start", metavar="WORKDIR", type=Path, help="start alone, here")
-    flags = parser.parse_args()
+    flags = parser.parse_args(arguments)
     if flags.start is not None:
         print(json.dumps(start(flags.folder, flags.start)))
         return
@@ -204,4 +206,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -20,6 +20,7 @@ MISTYPED = {
         ([command, "--sorce=a", "--target=b"], "--source")
         for command in ("import", "save", "export")
     ],
+    "medscope_jax.check": [(["--confg=tpu_configs/cpu.py"], "--config")],
     "medscope_jax.encode": [(["--workdir=run", "--splt=train"], "--split")],
     "tfds_builders.build": [
         (["clinvideo_suite", "--manual=a", "--data_dir=b"], "--manual_dir"),
@@ -37,7 +38,10 @@ MISTYPED = {
     "benchmarks.model": [(["--jsn=f"], "--json")],
     "benchmarks.plans": [(["--jsno=f"], "--json")],
     "benchmarks.rollouts": [(["--wrkdir=run"], "--workdir")],
+    "benchmarks.scale": [(["--vidoes=3"], "--videos")],
+    "benchmarks.scale_start": [(["folder", "--vidoes=3"], "--videos")],
     "benchmarks.seeds": [(["run", "--jsn=f"], "--json")],
+    "benchmarks.sft_packing": [(["--jsn=f"], "--json")],
     "benchmarks.slots": [(["--sed=1"], "--seed")],
     "benchmarks.suite": [(["--jsn=f"], "--json")],
     "benchmarks.trace_picture": [(["--wrkdir=run"], "--workdir")],

@@ -83,7 +83,7 @@ def test_workdirs_that_are_none(refusal, micro_run, tmp_path):
     file = tmp_path / "file"
     file.write_text("mine")
     line = refusal(train.main, [f"--config={CPU}", "--workdir", file])
-    assert "can't use" in line and file.read_text() == "mine"
+    assert f"{file} is no folder; name another" in line and file.read_text() == "mine"
     for path in (file, tmp_path / "none"):
         refusal(evaluate.main, ["--workdir", path])
     assert not (tmp_path / "none").exists()

@@ -116,7 +116,7 @@ def test_what_is_not_replaced(medscope, trace, micro_run, video_file, tmp_path):
     (tmp_path / "folder.html").mkdir()
     with pytest.raises(UserError, match="is a folder"):
         trace.save(tmp_path / "folder.html")
-    with pytest.raises(UserError, match="only paths of this machine"):
+    with pytest.raises(UserError, match="only a path of this machine"):
         trace.save("gs://bucket/trace.html")
 
 
@@ -147,7 +147,7 @@ def test_what_is_refused(medscope, run, video_file, tmp_path):
         medscope.ask(video_file, "a word " * 400)
     with pytest.raises(UserError, match="no such file"):
         medscope.ask(tmp_path / "none.mp4", QUESTION)
-    with pytest.raises(UserError, match="only paths of this machine"):
+    with pytest.raises(UserError, match="only a path of this machine"):
         medscope.ask("gs://bucket/video.mp4", QUESTION)
     for fps in (0, -1.0, float("nan"), float("inf")):
         with pytest.raises(UserError, match="fps must be a number above 0"):
@@ -233,8 +233,8 @@ def test_folders_that_hold_no_model(micro_run, tmp_path):
     with pytest.raises(UserError, match="holds no finished sft or rl model yet"):
         medscope_jax.load(str(tmp_path))
     assert len(list(tmp_path.iterdir())) == 2
-    with pytest.raises(UserError, match="only paths of this machine"):
-        medscope_jax.load("gs://bucket/run")
+    with pytest.raises(UserError, match="an address of a kind that is not known"):
+        medscope_jax.load("ftp://bucket/run")
 
 
 def test_imported_weights(tmp_path, recording, monkeypatch):

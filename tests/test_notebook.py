@@ -17,8 +17,11 @@ TPU_NOTEBOOK = ROOT / "notebooks" / "tpu_vm.ipynb"
 
 
 def texts(cell):
-    """All that a code cell printed."""
-    return "".join(output.get("text", "") for output in cell.outputs)
+    """All that a code cell printed, or showed beside its HTML."""
+    return "".join(
+        output.get("text", "") + output.get("data", {}).get("text/plain", "")
+        for output in cell.outputs
+    )
 
 
 def test_the_notebook_runs(micro_run, micro_arguments, tmp_path, monkeypatch):

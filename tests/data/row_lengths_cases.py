@@ -43,7 +43,7 @@ class MemorySuite:
         return f"{part} {self.version}"
 
     def splits(self, part: str) -> tuple[str, ...]:
-        return ("train",)
+        return ("train", "test")
 
     def outlines(self, split: str) -> dict[str, VideoOutline]:
         return OUTLINES
