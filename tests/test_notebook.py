@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbclient
 import nbformat
+import pytest
 
 from medscope_jax.report.trace import DISCLAIMER
 
@@ -44,6 +45,7 @@ def test_the_notebook_runs(micro_run, micro_arguments, tmp_path, monkeypatch):
     assert "<iframe" in shown and DISCLAIMER in shown
 
 
+@pytest.mark.invariant  # it runs medscope_jax.check
 def test_the_tpu_notebook_runs_where_there_is_no_tpu(micro_run, monkeypatch):
     """Its Python cells; those of the shell, which would create a slice, are left out."""
     monkeypatch.setenv("MEDSCOPE_NOTEBOOK_WORKDIR", str(micro_run))

@@ -28,7 +28,17 @@ def test_all_devices_over_as_many_axes_as_they_allow():
     assert dict(check.whole_mesh().shape) == {"data": 1, "fsdp": 2, "context": 2, "tensor": 2}
 
 
-@pytest.mark.parametrize("name", [name for name in CHECKS if "kernels" not in name])
+SLOW = ("resume is exact", "sharding changes nothing")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.invariant] if name in SLOW else [])
+        for name in CHECKS
+        if "kernels" not in name
+    ],
+)
 def test_an_invariant_holds(split, name):
     found = CHECKS[name][0](split)
     assert found.figure <= found.bound
@@ -57,6 +67,7 @@ def test_a_rollout_that_writes_something_else_is_noticed(alone):
     assert looks.rollout_is_forward(alone).figure == float("inf")
 
 
+@pytest.mark.invariant
 def test_a_stage_that_goes_on_with_other_weights_is_noticed(alone, monkeypatch):
     restore = looks.Checkpoints.restore
 

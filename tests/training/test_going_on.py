@@ -103,7 +103,9 @@ def test_a_longer_run_is_the_run_that_was_as_long_at_once(tmp_path):
     assert session(run_of((2, 7)), folder) == (wanted, [])  # and then it is done
 
 
-@pytest.mark.parametrize("kill", [1, 2, 3])
+@pytest.mark.parametrize(
+    "kill", [1, *(pytest.param(k, marks=pytest.mark.invariant) for k in (2, 3))]
+)
 def test_killed_on_its_way_it_ends_the_same(tmp_path, kill):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
