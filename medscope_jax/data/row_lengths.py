@@ -26,6 +26,7 @@ from medscope_jax.dialogue import CompactRow, Layout, Role, Tokenizer
 from medscope_jax.errors import UserError
 from medscope_jax.files import make_folder, write_bytes
 from medscope_jax.video import Video, pair_frames
+from medscope_jax.visible import shown
 from medscope_jax.workers import available_processes, workers
 
 _FORMAT = 1  # raised whenever the same records make other rows
@@ -184,6 +185,6 @@ def _read(path: Path, count: int) -> RowLengths | None:
     data = stored[_DIGEST:]
     whole = hashlib.blake2b(data, digest_size=_DIGEST).digest() == stored[:_DIGEST]
     if not whole or len(data) != 3 * 4 * count:
-        print(f"{path} is damaged: the rows are measured again")
+        print(shown(f"{path} is damaged: the rows are measured again"))
         return None
     return RowLengths(*np.frombuffer(data, "<i4").reshape(3, count))

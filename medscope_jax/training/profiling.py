@@ -13,6 +13,7 @@ import jax
 
 from medscope_jax.distributed.multihost import is_first
 from medscope_jax.errors import UserError
+from medscope_jax.visible import shown
 
 
 def steps_to_trace(text: str) -> range:
@@ -80,4 +81,4 @@ class StepTrace(contextlib.AbstractContextManager):
             self._running = False
             jax.profiler.stop_trace()
             if is_first():
-                print(f"{self._stage}: steps traced in {self._path}")
+                print(shown(f"{self._stage}: steps traced in {self._path}"))
