@@ -125,9 +125,9 @@ def _named(config: dict[str, Any], file: Path) -> dict[str, dict[str, Any]]:
     others = (key for key in config if key.endswith("_token") and key not in (*_NAMED, *_OFF))
     values += [config[key] for key in others if isinstance(config[key], str | dict)]
     extra, older = config.get("extra_special_tokens"), config.get("additional_special_tokens")
-    more = _extra(extra or older, file)
-    if isinstance(extra, dict):  # of named ones: a list by the older name stands beside it
-        more += _extra(older, file)
+    more, before = _extra(extra, file), _extra(older, file)
+    if not more or isinstance(extra, dict):  # beside named ones, a list by the older name stands
+        more = more + before
     named: dict[str, dict[str, Any]] = {}
     for value in [*(value for value in values if value), *more]:
         token = value if isinstance(value, dict) else {"content": value}
@@ -138,7 +138,9 @@ def _named(config: dict[str, Any], file: Path) -> dict[str, dict[str, Any]]:
 
 def _extra(tokens: Any, file: Path) -> list[Any]:
     """A list of special tokens, which may be an object of named ones."""
-    tokens = list(tokens.values()) if isinstance(tokens, dict) else tokens or []
+    tokens = list(tokens.values()) if isinstance(tokens, dict) else tokens
+    if tokens is None:
+        return []
     if not isinstance(tokens, list):
         raise UserError(f"{file}: its additional special tokens are {repr(tokens)[:60]}, no list")
     return tokens

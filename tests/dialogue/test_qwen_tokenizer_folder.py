@@ -169,9 +169,10 @@ def test_added_tokens_have_the_ids_that_they_get(serialized, tmp_path):
         with pytest.raises(UserError, match=message):
             load_qwen_tokenizer(tmp_path)
     for key in ("additional_special_tokens", "extra_special_tokens"):
-        config.write_text(json.dumps({key: "<a>"}))
-        with pytest.raises(UserError, match="additional special tokens are '<a>', no list"):
-            load_qwen_tokenizer(tmp_path)
+        for wrong in ("<a>", "", 0, False):
+            config.write_text(json.dumps({key: wrong}))
+            with pytest.raises(UserError, match=f"special tokens are {wrong!r}, no list"):
+                load_qwen_tokenizer(tmp_path)
     # transformers would give it an id that the model has never seen.
     folder = unpack(serialized, tmp_path / "old", decoder=False)
     ids = json.loads((folder / "added_tokens.json").read_text())
