@@ -49,10 +49,9 @@ def unplain(array: jax.Array, wanted: Any) -> jax.Array:
 
 def describe(arrays: dict[str, jax.Array]) -> dict[str, list[Any]]:
     """[dtype, shape, checksum] of each array."""
-    sums = jax.device_get({name: checksum(array) for name, array in arrays.items()})
+    sums = checksums(arrays)
     return {
-        name: [str(array.dtype), list(array.shape), int(sums[name])]
-        for name, array in arrays.items()
+        name: [str(array.dtype), list(array.shape), sums[name]] for name, array in arrays.items()
     }
 
 
@@ -74,16 +73,29 @@ def difference(
     return ""
 
 
-def checksum(array: jax.Array) -> jax.Array | np.unsignedinteger:
-    """A sum over 32-bit words, each times an odd number made from its place, modulo 2^32.
+def checksums(arrays: dict[str, jax.Array]) -> dict[str, int]:
+    """Of each array a sum over its 32-bit words, each times an odd number made from its place,
+    modulo 2^32.
 
     Integer addition commutes, so any sharding gives the same sum; an odd factor has an inverse, so
     any change of one word changes it, and unequal factors tell words that changed places.
     """
+    # NumPy saves a compilation for each shape; elsewhere the sums are made where the arrays lie.
+    sums = {name: _host_sum(array) for name, array in arrays.items() if _is_here(array)}
+    where = {name: array.sharding.device_set for name, array in arrays.items() if name not in sums}
+    # One program for all: of several that add at once over processes, the CPU's collectives (Gloo)
+    # take each other's messages and wait for ever.
+    for devices in dict.fromkeys(frozenset(devices) for devices in where.values()):
+        sums |= jax.device_get(
+            _device_sums({name: arrays[name] for name in where if where[name] == devices})
+        )
+    return {name: int(sums[name]) for name in arrays}
+
+
+def _is_here(array: jax.Array) -> bool:
+    """Whether the host can read it without a transfer."""
     devices: Iterable[Any] = array.sharding.device_set
-    on_host = all(device.platform == "cpu" for device in devices)
-    # NumPy saves a compilation for each shape; elsewhere the sum is made where the array lies.
-    return _host_sum(array) if on_host and array.is_fully_addressable else _device_sum(array)
+    return array.is_fully_addressable and all(device.platform == "cpu" for device in devices)
 
 
 _FACTOR = 2 * 2654435761 % 2**32  # times a place, plus 1: odd, and spread over all bits
@@ -100,6 +112,10 @@ def _host_sum(array: jax.Array) -> np.unsignedinteger:
 
 
 @jax.jit
+def _device_sums(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return jax.tree.map(_device_sum, arrays)
+
+
 def _device_sum(array: jax.Array) -> jax.Array:
     if array.dtype == jnp.bool_:
         array = array.astype(jnp.uint8)
