@@ -6,7 +6,7 @@ import pytest
 from medscope_jax.bank import bank_file, make_bank
 from medscope_jax.bank.bank_file import RECORD_BYTES, frames_of_record
 from medscope_jax.errors import UserError
-from tests.bank import test_bank_store as case
+from tests.bank import stored_cases as case
 
 
 def test_a_record_is_worth_a_read_and_little_more():

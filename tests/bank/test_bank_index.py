@@ -11,7 +11,7 @@ from medscope_jax.bank.bank_index import not_stored, write_index
 from medscope_jax.bank.bank_key import BankKey
 from medscope_jax.bank.bank_store import FrameSource, content_of, source_of
 from medscope_jax.training.split_bank import part_of
-from tests.bank import test_bank_store as case
+from tests.bank import stored_cases as case
 
 
 def test_what_is_missing_is_known_by_the_index_or_by_the_files(tmp_path, monkeypatch):
