@@ -88,17 +88,26 @@ def _check_batches(config: ConfigDict, mesh: Mesh) -> None:
 
 
 def _check_memory(config: ConfigDict, suite: Suite, layout: Layout) -> None:
-    """A frame bank that is kept in memory fits there."""
-    share = 2 if config.video.native_pairs else 1
-    frames = sum(-(-len(video.times) // share) for video in suite.outlines("train").values())
+    """A frame bank that is kept in memory fits there; every process has all of it.
+
+    Only stage 1 needs none: it encodes what a batch shows.
+    """
+    if config.video.stored_bank:
+        return
+    chosen, share = set(chosen_stages(config)), 2 if config.video.native_pairs else 1
     width = config.model.text.hidden_size * jnp.dtype(config.model.dtype).itemsize
-    needed, there = frames * layout.tokens_per_frame * width, _memory_bytes()
-    if not config.video.stored_bank and needed > there:
-        raise UserError(
-            f"config.video.stored_bank is '', but the frame bank of the training videos takes "
-            f"{needed / 2**30:,.0f} GiB and this machine has {there / 2**30:,.0f}: set "
-            "--config.video.stored_bank=bfloat16, which keeps it on the disk"
-        )
+    there = _memory_bytes()
+    for split, asking in (("train", chosen - {"warm_up"}), ("test", chosen & {*MODELS.values()})):
+        videos = suite.outlines(split).values() if asking else ()
+        frames = sum(-(-len(video.times) // share) for video in videos)
+        needed = frames * layout.tokens_per_frame * width
+        if needed > there:
+            raise UserError(
+                f"config.video.stored_bank is '', but the frame bank of the {split} videos takes "
+                f"{needed / 2**30:,.0f} GiB in every process, and this machine has "
+                f"{there / 2**30:,.0f}: set --config.video.stored_bank=bfloat16, which keeps it on "
+                "the disk"
+            )
 
 
 def _memory_bytes() -> int:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from medscope_jax import train
 from medscope_jax.config import load_config
+from medscope_jax.data.clinvideo_reader import ClinvideoReader
 from medscope_jax.data.open_suite import open_suite
 from medscope_jax.distributed import make_mesh
 from medscope_jax.errors import UserError
@@ -202,10 +203,20 @@ def test_a_bank_that_memory_can_not_hold_is_told_before(data_dir, micro_argument
         monkeypatch.setattr(config_checks, "_memory_bytes", lambda memory=memory: memory)
         if memory == needed:
             check_config(config, mesh, open_suite(config, Path()))
-    with pytest.raises(UserError, match="set --config.video.stored_bank=bfloat16"):
+    line = "of the train videos takes .* in every process.*set --config.video.stored_bank=bfloat16"
+    with pytest.raises(UserError, match=line):
         check_config(config, mesh, open_suite(config, Path()))
-    config = config_of(micro_arguments, data_dir, **{"video.stored_bank": "bfloat16"})
-    check_config(config, mesh, open_suite(config, Path()))
+    swapped, outlines = {"train": "test", "test": "train"}, ClinvideoReader.outlines
+    with monkeypatch.context() as patch:  # the bank of what is asked after training counts, too
+        patch.setattr(
+            ClinvideoReader, "outlines", lambda suite, split: outlines(suite, swapped[split])
+        )
+        with pytest.raises(UserError, match="bank of the test videos takes"):
+            check_config(config, mesh, open_suite(config, Path()))
+    # What is stored, and stage 1, need none.
+    for change in ({"video.stored_bank": "bfloat16"}, {"stages": "warm_up"}):
+        config = config_of(micro_arguments, data_dir, **change)
+        check_config(config, mesh, open_suite(config, Path()))
 
 
 @pytest.mark.parametrize(
