@@ -12,6 +12,7 @@ import re
 from medscope_jax.errors import UserError
 from medscope_jax.planning.arithmetic import product_flops
 from medscope_jax.planning.flops import AGENT_LOOP, PIECES, Assumed, unknown_loop
+from medscope_jax.planning.fusions import IN_PLACE, SLICING, bytes_read, bytes_written
 from medscope_jax.planning.hlo_text import (
     Computation,
     Instruction,
@@ -37,9 +38,6 @@ COLLECTIVES = (
     "collective-broadcast",
 )
 _BETWEEN_SLICES = "xla_megascale_runtime"  # who carries out what one slice sends to another
-_IN_PLACE = ("dynamic-update-slice", "scatter")
-_SLICING = ("slice", "dynamic-slice", "gather")
-_ALIASES = ("bitcast", "reshape", "copy", "convert")  # what a slice may be looked for behind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,62 +164,25 @@ class _Reader:
         if opcode == "custom-call" and "tpu_custom_call" not in instruction.attributes:
             return 0  # buffers and bookkeeping; kernels have the name
         shapes = [computation.instructions[name].shape for name in instruction.operands]
-        if opcode.removesuffix("-start") in _SLICING:
+        if opcode.removesuffix("-start") in SLICING:
             # A started one's tuple holds its operands before the slice.
             found = leaves(instruction.shape)
             part, in_hbm = found[len(shapes) if opcode.endswith("-start") else 0]
             return part * (bool(hbm_size(shapes[0])) + in_hbm)
         if opcode.endswith("-start"):
             return sum(number for number, inside in leaves(instruction.shape)[:2] if inside)
-        if opcode in _IN_PLACE:
+        if opcode in IN_PLACE:
             update = shapes[-1 if opcode == "scatter" else 1]
             return size(update) * bool(hbm_size(shapes[0])) + hbm_size(update)
         if opcode == "fusion":
             inner = self.computations[instruction.calls()]
             read = sum(
-                min(hbm_size(shape), self.read(inner, parameter))
+                min(hbm_size(shape), bytes_read(self.computations, inner, parameter))
                 for shape, parameter in zip(shapes, inner.parameters, strict=False)
             )
-            return read + min(hbm_size(instruction.shape), self.written(inner, inner.root))
+            written = bytes_written(self.computations, inner)
+            return read + min(hbm_size(instruction.shape), written)
         return sum(map(hbm_size, shapes)) + hbm_size(instruction.shape)
-
-    def read(self, computation: Computation, name: str) -> int:
-        """Bytes that a fusion reads of one value in it."""
-        total, whole = 0, size(computation.instructions[name].shape)
-        for user in computation.instructions.values():
-            if name not in user.operands:
-                continue
-            first = user.operands[0] == name
-            if user.opcode in _SLICING and first:
-                total += size(user.shape)
-            elif user.opcode in _IN_PLACE and first:
-                update = user.operands[-1 if user.opcode == "scatter" else 1]
-                total += size(computation.instructions[update].shape)
-            elif user.opcode in _ALIASES:
-                total += self.read(computation, user.name)
-            elif user.opcode == "tuple":
-                continue
-            elif user.opcode == "fusion":
-                inner = self.computations[user.calls()]
-                total += self.read(inner, inner.parameters[user.operands.index(name)])
-            else:
-                return whole
-        return min(total, whole)
-
-    def written(self, computation: Computation, name: str) -> int:
-        """Bytes that a fusion writes of its result."""
-        root = computation.instructions[name]
-        if root.opcode == "tuple":
-            return sum(self.written(computation, operand) for operand in root.operands)
-        if root.opcode in _IN_PLACE:
-            update = root.operands[-1 if root.opcode == "scatter" else 1]
-            return size(computation.instructions[update].shape)
-        if root.opcode in _ALIASES:
-            return self.written(computation, root.operands[0])
-        if root.opcode == "fusion":
-            inner = self.computations[root.calls()]
-            return self.written(inner, inner.root)
-        return 0 if root.opcode == "parameter" else size(root.shape)
 
     def collect(self, instruction: Instruction, times: float, seen: set[tuple]) -> None:
         """Counts the collective that an instruction is, or that a fusion holds.
