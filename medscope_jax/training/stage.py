@@ -206,6 +206,7 @@ def run_stage(
     cadence = Cadence(log)
     schedule = make_schedule(section, updates_of(run.config, name))
     place, placed = batches.get_state(), first  # of the data, when the host looked last
+    metrics: dict = {}
 
     def save(step: int) -> None:
         writer.flush()  # a checkpoint knows no line that is not stored
@@ -220,6 +221,8 @@ def run_stage(
     with StepTrace(run.folder, name, steps_to_trace(log.profile), steps) as trace:
         for step in range(first + 1, steps + 1):
             with trace.step(step):
+                # Else the host would run ahead, and several batches lie on the devices at once.
+                jax.block_until_ready(metrics)
                 state, metrics = update(state, next(batches))
             trace.after(step, state)
             stop.hold()

@@ -1,5 +1,6 @@
 """A stage: what its state looks like, and that what is done is not done again."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -104,3 +105,37 @@ def test_a_finished_stage_is_not_run_again(run, tmp_path):
     assert [(line["stage"], line["step"]) for line in log] == [("cold_start", 2), ("cold_start", 3)]
     text = params["text"]["layers"]["mlp"]["up_proj"]["kernel"]
     assert text.sharding.shard_shape(text.shape)[1] == text.shape[1] // 2
+
+
+class Late(float):
+    """A metric that notes until which step somebody has waited for it."""
+
+    awaited = 0
+
+    def block_until_ready(self):
+        Late.awaited = max(Late.awaited, int(self))
+        return self
+
+
+def test_the_devices_are_given_one_batch_at_a_time(run, tmp_path):
+    """As a plan counts, and not as many as there are steps between two looks."""
+    config = run.config.copy_and_resolve_references()
+    config.log.every, config.cold_start.steps = 1000, 8
+    run, given = dataclasses.replace(run, config=config), []
+
+    def prepare(params):
+        batches, update = count_up(params)
+
+        def late(state, batch):
+            given.append(Late.awaited)
+            return update(state, batch)[0], {"loss": Late(len(given))}
+
+        return batches, late
+
+    start = jax.tree.map(jnp.asarray, cases.params())
+    with (
+        Checkpoints(tmp_path / "checkpoints") as checkpoints,
+        MetricsWriter(tmp_path / "metrics.jsonl") as writer,
+    ):
+        run_stage(run, "cold_start", lambda: start, prepare, checkpoints, writer)
+    assert given == list(range(8))
