@@ -75,7 +75,7 @@ def _stage(about: str, **more: Key) -> dict[str, Any]:
         "epochs": _number(
             "how often each record of the suite is seen; 0: as often as in `steps`", 0, earlier=0.0
         ),
-        "batch_size": _whole("conversations a step", 1),
+        "batch_size": _whole("rows a step, of a conversation or packed", 1),
         "learning_rate": _number("the highest, after warming up", 0),
         "train_vision": _switch("whether the vision tower trains"),
         "lora": _switch("whether adapters train in place of whole weights, if there are any"),

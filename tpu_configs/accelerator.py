@@ -28,7 +28,9 @@ def accelerator_config(target: Target, device: dict, mesh: dict) -> ConfigDict:
         }
     )
     config.video.update({"height": 56, "width": 112})
-    config.dialogue.update({"vocab_size": 2048, "length": 1024, "clip_length": 384})
+    config.dialogue.update(
+        {"vocab_size": 2048, "length": 1024, "clip_length": 384, "packed": False}
+    )
     config.model.vision.update(
         {
             "depth": 6,

@@ -54,7 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "response_format": "<tool_response>{response}</tool_response>",
             "length": 256,
             "clip_length": 224,
-            "packed": False,
+            "packed": True,
             "max_tool_turns": 5,
         }
     )
@@ -101,10 +101,17 @@ def get_config(arg: str = "") -> ConfigDict:
     # What trains: at first all; then the decoder, by adapters where model.lora.rank is not 0.
     everything = {"train_vision": True, "lora": False, **optimizer}
     decoder = {"train_vision": False, "lora": True, **optimizer}
-    supervised = {"epochs": 0.0, "batch_size": 32, "micro_batch": 0}
-    config.warm_up = ConfigDict({"steps": 800, **supervised, "learning_rate": 2e-3, **everything})
-    config.cold_start = ConfigDict({"steps": 450, **supervised, "learning_rate": 1e-3, **decoder})
-    config.passive = ConfigDict({"steps": 300, **supervised, "learning_rate": 1e-3, **decoder})
+    # Packed, a step holds about 32 conversations in each of the three stages.
+    supervised = {"epochs": 0.0, "micro_batch": 0}
+    config.warm_up = ConfigDict(
+        {"steps": 800, "batch_size": 14, **supervised, "learning_rate": 2e-3, **everything}
+    )
+    config.cold_start = ConfigDict(
+        {"steps": 450, "batch_size": 28, **supervised, "learning_rate": 1e-3, **decoder}
+    )
+    config.passive = ConfigDict(
+        {"steps": 300, "batch_size": 11, **supervised, "learning_rate": 1e-3, **decoder}
+    )
     config.ga_grpo = ConfigDict(
         {"steps": 60, "epochs": 0.0, "batch_size": 16, "learning_rate": 1.5e-4, **decoder}
     )
