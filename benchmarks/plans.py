@@ -1,14 +1,16 @@
-"""What the published sizes need on four kinds of TPU slices, compiled on a machine without TPUs.
+"""What the published sizes need on TPU slices and GPUs, compiled on a machine without either.
 
     python -m benchmarks.plans --json benchmarks/results/plan.json
     python -m benchmarks.plans --json FILE --only 'v5e.py:7b,topo;v4' --programs ga_grpo,sft
 
-Plans every config of CONFIGS, one program after the other (a minute or two each on one core), and
-prints README's table. The file is written anew after each program; with --only (configs whose name
-holds one of these texts) or --programs, what is not asked for stays in it as it is. Nothing is run:
-times are the least that the chips' peak rates allow.
+Plans every config of configs(), one program after the other (minutes each on one core), and
+prints the table of docs/tpus.md. The file is written anew after each program; with --only (configs
+whose name holds one of these texts) or --programs, what is not asked for stays in it as it is, with
+the day on which it was compiled (none: before days were written). Nothing is run: times are the
+least that the chips' peak rates allow, and of a GPU there are none.
 """
 
+import datetime
 import importlib.metadata
 import json
 import sys
@@ -23,19 +25,42 @@ from medscope_jax.files import write_text
 from medscope_jax.plan import check, plan, plan_mesh
 from medscope_jax.planning import to_dict
 
-SLICES = {"v5e": "16x16", "v6e": "8x8", "v5p": "2x4x4", "v4": "4x4x4"}
-PROGRAMS = ("encode", "rollout", "ga_grpo", "sft")
-_RATES = {"encode": "frames", "rollout": "rollouts", "ga_grpo": "rollouts", "sft": "episodes"}
+# Slices that each size is planned for, by adapters; the last of a kind also with whole weights.
+SLICES = {
+    "v5e": ("2x4", "4x4", "8x8", "16x16"),
+    "v6e": ("2x4", "4x4", "8x8"),
+    "v5p": ("2x4x4",),
+    "v4": ("4x4x4",),
+}
+TWO_SLICES = "v5e.py:7b,topology=16x16,slices=2"
+GPUS = ("gpu.py:3b", "gpu.py:3b,a100", "gpu.py:7b", "gpu.py:l4", "gpu.py:t4")
+# The day of the last change to these configs, or to what their programs need.
+SINCE = "2026-11-27"
+PROGRAMS = ("encode", "rollout", "ga_grpo", "warm_up", "sft")
+_RATES = {
+    "encode": "frames",
+    "rollout": "rollouts",
+    "ga_grpo": "rollouts",
+    "warm_up": "episodes",
+    "sft": "episodes",
+}
 
 
 def configs() -> list[str]:
-    """FILE:ARGUMENT of every config that is planned: adapters first, then whole weights."""
-    return [
-        f"{kind}.py:{size}{how},topology={shape}"
-        for how in ("", ",full")
-        for size in ("3b", "7b")
-        for kind, shape in SLICES.items()
+    """FILE:ARGUMENT of every config that is planned."""
+    sizes = ("3b", "7b")
+    adapters = [
+        f"{kind}.py:{size},topology={shape}"
+        for kind, shapes in SLICES.items()
+        for size in sizes
+        for shape in shapes
     ]
+    whole = [
+        f"{kind}.py:{size},full,topology={shapes[-1]}"
+        for kind, shapes in SLICES.items()
+        for size in sizes
+    ]
+    return [*adapters, TWO_SLICES, *whole, *GPUS]
 
 
 def main(argv: list[str]) -> None:
@@ -51,13 +76,21 @@ def main(argv: list[str]) -> None:
     result["versions"] = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
     folder = Path(__file__).parent.parent / "tpu_configs"
     for spec in configs():
-        if not any(text in spec for text in args.only.split(";")):
+        if not any(named(text, spec) for text in args.only.split(";")):
             continue
         for name in args.programs.split(","):
             print(f"{spec}: {name}", file=sys.stderr, flush=True)
-            add(result["plans"], spec, plan_one(str(folder / spec), spec, name))
+            found = plan_one(str(folder / spec), spec, name)
+            for program in found["programs"].values():
+                program["compiled"] = datetime.date.today().isoformat()
+            add(result["plans"], spec, found)
             write_text(path, json.dumps(result, indent=1) + "\n")
     print(table(result["plans"]))
+
+
+def named(text: str, spec: str) -> bool:
+    """Whether a text is a config's name or, where no config has it as a name, a part of it."""
+    return text == spec if text in configs() else text in spec
 
 
 def plan_one(path: str, spec: str, name: str) -> dict:
@@ -80,7 +113,8 @@ def add(plans: dict, spec: str, found: dict) -> None:
 
 
 def table(plans: dict) -> str:
-    """README's table, in Markdown: a row for each config, a cell for each program."""
+    """The table of docs/tpus.md: a row for each config, a cell for each program, in which is noted
+    what was compiled before SINCE."""
     lines = [
         "| config | GiB a chip | " + " | ".join(f"{n}, {_RATES[n]}" for n in PROGRAMS) + " |",
         "|---" * (2 + len(PROGRAMS)) + "|",
@@ -90,20 +124,33 @@ def table(plans: dict) -> str:
         room = plans[spec].get("hbm_bytes")
         room = f"{room / GIB:.1f}" if room else ""
         lines.append(f"| `{spec}` | {room} | {' | '.join(cells)} |")
+    if any("| (old) " in line for line in lines):
+        lines += ["", f"(old): an older program and config, of before {SINCE}."]
     return "\n".join(lines)
+
+
+def is_old(program: dict) -> bool:
+    """Whether a program was compiled before SINCE."""
+    return program.get("compiled", "") < SINCE
 
 
 def _cell(program: dict | None, unit: str) -> str:
     """GiB a chip, units a second at most, and what binds; or why there are none."""
     if program is None:
         return ""
+    if is_old(program):
+        return f"(old) {_cell(program | {'compiled': SINCE}, unit)}"
     if "failed" in program:
         return f"not compiled: {program['failed'][:80]}"
     memory = f"{program['total_bytes'] / GIB:.1f} GiB"
     if not program["fits"]:
-        largest = program["largest_buffers"][0]
-        size = f"{largest['size'] / GIB:.1f} GiB"
-        return f"{memory}, does not fit: {largest['name']} {largest['shape']}, {size}"
+        buffers = (
+            f": {largest['name']} {largest['shape']}, {largest['size'] / GIB:.1f} GiB"
+            for largest in program["largest_buffers"][:1]
+        )
+        return f"{memory}, does not fit{''.join(buffers)}"
+    if not program["roofline"]:
+        return f"{memory} (estimate)"
     rate = _number(program["rates_per_second"][unit])
     return f"{memory}<br>{rate}/s, {program['roofline']['binds']}"
 

@@ -13,23 +13,17 @@ max_frames count pairs. The other way, single frames of 112x196, would have show
 
 import dataclasses
 import math
+from collections.abc import Collection
 
 from ml_collections import ConfigDict
 
 from medscope_jax.dialogue import protocol
-from medscope_jax.distributed import USABLE_HBM_BYTES
-from medscope_jax.models import ModelConfig
+from medscope_jax.distributed import usable_bytes
 from medscope_jax.models.presets import PRESETS, preset
+from tpu_configs import sizing
 
-# The paper's stages 1 and 2, and the baseline beside: three epochs over the records that are there.
-# Of each, how many conversations a packed row holds, by the mean lengths of the paper's sources
-# (benchmarks/paper_lengths.py).
-_SUPERVISED = {"warm_up": 4, "cold_start": 6, "passive": 6}
-_EPOCHS = 3.0
-_CONVERSATIONS = 128  # of their step
-_LENGTH = 32_768
-_QUESTIONS = 64  # of a batch of stage 3
-_OTHER_BYTES = 80 * 10**9  # memory of what is no TPU: an H100
+_EPOCHS = 3.0  # of the paper's stages 1 and 2, over the records that are there
+_H100_BYTES = 60 * 10**9  # what is planned for where a device's memory is not known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +34,7 @@ class Target:
     full: bool = False  # all weights train; else adapters on a frozen base
     topology: str = ""  # chips of a slice, such as 4x4; "" where the config has no slice
     slices: int = 1  # such slices, joined by the data centre's network
+    kind: str = ""  # of GPU, such as a100; "" for the file's own
 
     @property
     def chips(self) -> int:
@@ -47,23 +42,27 @@ class Target:
         return self.slices * math.prod(map(int, self.topology.split("x"))) if self.topology else 1
 
 
-def read_target(arg: str, topology: str = "") -> Target:
+def read_target(arg: str, topology: str = "", kinds: Collection[str] = ()) -> Target:
     """Reads a config file's argument: parts separated by commas, in any order, each at most once.
 
     Args:
         arg: what follows FILE.py and a colon; "" for the file's defaults.
         topology: the file's own slice in chips, such as 2x4; "": a file without slices.
+        kinds: of GPU that the file has configs for, such as a100.
 
     Raises:
         ValueError: one line that names the parts there are.
     """
     known = f"{', '.join(PRESETS)} (a size), full (beside a size)"
     known += f", topology={topology} (a slice's shape), slices=2" if topology else ""
+    known += f", {', '.join(kinds)} (a GPU)" if kinds else ""
     found: dict[str, str | int | bool] = {}
     for part in arg.split(",") if arg else ():
         name, _, value = part.partition("=")
         if part in PRESETS:
             name, value = "size", part
+        elif part in kinds:
+            name, value = "kind", part
         elif part == "full":
             value = True
         elif topology and name == "slices" and value.isdecimal() and int(value) > 0:
@@ -98,11 +97,18 @@ def use_published_size(config: ConfigDict, target: Target) -> None:
     if not target.size:
         return
     model = preset(target.size)
+    memory = usable_bytes(config.device.kind) or _H100_BYTES
+    packed = config.device.platform == "tpu"  # GPUs have no kernel for such rows
+    sizes = sizing.cut(model, memory, target.full, packed, target.chips, target.slices)
+    shards = target.chips // sizes.tensor // sizes.context
+    config.mesh.update(
+        {"data": target.slices, "fsdp": -1, "context": sizes.context, "tensor": sizes.tensor}
+    )
     config.video.update(
         {
             "height": 224,
             "width": 224,
-            "max_frames": 1800,  # pairs: an hour at 1 frame a second
+            "max_frames": sizing.MAX_FRAMES,
             "resample": "bicubic",
             "native_pairs": True,
             # A pair's tokens take 458,752 bytes at 7b: an hour of video 826 MB, on the disk.
@@ -112,14 +118,13 @@ def use_published_size(config: ConfigDict, target: Target) -> None:
     config.dialogue.update(
         {
             "vocab_size": model.text.vocab_size,
-            "preview_frames": 256,  # pairs
-            "window_frames": 64,
+            "preview_frames": sizes.view.preview,
+            "window_frames": sizes.view.window,
             "frame_format": protocol.QWEN_FRAME,
             "response_format": protocol.QWEN_RESPONSE,
-            "length": _LENGTH,
-            "clip_length": 6_144,  # a window and its words
-            # GPUs have no kernel for such rows.
-            "packed": config.device.platform == "tpu",
+            "length": sizes.view.length,
+            "clip_length": sizing.CLIP_LENGTH,
+            "packed": packed,
         }
     )
     for tower in ("vision", "text"):
@@ -127,72 +132,26 @@ def use_published_size(config: ConfigDict, target: Target) -> None:
         section.update({key: getattr(getattr(model, tower), key) for key in section})
     config.model.update({"dtype": "bfloat16", "param_dtype": "float32", "remat": True})
     config.model.lora.update({"rank": 0 if target.full else 64, "alpha": 128.0})
-    memory = USABLE_HBM_BYTES.get(config.device.kind, _OTHER_BYTES)
-    # Heads are split as far as the key-value heads allow, weights over all other chips of a slice.
-    tensor = math.gcd(model.text.num_key_value_heads, target.chips // target.slices, 4)
-    context = _context(model, target.chips // tensor, tensor, memory)
-    shards = target.chips // tensor // context
-    axes = {"data": target.slices, "fsdp": -1, "context": context, "tensor": tensor}
-    config.mesh.update(axes)
-    rows = _rows(model, shards, tensor, context, memory)
-    for stage, several in _SUPERVISED.items():
-        each, batch = several if config.dialogue.packed else 1, _CONVERSATIONS
-        while batch // 2 * each >= _CONVERSATIONS and batch > shards:
-            batch //= 2
+    for stage, batch in sizes.batch.items():
         section = {"steps": 0, "epochs": _EPOCHS, "learning_rate": 2e-5, "warmup": 0.03}
-        micro_batch = rows if rows < batch else 0
+        micro_batch = sizes.rows[stage] if sizes.rows[stage] < batch else 0
         config[stage].update({"batch_size": batch, "micro_batch": micro_batch, **section})
     config.warm_up.lora = True  # adapters from the start, on the published weights
-    config.ga_grpo.update({"learning_rate": 1e-6, "warmup": 0.03, "batch_size": _QUESTIONS})
+    config.ga_grpo.update({"learning_rate": 1e-6, "warmup": 0.03, "batch_size": sizes.questions})
+    config.rl.update({"group_size": sizing.GROUP, "micro_batch": sizing.GROUP * shards})
     config.rl.kl_coefficient = 0.0  # the paper writes its objective without
-    config.rl.micro_batch = config.rl.group_size * min(shards, config.ga_grpo.batch_size)
     config.rollout.update(
         {
             "turn_tokens": 512,
             "call_tokens": 96,
             "prefill_rows": 1,
             "prefill_tokens": 512,
-            "slots": _slots(model, tensor, memory),
+            "slots": sizes.slots,
         }
     )
     config.evaluation.rollouts = max(config.evaluation.rollouts, config.evaluation.samples * shards)
     # Phantom procedures only stand in: such a model is for suite.data_dir.
     config.suite.update({"train_ophthalmic": 5, "train_endoscopic": 3})
-
-
-def _kept(model: ModelConfig, tensor: int) -> float:
-    """Bytes that training keeps of a full row for the backward pass: each layer's input."""
-    return _LENGTH * model.text.hidden_size * 2 * model.text.num_hidden_layers / tensor
-
-
-def _context(model: ModelConfig, chips: int, tensor: int, memory: int) -> int:
-    """Parts that a row's slots are split into: a power of two that divides `chips`.
-
-    As many as it takes for a packed group, about four rows long, to fill less than a quarter of
-    a chip with what it keeps, and for a batch of questions to split over the other axes.
-    """
-    parts, kept = 1, 4 * _kept(model, tensor)
-    while chips % (2 * parts) == 0 and (4 * kept / parts > memory or chips / parts > _QUESTIONS):
-        parts *= 2
-    return parts
-
-
-def _rows(model: ModelConfig, shards: int, tensor: int, context: int, memory: int) -> int:
-    """Rows of a supervised step that pass at once: 128, or a half, a quarter that a slice holds.
-
-    They may fill a third of a chip with what is kept of them for the backward pass.
-    """
-    rows, kept = _CONVERSATIONS, _kept(model, tensor) / context
-    while rows > shards and rows / shards * kept > 0.3 * memory:
-        rows //= 2
-    return rows
-
-
-def _slots(model: ModelConfig, tensor: int, memory: int) -> int:
-    """Rows that a chip rolls out at once: a power of two whose caches fill a quarter of it."""
-    text = model.text
-    row = 2 * 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * _LENGTH
-    return 2 ** int(math.log2(memory / 4 / (row / tensor)))
 
 
 def _is_shape(text: str) -> bool:

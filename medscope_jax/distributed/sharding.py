@@ -155,8 +155,8 @@ def _dividing(size: int, mesh: Mesh) -> tuple[str, ...] | None:
 
 
 def bank_shardings(bank: Any, mesh: Mesh) -> Any:
-    """The NamedSharding of a frame bank that training gathers from: its videos in the order of the
-    rows that show them, split over data, fsdp and context.
+    """The NamedSharding of a frame bank that rollouts and training gather from: its videos in the
+    order of the rows that show them, split over data, fsdp and context.
 
     A device along context holds a part of its rows' videos; see models.embed with local=True. Where
     the axes do not divide the videos: as batch_shardings.

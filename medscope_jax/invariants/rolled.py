@@ -10,7 +10,12 @@ import numpy as np
 
 from medscope_jax.bank import FrameBank, flat_index, make_bank
 from medscope_jax.dialogue import Episode, Role, stamp_ids
-from medscope_jax.distributed import batch_shardings, on_mesh, param_shardings
+from medscope_jax.distributed import (
+    bank_shardings,
+    batch_shardings,
+    on_mesh,
+    param_shardings,
+)
 from medscope_jax.distributed.multihost import gather, put, replicate
 from medscope_jax.invariants.tiny import Tiny, scripted
 from medscope_jax.rollout import (
@@ -77,7 +82,7 @@ class Rolled:
         program = make_rollout(mesh, tiny.model, tiny.layout, config, sampler)
         found, _ = program(
             put(tiny.params, param_shardings(tiny.params, mesh)),
-            put(self.bank, batch_shardings(self.bank, mesh)),
+            put(self.bank, bank_shardings(self.bank, mesh)),
             put(prompts, batch_shardings(prompts, mesh)),
             replicate(find_special_tokens(tiny.tokenizer, tiny.layout), mesh),
         )

@@ -40,9 +40,9 @@ def _keys(
             yield "rl.micro_batch", now, max(least, now // 2)
     elif name in _STAGES:
         section = config[_STAGES[name]]
-        rows = section.micro_batch or section.batch_size
-        if rows % (2 * shards) == 0:
-            yield f"{_STAGES[name]}.micro_batch", section.micro_batch, rows // 2
+        now = section.micro_batch or section.batch_size
+        if now % (2 * shards) == 0 and section.batch_size % (now // 2) == 0:
+            yield f"{_STAGES[name]}.micro_batch", now, now // 2
     if name in _STAGES:
         if not config.model.remat:
             yield "model.remat", False, True

@@ -115,6 +115,7 @@ def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
         layout.tokens_per_frame + stamp + special_tokens.frame_text.size
     )
     piece = config.rollout.prefill_tokens or layout.length
+    videos = _bank(config, model, layout, questions, stamp)
     return {
         "encode": _encoding(config, model, params),
         "rollout": Program(
@@ -123,7 +124,7 @@ def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
             ),
             {
                 "parameters": params,
-                "bank": _split(_bank(config, model, layout, questions, stamp), mesh),
+                "bank": abstract(videos, bank_shardings(videos, mesh)),
                 "prompts": _split(_prompts(width, questions, config.rl.group_size), mesh),
                 "special_tokens": _whole(special_tokens, mesh),
             },

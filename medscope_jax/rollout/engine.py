@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from medscope_jax.bank import FrameBank, HostBank, put_videos
 from medscope_jax.dialogue import Episode, Layout, Tokenizer
-from medscope_jax.distributed import batch_shardings
+from medscope_jax.distributed import bank_shardings, batch_shardings
 from medscope_jax.distributed.multihost import gather, put, replicate
 from medscope_jax.models import ModelConfig
 from medscope_jax.rollout.loop import make_rollout
@@ -124,7 +124,7 @@ class RolloutEngine:
         numbers = np.array([q.number for q in questions])[:, None] * self.config.group
         numbers = numbers + np.arange(self.config.group)
         keys = row_keys(key, jnp.asarray(numbers.reshape(-1))).reshape(numbers.shape)
-        videos = put_videos(bank, places, self.mesh, batch_shardings)
+        videos = put_videos(bank, places, self.mesh, bank_shardings)
         prompts = make_prompts(
             [q.record for q in questions],
             range(len(questions)),

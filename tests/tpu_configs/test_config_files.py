@@ -13,7 +13,8 @@ from medscope_jax.training.from_config import with_vocabulary
 
 FOLDER = Path(__file__).parent.parent.parent / "tpu_configs"
 TPU = ("v5e", "v6e", "v5p", "v4")
-ALL = ("cpu", "cpu.py:smoke", "gpu", *TPU, "v5e.py:topology=4x4", "v5p.py:topology=2x2x2")
+GPUS = ("gpu", "gpu.py:a100", "gpu.py:l4", "gpu.py:t4")
+ALL = ("cpu", "cpu.py:smoke", *GPUS, *TPU, "v5e.py:topology=4x4", "v5p.py:topology=2x2x2")
 
 
 def load(name):
@@ -21,7 +22,7 @@ def load(name):
 
 
 def test_no_file_is_forgotten():
-    shared = {"accelerator", "published", "__init__"}
+    shared = {"accelerator", "published", "sizing", "__init__"}
     names = {path.stem for path in FOLDER.glob("*.py")} - shared
     assert names == {n.partition(".py")[0] for n in ALL}
 

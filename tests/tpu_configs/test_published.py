@@ -1,5 +1,6 @@
 """Configs of the published sizes: their argument, their keys, their shapes."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,12 @@ from medscope_jax.distributed import axis_sizes
 from medscope_jax.models import LoraConfig, count_params
 from medscope_jax.models.presets import PRESETS, preset
 from medscope_jax.training.from_config import make_layout, with_vocabulary
+from tpu_configs import sizing
 from tpu_configs.published import Target, read_target
 
-FOLDER = Path(__file__).parent.parent.parent / "tpu_configs"
+ROOT = Path(__file__).parent.parent.parent
+FOLDER = ROOT / "tpu_configs"
+PLANS = ROOT / "benchmarks" / "results" / "plan.json"
 SLICES = ("v5e.py", "v6e.py", "v5p.py", "v4.py")
 
 
@@ -93,6 +97,44 @@ def test_any_text_is_read_or_refused(arg):
         assert target.size in ("", *PRESETS) and target.chips >= 1
 
 
+def test_a_gpu_is_a_part_of_the_argument():
+    kinds = ("h100", "a100")
+    assert read_target("a100,3b", kinds=kinds) == Target("3b", kind="a100")
+    with pytest.raises(ValueError, match="unknown argument 'v100'; known: .*h100, a100"):
+        read_target("v100", kinds=kinds)
+    assert load("gpu.py:3b,a100").device.kind == "A100"
+    small = load("gpu.py:t4")  # which has no bfloat16
+    assert (small.device.kind, small.model.dtype) == ("T4", "float32")
+
+
+def test_what_is_too_long_for_a_device_shows_less_and_looks_twice_all_the_same():
+    lengths = []
+    for name in ("v5e.py:3b", "gpu.py:3b", "gpu.py:3b,a100"):
+        config = load(name)
+        layout = make_layout(config, with_vocabulary(config.model, config.dialogue.vocab_size))
+        frame = layout.tokens_per_frame + 12
+        left = layout.length - layout.preview_frames * frame - 600
+        assert left > 2 * layout.window_frames * frame - 600 and left > 3 * 512
+        lengths.append(layout.length)
+    assert lengths == [32_768, 20_480, 10_240]
+
+
+@pytest.mark.parametrize("size", ["3b", "7b"])
+@pytest.mark.parametrize(
+    "program, stage", [("ga_grpo", "ga_grpo"), ("warm_up", "warm_up"), ("sft", "cold_start")]
+)
+def test_the_arithmetic_is_near_what_is_compiled(size, program, stage):
+    name = f"v5e.py:{size},topology=2x4"
+    plan = json.loads(PLANS.read_text())["plans"][name]
+    chips, memory = plan["chips"], plan["hbm_bytes"]
+    sizes = sizing.cut(preset(size), memory, False, True, chips, 1)
+    mesh = sizes.tensor, sizes.context
+    one = sizing.Cut(preset(size), memory, False, True, chips, 1, *mesh)
+    rows = sizes.rows.get(stage, one.shards) / one.shards
+    found = one.beside(stage, sizes.view) + rows * one.row(stage, sizes.view)
+    assert found == pytest.approx(plan["programs"][program]["total_bytes"], rel=0.1)
+
+
 def test_several_slices_are_copies_of_the_weights():
     config = load("v5e.py:7b,topology=16x16,slices=2")
     device, one = config.device, load("v5e.py:7b,topology=16x16")
@@ -122,7 +164,7 @@ def test_a_config_of_a_published_size(file, size, full):
 
 
 def test_the_paper_s_context_holds_what_the_paper_shows():
-    config = load("v5e.py:7b")
+    config = load("v5e.py:7b,topology=4x4")
     layout = make_layout(config, with_vocabulary(config.model, config.dialogue.vocab_size))
     shown = 2 * layout.preview_frames  # a block of tokens is two frames
     assert config.video.native_pairs and shown == 512 and layout.tokens_per_frame == 64
