@@ -119,9 +119,15 @@ def test_what_is_too_long_for_a_device_shows_less_and_looks_twice_all_the_same()
     assert lengths == [32_768, 20_480, 10_240]
 
 
-@pytest.mark.parametrize("size", ["3b", "7b"])
 @pytest.mark.parametrize(
-    "program, stage", [("ga_grpo", "ga_grpo"), ("warm_up", "warm_up"), ("sft", "cold_start")]
+    "size, program, stage",
+    [
+        ("3b", "ga_grpo", "ga_grpo"),
+        ("3b", "sft", "cold_start"),
+        ("7b", "ga_grpo", "ga_grpo"),
+        ("7b", "warm_up", "warm_up"),
+        ("7b", "sft", "cold_start"),
+    ],
 )
 def test_the_arithmetic_is_near_what_is_compiled(size, program, stage):
     name = f"v5e.py:{size},topology=2x4"
