@@ -123,6 +123,7 @@ def test_what_is_too_long_for_a_device_shows_less_and_looks_twice_all_the_same()
     "size, program, stage",
     [
         ("3b", "ga_grpo", "ga_grpo"),
+        ("3b", "warm_up", "warm_up"),
         ("3b", "sft", "cold_start"),
         ("7b", "ga_grpo", "ga_grpo"),
         ("7b", "warm_up", "warm_up"),
