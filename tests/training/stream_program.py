@@ -89,7 +89,7 @@ def main(data: str, folder: str, steps: str, pause: str, stage: str, *changed: s
     stand_in()
     changes = {"suite.data_dir": data, "mesh.data": -1, "device.count": len(jax.devices())}
     changes |= {f"video.{key}": value for key, value in VIDEO.items()}
-    changes |= {"dialogue.clip_length": 1024, "dialogue.length": 512}
+    changes |= {"dialogue.clip_length": 1024, "dialogue.length": 512, "dialogue.packed": False}
     given = [f"{key}={value}" for key, value in changes.items()]
     config = load_config(f"{CONFIG}:smoke", [*given, *changed])
     workdir, suite = Workdir(Path(folder, "run")), Counting(data)
