@@ -32,7 +32,7 @@ def test_dependencies_stand_in_one_place():
     dynamic = PROJECT["tool"]["setuptools"]["dynamic"]
     assert dynamic["dependencies"] == {"file": ["requirements.txt"]}
     extras = dynamic["optional-dependencies"]
-    assert set(extras) == {"tpu", "cuda12", "cuda13", "dicom", "dev", *SCHEMES}
+    assert set(extras) == {"tpu", "cuda12", "cuda13", "dicom", "metrics", "dev", *SCHEMES}
     for extra in extras.values():
         (name,) = extra["file"]
         assert requirements(name)

@@ -1,11 +1,12 @@
 """A judge made of a model behind an OpenAI-compatible endpoint: what is asked, what a score is."""
 
 import asyncio
+import dataclasses
 import decimal
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx2
@@ -28,7 +29,7 @@ _OPTIONS_INSTRUCTION = (
     " The question lists options. The answer and the reference may name one by its letter, by its "
     "text, or by both. Score 0 if the answer names another option than the reference, or several."
 )
-_SCORES = (decimal.Decimal(0), decimal.Decimal("0.5"), decimal.Decimal(1))
+_SCORES = (0.0, 0.5, 1.0)
 _THINK, _THINK_END, _FENCE = "<think>", "</think>", "```"
 
 
@@ -50,8 +51,25 @@ def judge_messages(question: str, answer: str, reference: str) -> list[dict[str,
     ]
 
 
-def parse_score(reply: str, answer: str = "") -> float:
-    """The score (0, 0.5 or 1) in a judge's reply: its last words, or none.
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """What a judge is asked for.
+
+    Attributes:
+      messages: (question, answer, reference) to the chat messages; the reply asked for is JSON,
+        see parse_score.
+      scores: the numbers that are scores; an empty answer has the lowest.
+    """
+
+    messages: Callable[[str, str, str], list[dict[str, str]]]
+    scores: Sequence[float]
+
+
+FITS_REFERENCE = Scale(judge_messages, _SCORES)
+
+
+def parse_score(reply: str, answer: str = "", scores: Sequence[float] = _SCORES) -> float:
+    """The score (0, 0.5 or 1, or another scale's) in a judge's reply: its last words, or none.
 
     A reply is reasoning, or none, and then one JSON object with nothing after it but white space:
 
@@ -66,13 +84,14 @@ def parse_score(reply: str, answer: str = "") -> float:
       What stands in it does not count. Thinking that does not end holds no score.
     - Other reasoning holds no brace. So there is one object: where an answer's is quoted beside the
       judge's, nobody can tell by form which is whose.
-    - The object has the one key "score", once, with the number 0, 0.5 or 1 as its value.
+    - The object has the one key "score", once, with one of the scale's numbers as its value.
     - Where the answer itself has a brace, the object stands alone but for thinking, and where it
       has a "</think>", too, without that: what follows other words may be a quotation.
 
     Args:
       reply: the judge's words.
       answer: what was judged.
+      scores: the scale's numbers.
 
     Raises:
       ValueError: there is no such score.
@@ -91,7 +110,7 @@ def parse_score(reply: str, answer: str = "") -> float:
         if not isinstance(pairs, tuple) or len(pairs) != 1 or pairs[0][0] != "score":
             raise ValueError
         score = pairs[0][1]
-        if not isinstance(score, decimal.Decimal) or score not in _SCORES:
+        if not isinstance(score, decimal.Decimal) or score not in scores:
             raise ValueError
     except (ValueError, RecursionError, decimal.DecimalException):
         raise ValueError(f'no score in "{quoted(reply)}"') from None
@@ -148,7 +167,9 @@ def endpoint_judge(
 
     async def work() -> float:
         async with open_client(config) as client:
-            return await _score(client, config, (question, answer, reference), temperature)
+            return await _score(
+                client, config, (question, answer, reference), temperature, FITS_REFERENCE
+            )
 
     try:
         return in_a_loop(work())
@@ -163,11 +184,12 @@ def judge_many(
     questions: Sequence[tuple[str, str, str]],
     temperature: float | None = 0.0,
     max_failed: float = 0.25,
+    scale: Scale = FITS_REFERENCE,
 ) -> list[float]:
     """Scores many (question, answer, reference) triples, in order, several at a time.
 
-    The same triple is asked once. Empty answers score 0 without asking. Where the judge gives no
-    score, it is NaN, and a warning says how often and why.
+    The same triple is asked once. Empty answers have the scale's lowest score without asking. Where
+    the judge gives no score, it is NaN, and a warning says how often and why.
 
     Time-outs, dropped connections, status 408, 425, 429 and 5xx and replies without a score are
     tried again with growing waits (the server's Retry-After counts). Refusals, other statuses and
@@ -177,13 +199,14 @@ def judge_many(
       temperature: of the model; None leaves it out, for models that take only their own.
       max_failed: share of the different triples that may stay without a score, and one in any case;
         0: none may.
+      scale: what is judged.
 
     Raises:
       JudgeError: more than that have none; the others are then not asked.
     """
     asked = list(dict.fromkeys(triple for triple in questions if triple[1].strip()))
-    scores = in_a_loop(_score_all(config, asked, temperature, max_failed)) if asked else {}
-    return [scores[triple] if triple[1].strip() else 0.0 for triple in questions]
+    scores = in_a_loop(_score_all(config, asked, temperature, max_failed, scale)) if asked else {}
+    return [scores[triple] if triple[1].strip() else min(scale.scores) for triple in questions]
 
 
 async def _score_all(
@@ -191,6 +214,7 @@ async def _score_all(
     asked: Sequence[tuple[str, str, str]],
     temperature: float | None,
     max_failed: float,
+    scale: Scale,
 ) -> dict[tuple[str, str, str], float]:
     """The score of each triple, NaN where there is none."""
     slots, scores, reasons = asyncio.Semaphore(config.workers), {}, []
@@ -198,7 +222,7 @@ async def _score_all(
     async def one(client: httpx2.AsyncClient, triple: tuple[str, str, str]) -> None:
         async with slots:
             try:
-                scores[triple] = await _score(client, config, triple, temperature)
+                scores[triple] = await _score(client, config, triple, temperature, scale)
             except AttemptFailed as error:
                 scores[triple] = math.nan
                 reasons.append(told(config, str(error)))
@@ -235,9 +259,10 @@ async def _score(
     config: EndpointConfig,
     triple: tuple[str, str, str],
     temperature: float | None,
+    scale: Scale,
 ) -> float:
     question, answer, reference = triple
-    messages = judge_messages(question, answer, reference)
+    messages = scale.messages(question, answer, reference)
     payload: dict[str, Any] = {"model": config.model, "messages": messages}
     if temperature is not None:
         payload["temperature"] = temperature
@@ -248,7 +273,7 @@ async def _score(
         if completion.cut:
             raise AttemptFailed("the reply was cut off at its limit of tokens")
         try:
-            return parse_score(completion.text, answer)
+            return parse_score(completion.text, answer, scale.scores)
         except ValueError as error:
             raise AttemptFailed(str(error)) from None
 

@@ -1,0 +1,1 @@
+"""What published protocols compute, question by question, and their traps."""
