@@ -28,8 +28,8 @@ def measure(folder: Path, stage: str, batches: int, begin: float) -> dict:
     begin: seconds since the epoch when the process was started.
 
     Returns:
-      seconds to the first batch (from `begin`) and of each later one, resident megabytes at most,
-      megabytes read to the first batch and for each later one.
+      seconds to the first batch (from `begin`) and of each later one, processor seconds of both,
+      resident megabytes at most, megabytes read to the first batch and for each later one.
     """
     config, mesh = config_of(folder), make_mesh({}, jax.devices()[:1])
     suite = open_suite(config, folder / "run")
@@ -44,12 +44,14 @@ def measure(folder: Path, stage: str, batches: int, begin: float) -> dict:
     else:
         stream, _ = prepare_dialogues(stage, run, split, params)
     next(stream)
-    first, opened = time.time(), _bytes_read()
+    first, opened, worked = time.time(), _bytes_read(), time.process_time()
     for _ in range(batches):
         next(stream)
     return {
         "seconds_to_first_batch": first - begin,
+        "processor_seconds_to_it": worked,
         "seconds_a_batch": (time.time() - first) / batches,
+        "processor_seconds_a_batch": (time.process_time() - worked) / batches,
         "resident_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "mb_to_first_batch": opened / 2**20,
         "mb_a_batch": (_bytes_read() - opened) / batches / 2**20,

@@ -5,11 +5,13 @@
 A small suite is built (clips of ten seconds, tiny frames) and multiplied shard by shard, its ids
 renumbered, in FOLDER. Stage 1 of the CPU config is then started on it twice, each time in a fresh
 process: at the first start rows are measured, at the second their lengths are there. A line of JSON
-each: seconds of every part, and the peak resident memory of the process.
+each: seconds of every part, the peak resident memory of the process, and its processor seconds
+(without those of workers that measure) to the first batch.
 """
 
 import json
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -37,6 +39,9 @@ from tfds_builders import stored_videos
 from tfds_builders.build import build
 
 SMALL, FRAMES, HEIGHT, WIDTH = 100, 10, 28, 56
+# Data sets and rows of their files, as the builders write them: a read takes the longer, the more
+# rows a file has.
+DATA_SETS = {"clinvideo_frames": 64, "clinvideo_suite/cap": 4096, "clinvideo_suite/qa": 4096}
 WORDS = [
     "the",
     "lens",
@@ -111,11 +116,10 @@ def build_small(folder: Path, records: int) -> None:
     build("clinvideo_suite", manual, folder / "data", spread=map, quiet=True)
 
 
-def multiply(folder: Path, times: int) -> int:
+def multiply(folder: Path, times: int, rows_a_file: int) -> int:
     """Writes a data set's only split `times` times over, each time about other videos.
 
-    "v00042" becomes "v" and five digits more, so that a stored record stays as long as it is.
-    Returns how many rows there are then.
+    A stored record stays as long as it is. Returns how many rows there are then.
     """
     info = json.loads((folder / "dataset_info.json").read_text())
     (split,) = info["splits"]
@@ -125,13 +129,18 @@ def multiply(folder: Path, times: int) -> int:
         found += reader.read_all()
         reader.close()
         path.unlink()
-    path = folder / f"{info['name']}-{split['name']}.array_record-00000-of-00001"
-    writer = array_record.ArrayRecordWriter(str(path), "group_size:1")
-    for copy in range(times):
-        for record in found:
-            writer.write(_renumbered(record, copy))
-    writer.close()
-    split |= {"shardLengths": [str(times * len(found))], "numBytes": str(path.stat().st_size)}
+    total, size = times * len(found), 0
+    starts = range(0, total, rows_a_file)
+    for file, start in enumerate(starts):
+        name = f"{info['name']}-{split['name']}.array_record-{file:05d}-of-{len(starts):05d}"
+        writer = array_record.ArrayRecordWriter(str(folder / name), "group_size:1")
+        for number in range(start, min(start + rows_a_file, total)):
+            copy, record = divmod(number, len(found))
+            writer.write(_renumbered(found[record], copy))
+        writer.close()
+        size += (folder / name).stat().st_size
+    lengths = [str(min(rows_a_file, total - start)) for start in starts]
+    split |= {"shardLengths": lengths, "numBytes": str(size)}
     (folder / "dataset_info.json").write_text(json.dumps(info))
     if (folder / LISTING).exists():
         lines, seconds = (folder / LISTING).read_bytes(), (folder / TIMES).read_bytes()
@@ -140,12 +149,12 @@ def multiply(folder: Path, times: int) -> int:
         (folder / TIMES).write_bytes(seconds * times)
     (folder / SEAL).unlink()
     seal(folder)
-    return times * len(found)
+    return total
 
 
 def _renumbered(data: bytes, copy: int) -> bytes:
-    """The videos' numbers v000NN as vCCCNN: NN of the small suite, CCC of the copy."""
-    return data.replace(b"v000", b"v%03d" % copy)
+    """With the copy's number in place of the first digits of each video's id, which is a hash."""
+    return re.sub(rb"own-[0-9a-f]{6}", b"own-%06x" % copy, data)
 
 
 def start(folder: Path, workdir: Path) -> dict:
@@ -173,10 +182,12 @@ def start(folder: Path, workdir: Path) -> dict:
     note("rows")
     told["shape"] = list(next(batches)["tokens"].shape)
     note("batch")
-    count = 50
+    count, worked = 50, time.process_time()
+    told["processor_seconds_to_it"] = round(worked, 1)
     for _ in range(count):
         next(batches)
     told["ms_a_batch"] = round((time.monotonic() - last) / count * 1e3, 1)
+    told["processor_ms_a_batch"] = round((time.process_time() - worked) / count * 1e3, 1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     return told | {"seconds": round(time.monotonic() - begin, 2), "peak_mib": round(peak)}
 
@@ -195,8 +206,9 @@ def main(arguments: Sequence[str]) -> None:
     if not (flags.folder / "multiplied").exists():
         times = -(-flags.videos // SMALL)
         build_small(flags.folder, -(-flags.records // times))
-        for name in ("clinvideo_frames", "clinvideo_suite/cap", "clinvideo_suite/qa"):
-            print(name, multiply(newest(flags.folder / "data" / name), times), flush=True)
+        for name, rows_a_file in DATA_SETS.items():
+            found = multiply(newest(flags.folder / "data" / name), times, rows_a_file)
+            print(name, found, flush=True)
         (flags.folder / "multiplied").touch()
     for number in range(2):
         begin = time.monotonic()

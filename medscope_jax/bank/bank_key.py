@@ -40,7 +40,8 @@ class Preprocessing:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON values: tuples are lists, as json.loads gives them."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        fields = vars(self).items()  # compared at every read of a stored bank: asdict copies deeply
+        return {k: list(value) if isinstance(value, tuple) else value for k, value in fields}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ import grain
 import numpy as np
 
 from medscope_jax.errors import UserError
+from medscope_jax.workers import available_processes
 
 _TOLD = 64  # batches that rows are made of at a time, and more
 
@@ -31,7 +32,7 @@ def make_batches(
     seed: int,
     rows: Sequence[int] | np.ndarray | None = None,
     epochs: int | None = None,
-    threads: int = 2,
+    threads: int | None = None,
     prefetch: int = 4,
     beside: Callable[[list], Mapping[str, Any]] | None = None,
 ) -> grain.DatasetIterator:
@@ -56,7 +57,7 @@ def make_batches(
       seed: decides the order.
       rows: which rows of each batch to read, ascending; None: all.
       epochs: how often each record is seen; None repeats for ever.
-      threads: how many threads read and transform.
+      threads: how many threads read and transform, a batch each; one a core, or two, if None.
       prefetch: how many batches are made ahead.
       beside: a function of all records of a global batch; what it gives stands beside each row, so
         that every process knows something of the rows that it does not read.
@@ -78,6 +79,7 @@ def make_batches(
         dataset = dataset.map_with_index(
             lambda index, record: {**transform(record), **told(index // len(wanted))}
         )
+    threads = min(max(available_processes(), 2) if threads is None else threads, prefetch)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     return iter(dataset.batch(len(wanted), drop_remainder=True).to_iter_dataset(options))
 

@@ -82,8 +82,8 @@ def open_dataset(folder: pathlib.Path, again: str) -> tfds.core.DatasetBuilder:
         raise UserError(f"{folder} can't be read ({one_line(error)}): {again}") from error
 
 
-def stored_row(source: Any, row: int, again: str) -> dict[str, Any]:
-    """A row of a data set's source; UserError where its record is damaged."""
+def stored_row(source: Any, row: int, again: str) -> Any:
+    """A row of a data set's source, as that gives it; UserError where its record is damaged."""
     try:
         return source[row]
     except RuntimeError as error:  # ArrayRecord's, by its checksums

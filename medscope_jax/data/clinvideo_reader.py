@@ -195,7 +195,8 @@ def built_videos(folder: pathlib.Path, split: str) -> StoredVideos:
     Raises:
       UserError: it has no such split, or is not as it was written.
     """
-    rows, settings = _rows(folder, "clinvideo_frames", split, jpegs_of), _settings(folder)
+    rows = _rows(folder, "clinvideo_frames", split, jpegs_of, ("frames",))
+    settings = _settings(folder)
     listing, times = _listed(folder, split), read_times(folder)
     outlines = [_outline(found, times) for found in listing.values()]
     first = [found.first_block for found in listing.values()]
@@ -222,9 +223,13 @@ def _settings(folder: pathlib.Path) -> VideoSettings:
 
 
 def _rows(
-    folder: pathlib.Path, dataset: str, split: str, decode: Callable[[dict], Item]
+    folder: pathlib.Path,
+    dataset: str,
+    split: str,
+    decode: Callable[[dict], Item],
+    fields: tuple[str, ...] = (),
 ) -> Rows[Item]:
     there = tuple(open_dataset(folder, AGAIN).info.splits)
     if split not in there:
         raise UserError(f"{dataset} has no split {split!r}; it has {', '.join(there)}")
-    return Rows(folder, split, decode, AGAIN)
+    return Rows(folder, split, decode, AGAIN, fields)

@@ -108,7 +108,7 @@ class PhantomReader:
         """
         if split not in SPLITS:
             raise UserError(f"the suite has no split {split!r}; it has {', '.join(SPLITS)}")
-        rows = _rows(_prepared(self.workdir), "phantom_frames", split, jpegs_of)
+        rows = _rows(_prepared(self.workdir), "phantom_frames", split, jpegs_of, ("frames",))
         outlines = list(self.outlines(split).values())
         size = self.config.frame_height, self.config.frame_width
         longest = max(len(outline.times) for outline in outlines)
@@ -243,12 +243,16 @@ def _prepared(workdir: str | os.PathLike) -> pathlib.Path:
 
 
 def _rows(
-    folder: pathlib.Path, dataset: str, split: str, decode: Callable[[dict], Item]
+    folder: pathlib.Path,
+    dataset: str,
+    split: str,
+    decode: Callable[[dict], Item],
+    fields: tuple[str, ...] = (),
 ) -> Rows[Item]:
     built = newest(folder / "tfds" / dataset)
     if built is None:
         raise UserError(f"{folder} lacks {dataset}: {_again(folder)}")
-    return Rows(built, split, decode, _again(folder))
+    return Rows(built, split, decode, _again(folder), fields)
 
 
 def _again(folder: pathlib.Path) -> str:

@@ -1,11 +1,13 @@
 """A split of a built data set by row, videos without their frames, and with frames still stored."""
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from medscope_jax.data.built import open_dataset, stored_row
 from medscope_jax.data.jpeg_frames import StoredFrames
@@ -13,6 +15,7 @@ from medscope_jax.video import Video
 from medscope_jax.video.lazy_frames import Series
 
 Item = TypeVar("Item")
+_OPEN_FILES = 2**16  # of a process, at most
 
 
 class Rows(Generic[Item]):
@@ -25,16 +28,28 @@ class Rows(Generic[Item]):
       split: which.
       decode: makes an item of a stored row; a function of a module, so that it can be pickled.
       again: how to build the data set again, as an error ends.
+      fields: of a row that decode is given; all if none are named. To read one of many is cheaper.
 
     Raises:
       UserError: the data set, or the row that is asked for, is not as it was written.
     """
 
     def __init__(
-        self, folder: pathlib.Path, split: str, decode: Callable[[dict], Item], again: str
+        self,
+        folder: pathlib.Path,
+        split: str,
+        decode: Callable[[dict], Item],
+        again: str,
+        fields: tuple[str, ...] = (),
     ):
-        self._arguments = (folder, split, decode, again)
-        self._source = open_dataset(folder, again).as_data_source(split=split)
+        self._arguments = (folder, split, decode, again, fields)
+        _allow_open_files()
+        builder = open_dataset(folder, again)
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        self._source = builder.as_data_source(split=split, deserialize_method=raw)
+        every = builder.info.features
+        chosen = {name: every[name] for name in fields}
+        self._features = tfds.features.FeaturesDict(chosen) if fields else every
 
     def __len__(self) -> int:
         return len(self._source)
@@ -42,14 +57,30 @@ class Rows(Generic[Item]):
     def __getitem__(self, row: int) -> Item:
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
-        _, _, decode, again = self._arguments
-        return decode(stored_row(self._source, int(row) % len(self), again))
+        _, _, decode, again, _ = self._arguments
+        stored = stored_row(self._source, int(row) % len(self), again)
+        return decode(self._features.deserialize_example_np(stored))
 
     def __iter__(self) -> Iterator[Item]:
         return (self[row] for row in range(len(self)))
 
     def __reduce__(self):
         return Rows, self._arguments
+
+
+def _allow_open_files() -> None:
+    """Raises this process's limit of open files, as far as it may do so by itself.
+
+    A file of rows stays open once it is read, and the paper's suite has more of them than the 1,024
+    that a shell often allows.
+    """
+    with contextlib.suppress(ImportError, ValueError, OSError):  # where there is no such limit
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+        if 0 <= soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -199,7 +199,7 @@ def run_stage(
     batches, update = prepare(first_params)
     state, first = _resume(run, name, checkpoints, batches, writer)
     if state is None:
-        state = _first_state(run, name, first_params)
+        state = first_state(run, name, first_params)
     every = 1 if name == "ga_grpo" else log.every  # a step of stage 3 takes seconds
     progress = Progress(steps, name, done=first)
     pace = Pace(name, section, rows, first, Workdir(run.folder).metrics)
@@ -293,7 +293,8 @@ def _resume(
     return restored.state, meta["step"]
 
 
-def _first_state(run: Run, name: str, params: dict) -> TrainState:
+def first_state(run: Run, name: str, params: dict) -> TrainState:
+    """The state of a stage that begins from these parameters, which stay as they are."""
     # Copied, because updates donate their state and others still need these parameters.
     params = jax.tree.map(jnp.copy, params)
     create = functools.partial(

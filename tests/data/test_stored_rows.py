@@ -1,5 +1,8 @@
 """Videos of a split: their frames are read when they are asked for, or kept where they are few."""
 
+import resource
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -36,3 +39,18 @@ def test_frames_of_a_large_split_stay_stored(data_dir, monkeypatch):
             np.testing.assert_array_equal(np.asarray(later.frames), at_once.frames)
             np.testing.assert_array_equal(later.times, at_once.times)
             assert later.duration == at_once.duration
+
+
+def test_a_suite_of_more_files_than_a_shell_allows(data_dir):
+    """Every file of rows stays open: the limit is raised to what the process may have."""
+    program = f"""
+import resource
+from medscope_jax.data.clinvideo_reader import ClinvideoReader
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+rows = [ClinvideoReader({str(data_dir)!r}).records("cap", "train") for _ in range(100)]
+assert len({{row[0]["id"] for row in rows}}) == 1
+"""
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[1] in range(256):
+        return  # nothing that could be raised
+    subprocess.run([sys.executable, "-c", program], check=True)
