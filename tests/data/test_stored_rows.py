@@ -48,8 +48,8 @@ import resource
 from medscope_jax.data.clinvideo_reader import ClinvideoReader
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
-rows = [ClinvideoReader({str(data_dir)!r}).records("cap", "train") for _ in range(100)]
-assert len({{row[0]["id"] for row in rows}}) == 1
+videos = [ClinvideoReader({str(data_dir)!r}).videos("train") for _ in range(100)]
+assert len({{several[0].frames[0].tobytes() for several in videos}}) == 1
 """
     if resource.getrlimit(resource.RLIMIT_NOFILE)[1] in range(256):
         return  # nothing that could be raised
