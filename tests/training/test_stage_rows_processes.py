@@ -136,8 +136,14 @@ def test_a_kill_in_the_middle_of_an_epoch(data, whole, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.invariant
-@pytest.mark.parametrize("case", [BUCKETS, PACKED, DIALOGUES], ids=["buckets", "packed", "stored"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(BUCKETS, id="buckets"),
+        pytest.param(PACKED, id="packed", marks=pytest.mark.invariant),
+        pytest.param(DIALOGUES, id="stored"),
+    ],
+)
 def test_two_killed_processes_go_on_with_the_same_batches(data, whole, tmp_path, case):
     """Of one table of lengths, which process 0 measures: cut or packed as one process does."""
     one, tables = whole(case), data / "lengths"
