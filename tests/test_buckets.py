@@ -24,7 +24,7 @@ def test_a_file_of_either_kind(place):
     place.mkdir(parents=True, exist_ok=True)
     path = place / "é b.json"
     assert not is_there(path) and size_of(path) == 0
-    for data in (b"old", b"", os.urandom(10**6)):
+    for data in (b"old", b"", b"\n a mail would lose it: \r", os.urandom(10**6)):
         write_bytes(path, data, private=True)
         with open_regular(path) as file:
             assert file.read() == data
