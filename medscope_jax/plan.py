@@ -31,7 +31,16 @@ from medscope_jax.distributed import USABLE_GPU_BYTES, check_device, make_mesh, 
 from medscope_jax.errors import UserError, run_main
 from medscope_jax.files import check_outputs, make_folder, write_text
 from medscope_jax.models.presets import published_size
-from medscope_jax.planning import Cost, advice, assume, cost_of, print_plan, to_dict, units_of
+from medscope_jax.planning import (
+    Cost,
+    advice,
+    assume,
+    cost_of,
+    print_plan,
+    rollout_least,
+    to_dict,
+    units_of,
+)
 from medscope_jax.planning.programs import compile_program, programs
 from medscope_jax.training.config_checks import check_config
 from medscope_jax.training.origin import with_start_shapes
@@ -143,7 +152,8 @@ def plan(config: ConfigDict, mesh: Mesh, names: list[str] | None = None) -> dict
             report = compile_program(program, absent)
             assumed = assume(config, mesh, program)
             try:
-                costs[name] = cost_of(report, assumed, units.get(name, {}))
+                least = rollout_least(config, program, mesh.size)
+                costs[name] = cost_of(report, assumed, units.get(name, {}), least)
             except UserError as error:
                 raise UserError(f"{name} can't be planned: {error}") from error
             bar.update()

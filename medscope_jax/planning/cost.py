@@ -4,6 +4,8 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -12,12 +14,15 @@ from medscope_jax.planning.buffers import Buffer, largest_buffers
 from medscope_jax.planning.chips import CHIPS, SIDES, Roofline, roofline
 from medscope_jax.planning.flops import Assumed, count_flops
 from medscope_jax.planning.hlo import ChipWork, read_work
+from medscope_jax.planning.ideal import Decoder, Least, Texts, least_of
 from medscope_jax.planning.programs import Program
+from medscope_jax.planning.shards import slowest_steps
 from medscope_jax.rollout import question_axes
+from medscope_jax.training.from_config import with_vocabulary
 from medscope_jax.training.run import ENCODE_FRAMES
 
-# What a rollout does, which only a trained policy knows: the paper's trajectories call a tool
-# once or twice, and turns are assumed to be half as long as they may be.
+# What a rollout does in the mean, which only a trained policy knows: the paper's trajectories call
+# a tool once or twice, and turns are assumed to be half as long as they may be (see shards.py).
 TOOL_CALLS = 2
 TURN_SHARE = 0.5
 
@@ -27,10 +32,11 @@ class Cost:
     """One program's cost, each time that it runs."""
 
     report: Report
-    flops: float  # that the program asks for, all chips together
+    flops: float  # that the program asks for, all chips together, what they repeat once
     chip_flops: float  # that one chip computes, more than its share where chips repeat each other
     work: ChipWork  # what one chip moves
     roofline: Roofline | None  # None where the chip's rates are not known
+    ideal: float | None  # seconds that the work needs however it is done; None as roofline
     rates: dict[str, float]  # units of work a second at the roofline, such as rollouts
     buffers: list[Buffer]  # the largest of a chip's memory; [] where the compiler tells none
 
@@ -43,9 +49,8 @@ def tokens_written(config: ConfigDict) -> int:
 def assume(config: ConfigDict, mesh: Mesh, program: Program) -> Assumed:
     """How often a device does each of the agent loop's steps (rollout/loop.py), and all else.
 
-    Batch slots decode side by side as long as requests are left. rollout.prefill_rows of them have
-    their calls executed at a time. Each request is admitted once. As many prompts are prefilled at
-    a time as the batch slots can use.
+    The device is of the shard whose rollouts take longest: the others wait for it. Each request is
+    admitted once. As many prompts are prefilled at a time as the batch slots can use.
     """
     questions = config.ga_grpo.batch_size // config.rl.parts
     shards = math.prod(mesh.shape[axis] for axis in question_axes(mesh, questions))
@@ -53,18 +58,25 @@ def assume(config: ConfigDict, mesh: Mesh, program: Program) -> Assumed:
     requests = questions * config.rl.group_size
     slots = min(config.rollout.slots or requests, requests)
     rows = min(config.rollout.prefill_rows, slots)
-    steps = {
-        "execute_tools": TOOL_CALLS * requests / rows,
-        "decode_step": tokens_written(config) * requests / slots,
-    }
-    if slots < requests:
+    steps: dict[str, float] = {}
+    mean: dict[str, float] = {}
+    if program.agent_loop:
+        most, turns = config.rollout.turn_tokens, config.dialogue.max_tool_turns + 1
+        steps = slowest_steps(shards, requests, slots, rows, most, turns, TURN_SHARE)
+        mean = {
+            "execute_tools": TOOL_CALLS * requests / rows,
+            "decode_step": tokens_written(config) * requests / slots,
+        }
+    if program.agent_loop and slots < requests:
         cached = max(1, min(slots // config.rl.group_size, rows))
-        steps |= {"prefill_prompts": -(-questions // cached), "admit_request": requests}
-    if not program.agent_loop:
-        steps = {}
+        fills: dict[str, float] = {
+            "prefill_prompts": -(-questions // cached),
+            "admit_request": requests,
+        }
+        steps, mean = steps | fills, mean | fills
     vision = config.model.vision
     whole = len(vision.fullatt_block_indexes) / vision.depth
-    return Assumed(steps, *program.pieces, (1 - whole, whole), program.attended)
+    return Assumed(steps, mean, *program.pieces, (1 - whole, whole), program.attended)
 
 
 def units_of(config: ConfigDict) -> dict[str, dict[str, float]]:
@@ -82,20 +94,61 @@ def units_of(config: ConfigDict) -> dict[str, dict[str, float]]:
     }
 
 
-def cost_of(report: Report, assumed: Assumed, units: Mapping[str, float]) -> Cost:
+def rollout_least(config: ConfigDict, program: Program, chips: int) -> Least | None:
+    """What a rollout needs at least, see ideal.py; None of another program."""
+    if "prompts" not in program.arguments:
+        return None
+    text = with_vocabulary(config.model, config.dialogue.vocab_size).text
+    params, bank = program.arguments["parameters"]["text"], program.arguments["bank"]
+    kernel = params["layers"]["mlp"]["up_proj"]["kernel"]
+    head = next(leaf for leaf in jax.tree.leaves(params) if text.vocab_size in leaf.shape)
+    is_int8 = config.rollout.kv_dtype == "int8"  # with a float32 factor a head
+    decoder = Decoder(
+        text.hidden_size,
+        text.intermediate_size,
+        text.num_hidden_layers,
+        text.num_attention_heads,
+        text.num_key_value_heads,
+        text.vocab_size,
+        kernel.dtype.itemsize,
+        head.dtype.itemsize,
+        1 + 4 / text.head_dim if is_int8 else jnp.dtype(config.model.dtype).itemsize,
+    )
+    questions, prompt = program.arguments["prompts"].tokens.shape
+    marks = bank.stamps.shape[2] + program.arguments["special_tokens"].frame_text.size
+    texts = Texts(
+        questions,
+        config.rl.group_size,
+        prompt,
+        config.dialogue.window_frames * (bank.tokens.shape[2] + marks),
+        TOOL_CALLS,
+        round(TURN_SHARE * config.rollout.turn_tokens),
+    )
+    return least_of(decoder, texts, chips)
+
+
+def cost_of(
+    report: Report, assumed: Assumed, units: Mapping[str, float], least: Least | None = None
+) -> Cost:
     """The Cost of a program that was compiled, or refused for its size.
 
-    units: of work that one run of it does, see units_of.
+    Args:
+        units: of work that one run of it does, see units_of.
+        least: what that work needs; None: the arithmetic that the program asks for, evenly split.
     """
-    asked = count_flops(report.trace, assumed)
+    asked = count_flops(report.trace, assumed.mean)
     work = read_work(report.text, report.chips, assumed)
-    flops = work.flops + asked.kernels / report.chips
+    flops = work.flops + count_flops(report.trace, assumed).chip_kernels
     chip, line = CHIPS.get(report.device_kind), None
     if chip is not None:
         line = roofline(chip, flops, work.hbm_bytes, work.ici_bytes)
+    ideal = None
+    if chip is not None:
+        even = asked.total / report.chips / chip.flops
+        ideal = least.seconds(chip, report.chips) if least else even
     rates = {unit: number / line.seconds for unit, number in units.items()} if line else {}
     buffers = largest_buffers(report.assignment, report.text)
-    return Cost(report, asked.total, flops, work, line, rates, buffers)
+    return Cost(report, asked.total, flops, work, line, ideal, rates, buffers)
 
 
 def to_dict(spec: str, config: ConfigDict, mesh: Mesh, costs: Mapping[str, Cost]) -> dict:
@@ -138,6 +191,7 @@ def _plain(cost: Cost) -> dict:
             "binds": line.binds,
             **{side: getattr(line, side) for side in SIDES},
         },
+        "ideal_seconds": cost.ideal,
         "rates_per_second": cost.rates,
         "largest_buffers": [buffer._asdict() for buffer in cost.buffers],
     }

@@ -6,6 +6,7 @@ again. Only matrix products count (2 m n k): all else is a few percent of a mode
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -32,13 +33,19 @@ class Assumed:
     nothing looks at.
     """
 
-    # How often the agent loop does each kind of step in all, by the name of the step's loop; {} for
-    # a program without an agent loop.
+    # How often the agent loop does each kind of step in all, on the device that takes longest, by
+    # the name of the step's loop; {} for a program without an agent loop.
     steps: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    mean_steps: Mapping[str, float] | None = None  # of the mean device; None: as steps
     prompt: float = 1.0  # pieces of a prompt
     observation: float = 1.0  # pieces that an observation is prefilled in
     choice: tuple[float, ...] = (0.5, 0.5)  # shares of the tower's blocks: in windows, frame-wide
     attended: float = 0.5  # share of all pairs of positions that a kernel computes; causal: half
+
+    @property
+    def mean(self) -> "Assumed":
+        """What is assumed of the mean device."""
+        return self if self.mean_steps is None else dataclasses.replace(self, steps=self.mean_steps)
 
     def kinds(self, names: Sequence[str]) -> list[tuple[float, float]]:
         """Of each of the agent loop's loops, in order: how often it steps in all, and in how many
@@ -62,19 +69,27 @@ class Assumed:
 
 
 class Flops(NamedTuple):
-    """Operations on all devices together."""
+    """Operations that a program asks for: what devices repeat of each other's counts once."""
 
     products: float  # of matrix products that the compiler sees
     kernels: float  # within kernels, which are opaque to it
+    chip_kernels: float  # of kernels, on one device
 
     def times(self, factor: float) -> "Flops":
         """The FLOPs of a program that runs this one `factor` times."""
-        return Flops(self.products * factor, self.kernels * factor)
+        return Flops(*(number * factor for number in self))
+
+    def on(self, shards: int) -> "Flops":
+        """The FLOPs of devices that each run this program on a part of their own."""
+        return Flops(self.products * shards, self.kernels * shards, self.chip_kernels)
 
     @property
     def total(self) -> float:
         """FLOPs of matrix products and of kernels together."""
         return self.products + self.kernels
+
+
+_NOTHING = Flops(0.0, 0.0, 0.0)
 
 
 def unknown_loop(name: str) -> UserError:
@@ -100,9 +115,9 @@ def _count(jaxpr: Jaxpr, assumed: Assumed, pieces: float) -> Flops:
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
         if name == "dot_general":
-            parts.append(Flops(_product(equation), 0.0))
+            parts.append(Flops(_product(equation), 0.0, 0.0))
         elif name == "conv_general_dilated":
-            parts.append(Flops(_convolution(equation), 0.0))
+            parts.append(Flops(_convolution(equation), 0.0, 0.0))
         elif name == "scan":
             one = _count(_plain(params["jaxpr"]), assumed, pieces)
             parts.append(one.times(params["length"]))
@@ -124,14 +139,23 @@ def _count(jaxpr: Jaxpr, assumed: Assumed, pieces: float) -> Flops:
             for share, branch in zip(shares, params["branches"], strict=True):
                 parts.append(_count(_plain(branch), assumed, pieces).times(share))
         elif name == "shard_map":
-            shards = math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
-            parts.append(_count(_plain(params["jaxpr"]), assumed, pieces).times(shards))
+            parts.append(_count(_plain(params["jaxpr"]), assumed, pieces).on(_shards(params)))
         elif name == "pallas_call":
-            parts.append(Flops(0.0, _kernel(equation, assumed)))
+            operations = _kernel(equation, assumed)
+            parts.append(Flops(0.0, operations, operations))
         else:
             inner = _inside(params)
             parts.extend(_count(jaxpr, assumed, pieces) for jaxpr in inner)
-    return Flops(sum(part.products for part in parts), sum(part.kernels for part in parts))
+    return Flops(*(sum(numbers) for numbers in zip(*parts, strict=True))) if parts else _NOTHING
+
+
+def _shards(params: Mapping) -> int:
+    """Devices of a shard_map that have a part of their own. Along an axis that splits nothing of
+    what goes in or comes out, they repeat each other."""
+    specs = (*params["in_specs"], *params["out_specs"])
+    names = [side if isinstance(side, tuple) else (side,) for spec in specs for side in spec]
+    axes = set(itertools.chain(*names)) & set(params["newly_manual_axes"])
+    return math.prod(params["mesh"].shape[axis] for axis in axes)
 
 
 def _scope(equation) -> str:
@@ -156,6 +180,9 @@ def _kernel(equation, assumed: Assumed) -> float:
 
     Its first matrices are queries [.., N, hd] and keys [.., M, hd], and the first product in it
     makes a block of scores. A kernel with an estimate of its own is taken at its word.
+
+    Raises:
+      UserError: a kernel of another kind multiplies matrices and has no estimate.
     """
     estimate = equation.params.get("cost_estimate")
     if estimate is not None:
@@ -169,6 +196,11 @@ def _kernel(equation, assumed: Assumed) -> float:
         for var in equation.invars
         if len(var.aval.shape) >= 3 and jnp.issubdtype(var.aval.dtype, jnp.floating)
     ]
+    if len(matrices) < 2:
+        raise UserError(
+            f"its kernel {equation.params.get('name') or '(no name)'} is no attention of queries "
+            "and keys: give its pallas_call a cost_estimate"
+        )
     query, key = matrices[:2]
     blocks = math.prod(query[:-1]) * key[-2] / math.prod(scores.outvars[0].aval.shape)
     every = dataclasses.replace(assumed, choice=(1.0, 1.0))  # its branches: do, or do nothing

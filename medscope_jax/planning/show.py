@@ -41,7 +41,9 @@ def print_plan(plan: dict, console: Console) -> None:
         "Times are those of chips at their peak rates (planning/chips.py), all links busy: no run "
         "is faster, and nothing here is a measured speed. A rollout is taken to call tools "
         f"{assumed['looks_per_rollout']} times and to write {assumed['tokens_per_rollout']} "
-        "tokens; episodes fill all of their positions."
+        "tokens in the mean, and the time is that of the devices whose rollouts take longest; "
+        "episodes fill all of their positions. Ideal, of a rollout: prompts read once a question, "
+        "weights and filled positions once a step (planning/ideal.py); else the arithmetic asked."
     )
     for name, program in plan["programs"].items():
         if not program["fits"]:
@@ -88,6 +90,10 @@ def _add_work(table: Table, programs: list[dict], chips: int) -> None:
         for side in SIDES:
             table.add_row(f"{side}, s", *(_number(line[side]) for line in lines))
         table.add_row("roofline, s", *(_number(line["seconds"]) for line in lines))
+        ideals = [p["ideal_seconds"] for p in programs]
+        table.add_row("ideal, s", *map(_number, ideals))
+        reached = (i / line["seconds"] for i, line in zip(ideals, lines, strict=True))
+        table.add_row("  share of it reached", *(f"{100 * share:.0f} %" for share in reached))
         table.add_row("what binds", *(line["binds"] for line in lines))
         for unit in dict.fromkeys(u for p in programs for u in p["rates_per_second"]):
             rates = (p["rates_per_second"].get(unit) for p in programs)

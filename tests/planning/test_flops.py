@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import pallas as pl
 from jax.sharding import PartitionSpec
 
 from medscope_jax import models
@@ -127,6 +128,39 @@ def test_a_shard_s_work_counts_for_all_shards():
         assert operations(program, (floats(8, 4), floats(4, 4)), ONCE) == 2 * 8 * 4 * 4
 
 
+@pytest.mark.parametrize("out", [PartitionSpec("data"), PartitionSpec("data", "fsdp")])
+def test_what_devices_repeat_counts_once(out):
+    """Rows split over data alone: devices along fsdp do the same, unless they leave parts apart."""
+    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2}, jax.devices()[:8])
+    program = jax.shard_map(
+        lambda x, w: kernel(x @ w, flops=1000),
+        mesh=mesh,
+        in_specs=(PartitionSpec("data"), PartitionSpec()),
+        out_specs=out,
+        axis_names={"data", "fsdp"},
+        check_vma=False,
+    )
+    with jax.set_mesh(mesh):
+        trace = jax.make_jaxpr(program)(floats(8, 4), floats(4, 4))
+    parts = 4 if "fsdp" in out else 2
+    assert count_flops(trace, ONCE) == (parts * 2 * (8 / 2) * 4 * 4, parts * 1000, 1000)
+
+
+def kernel(x, flops=None):
+    """A Pallas call that multiplies x, [N, N], by itself, with an estimate of its FLOPs or none."""
+    estimate = pl.CostEstimate(flops=flops, bytes_accessed=10, transcendentals=0)
+
+    def multiply(x, y):
+        y[...] = x[...] @ x[...]
+
+    return pl.pallas_call(multiply, x, name="square", cost_estimate=flops and estimate)(x)
+
+
+def test_a_kernel_that_can_t_be_counted_is_an_error():
+    with pytest.raises(UserError, match="kernel square is no attention.*give its pallas_call a"):
+        operations(kernel, (floats(4, 4),), ONCE)
+
+
 @pytest.mark.parametrize("layers", [1, 3])
 def test_a_model_s_forward_pass_against_the_compiler_s_count(layers):
     """Where no loop hides anything: up to four layers are unrolled, so the compiler sees all."""
@@ -181,7 +215,8 @@ def test_an_attention_kernel_by_hand():
     one = floats(heads, length, width)
     pairs = heads * length * length
     forward = count_flops(jax.make_jaxpr(kernel)(one, one, one), ONCE)
-    assert forward == (0, 0.5 * 2 * 2 * pairs * width)
+    by_hand = 0.5 * 2 * 2 * pairs * width
+    assert forward == (0, by_hand, by_hand)
 
     def loss(q, k, v):
         return jax.vmap(kernel)(q, k, v).sum()  # a batch of three

@@ -1,9 +1,14 @@
 """Bytes that fusions read and write, against counts by hand: weights and caches that are stored in
 another way than they are multiplied in."""
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
+from medscope_jax.distributed import compile_for, make_mesh, topology_devices
 from medscope_jax.planning import Assumed, read_work
+from tests.planning.plan_cases import needs_libtpu
 
 MIB = 2**20
 # How the TPU compiler writes x @ W.T, or a product with weights of another dtype: the fusion reads
@@ -100,3 +105,47 @@ ENTRY %main (a: s8[1048576], i: s32[]) -> ({kind}[1048576], s32[]) {{
 }}
 """
     assert moved(text) == pytest.approx(mib * MIB, abs=8)
+
+
+def argument(shape, dtype):
+    mesh = make_mesh({"tensor": 4}, topology_devices("v5e:2x2"))
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec()))
+
+
+def head(x, embedding):
+    return jnp.argmax(jnp.matmul(x, embedding.T, preferred_element_type=jnp.float32), -1)
+
+
+def layers(x, weights, scales):
+    def layer(x, one):
+        y = jnp.matmul(x, one[0].astype(x.dtype), preferred_element_type=jnp.float32)
+        return (y * one[1]).astype(x.dtype), None
+
+    return jax.lax.scan(layer, x, (weights, scales))[0]
+
+
+def attention(query, keys, key_scales, values, value_scales):
+    scores = jnp.einsum("bgd,bmd->bgm", query, keys.astype(query.dtype))
+    weights = jax.nn.softmax(scores * key_scales[:, None], -1) * value_scales[:, None]
+    return jnp.einsum("bgm,bmd->bgd", weights.astype(query.dtype), values.astype(query.dtype))
+
+
+BF16, INT8, F32 = jnp.bfloat16, jnp.int8, jnp.float32
+CACHE, SCALES = ((8, 32_768, 128), INT8), ((8, 32_768), F32)
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+    "program, shapes, stored",
+    [
+        (head, [((8, 2048), BF16), ((151_936, 2048), BF16)], 151_936 * 2048 * 2),
+        (layers, [((8, 4096), BF16), ((24, 4096, 4096), INT8), ((24, 4096), F32)], 24 * 4096**2),
+        (attention, [((8, 8, 128), BF16), CACHE, SCALES, CACHE, SCALES], 2 * 8 * 32_768 * 132),
+    ],
+    ids=["tied head", "int8 weights", "int8 cache"],
+)
+def test_a_compiled_program_reads_what_is_stored_once(program, shapes, stored):
+    """What a decode step spends its time in: all else, such as scores, is small beside it."""
+    arguments = {f"a{i}": argument(*shape) for i, shape in enumerate(shapes)}
+    report = compile_for(program, arguments)
+    assert stored <= read_work(report.text, 4, Assumed()).hbm_bytes < 1.25 * stored

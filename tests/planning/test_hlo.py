@@ -5,11 +5,12 @@ import importlib.util
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import pallas as pl
 from jax.sharding import NamedSharding, PartitionSpec
 
 from medscope_jax.distributed import compile_for, make_mesh, topology_devices
 from medscope_jax.errors import UserError
-from medscope_jax.planning import Assumed, Moved, count_flops, read_work
+from medscope_jax.planning import Assumed, Moved, cost_of, count_flops, read_work
 from medscope_jax.planning.hlo import group_size
 from tests.planning.loop_cases import agent_loop, read
 
@@ -196,3 +197,41 @@ ENTRY %main (x: f32[8]) -> f32[16] {
         "all-reduce": Moved(2, 64),
         "reduce-scatter": Moved(1, 16),
     }
+
+
+def test_a_kernel_s_estimate_counts_in_place_of_its_operands():
+    """One call reads a few pages of a cache of 4 MiB, another says nothing, a third says zero."""
+    kernel = 'custom-call(%x), custom_call_target="tpu_custom_call", backend_config={"custom_call_'
+    text = f"""
+ENTRY %main (a: s8[4194304]) -> f32[256] {{
+  %x = s8[4194304]{{0}} parameter(0)
+  %all = f32[256]{{0}} {kernel}config":{{"body":"TUz"}}}}
+  %none = f32[256]{{0}} {kernel}config":{{"cost_estimate":{{"flops":"9","bytes_accessed":"0"}}}}}}
+  ROOT %few = f32[256]{{0}} {kernel}config": {{"cost_estimate": {{"bytes_accessed": 65536}}}}}}
+}}
+"""
+    whole = 4 * 2**20 + 1024
+    assert read_work(text, 1, ONCE).hbm_bytes == 2 * whole + 65_536
+
+
+@needs_libtpu
+def test_a_kernel_s_own_estimate_is_what_a_chip_does():
+    """Compiled for four chips, of which two repeat the others' work."""
+    mesh, split = (
+        make_mesh({"data": 2, "fsdp": 2}, topology_devices("v5e:2x2")),
+        PartitionSpec("data"),
+    )
+    estimate = pl.CostEstimate(flops=12_345, bytes_accessed=67_890, transcendentals=0)
+
+    def double(x, y):
+        y[...] = x[...] * 2
+
+    def body(x):
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        return pl.pallas_call(double, shape, cost_estimate=estimate)(x)
+
+    program = shard_map(body, mesh, (split,), split)
+    report = compile_for(program, {"x": sharded(mesh, (512, 1024), "data")})
+    cost = cost_of(report, ONCE, {})
+    assert (cost.flops, cost.chip_flops) == (2 * 12_345, 12_345)
+    assert cost.work.hbm_bytes == 67_890

@@ -184,4 +184,8 @@ def test_the_real_loop_is_the_one_that_is_assumed(slots):
         trace = program.function.trace(*program.arguments.values()).jaxpr
     assumed = assume(config, mesh, program)
     assert len(assumed.steps) == (4 if slots else 2)
+    # Two calls and three turns of half of 8 tokens, of two rollouts, in two slots or one; the
+    # slowest of 8 devices takes longer.
+    assert assumed.mean.steps["decode_step"] == (24 if slots else 12)
+    assert assumed.mean.steps["decode_step"] < assumed.steps["decode_step"]
     assert count_flops(trace, assumed).total > 0
