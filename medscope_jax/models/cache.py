@@ -39,6 +39,11 @@ class Cache(flax.struct.PyTreeNode):
         """How many positions a row has, L."""
         return jax.tree.leaves(self.k)[0].shape[3]
 
+    @property
+    def kv_heads(self) -> int:
+        """Heads that a layer stores, K."""
+        return jax.tree.leaves(self.k)[0].shape[2]
+
 
 def init_cache(
     config: ModelConfig, batch: int, length: int, per_layer: bool = False, dtype: str = ""

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from medscope_jax.distributed import BATCH, SEQUENCE, STREAM, TENSOR, constrain
-from medscope_jax.models.attention.dense import Joined, Packed, attend
-from medscope_jax.models.attention.dispatch import attend_self
-from medscope_jax.models.cache import Cache, join_layers, read, split_layers, write
+from medscope_jax.models.attention.dense import Joined, Packed
+from medscope_jax.models.attention.dispatch import attend_cache, attend_self
+from medscope_jax.models.cache import Cache, join_layers, split_layers, write
 from medscope_jax.models.layers import RMSNorm, SwiGLU, dense, precision, remat
 from medscope_jax.models.model_config import ModelConfig
 from medscope_jax.models.rope import mrope_tables, rotate
@@ -52,10 +52,7 @@ class Attention(nn.Module):
         else:
             assert context.start is not None and context.num_inputs is not None
             cache = write(cache, layer, key, value, context.start, context.num_inputs)
-            positions = context.start[:, None] + jnp.arange(x.shape[1])
-            allowed = jnp.arange(cache.length) <= positions[..., None]
-            key, value = read(cache, layer, x.dtype)
-            out = attend(query, key, value, allowed, precision(self.config.dtype))
+            out = attend_cache(query, cache, layer, context.start, self.config)
         out = out.reshape(x.shape[:-1] + (-1,))
         out = dense(text.hidden_size, False, self.config, "o_proj")(out)
         return out, cache

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from medscope_jax.distributed import GIB, Report
-from medscope_jax.rollout import question_axes
+from medscope_jax.rollout import device_rollouts
 
 _STAGES = {"warm_up": "warm_up", "sft": "cold_start", "ga_grpo": "ga_grpo"}  # of training programs
 _LARGE = 0.25  # share of a chip from which one argument is worth a line
@@ -60,8 +60,7 @@ def _keys(
 
 def _rollout_keys(config: ConfigDict, mesh: Mesh) -> Iterator[tuple[str, object, object]]:
     section, questions = config.rollout, config.ga_grpo.batch_size // config.rl.parts
-    shards = math.prod(mesh.shape[axis] for axis in question_axes(mesh, questions))
-    rows = questions // shards * config.rl.group_size
+    rows = math.prod(device_rollouts(mesh, questions, config.rl.group_size))
     slots = min(section.slots or rows, rows)
     if slots > 1:
         yield "rollout.slots", section.slots, slots // 2

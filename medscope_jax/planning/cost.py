@@ -1,7 +1,6 @@
 """What each of a run's programs costs on its slice: from its trace and compiled text to seconds."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 
 import jax
@@ -10,6 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from medscope_jax.distributed import Report
+from medscope_jax.models.attention.cached import MOST_KEYS
 from medscope_jax.planning.buffers import Buffer, largest_buffers
 from medscope_jax.planning.chips import CHIPS, SIDES, Roofline, roofline
 from medscope_jax.planning.flops import Assumed, count_flops
@@ -17,7 +17,7 @@ from medscope_jax.planning.hlo import ChipWork, read_work
 from medscope_jax.planning.ideal import Decoder, Least, Texts, least_of
 from medscope_jax.planning.programs import Program
 from medscope_jax.planning.shards import slowest_steps
-from medscope_jax.rollout import question_axes
+from medscope_jax.rollout import device_rollouts
 from medscope_jax.training.from_config import with_vocabulary
 from medscope_jax.training.run import ENCODE_FRAMES
 
@@ -52,10 +52,10 @@ def assume(config: ConfigDict, mesh: Mesh, program: Program) -> Assumed:
     The device is of the shard whose rollouts take longest: the others wait for it. Each request is
     admitted once. As many prompts are prefilled at a time as the batch slots can use.
     """
-    questions = config.ga_grpo.batch_size // config.rl.parts
-    shards = math.prod(mesh.shape[axis] for axis in question_axes(mesh, questions))
-    questions = max(1, questions // shards)
-    requests = questions * config.rl.group_size
+    asked = config.ga_grpo.batch_size // config.rl.parts
+    questions, group = device_rollouts(mesh, asked, config.rl.group_size)
+    requests = questions * group
+    shards = max(1, asked * config.rl.group_size // requests)
     slots = min(config.rollout.slots or requests, requests)
     rows = min(config.rollout.prefill_rows, slots)
     steps: dict[str, float] = {}
@@ -68,7 +68,7 @@ def assume(config: ConfigDict, mesh: Mesh, program: Program) -> Assumed:
             "decode_step": tokens_written(config) * requests / slots,
         }
     if program.agent_loop and slots < requests:
-        cached = max(1, min(slots // config.rl.group_size, rows))
+        cached = max(1, min(slots // group, rows))
         fills: dict[str, float] = {
             "prefill_prompts": -(-questions // cached),
             "admit_request": requests,
@@ -76,7 +76,27 @@ def assume(config: ConfigDict, mesh: Mesh, program: Program) -> Assumed:
         steps, mean = steps | fills, mean | fills
     vision = config.model.vision
     whole = len(vision.fullatt_block_indexes) / vision.depth
-    return Assumed(steps, mean, *program.pieces, (1 - whole, whole), program.attended)
+    choice = (1 - whole, whole)
+    if not program.agent_loop:
+        return Assumed(steps, mean, *program.pieces, choice, program.attended)
+    filled = filled_shares(texts_of(config, program), program.pieces, config.dialogue.length)
+    return Assumed(steps, mean, *program.pieces, choice, program.attended, filled)
+
+
+def filled_shares(texts: Texts, pieces: tuple[int, int], length: int) -> tuple[float, float, float]:
+    """The share of a row's `length` positions that is filled, in the mean, when a piece of a
+    prompt, a piece of an observation and a token are read; with half a block of the kernel's."""
+    prompt, observation = pieces
+    before = sum((look + 1) * texts.turn + look * texts.observation for look in range(texts.looks))
+    means = (
+        texts.prompt * (prompt + 1) / (2 * prompt),
+        texts.prompt
+        + before / max(1, texts.looks)
+        + texts.observation * (observation + 1) / (2 * observation),
+        texts.prompt + texts.own,
+    )
+    first, second, third = (min(1.0, (mean + MOST_KEYS / 2) / length) for mean in means)
+    return first, second, third
 
 
 def units_of(config: ConfigDict) -> dict[str, dict[str, float]]:
@@ -94,12 +114,26 @@ def units_of(config: ConfigDict) -> dict[str, dict[str, float]]:
     }
 
 
+def texts_of(config: ConfigDict, program: Program) -> Texts:
+    """What a rollout's program is assumed to read and write."""
+    bank, prompts = program.arguments["bank"], program.arguments["prompts"]
+    marks = bank.stamps.shape[2] + program.arguments["special_tokens"].frame_text.size
+    return Texts(
+        questions=prompts.tokens.shape[0],
+        group=config.rl.group_size,
+        prompt=prompts.tokens.shape[1],
+        observation=config.dialogue.window_frames * (bank.tokens.shape[2] + marks),
+        looks=TOOL_CALLS,
+        turn=round(TURN_SHARE * config.rollout.turn_tokens),
+    )
+
+
 def rollout_least(config: ConfigDict, program: Program, chips: int) -> Least | None:
     """What a rollout needs at least, see ideal.py; None of another program."""
-    if "prompts" not in program.arguments:
+    if not program.agent_loop:
         return None
     text = with_vocabulary(config.model, config.dialogue.vocab_size).text
-    params, bank = program.arguments["parameters"]["text"], program.arguments["bank"]
+    params = program.arguments["parameters"]["text"]
     kernel = params["layers"]["mlp"]["up_proj"]["kernel"]
     head = next(leaf for leaf in jax.tree.leaves(params) if text.vocab_size in leaf.shape)
     is_int8 = config.rollout.kv_dtype == "int8"  # with a float32 factor a head
@@ -114,17 +148,7 @@ def rollout_least(config: ConfigDict, program: Program, chips: int) -> Least | N
         head.dtype.itemsize,
         1 + 4 / text.head_dim if is_int8 else jnp.dtype(config.model.dtype).itemsize,
     )
-    questions, prompt = program.arguments["prompts"].tokens.shape
-    marks = bank.stamps.shape[2] + program.arguments["special_tokens"].frame_text.size
-    texts = Texts(
-        questions,
-        config.rl.group_size,
-        prompt,
-        config.dialogue.window_frames * (bank.tokens.shape[2] + marks),
-        TOOL_CALLS,
-        round(TURN_SHARE * config.rollout.turn_tokens),
-    )
-    return least_of(decoder, texts, chips)
+    return least_of(decoder, texts_of(config, program), chips)
 
 
 def cost_of(

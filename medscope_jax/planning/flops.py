@@ -15,10 +15,19 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from medscope_jax.errors import UserError
+from medscope_jax.models.attention.cached import KERNEL
 
 AGENT_LOOP = "agent_loop"  # named scope of the loop in rollout/loop.py
 PIECES = "chunked_prefill"  # named scope of the loop in rollout/prefill.py
 _OBSERVES = "execute_tools"  # the agent loop's step that reads observations
+_DECODES = "decode_step"  # and the one that writes
+
+
+class Inside(NamedTuple):
+    """What is assumed of what stands in one loop."""
+
+    pieces: float  # times that a loop without a fixed length runs, other than the agent loop's
+    filled: float  # share of a cache's positions that a kernel over it reads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +50,23 @@ class Assumed:
     observation: float = 1.0  # pieces that an observation is prefilled in
     choice: tuple[float, ...] = (0.5, 0.5)  # shares of the tower's blocks: in windows, frame-wide
     attended: float = 0.5  # share of all pairs of positions that a kernel computes; causal: half
+    # Of a cache's positions, the share that is read, in the mean: for prompts, observations, and
+    # tokens that are decoded.
+    filled: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     @property
     def mean(self) -> "Assumed":
         """What is assumed of the mean device."""
         return self if self.mean_steps is None else dataclasses.replace(self, steps=self.mean_steps)
 
-    def kinds(self, names: Sequence[str]) -> list[tuple[float, float]]:
-        """Of each of the agent loop's loops, in order: how often it steps in all, and in how many
-        pieces a step of it reads a text.
+    @property
+    def reading(self) -> "Inside":
+        """What is assumed where prompts are read: everywhere but in some of the agent loop."""
+        return Inside(self.prompt, self.filled[0])
+
+    def kinds(self, names: Sequence[str]) -> list[tuple[float, "Inside"]]:
+        """Of each of the agent loop's loops, in order: how often it steps in all, and what is
+        assumed of a step.
 
         Raises:
           UserError: the loops are others than those of `steps`.
@@ -60,8 +77,11 @@ class Assumed:
                 f"they step is known of {', '.join(self.steps) or '(none)'}: see "
                 "planning/cost.py and rollout/loop.py"
             )
-        pieces = {_OBSERVES: self.observation}
-        return [(self.steps[name], pieces.get(name, self.prompt)) for name in names]
+        others = {
+            _OBSERVES: Inside(self.observation, self.filled[1]),
+            _DECODES: Inside(self.prompt, self.filled[2]),
+        }
+        return [(self.steps[name], others.get(name, self.reading)) for name in names]
 
     def branches(self, number: int) -> tuple[float, ...]:
         """How often each of `number` branches runs each time that a choice is come to."""
@@ -106,11 +126,10 @@ def count_flops(trace: ClosedJaxpr, assumed: Assumed) -> Flops:
     Raises:
       UserError: a loop multiplies matrices, and it is not known how often it runs.
     """
-    return _count(_plain(trace), assumed, assumed.prompt)
+    return _count(_plain(trace), assumed, assumed.reading)
 
 
-def _count(jaxpr: Jaxpr, assumed: Assumed, pieces: float) -> Flops:
-    """pieces: how often a loop without a fixed length runs, other than the agent loop's."""
+def _count(jaxpr: Jaxpr, assumed: Assumed, inside: Inside) -> Flops:
     parts = []
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
@@ -119,33 +138,32 @@ def _count(jaxpr: Jaxpr, assumed: Assumed, pieces: float) -> Flops:
         elif name == "conv_general_dilated":
             parts.append(Flops(_convolution(equation), 0.0, 0.0))
         elif name == "scan":
-            one = _count(_plain(params["jaxpr"]), assumed, pieces)
+            one = _count(_plain(params["jaxpr"]), assumed, inside)
             parts.append(one.times(params["length"]))
         elif name == "while":
             body, scope = _plain(params["body_jaxpr"]), _scope(equation)
             if scope == AGENT_LOOP:
                 kinds = [kind for kind in body.eqns if kind.primitive.name == "while"]
                 often = assumed.kinds([_scope(kind) for kind in kinds])
-                for kind, (steps, inside) in zip(kinds, often, strict=True):
+                for kind, (steps, own) in zip(kinds, often, strict=True):
                     step = _plain(kind.params["body_jaxpr"])
-                    parts.append(_count(step, assumed, inside).times(steps))
+                    parts.append(_count(step, assumed, own).times(steps))
             else:
-                once = _count(body, assumed, pieces)
+                once = _count(body, assumed, inside)
                 if once.total and scope != PIECES:
                     raise unknown_loop(scope)
-                parts.append(once.times(pieces))
+                parts.append(once.times(inside.pieces))
         elif name == "cond":
             shares = assumed.branches(len(params["branches"]))
             for share, branch in zip(shares, params["branches"], strict=True):
-                parts.append(_count(_plain(branch), assumed, pieces).times(share))
+                parts.append(_count(_plain(branch), assumed, inside).times(share))
         elif name == "shard_map":
-            parts.append(_count(_plain(params["jaxpr"]), assumed, pieces).on(_shards(params)))
+            parts.append(_count(_plain(params["jaxpr"]), assumed, inside).on(_shards(params)))
         elif name == "pallas_call":
-            operations = _kernel(equation, assumed)
+            operations = _kernel(equation, assumed, inside)
             parts.append(Flops(0.0, operations, operations))
         else:
-            inner = _inside(params)
-            parts.extend(_count(jaxpr, assumed, pieces) for jaxpr in inner)
+            parts.extend(_count(inner, assumed, inside) for inner in _inside(params))
     return Flops(*(sum(numbers) for numbers in zip(*parts, strict=True))) if parts else _NOTHING
 
 
@@ -175,11 +193,12 @@ def _convolution(equation) -> float:
     return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / features
 
 
-def _kernel(equation, assumed: Assumed) -> float:
+def _kernel(equation, assumed: Assumed, inside: Inside) -> float:
     """An attention kernel's operations: those of a block of scores, for all blocks it comes to.
 
     Its first matrices are queries [.., N, hd] and keys [.., M, hd], and the first product in it
-    makes a block of scores. A kernel with an estimate of its own is taken at its word.
+    makes a block of scores. One over a cache reads the filled part of it. A kernel with an
+    estimate of its own is taken at its word.
 
     Raises:
       UserError: a kernel of another kind multiplies matrices and has no estimate.
@@ -187,6 +206,9 @@ def _kernel(equation, assumed: Assumed) -> float:
     estimate = equation.params.get("cost_estimate")
     if estimate is not None:
         return float(estimate.flops)
+    if equation.params.get("name") == KERNEL:
+        query, keys = (equation.invars[i].aval.shape for i in (2, 3))
+        return 4.0 * math.prod(query) * keys[3] * inside.filled
     body = _plain(equation.params["jaxpr"])
     scores = _first_product(body)
     if scores is None:
@@ -204,7 +226,7 @@ def _kernel(equation, assumed: Assumed) -> float:
     query, key = matrices[:2]
     blocks = math.prod(query[:-1]) * key[-2] / math.prod(scores.outvars[0].aval.shape)
     every = dataclasses.replace(assumed, choice=(1.0, 1.0))  # its branches: do, or do nothing
-    return _count(body, every, 1.0).total * blocks * assumed.attended
+    return _count(body, every, Inside(1.0, 1.0)).total * blocks * assumed.attended
 
 
 def _first_product(jaxpr: Jaxpr):

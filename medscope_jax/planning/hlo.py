@@ -9,10 +9,12 @@ as often as the loop runs.
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 
 from medscope_jax.errors import UserError
+from medscope_jax.models.attention.cached import KERNEL
 from medscope_jax.planning.arithmetic import product_flops
-from medscope_jax.planning.flops import AGENT_LOOP, PIECES, Assumed, unknown_loop
+from medscope_jax.planning.flops import AGENT_LOOP, PIECES, Assumed, Inside, unknown_loop
 from medscope_jax.planning.fusions import IN_PLACE, SLICING, bytes_read, bytes_written
 from medscope_jax.planning.hlo_text import (
     Computation,
@@ -78,7 +80,7 @@ def read_work(text: str, chips: int, assumed: Assumed) -> ChipWork:
     """
     computations, entry = parse(text)
     reader = _Reader(computations, chips, assumed)
-    reader.visit(entry, 1.0, assumed.prompt)
+    reader.visit(entry, 1.0, assumed.reading)
     if assumed.steps and not reader.has_agent_loop:
         raise UserError(f"it holds no loop named {AGENT_LOOP}: see rollout/loop.py")
     counted = {kind: Moved(*values) for kind, values in sorted(reader.collectives.items())}
@@ -96,8 +98,8 @@ class _Reader:
         self.collectives: dict[str, tuple[float, float]] = {}
         self.has_agent_loop = False
 
-    def visit(self, name: str, times: float, pieces: float) -> None:
-        """Counts a computation `times` often; pieces: as in flops."""
+    def visit(self, name: str, times: float, inside: Inside) -> None:
+        """Counts a computation `times` often."""
         computation = self.computations[name]
         seen: set[tuple] = set()
         for instruction in computation.instructions.values():
@@ -105,37 +107,37 @@ class _Reader:
             if opcode == "while":
                 trips = trip_count(instruction, computation, self.computations)
                 if trips is None:
-                    self.visit_open(instruction, times, pieces)
+                    self.visit_open(instruction, times, inside)
                 else:
-                    self.visit(instruction.calls("body"), times * trips, pieces)
+                    self.visit(instruction.calls("body"), times * trips, inside)
             elif opcode == "conditional":
                 branches = instruction.branches
                 often = self.assumed.branches(len(branches))
                 for share, branch in zip(often, branches, strict=True):
-                    self.visit(branch, times * share, pieces)
+                    self.visit(branch, times * share, inside)
             elif opcode in ("call", "async-start"):
                 called = instruction.calls("to_apply") or instruction.calls()
                 if called:
-                    self.visit(called, times, pieces)
+                    self.visit(called, times, inside)
             else:
                 self.flops += times * self.products(instruction, computation)
-                self.hbm_bytes += times * self.moved(instruction, computation)
+                self.hbm_bytes += times * self.moved(instruction, computation, inside)
                 self.collect(instruction, times, seen)
                 if opcode == "send" and _BETWEEN_SLICES in instruction.attributes:
                     self.dcn_bytes += times * max(number for number, _ in leaves(instruction.shape))
 
-    def visit_open(self, loop: Instruction, times: float, pieces: float) -> None:
+    def visit_open(self, loop: Instruction, times: float, inside: Inside) -> None:
         """Counts a loop without a fixed length as often as its name says."""
         name, body = loop_name(loop, self.computations), loop.calls("body")
         if name == AGENT_LOOP:
             self.has_agent_loop = True
             kinds = self.open_loops(body)
             often = self.assumed.kinds([loop_name(kind, self.computations) for kind in kinds])
-            for kind, (count, inside) in zip(kinds, often, strict=True):
-                self.visit(kind.calls("body"), times * count, inside)
+            for kind, (count, own) in zip(kinds, often, strict=True):
+                self.visit(kind.calls("body"), times * count, own)
             return
         before = self.flops, dict(self.collectives)
-        self.visit(body, times * pieces, pieces)
+        self.visit(body, times * inside.pieces, inside)
         if name != PIECES and (self.flops, self.collectives) != before:
             raise unknown_loop(name)
 
@@ -157,7 +159,7 @@ class _Reader:
         inner = self.computations[instruction.calls()]
         return sum(self.products(part, inner) for part in inner.instructions.values())
 
-    def moved(self, instruction: Instruction, computation: Computation) -> int:
+    def moved(self, instruction: Instruction, computation: Computation, inside: Inside) -> float:
         """HBM bytes that one instruction reads and writes."""
         opcode = instruction.opcode
         if opcode in _FREE or opcode.endswith(("-done", "-update")):
@@ -167,6 +169,8 @@ class _Reader:
         if opcode == "custom-call" and (estimate := estimated_bytes(instruction.attributes)):
             return estimate  # a kernel may read less than all of its operands, or some twice
         shapes = [computation.instructions[name].shape for name in instruction.operands]
+        if opcode == "custom-call" and KERNEL in instruction.attributes:
+            return cached_bytes(shapes) * inside.filled + size(shapes[2]) + size(instruction.shape)
         if opcode.removesuffix("-start") in SLICING:
             # A started one's tuple holds its operands before the slice.
             found = leaves(instruction.shape)
@@ -220,6 +224,24 @@ class _Reader:
         count, moved = self.collectives.get(kind, (0.0, 0.0))
         sent = sent_bytes(part, kind, self.chips)
         self.collectives[kind] = (count + times, moved + times * sent)
+
+
+def cached_bytes(shapes: Sequence[str]) -> float:
+    """Bytes that the kernel over a cache reads of it if all of it is filled.
+
+    shapes: of its operands: layer, start, query [B, K, blocks, rows, hd], keys and values [layers,
+        B, K, M, hd], and their factors [layers, B, K, M] if there are any. Each block of queries
+        reads a layer's, and factors are read for all heads at once.
+    """
+    query, keys = (list(map(int, dims(shapes[i]))) for i in (2, 3))
+    layers, kv_heads, blocks = keys[0], keys[2], query[2]
+    stored, factors = sum(map(size, shapes[3:5])), sum(map(size, shapes[5:]))
+    return blocks * (stored + factors * kv_heads) / layers
+
+
+def dims(shape: str) -> list[str]:
+    """The sizes of an array's axes, such as ["4", "8"] of bf16[4,8]{1,0}."""
+    return shape[shape.index("[") + 1 : shape.index("]")].split(",")
 
 
 def estimated_bytes(attributes: str) -> int:

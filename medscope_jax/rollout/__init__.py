@@ -6,13 +6,14 @@ from medscope_jax.rollout.engine import (
     RunningRollouts,
     VideoQuestion,
 )
-from medscope_jax.rollout.loop import make_rollout, question_axes, rollout
+from medscope_jax.rollout.loop import device_rollouts, make_rollout, rollout
 from medscope_jax.rollout.observation import SpecialTokens, find_special_tokens, observe
 from medscope_jax.rollout.prompts import Trajectory, make_prompts, prompt_width, read_trajectories
 from medscope_jax.rollout.sampling import row_keys, sample
 from medscope_jax.rollout.state import Prompts, RolloutConfig
 
 __all__ = [
+    "device_rollouts",
     "FinishedRollouts",
     "Prompts",
     "RolloutConfig",
@@ -26,7 +27,6 @@ __all__ = [
     "make_rollout",
     "observe",
     "prompt_width",
-    "question_axes",
     "read_trajectories",
     "rollout",
     "row_keys",

@@ -15,6 +15,7 @@ and with fewer batch slots than requests a row that is done makes room for the n
 `prefill_rows` waiting rows are prefilled at a time, so that the cost follows the number of calls.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -141,57 +142,110 @@ def make_rollout(
     """The compiled rollout: (params, bank, prompts, special tokens) -> (Episode, metrics).
 
     See `rollout`. With a mesh, questions are split over its data and fsdp axes, and over context
-    too where that divides them. Every device runs its own loop: no device waits for another's
-    turns, and a row's result does not depend on the split. The bank's videos are split alike, so a
-    question's video must lie in its device's part. Devices along the tensor axis share a loop, each
-    with its heads' part of the key-value cache.
+    too where that divides them; where it does not, each question's rollouts are split over context.
+    Every device runs its own loop: no device waits for another's turns, and a row's result does not
+    depend on the split. The bank's videos are split as questions are, so a question's video must
+    lie in its device's part. Devices along the tensor axis share a loop, each with its heads' part
+    of the key-value cache.
     """
-    program = functools.partial(rollout, model=model, layout=layout, config=config, sampler=sampler)
     if mesh is None or mesh.size == 1:
+        program = functools.partial(
+            rollout, model=model, layout=layout, config=config, sampler=sampler
+        )
         return jax.jit(program)
 
-    def local(axes, params, bank, prompts, special_tokens):
-        # A video's row counts over the whole bank outside, over this device's part of it inside.
-        first = bank.length.shape[0] * jax.lax.axis_index(axes)
-        prompts = prompts.replace(video=prompts.video - first)
-        episode, metrics = program(params, bank, prompts, special_tokens)
-        return episode, jax.tree.map(lambda x: jax.lax.psum(x, axes), metrics)
-
     def split_program(params, bank, prompts, special_tokens):
-        axes = question_axes(mesh, len(prompts.tokens), len(bank.length))
-        if not axes:
+        counts = len(prompts.tokens), len(bank.length)
+        axes, within = rollout_axes(mesh, config.group, *counts)
+        own_group = config.group // math.prod(mesh.shape[name] for name in within)
+        program = functools.partial(
+            rollout,
+            model=model,
+            layout=layout,
+            config=dataclasses.replace(config, group=own_group),
+            sampler=sampler,
+        )
+        if not axes + within:
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
                 return program(params, bank, prompts, special_tokens)
-        split: Any = PartitionSpec(axes)  # in the place of the arrays that are split so
-        columns: Any = PartitionSpec(None, axes)
-        whole = PartitionSpec()
-        episode = Episode(
-            tokens=split,
-            visual_index=split,
-            role=split,
-            positions=columns,
-            logprobs=split,
-            calls=split,
+
+        def local(params, bank, prompts, special_tokens):
+            # A video's row counts over the whole bank outside, over this device's part inside.
+            first = bank.length.shape[0] * jax.lax.axis_index(axes) if axes else 0
+            prompts = prompts.replace(video=prompts.video - first)
+            episode, metrics = program(params, bank, prompts, special_tokens)
+            metrics = jax.tree.map(lambda x: jax.lax.psum(x, axes + within), metrics)
+            return _on_rows(lambda x, axis: _unfold(x, axis, own_group), episode), metrics
+
+        questions: Any = PartitionSpec(axes or None)  # in the place of the arrays split so
+        rows = _on_rows(
+            lambda _, axis: PartitionSpec(*(None,) * axis, axes or None, within or None),
+            Episode(*(0,) * len(dataclasses.fields(Episode))),
         )
-        return jax.shard_map(
-            functools.partial(local, axes),
+        fields = {field.name: questions for field in dataclasses.fields(Prompts)}
+        keys = PartitionSpec(axes or None, within or None)
+        episode, metrics = jax.shard_map(
+            local,
             mesh=mesh,
-            in_specs=(whole, split, split, whole),
-            out_specs=(episode, whole),
-            # Where context does not divide the questions, devices along it repeat the same work.
+            in_specs=(
+                PartitionSpec(),
+                questions,
+                Prompts(**fields | {"keys": keys}),
+                PartitionSpec(),
+            ),
+            out_specs=(rows, PartitionSpec()),
+            # Where context divides neither, devices along it repeat the same work.
             axis_names={*axes, *SEQUENCE} & set(mesh.axis_names),
             check_vma=False,
         )(params, bank, prompts, special_tokens)
+        return _on_rows(_fold, episode), metrics
 
     return jax.jit(split_program)
 
 
-def question_axes(mesh: Mesh, *counts: int) -> tuple[str, ...]:
-    """The mesh axes that a rollout's questions (and their videos) are split over.
+def _on_rows(change: Callable[[Any, int], Any], episode: Episode) -> Episode:
+    """An episode whose arrays are changed by a function of each and of the axis of its rows."""
+    axes = {field.name: 0 for field in dataclasses.fields(Episode)} | {"positions": 1}
+    changed = {
+        name: jax.tree.map(lambda x, axis=axis: change(x, axis), getattr(episode, name))
+        for name, axis in axes.items()
+    }
+    return Episode(**changed)
 
-    counts: numbers of questions and of videos; context is left out where it does not divide them.
+
+def _unfold(array: jax.Array, axis: int, group: int) -> jax.Array:
+    """[.., P * group, ..] to [.., P, group, ..]."""
+    shape = array.shape
+    return array.reshape(*shape[:axis], -1, group, *shape[axis + 1 :])
+
+
+def _fold(array: jax.Array, axis: int) -> jax.Array:
+    """[.., P, group, ..] to [.., P * group, ..]."""
+    shape = array.shape
+    return array.reshape(*shape[:axis], -1, *shape[axis + 2 :])
+
+
+def rollout_axes(mesh: Mesh, group: int, *counts: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The mesh axes that a rollout's questions (and their videos) are split over, and those that
+    each question's rollouts are.
+
+    Args:
+        group: rollouts of a question.
+        counts: numbers of questions and of videos. Where context does not divide them, it splits
+            each group; where it does not divide that either, it splits nothing.
     """
     axes = tuple(name for name in BATCH + SEQUENCE if mesh.shape.get(name, 1) > 1)
     size = math.prod(mesh.shape[name] for name in axes)
-    fits = all(count % size == 0 for count in counts)
-    return axes if fits else tuple(name for name in axes if name not in SEQUENCE)
+    if all(count % size == 0 for count in counts):
+        return axes, ()
+    within = tuple(name for name in axes if name in SEQUENCE)
+    parts = math.prod(mesh.shape[name] for name in within)
+    outer = tuple(name for name in axes if name not in SEQUENCE)
+    return outer, () if group % parts else within
+
+
+def device_rollouts(mesh: Mesh, questions: int, group: int) -> tuple[int, int]:
+    """(questions, rollouts of each) of one device's part of a batch."""
+    axes, within = rollout_axes(mesh, group, questions)
+    parts = math.prod(mesh.shape[name] for name in axes)
+    return max(1, questions // parts), group // math.prod(mesh.shape[name] for name in within)

@@ -148,12 +148,12 @@ def test_what_devices_repeat_counts_once(out):
 
 def kernel(x, flops=None):
     """A Pallas call that multiplies x, [N, N], by itself, with an estimate of its FLOPs or none."""
-    estimate = pl.CostEstimate(flops=flops, bytes_accessed=10, transcendentals=0)
+    estimate = flops and pl.CostEstimate(flops=flops, bytes_accessed=10, transcendentals=0)
 
     def multiply(x, y):
         y[...] = x[...] @ x[...]
 
-    return pl.pallas_call(multiply, x, name="square", cost_estimate=flops and estimate)(x)
+    return pl.pallas_call(multiply, x, name="square", cost_estimate=estimate)(x)
 
 
 def test_a_kernel_that_can_t_be_counted_is_an_error():

@@ -107,8 +107,7 @@ ENTRY %main (a: s8[1048576], i: s32[]) -> ({kind}[1048576], s32[]) {{
     assert moved(text) == pytest.approx(mib * MIB, abs=8)
 
 
-def argument(shape, dtype):
-    mesh = make_mesh({"tensor": 4}, topology_devices("v5e:2x2"))
+def argument(mesh, shape, dtype):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec()))
 
 
@@ -146,6 +145,7 @@ CACHE, SCALES = ((8, 32_768, 128), INT8), ((8, 32_768), F32)
 )
 def test_a_compiled_program_reads_what_is_stored_once(program, shapes, stored):
     """What a decode step spends its time in: all else, such as scores, is small beside it."""
-    arguments = {f"a{i}": argument(*shape) for i, shape in enumerate(shapes)}
+    mesh = make_mesh({"tensor": 4}, topology_devices("v5e:2x2"))
+    arguments = {f"a{i}": argument(mesh, *shape) for i, shape in enumerate(shapes)}
     report = compile_for(program, arguments)
     assert stored <= read_work(report.text, 4, Assumed()).hbm_bytes < 1.25 * stored

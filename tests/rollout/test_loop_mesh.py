@@ -25,10 +25,18 @@ def wanted(world):
     return play(world, CONFIG)[0]
 
 
-@pytest.mark.parametrize("axes, rows", [({"fsdp": 2, "context": 2}, 2), ({"context": 3}, 8)])
-def test_questions_are_split_over_context(world, wanted, axes, rows):
-    """Invariant: a context axis changes nothing; where it divides the four questions, no device
-    has another's rows."""
+@pytest.mark.parametrize(
+    "axes, rows",
+    [
+        ({"fsdp": 2, "context": 2}, 2),  # a question a device
+        ({"fsdp": 4, "context": 2}, 1),  # a rollout a device
+        ({"fsdp": 2, "context": 4}, 4),  # neither four questions nor groups of two are divided
+        ({"context": 3}, 8),
+    ],
+)
+def test_rollouts_are_split_over_context(world, wanted, axes, rows):
+    """Invariant: a context axis changes nothing; where it divides the four questions, or each
+    one's two rollouts, no device has another's rows."""
     tokenizer, model, params, bank, _, _ = world
     mesh = make_mesh(axes, jax.devices()[: int(np.prod(list(axes.values())))], kv_heads=2)
     arguments = (

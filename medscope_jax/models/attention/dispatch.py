@@ -1,4 +1,4 @@
-"""Self-attention of whole rows: the choice of the program, and rows that are split over a mesh.
+"""The choice of attention's program; whole rows that are split over a mesh.
 
 With a mesh axis `context`, each device holds a part of every row's positions. Its queries attend to
 the keys and values of all positions, which are gathered: with grouped heads they are small.
@@ -20,11 +20,13 @@ from medscope_jax.distributed import (
     tpu_generation,
     usable_axes,
 )
+from medscope_jax.models.attention.cached import attend_cached, takes_cached
 from medscope_jax.models.attention.cudnn import attend_cudnn, takes_cudnn
 from medscope_jax.models.attention.dense import (
     Joined,
     Packed,
     RowPlan,
+    attend,
     attend_blocks,
     attend_causal,
     attend_joined,
@@ -33,6 +35,7 @@ from medscope_jax.models.attention.dense import (
     segments,
 )
 from medscope_jax.models.attention.splash import attend_splash, padding_for_splash
+from medscope_jax.models.cache import Cache, read
 from medscope_jax.models.layers import precision
 from medscope_jax.models.model_config import ModelConfig
 
@@ -100,6 +103,31 @@ def attend_self(
     if config.attention == "splash":
         return attend_splash(query, key, value, segment, plan)
     return checkpoint_name(_attend_own(query, key, value, segment, plan, exact), "attention")
+
+
+def attend_cache(
+    query: jax.Array,
+    cache: Cache,
+    layer: jax.Array | int,
+    start: jax.Array,
+    config: ModelConfig,
+) -> jax.Array:
+    """Attention of each row's next inputs to its filled part of a cache, which holds them too.
+
+    Args:
+        query: [B, N, H, hd]; input n of row b attends to positions up to start[b] + n.
+        cache: of B rows; layer: which of its layers.
+        start: int32 [B].
+
+    Returns:
+        [B, N, H, hd]. Without a TPU's kernel, all positions of the cache are read.
+    """
+    if config.attention == "splash" and takes_cached(cache.length):
+        return attend_cached(query, cache, layer, start)
+    positions = start[:, None] + jnp.arange(query.shape[1])
+    allowed = jnp.arange(cache.length) <= positions[..., None]
+    key, value = read(cache, layer, query.dtype)
+    return attend(query, key, value, allowed, precision(config.dtype))
 
 
 def _attend_own(
