@@ -1,4 +1,4 @@
-"""A laptop: two cores, 6 GB of memory, no accelerator; the whole job in 14 to 24 minutes.
+"""A laptop: two cores, 6 GB of memory, no accelerator; the whole job in some 20 minutes.
 
 `cpu.py:smoke` walks the same path in two to four minutes, too small and short to learn much.
 What each key means, its type and range: `python -m medscope_jax.train --help`, which is
