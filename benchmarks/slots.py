@@ -121,6 +121,7 @@ def _prompts(questions: int, group: int) -> Prompts:
         length=jnp.full((questions,), _PROMPT),
         video=jnp.zeros((questions,), jnp.int32),
         keys=jax.random.wrap_key_data(jnp.stack([jnp.zeros_like(rows), rows], axis=-1)),
+        least=_PROMPT,
     )
 
 

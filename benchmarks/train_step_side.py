@@ -135,7 +135,7 @@ def _our_update(world: World, job: Job, videos, episode: Episode, bank, repeats:
     role = np.asarray(episode.role)
     times = [videos[place].times for place in world.places]
     width = prompt_width(world.records, times, run.tokenizer, run.layout, tools=True)
-    sizes = {"size": measure_packing(role, GROUP, width), "targets": most_generated(role)}
+    sizes = {"size": measure_packing(role, GROUP, width.most), "targets": most_generated(role)}
     step = on_mesh(run.mesh, make_ga_grpo_step(config, run.model, run.mesh, run.layout))
     state = init_state(
         jax.tree.map(jnp.copy, world.params),

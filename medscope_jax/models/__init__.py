@@ -5,7 +5,7 @@ Flax stays inside this room; others see frozen configs, plain parameter trees an
 
 from medscope_jax.models.attention.dense import Joined, Packed
 from medscope_jax.models.attention.dispatch import for_mesh
-from medscope_jax.models.cache import Cache, init_cache, put_rows, repeat_rows, take_rows
+from medscope_jax.models.cache import Cache, Prefix, init_cache, put_rows, take_rows
 from medscope_jax.models.hf.hf_config import hf_config
 from medscope_jax.models.hf.peft import adapter_config, import_peft, peft_state_dict
 from medscope_jax.models.hf.tensors import export_hf, hf_shapes, import_hf
@@ -48,6 +48,7 @@ from medscope_jax.models.weights import load_params, read_model, save_params, we
 __all__ = [
     "PRESETS",
     "Cache",
+    "Prefix",
     "Joined",
     "LoraConfig",
     "ModelConfig",
@@ -87,7 +88,6 @@ __all__ = [
     "preset",
     "put_rows",
     "read_model",
-    "repeat_rows",
     "rounding_error",
     "save_params",
     "split_lora",

@@ -3,6 +3,12 @@
 It is the largest array of a long rollout: 57 KB a token for a 7B in bfloat16. On a mesh it is split
 by rows over data and fsdp and by heads over tensor. int8 halves it: a head of a position is then
 numbers from -127 to 127 and one factor.
+
+Rows that begin alike have their prompt once, as a row of a prefix cache, and behind it each its own
+positions. Position numbers count from the prompt's begin on:
+
+    prefix cache    row 0: A A A A .     row 1: B B B B B
+    own positions   a a . .   a a a .    b . . .   b b . .
 """
 
 import flax
@@ -16,10 +22,20 @@ from medscope_jax.models.model_config import ModelConfig
 from medscope_jax.models.quantize import dequantize, quantize
 
 
+class Prefix(flax.struct.PyTreeNode):
+    """What rows of a cache begin with."""
+
+    cache: "Cache"  # Q prompts, without a prefix of their own
+    row: jax.Array  # int32 [B], which of them each row begins with
+    length: jax.Array  # int32 [B], its positions; 0: none
+    # Rows that begin alike lie side by side, so many of each of the Q in order; 0: any lie anyhow.
+    group: int = flax.struct.field(pytree_node=False, default=0)
+
+
 class Cache(flax.struct.PyTreeNode):
     """Keys (rotated) and values of each row's inputs; position i holds the i-th input.
 
-    Rows are axis 1 of every leaf, positions axis 3.
+    Rows are axis 1 of every array, positions axis 3.
 
     Attributes:
         k, v: each one array [layers, B, K, M, head_dim], or a tuple of such arrays with one layer
@@ -27,16 +43,18 @@ class Cache(flax.struct.PyTreeNode):
             dtype, or int8.
         k_scale, v_scale: the factors of int8 numbers, float32 [layers, B, K, M], or tuples as
             above; None for another dtype.
+        prefix: what the rows begin with; the arrays then hold the positions behind it.
     """
 
     k: jax.Array | tuple[jax.Array, ...]
     v: jax.Array | tuple[jax.Array, ...]
     k_scale: jax.Array | tuple[jax.Array, ...] | None = None
     v_scale: jax.Array | tuple[jax.Array, ...] | None = None
+    prefix: Prefix | None = None
 
     @property
     def length(self) -> int:
-        """How many positions a row has, L."""
+        """How many positions a row has of its own, M."""
         return jax.tree.leaves(self.k)[0].shape[3]
 
     @property
@@ -77,18 +95,18 @@ def init_cache(
     )
 
 
-def repeat_rows(cache: Cache, repeats: int) -> Cache:
-    """Every row `repeats` times, one after the other: a prompt's cache for each of its samples."""
-    return jax.tree.map(lambda part: jnp.repeat(part, repeats, axis=1), cache)
-
-
 def take_rows(cache: Cache, rows: jax.Array) -> Cache:
-    """The cache of some rows; rows: [R] indices within the batch."""
-    return jax.tree.map(lambda part: part[:, rows], cache)
+    """The cache of some rows, with the same prefix cache; rows: [R] indices within the batch."""
+    taken = jax.tree.map(lambda part: part[:, rows], cache.replace(prefix=None))
+    prefix = cache.prefix
+    if prefix is not None:
+        prefix = prefix.replace(row=prefix.row[rows], length=prefix.length[rows], group=0)
+    return taken.replace(prefix=prefix)
 
 
 def put_rows(cache: Cache, rows: jax.Array, part: Cache) -> Cache:
-    """The cache with rows [R] (within the batch, no index twice) replaced by those of `part`.
+    """The cache with rows [R] (within the batch, no index twice) replaced by those of `part`; what
+    they begin with stays.
 
     Where `part` has fewer positions, they replace a row's first ones. It is done slice by slice, in
     the order of axes that decoding has: for a scatter of whole rows, or in another order, a TPU's
@@ -101,7 +119,8 @@ def put_rows(cache: Cache, rows: jax.Array, part: Cache) -> Cache:
             whole = jax.lax.dynamic_update_slice(whole, new[:, i : i + 1], place)
         return _in_order(whole)
 
-    return jax.tree.map(put, cache, part)
+    placed = jax.tree.map(put, cache.replace(prefix=None), part.replace(prefix=None))
+    return placed.replace(prefix=cache.prefix)
 
 
 def _in_order(whole: jax.Array) -> jax.Array:
@@ -123,14 +142,27 @@ def _in_order(whole: jax.Array) -> jax.Array:
 def split_layers(cache: Cache) -> list[Cache]:
     """The layers of a cache with one array a layer, each a cache of its own."""
     layers = len(cache.k)
-    leaves = jax.tree.leaves(cache)  # k's layers, then v's, then those of the factors
-    return [Cache(*leaves[layer::layers]) for layer in range(layers)]
+    leaves = jax.tree.leaves(cache.replace(prefix=None))  # k's layers, v's, those of the factors
+    parts = [Cache(*leaves[layer::layers]) for layer in range(layers)]
+    prefix = cache.prefix
+    if prefix is None:
+        return parts
+    begun = split_layers(prefix.cache)
+    return [
+        part.replace(prefix=prefix.replace(cache=one))
+        for part, one in zip(parts, begun, strict=True)
+    ]
 
 
 def join_layers(parts: list[Cache]) -> Cache:
     """Puts caches of single layers together into one; undoes split_layers."""
-    fields = zip(*(jax.tree.leaves(part) for part in parts), strict=True)
-    return Cache(*map(tuple, fields))
+    alone = [part.replace(prefix=None) for part in parts]
+    fields = zip(*(jax.tree.leaves(part) for part in alone), strict=True)
+    joined, prefix = Cache(*map(tuple, fields)), parts[0].prefix
+    if prefix is None:
+        return joined
+    begun = join_layers([part.prefix.cache for part in parts if part.prefix is not None])
+    return joined.replace(prefix=prefix.replace(cache=begun))
 
 
 def write(
@@ -145,11 +177,11 @@ def write(
 
     Args:
         key, value: [B, N, K, head_dim].
-        start: [B] position of each row's first input.
+        start: [B] position of each row's first input, behind its prefix.
         count: [B] inputs to write; the others are padding.
     """
     inputs, length = jnp.arange(key.shape[1]), cache.length
-    positions = start[:, None] + inputs
+    positions = own_start(cache, start)[:, None] + inputs
     # Padding inputs go to position M: out of bounds on purpose, dropped.
     positions = jnp.where(inputs < count[:, None], positions, length)
     rows = jnp.arange(key.shape[0])[:, None]
@@ -158,20 +190,26 @@ def write(
         return whole.at[layer, rows, :, positions].set(new, mode="drop")
 
     if cache.k_scale is None:
-        return Cache(put(cache.k, key), put(cache.v, value))
+        return cache.replace(k=put(cache.k, key), v=put(cache.v, value))
     (key, k_scale), (value, v_scale) = (quantize(x[..., None]) for x in (key, value))
-    return Cache(
-        put(cache.k, key[..., 0]),
-        put(cache.v, value[..., 0]),
-        put(cache.k_scale, k_scale[..., 0]),
-        put(cache.v_scale, v_scale[..., 0]),
+    return cache.replace(
+        k=put(cache.k, key[..., 0]),
+        v=put(cache.v, value[..., 0]),
+        k_scale=put(cache.k_scale, k_scale[..., 0]),
+        v_scale=put(cache.v_scale, v_scale[..., 0]),
     )
+
+
+def own_start(cache: Cache, start: jax.Array) -> jax.Array:
+    """Where position `start` [B] of each row lies among the row's own, [B]."""
+    return start if cache.prefix is None else start - cache.prefix.length
 
 
 def read(
     cache: Cache, layer: jax.Array | int, dtype: jax.typing.DTypeLike
 ) -> tuple[jax.Array, jax.Array]:
-    """Keys and values [B, K, M, head_dim] of a layer, int8 ones as the numbers they stand for."""
+    """Keys and values [B, K, M, head_dim] of a layer, int8 ones as the numbers they stand for; the
+    rows' own."""
 
     def part(whole, scale):
         whole = jax.lax.dynamic_index_in_dim(whole, layer, keepdims=False)

@@ -79,23 +79,26 @@ def assume(config: ConfigDict, mesh: Mesh, program: Program) -> Assumed:
     choice = (1 - whole, whole)
     if not program.agent_loop:
         return Assumed(steps, mean, *program.pieces, choice, program.attended)
-    filled = filled_shares(texts_of(config, program), program.pieces, config.dialogue.length)
+    own = config.dialogue.length - program.arguments["prompts"].least
+    filled = filled_shares(texts_of(config, program), program.pieces, own)
     return Assumed(steps, mean, *program.pieces, choice, program.attended, filled)
 
 
-def filled_shares(texts: Texts, pieces: tuple[int, int], length: int) -> tuple[float, float, float]:
-    """The share of a row's `length` positions that is filled, in the mean, when a piece of a
-    prompt, a piece of an observation and a token are read; with half a block of the kernel's."""
+def filled_shares(texts: Texts, pieces: tuple[int, int], own: int) -> tuple[float, float, float]:
+    """The share of its positions that a row has filled, in the mean, when a piece of a prompt, a
+    piece of an observation and a token are read; with half a block of the kernel's.
+
+    own: positions that a row has behind its prompt.
+    """
     prompt, observation = pieces
     before = sum((look + 1) * texts.turn + look * texts.observation for look in range(texts.looks))
-    means = (
-        texts.prompt * (prompt + 1) / (2 * prompt),
-        texts.prompt
-        + before / max(1, texts.looks)
-        + texts.observation * (observation + 1) / (2 * observation),
-        texts.prompt + texts.own,
+    looked = before / max(1, texts.looks) + texts.observation * (observation + 1) / observation / 2
+    means = (texts.prompt * (prompt + 1) / (2 * prompt), looked, texts.own)
+    lengths = (texts.prompt, own, own)
+    first, second, third = (
+        min(1.0, (mean + MOST_KEYS / 2) / length)
+        for mean, length in zip(means, lengths, strict=True)
     )
-    first, second, third = (min(1.0, (mean + MOST_KEYS / 2) / length) for mean in means)
     return first, second, third
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from medscope_jax.errors import UserError
-from medscope_jax.models.attention.cached import KERNEL
+from medscope_jax.models.attention.cached import OWN_KERNEL, PREFIX_KERNEL
 
 AGENT_LOOP = "agent_loop"  # named scope of the loop in rollout/loop.py
 PIECES = "chunked_prefill"  # named scope of the loop in rollout/prefill.py
@@ -27,7 +27,7 @@ class Inside(NamedTuple):
     """What is assumed of what stands in one loop."""
 
     pieces: float  # times that a loop without a fixed length runs, other than the agent loop's
-    filled: float  # share of a cache's positions that a kernel over it reads
+    filled: float  # share of rows' own positions that the kernel over a cache reads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Assumed:
     observation: float = 1.0  # pieces that an observation is prefilled in
     choice: tuple[float, ...] = (0.5, 0.5)  # shares of the tower's blocks: in windows, frame-wide
     attended: float = 0.5  # share of all pairs of positions that a kernel computes; causal: half
-    # Of a cache's positions, the share that is read, in the mean: for prompts, observations, and
-    # tokens that are decoded.
+    # Of the positions that a row of a cache has of its own, the share that is read, in the mean:
+    # for prompts, observations, and tokens that are decoded. Of what rows begin with, all is.
     filled: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     @property
@@ -206,9 +206,10 @@ def _kernel(equation, assumed: Assumed, inside: Inside) -> float:
     estimate = equation.params.get("cost_estimate")
     if estimate is not None:
         return float(estimate.flops)
-    if equation.params.get("name") == KERNEL:
-        query, keys = (equation.invars[i].aval.shape for i in (2, 3))
-        return 4.0 * math.prod(query) * keys[3] * inside.filled
+    if (name := equation.params.get("name")) in (OWN_KERNEL, PREFIX_KERNEL):
+        query, keys = (equation.invars[i].aval.shape for i in (3, 4))
+        pairs = math.prod(query) * keys[3]
+        return 4.0 * pairs * (inside.filled if name == OWN_KERNEL else 1.0)
     body = _plain(equation.params["jaxpr"])
     scores = _first_product(body)
     if scores is None:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 
 from medscope_jax.errors import UserError
-from medscope_jax.models.attention.cached import KERNEL
+from medscope_jax.models.attention.cached import OWN_KERNEL, PREFIX_KERNEL
 from medscope_jax.planning.arithmetic import product_flops
 from medscope_jax.planning.flops import AGENT_LOOP, PIECES, Assumed, Inside, unknown_loop
 from medscope_jax.planning.fusions import IN_PLACE, SLICING, bytes_read, bytes_written
@@ -169,8 +169,10 @@ class _Reader:
         if opcode == "custom-call" and (estimate := estimated_bytes(instruction.attributes)):
             return estimate  # a kernel may read less than all of its operands, or some twice
         shapes = [computation.instructions[name].shape for name in instruction.operands]
-        if opcode == "custom-call" and KERNEL in instruction.attributes:
-            return cached_bytes(shapes) * inside.filled + size(shapes[2]) + size(instruction.shape)
+        if opcode == "custom-call" and OWN_KERNEL in instruction.attributes:
+            return cached_bytes(shapes, inside.filled) + size(instruction.shape)
+        if opcode == "custom-call" and PREFIX_KERNEL in instruction.attributes:
+            return cached_bytes(shapes, 1.0) + size(instruction.shape)
         if opcode.removesuffix("-start") in SLICING:
             # A started one's tuple holds its operands before the slice.
             found = leaves(instruction.shape)
@@ -226,17 +228,23 @@ class _Reader:
         self.collectives[kind] = (count + times, moved + times * sent)
 
 
-def cached_bytes(shapes: Sequence[str]) -> float:
-    """Bytes that the kernel over a cache reads of it if all of it is filled.
+def cached_bytes(shapes: Sequence[str], filled: float) -> float:
+    """Bytes that the kernel over a cache reads.
 
-    shapes: of its operands: layer, start, query [B, K, blocks, rows, hd], keys and values [layers,
-        B, K, M, hd], and their factors [layers, B, K, M] if there are any. Each block of queries
-        reads a layer's, and factors are read for all heads at once.
+    Args:
+        shapes: of its operands: layer, row, last, query [B, K, blocks, rows, hd], keys and values
+            [layers, Q, K, M, hd], their factors [layers, Q, K, M] if there are any, what came
+            before, as query. Each block of queries reads one row of a layer, and factors are read
+            for all heads at once.
+        filled: share of the row's positions.
     """
-    query, keys = (list(map(int, dims(shapes[i]))) for i in (2, 3))
-    layers, kv_heads, blocks = keys[0], keys[2], query[2]
-    stored, factors = sum(map(size, shapes[3:5])), sum(map(size, shapes[5:]))
-    return blocks * (stored + factors * kv_heads) / layers
+    query, keys = (list(map(int, dims(shapes[i]))) for i in (3, 4))
+    layers, rows, kv_heads = keys[:3]
+    factors = [shape for shape in shapes[6:] if len(dims(shape)) == len(keys) - 1]
+    before = [shape for shape in shapes[6:] if shape not in factors]
+    stored = sum(map(size, shapes[4:6])) + sum(map(size, factors)) * kv_heads
+    read = query[0] * query[2] * stored / layers / rows * filled
+    return read + size(shapes[3]) + sum(map(size, before))
 
 
 def dims(shape: str) -> list[str]:

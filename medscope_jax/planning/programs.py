@@ -40,7 +40,7 @@ from medscope_jax.distributed.topology import bytes_per_chip
 from medscope_jax.models import ModelConfig, for_mesh
 from medscope_jax.models.presets import published_size
 from medscope_jax.paths import to_path
-from medscope_jax.rollout import Prompts, find_special_tokens, prompt_width
+from medscope_jax.rollout import Prompts, PromptWidth, find_special_tokens, prompt_width
 from medscope_jax.rollout.engine import rollout_program
 from medscope_jax.training.from_config import (
     layouts,
@@ -129,9 +129,9 @@ def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
                 "special_tokens": _whole(special_tokens, mesh),
             },
             agent_loop=True,
-            pieces=(-(-width // piece), -(-shown // piece)),
+            pieces=(-(-width.most // piece), -(-shown // piece)),
         ),
-        "ga_grpo": _policy_step(config, mesh, model, layout, width),
+        "ga_grpo": _policy_step(config, mesh, model, layout, width.most),
         "warm_up": _warm_up_step(config, mesh, model, clip_layout, special_tokens.frame_text.size),
         "sft": _cold_start_step(config, mesh, model, layout),
     }
@@ -250,13 +250,14 @@ def _times(config: ConfigDict) -> np.ndarray:
     return np.arange(config.video.max_frames) * seconds
 
 
-def _prompts(width: int, questions: int, group: int) -> Prompts:
+def _prompts(width: PromptWidth, questions: int, group: int) -> Prompts:
     return Prompts(
-        tokens=_int(questions, width),
-        visual_index=_int(questions, width),
+        tokens=_int(questions, width.most),
+        visual_index=_int(questions, width.most),
         length=_int(questions),
         video=_int(questions),
         keys=jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (questions, group))),
+        least=width.least,
     )
 
 

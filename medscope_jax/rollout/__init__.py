@@ -8,13 +8,20 @@ from medscope_jax.rollout.engine import (
 )
 from medscope_jax.rollout.loop import device_rollouts, make_rollout, rollout
 from medscope_jax.rollout.observation import SpecialTokens, find_special_tokens, observe
-from medscope_jax.rollout.prompts import Trajectory, make_prompts, prompt_width, read_trajectories
+from medscope_jax.rollout.prompts import (
+    PromptWidth,
+    Trajectory,
+    make_prompts,
+    prompt_width,
+    read_trajectories,
+)
 from medscope_jax.rollout.sampling import row_keys, sample
 from medscope_jax.rollout.state import Prompts, RolloutConfig
 
 __all__ = [
     "device_rollouts",
     "FinishedRollouts",
+    "PromptWidth",
     "Prompts",
     "RolloutConfig",
     "RolloutEngine",

@@ -25,7 +25,13 @@ from medscope_jax.distributed.multihost import gather, put, replicate
 from medscope_jax.models import ModelConfig
 from medscope_jax.rollout.loop import make_rollout
 from medscope_jax.rollout.observation import SpecialTokens
-from medscope_jax.rollout.prompts import Trajectory, make_prompts, prompt_width, read_trajectories
+from medscope_jax.rollout.prompts import (
+    PromptWidth,
+    Trajectory,
+    make_prompts,
+    prompt_width,
+    read_trajectories,
+)
 from medscope_jax.rollout.sampling import row_keys
 from medscope_jax.rollout.state import Prompts, RolloutConfig
 
@@ -85,8 +91,8 @@ class RolloutEngine:
     layout: Layout
     config: RolloutConfig
 
-    def prompt_width(self, questions: Sequence[VideoQuestion], spare: int = 1) -> int:
-        """Positions that hold each question's prompt, with tools or without.
+    def prompt_width(self, questions: Sequence[VideoQuestion], spare: int = 1) -> PromptWidth:
+        """Positions that questions' prompts take, with tools or without.
 
         Batches of one width share a compiled program: take the width of all questions.
 
@@ -105,7 +111,7 @@ class RolloutEngine:
         questions: Sequence[VideoQuestion],
         key: jax.Array,
         *,
-        width: int,
+        width: PromptWidth,
         tools: bool = True,
     ) -> PlacedQuestions:
         """Prompts and videos of P questions, placed on the mesh.
@@ -157,7 +163,7 @@ class RolloutEngine:
         questions: Sequence[VideoQuestion],
         key: jax.Array,
         *,
-        width: int,
+        width: PromptWidth,
         batch_size: int,
         tools: bool = True,
     ) -> Iterator[list[list[Trajectory]]]:

@@ -3,7 +3,7 @@
     until every request (one rollout of a question) is done
         is a batch slot free, and does a request wait for one?
             its prompt is in the prefix cache: the request takes the slot
-            it is not: prefill the prompts of the next questions
+            it is not, and rows there are free: prefill the prompts of the next questions
         do enough rows wait for an observation, or can no other row go on?
             interpret their calls, gather the windows from the bank, prefill them
         else
@@ -121,15 +121,16 @@ def _next_action(inputs: RolloutInputs, state: State) -> jax.Array:
     waiting = jnp.sum(state.phase == WAITING)
     writing = jnp.sum(state.phase == WRITING)
     rows = min(inputs.config.prefill_rows, inputs.slots)
-    if state.prefix_cache is None:
+    if state.prefilled is None:
         enough = jnp.where(writing > 0, rows, 1)
         action = jnp.where(waiting >= enough, _TOOLS, _DECODE)
         return jnp.where(waiting + writing > 0, action, _STOP)
     # Towards the end, when few rows are left, as many as still write are enough.
     action = jnp.where(waiting >= jnp.clip(writing, 1, rows), _TOOLS, _DECODE)
     action = jnp.where(waiting + writing > 0, action, _STOP)
-    due, there = ready(inputs, state)
-    return jnp.where(due, jnp.where(there, _ADMIT, _PREFILL), action)
+    due, there, free = ready(inputs, state)
+    filling = jnp.where(there, _ADMIT, jnp.where(free, _PREFILL, action))
+    return jnp.where(due, filling, action)
 
 
 def make_rollout(
@@ -182,7 +183,7 @@ def make_rollout(
             lambda _, axis: PartitionSpec(*(None,) * axis, axes or None, within or None),
             Episode(*(0,) * len(dataclasses.fields(Episode))),
         )
-        fields = {field.name: questions for field in dataclasses.fields(Prompts)}
+        spread = jax.tree.map(lambda _: questions, prompts)
         keys = PartitionSpec(axes or None, within or None)
         episode, metrics = jax.shard_map(
             local,
@@ -190,7 +191,7 @@ def make_rollout(
             in_specs=(
                 PartitionSpec(),
                 questions,
-                Prompts(**fields | {"keys": keys}),
+                spread.replace(keys=keys),
                 PartitionSpec(),
             ),
             out_specs=(rows, PartitionSpec()),

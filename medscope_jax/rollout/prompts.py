@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +33,13 @@ class Trajectory:
     frames: list[list[int]]  # bank frames that each call's observation showed
 
 
+class PromptWidth(NamedTuple):
+    """How many positions prompts take; batches with the same one share a compiled program."""
+
+    most: int  # of the longest, rounded up to a multiple of 8, at most layout.length
+    least: int  # of the shortest, if no tools are offered, rounded down
+
+
 def prompt_width(
     records: Sequence[Mapping],
     times: Sequence[np.ndarray],
@@ -39,8 +47,8 @@ def prompt_width(
     layout: Layout,
     tools: bool,
     spare: int = 1,
-) -> int:
-    """Positions that hold the prompt of every question: the longest, rounded up to a multiple of 8.
+) -> PromptWidth:
+    """The PromptWidth of all questions.
 
     A frame's stamp takes tokens by its time: "3.0" may be one token where "3.4" is four.
 
@@ -51,9 +59,6 @@ def prompt_width(
         tools: whether the prompt offers tools.
         spare: positions of layout.length that every prompt must leave to what follows.
 
-    Returns:
-        The number of positions, at most layout.length.
-
     Raises:
         UserError: no questions, one that can't be asked (see dialogue.sanitize), or a prompt that
             leaves fewer positions.
@@ -62,7 +67,7 @@ def prompt_width(
         raise UserError("there are no questions to roll out")
     without: dict[bytes, int] = {}  # preview -> tokens of its prompt up to the question
     empty = len(question_ids(tokenizer, "", tools))
-    longest, at = 0, ""
+    longest, at, shortest = 0, "", layout.length
     for record, when in zip(records, times, strict=True):
         question = _asked(record)
         shown = np.asarray(when, np.float64)[preview_indices(len(when), layout.preview_frames)]
@@ -71,6 +76,7 @@ def prompt_width(
             row = build_prompt("", range(len(shown)), shown, tokenizer, layout, tools)
             without[key] = len(row.tokens) - empty
         count = without[key] + len(question_ids(tokenizer, question, tools))
+        shortest = min(shortest, count)
         if count > longest:
             longest, at = count, question
     over = longest + spare - layout.length
@@ -79,7 +85,13 @@ def prompt_width(
             f"the prompt of {at[:60]!r} is {over} tokens too long for this model's conversations "
             f"of {layout.length}: shorten the question, or train with a larger dialogue.length"
         )
-    return min(-longest // 8 * -8, layout.length)
+    if tools:
+        with_them, without_them = (
+            len(build_prompt("", [], np.zeros(0), tokenizer, layout, offered).tokens)
+            for offered in (True, False)
+        )
+        shortest -= with_them - without_them
+    return PromptWidth(min(-longest // 8 * -8, layout.length), shortest // 8 * 8)
 
 
 def _asked(record: Mapping) -> str:
@@ -91,7 +103,7 @@ def make_prompts(
     videos: Sequence[int],
     times: Sequence[np.ndarray],
     keys,
-    width: int,
+    width: PromptWidth,
     tokenizer: Tokenizer,
     layout: Layout,
     tools: bool,
@@ -103,22 +115,23 @@ def make_prompts(
         videos: [P] row of the bank that each is about.
         times: P arrays [T_v], that video's frame times in seconds.
         keys: [P, group] random keys.
-        width: positions of a prompt, see prompt_width.
+        width: of these questions or of more.
         tools: whether the prompt offers tools.
 
     Raises:
-        UserError: a prompt is wider, or a question can't be asked (see dialogue.sanitize).
+        UserError: a prompt is wider or shorter, or a question can't be asked (dialogue.sanitize).
     """
-    tokens = np.zeros((len(records), width), np.int32)
-    visual_index = np.full((len(records), width), -1, np.int32)
+    tokens = np.zeros((len(records), width.most), np.int32)
+    visual_index = np.full((len(records), width.most), -1, np.int32)
     length = np.zeros(len(records), np.int32)
     for i, (record, when) in enumerate(zip(records, times, strict=True)):
         shown = preview_indices(len(when), layout.preview_frames)
         row = build_prompt(_asked(record), shown, when, tokenizer, layout, tools)
         length[i] = len(row.tokens)
-        if length[i] > width:
+        if not width.least <= length[i] <= width.most:
             raise UserError(
-                f"a prompt of {length[i]} tokens is over {width}: {record['question'][:60]!r}"
+                f"a prompt of {length[i]} tokens is not within {width.least} to {width.most}: "
+                f"{record['question'][:60]!r}"
             )
         tokens[i, : length[i]] = row.tokens
         visual_index[i, : length[i]] = row.visual_index
@@ -128,6 +141,7 @@ def make_prompts(
         length=jnp.asarray(length),
         video=jnp.asarray(np.asarray(videos, np.int32)),
         keys=keys,
+        least=width.least,
     )
 
 

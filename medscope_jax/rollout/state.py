@@ -4,7 +4,8 @@
     batch slot   [2] [5] [3] [4]     a row of the batch that decodes, with one request at a time
 
 What is kept of a request is written to its own row of the episode. A batch slot holds what only
-the next token needs: a key-value cache, a hidden state and how far the row is.
+the next token needs: keys and values of what follows the prompt, a hidden state and how far the row
+is. The prompt's own keys and values are in the prefix cache, once for all rollouts of a question.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from flax import struct
 from medscope_jax.bank import FrameBank
 from medscope_jax.dialogue import CallRecord, Episode, Layout, Role
 from medscope_jax.models import Cache, ModelConfig, init_cache, mrope_positions
+from medscope_jax.models.attention.dispatch import cached_length
 from medscope_jax.rollout.observation import SpecialTokens
 
 WRITING, WAITING, DONE = 0, 1, 2  # of a batch slot; DONE also where it has no request
@@ -47,6 +49,7 @@ class Prompts(struct.PyTreeNode):
     length: jax.Array  # [P] int32 real tokens, the rest is padding
     video: jax.Array  # [P] int32 row of the bank
     keys: jax.Array  # [P, group] random keys, one a rollout
+    least: int = struct.field(pytree_node=False, default=0)  # tokens that each has or more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,36 +79,48 @@ class RolloutInputs:
         return min(self.config.slots or self.requests, self.requests)
 
     @property
-    def cached_prompts(self) -> int:
-        """Prompts that the prefix cache holds: as many as all batch slots work on at once."""
+    def prefilled_prompts(self) -> int:
+        """Prompts that are prefilled together where there are fewer slots than requests."""
         return max(1, min(self.slots // self.config.group, self.config.prefill_rows))
+
+    @property
+    def cached_prompts(self) -> int:
+        """Prompts that the prefix cache then holds: those that the slots work on when each takes
+        the next request, the next ones, and a few that are kept for rollouts which take longer."""
+        return min(-(-self.slots // self.config.group) + 2, self.slots) + self.prefilled_prompts
 
     def video(self, request: jax.Array) -> jax.Array:
         """The bank's row of each request's video."""
         return self.prompts.video[request // self.config.group]
 
+    @property
+    def own_length(self) -> int:
+        """Positions behind its prompt that a row may have."""
+        return self.layout.length - self.prompts.least
+
     def empty_cache(self, rows: int, length: int) -> Cache:
-        """A cache of so many rows, each of `length` positions."""
+        """A cache of so many rows, each of `length` positions or some more."""
+        length = cached_length(length, self.model)
         # With one array a layer, a decode step updates each in place, but each is compiled.
         few = self.model.text.num_hidden_layers <= _FEW_LAYERS
         return init_cache(self.model, rows, length, per_layer=few, dtype=self.config.kv_dtype)
 
 
-class PrefixCache(struct.PyTreeNode):
-    """The prefilled prompts of Q questions, from which their rollouts start."""
+class Prefilled(struct.PyTreeNode):
+    """Where the rollouts of Q questions start, whose prompts are in the Q rows of the prefix
+    cache."""
 
-    cache: Cache  # Q rows of N positions
     hidden: jax.Array  # [Q, D] after the prompt's last token
     position: jax.Array  # [Q] the M-RoPE position that follows
-    first: jax.Array  # [] question in row 0; the others follow
+    question: jax.Array  # [Q] in each row; -1: none
 
 
 class State(struct.PyTreeNode):
     """The loop's carry: I requests, S batch slots, rows of L positions."""
 
     episode: Episode  # I rows
-    cache: Cache | None  # S rows of L positions; None before a rollout's first prefill
-    prefix_cache: PrefixCache | None  # None where every request has a slot of its own
+    cache: Cache | None  # S rows, with the prefix cache; None before a rollout's first prefill
+    prefilled: Prefilled | None  # None where every request has a slot of its own
     request: jax.Array  # [S] that each slot works on, or worked on last
     hidden: jax.Array  # [S, D] after the last position, from which the next token is sampled
     length: jax.Array  # [S] filled positions
@@ -153,7 +168,7 @@ def empty_batch(inputs: RolloutInputs) -> State:
     return State(
         episode=written_prompts(inputs),
         cache=None,
-        prefix_cache=None,
+        prefilled=None,
         request=none,
         hidden=jnp.zeros((inputs.slots, inputs.model.text.hidden_size), inputs.model.dtype),
         length=none,

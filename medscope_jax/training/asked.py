@@ -37,17 +37,18 @@ class Questions:
 
 
 def deciding(run: Run, part: str, split: str, count: int) -> list[int]:
-    """Numbers of those of a part's `count` questions that decide how wide prompts must be.
+    """Numbers of those of a part's `count` questions that decide how wide prompts are.
 
     All of them, for the caller to look at, if they are not MANY. Of many, all have been measured:
-    the longest one, or the first that can't be asked.
+    the longest and the shortest one, or the first that can't be asked.
     """
     if count <= MANY:
         return list(range(count))
     load = tokenizer_loader(run)
     maker = prompt_maker(run.config, suite_of(run), part, split, run.layout, load)
     positions = row_lengths(maker, run.folder / "lengths").positions
-    return [int(positions.argmin() if (positions == 0).any() else positions.argmax())]
+    shortest = int(positions.argmin())  # 0 positions: it can't be asked
+    return [shortest] if positions[shortest] == 0 else [int(positions.argmax()), shortest]
 
 
 def prompt_maker(

@@ -138,7 +138,7 @@ def make_roll(
             int(np.sum(np.isnan(np.concatenate(scores)))),
         )
 
-    return roll, width
+    return roll, width.most
 
 
 def dynamic_sampling(

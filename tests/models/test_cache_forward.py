@@ -119,7 +119,6 @@ def test_rows_of_a_cache_move_together(per_layer):
     def values(cache):
         return [part[0, :, 0, 0, 0].tolist() for part in jax.tree.leaves(cache)][-1]
 
-    assert values(models.repeat_rows(cache, 2)) == [0, 0, 1, 1, 2, 2]
     part = models.take_rows(cache, np.array([2, 0]))
     assert values(part) == [2, 0]
     assert values(models.put_rows(cache, np.array([0, 1]), part)) == [2, 0, 2]

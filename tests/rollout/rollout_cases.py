@@ -101,6 +101,7 @@ def make_prompts(world, videos, rows_per_video=CONFIG.group):
         length=jnp.asarray([int(p.sum()) for p in prompt], jnp.int32),
         video=jnp.asarray(videos, jnp.int32),
         keys=keys,
+        least=min(int(p.sum()) for p in prompt) // 8 * 8,
     )
 
 

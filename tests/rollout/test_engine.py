@@ -20,6 +20,7 @@ from medscope_jax.dialogue import (
 from medscope_jax.distributed import make_mesh
 from medscope_jax.errors import UserError
 from medscope_jax.rollout import (
+    PromptWidth,
     RolloutEngine,
     VideoQuestion,
     engine,
@@ -106,7 +107,7 @@ def test_every_question_is_asked_about_its_own_video(monkeypatch, silent_world, 
         wanted = row_keys(KEY, jnp.array([i]))
         assert (jax.random.key_data(prompts.keys[row]) == jax.random.key_data(wanted)).all()
     assert len(seen) == 2
-    assert {prompts.tokens.shape for _, prompts in seen} == {(2, width)}
+    assert {prompts.tokens.shape for _, prompts in seen} == {(2, width.most)}
     assert len(seen[0][1].tokens.sharding.device_set) == devices
 
 
@@ -131,8 +132,8 @@ def test_prompts_that_are_too_long(monkeypatch, silent_world):
         rollouts.prompt_width([])
     with pytest.raises(UserError, match="tokens too long for this model's conversations of 256"):
         rollouts.prompt_width(QUESTIONS, spare=250)
-    with pytest.raises(UserError, match="tokens is over 8: 'Where"):
-        rollouts.prepare(bank, QUESTIONS, KEY, width=8)
+    with pytest.raises(UserError, match="tokens is not within 0 to 8: 'Where"):
+        rollouts.prepare(bank, QUESTIONS, KEY, width=PromptWidth(8, 0))
 
 
 @pytest.fixture(scope="module")

@@ -39,17 +39,19 @@ def test_rollouts_are_split_over_context(world, wanted, axes, rows):
     one's two rollouts, no device has another's rows."""
     tokenizer, model, params, bank, _, _ = world
     mesh = make_mesh(axes, jax.devices()[: int(np.prod(list(axes.values())))], kv_heads=2)
+    prompts = make_prompts(world, [0, 1, 2, 3])
     arguments = (
         params,
         bank,
-        make_prompts(world, [0, 1, 2, 3]),
+        prompts,
         find_special_tokens(tokenizer, LAYOUT),
     )
     compiled = make_rollout(mesh, model, LAYOUT, CONFIG).lower(*arguments).compile()
     found, metrics = jax.device_get(compiled(*arguments))
     assert_same(found, wanted)
     assert metrics["slot_steps"] == rows * metrics["decode_steps"]
-    caches = re.findall(r"f32\[1,(\d+),2,256,16\]", compiled.as_text())
+    own = LAYOUT.length - prompts.least
+    caches = re.findall(rf"f32\[1,(\d+),2,{own},16\]", compiled.as_text())
     assert max(map(int, caches)) == rows
 
 
@@ -74,7 +76,8 @@ def test_heads_are_split_over_tensor(world, wanted, axes, slots):
     assert_same(found, wanted)
     assert metrics["slot_steps"] == (slots or 8) * metrics["decode_steps"]
     # Caches are the arrays [1, rows, heads, places, 16]: of one head each, and of no more rows.
-    shapes = set(re.findall(r"f32\[1,(\d+),(\d+),256,16\]", compiled.as_text()))
+    own = LAYOUT.length - prompts.least
+    shapes = set(re.findall(rf"f32\[1,(\d+),(\d+),{own},16\]", compiled.as_text()))
     rows = {row for row, _ in shapes}
     assert {heads for _, heads in shapes} == {"1"}
     assert str(slots or 8) in rows and max(map(int, rows)) == (slots or 8)

@@ -23,7 +23,13 @@ from medscope_jax.dialogue import (
 from medscope_jax.errors import UserError
 from medscope_jax.phantom.records import records
 from medscope_jax.phantom.suite_config import procedures, smoke_suite
-from medscope_jax.rollout import make_prompts, prompt_width, read_trajectories, row_keys
+from medscope_jax.rollout import (
+    PromptWidth,
+    make_prompts,
+    prompt_width,
+    read_trajectories,
+    row_keys,
+)
 from medscope_jax.tools import CallStatus, Tool
 from medscope_jax.video import preview_indices
 from tests.rollout.prompt_cases import LAYOUT
@@ -65,7 +71,7 @@ def test_prompts_are_the_hosts(world):
     videos = [2, 0, 1]
     width = width_of(QUESTIONS, [times[v] for v in videos], tokenizer, LAYOUT, True)
     prompts = ask(world, QUESTIONS, videos, width)
-    assert prompts.tokens.shape == prompts.visual_index.shape == (3, width)
+    assert prompts.tokens.shape == prompts.visual_index.shape == (3, width.most)
     # The preview: spread evenly, first and last shown; all of a video that has fewer.
     shown = {0: [0, 6, 13, 19], 1: [0, 3, 5, 8], 2: [0, 1, 2]}
     for i, video in enumerate(videos):
@@ -98,8 +104,10 @@ def test_width_is_the_longest_prompts_rounded_up(world):
     tokenizer, times, _ = world
     longest = max(lengths(tokenizer, QUESTIONS, [times[0]] * 3))
     width = width_of(QUESTIONS, [times[0]] * 3, tokenizer, LAYOUT, True)
-    assert width % 8 == 0 and longest <= width < longest + 8
-    assert width_of(QUESTIONS[:1], times[:1], tokenizer, LAYOUT, False) < width
+    assert width.most % 8 == 0 and longest <= width.most < longest + 8
+    shortest = min(lengths(tokenizer, QUESTIONS, [times[0]] * 3, tools=False))
+    assert width.least % 8 == 0 and shortest - 8 < width.least <= shortest
+    assert width_of(QUESTIONS[:1], times[:1], tokenizer, LAYOUT, False).most < width.most
     with pytest.raises(UserError, match="no questions"):
         width_of([], [], tokenizer, LAYOUT, True)
 
@@ -115,7 +123,7 @@ def test_width_follows_the_times_that_are_shown(world):
     ):
         longest = max(lengths(tokenizer, questions, when))
         width = width_of(questions, when, tokenizer, LAYOUT, True)
-        assert longest <= width < longest + 8
+        assert longest <= width.most < longest + 8
     assert longest > max(lengths(tokenizer, QUESTIONS, [times[0]] * 3))
 
 
@@ -131,7 +139,7 @@ def test_the_phantom_suites_width_is_that_of_whole_seconds():
     width = width_of(questions, times, tokenizer, layout, True)
     longest = max(questions, key=lambda text: len(tokenizer.encode(text)))
     row = build_prompt(longest, range(12), np.arange(12.0), tokenizer, layout, True)
-    assert len(questions) > 30 and width == -len(row.tokens) // 8 * -8
+    assert len(questions) > 30 and width.most == -len(row.tokens) // 8 * -8
 
 
 def test_a_prompt_must_leave_room(world):
@@ -139,7 +147,7 @@ def test_a_prompt_must_leave_room(world):
     tokenizer, times, _ = world
     (need,) = lengths(tokenizer, QUESTIONS[:1], times[:1])
     fits = dataclasses.replace(LAYOUT, length=need + 5)
-    assert need <= width_of(QUESTIONS[:1], times[:1], tokenizer, fits, True, 5) <= need + 5
+    assert need <= width_of(QUESTIONS[:1], times[:1], tokenizer, fits, True, 5).most <= need + 5
     with pytest.raises(UserError, match="'Where.' is 1 tokens too long.*dialogue.length") as error:
         width_of(QUESTIONS[:1], times[:1], tokenizer, fits, True, 6)
     assert "\n" not in str(error.value)
@@ -149,7 +157,7 @@ def test_a_prompt_that_is_too_long_is_one_line(world):
     tokenizer, times, _ = world
     width = width_of(QUESTIONS[:1], times[:1], tokenizer, LAYOUT, True)
     with pytest.raises(UserError, match=r"a prompt of \d+ tokens .*'How many clips") as error:
-        ask(world, QUESTIONS[1:2], [0], width - 8)
+        ask(world, QUESTIONS[1:2], [0], PromptWidth(width.most - 8, 0))
     assert "\n" not in str(error.value)
 
 
@@ -159,7 +167,7 @@ def test_questions_that_cannot_be_asked(world, question):
     tokenizer, times, _ = world
     for call in (
         lambda: width_of([question], times[:1], tokenizer, LAYOUT, True),
-        lambda: ask(world, [question], [0], 200),
+        lambda: ask(world, [question], [0], PromptWidth(200, 0)),
     ):
         with pytest.raises(UserError, match="a tag of the protocol|broken text|is empty"):
             call()

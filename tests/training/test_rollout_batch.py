@@ -19,7 +19,7 @@ from medscope_jax.bank import FrameBank, flat_index, flat_tokens
 from medscope_jax.dialogue import CallRecord, Episode, Role
 from medscope_jax.distributed import make_mesh
 from medscope_jax.rl import JudgeError, RewardConfig, make_judge
-from medscope_jax.rollout import Trajectory, engine, row_keys
+from medscope_jax.rollout import PromptWidth, Trajectory, engine, row_keys
 from medscope_jax.training import rollout_batch as rolling
 from medscope_jax.training.run import Run
 from tests.bank.bank_cases import on_host
@@ -95,7 +95,7 @@ def make_roll(
 
     monkeypatch.setattr(engine, "rollout_program", lambda *_: dispatch)
     monkeypatch.setattr(engine, "make_prompts", lambda *a: a[3])
-    monkeypatch.setattr(engine, "prompt_width", lambda *_: LENGTH)
+    monkeypatch.setattr(engine, "prompt_width", lambda *_: PromptWidth(LENGTH, 0))
     monkeypatch.setattr(engine, "read_trajectories", read_trajectories)
     reward = {field: getattr(RewardConfig(), field) for field in ("h0", "delta", "crop_reward")}
     config = ConfigDict(

@@ -7,10 +7,13 @@ the dtype that it is stored in. One kernel serves prompts, observations and deco
     filled positions  x x x x x x x . . . . . . . . .
     blocks read       [------][------]
 
-Heads of one group share a key: their queries are rows of one product, as in dense attention.
+Heads of one group share a key: their queries are rows of one product, as in dense attention. So are
+the queries of rollouts that begin with one prompt: its keys are read once for all of them.
 """
 
 import functools
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,164 +21,228 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec
 
-from medscope_jax.distributed import BATCH, TENSOR, free_axes, usable_axes
+from medscope_jax.distributed import TENSOR, free_axes, usable_axes
 from medscope_jax.models.attention.dense import MASKED
 from medscope_jax.models.cache import Cache
 from medscope_jax.models.layers import precision
 
-KERNEL = "cached_attention"  # its name in a program; planning/ counts what it reads by it
-_MOST_ROWS = 1024  # queries of a block, all heads of a group together
-_MOST_SCORES = 2**19  # of a block of queries and keys: 2 MiB of float32
+# The kernel's names in a program, of rows' own positions and of what they begin with: planning/
+# counts what it reads by them.
+OWN_KERNEL, PREFIX_KERNEL = "cached_attention", "prefix_attention"
 MOST_KEYS = 2048  # positions of a block of the cache
 _KEYS = (MOST_KEYS, 1024, 512, 256, 128)  # the first that fits
+_MOST_ROWS = 1024  # queries of a block, all heads of a group together
+_MOST_SCORES = 2**19  # of a block of queries and keys: 2 MiB of float32
 _LANES = 128
 
 
-def takes_cached(length: int) -> bool:
-    """Whether the kernel takes a cache of so many positions a row."""
-    return length % _KEYS[-1] == 0
+class Seen(NamedTuple):
+    """What of a cache each row of queries sees."""
+
+    layer: jax.Array | int
+    row: jax.Array  # int32 [B], of the cache
+    last: jax.Array  # int32 [B], the last position that input 0 sees; -1: none
+    causal: bool  # whether input n sees n positions more; else all inputs see alike
 
 
-def attend_cached(
-    query: jax.Array,
-    cache: Cache,
-    layer: jax.Array | int,
-    start: jax.Array,
-    interpret: bool = False,
+def padding_for_cached(length: int) -> int:
+    """Positions to add to a cache's rows of `length`, so that the kernel takes it."""
+    return -length % _KEYS[-1]
+
+
+class Before(NamedTuple):
+    """Attention to what rows begin with, which that to their own positions goes on from."""
+
+    values: jax.Array  # float32 [B, K, G, N, hd]
+    logs: jax.Array  # float32 [B, K, G, N, 128], log-sum-exps of scores, all columns alike
+
+
+def attend_prefix(query: jax.Array, cache: Cache, seen: Seen, interpret: bool = False) -> Before:
+    """Attention of inputs to what rows begin with; arguments as attend_own's."""
+    return Before(*_call(query, cache, seen, None, PREFIX_KERNEL, interpret))
+
+
+def attend_own(
+    query: jax.Array, cache: Cache, seen: Seen, before: Before | None, interpret: bool = False
 ) -> jax.Array:
-    """Attention of each row's next inputs to all that it was fed before, and to themselves.
+    """Attention of inputs to rows of a cache, and to what came before them.
 
     Args:
-        query: [B, N, H, hd].
-        cache: of B rows of M positions (takes_cached), which holds the inputs' keys and values too.
-        layer: of the cache.
-        start: int32 [B], the position of each row's input 0. Input n attends to positions up to
-            start + n.
+        query: [B, K, G, N, hd], the G queries of a key-value head at each of N inputs.
+        cache: of any number of rows, whose length needs no padding (padding_for_cached).
         interpret: run the kernel's program without a TPU, slowly.
 
     Returns:
-        [B, N, H, hd] in query's dtype.
+        [B, K, G, N, hd] in query's dtype.
     """
-    batch, count, heads, width = query.shape
-    kv_heads = cache.kv_heads
-    parts = [part for part in (cache.k, cache.v, cache.k_scale, cache.v_scale) if part is not None]
+    return _call(query, cache, seen, before, OWN_KERNEL, interpret)[0]
+
+
+def _call(
+    query: jax.Array, cache: Cache, seen: Seen, before: Before | None, name: str, interpret: bool
+) -> list[jax.Array]:
+    """The kernel's outputs [B, K, G, N, .], see _run."""
+    batch, kv_heads, group, count, width = query.shape
+    arrays = [part for part in (cache.k, cache.v, cache.k_scale, cache.v_scale) if part is not None]
     # A block holds `inputs` inputs, a power of two, of all the group's heads.
     inputs = 1
-    while inputs < count and 2 * inputs * (heads // kv_heads) <= _MOST_ROWS:
+    while inputs < count and 2 * inputs * group <= _MOST_ROWS:
         inputs *= 2
-    grouped = jnp.pad(query * width**-0.5, [(0, 0), (0, -count % inputs), (0, 0), (0, 0)])
-    grouped = grouped.reshape(batch, -1, inputs, kv_heads, heads // kv_heads, width)
-    grouped = grouped.transpose(0, 3, 1, 4, 2, 5)  # [B, K, blocks, group, inputs, hd]
-    run = functools.partial(_run, interpret=interpret)
+    blocks = -(-count // inputs)
+
+    def to_blocks(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, [(0, 0), (0, 0), (0, 0), (0, blocks * inputs - count), (0, 0)])
+        x = x.reshape(batch, kv_heads, group, blocks, inputs, -1).transpose(0, 1, 3, 2, 4, 5)
+        return x.reshape(batch, kv_heads, blocks, group * inputs, -1)
+
+    def from_blocks(x: jax.Array) -> jax.Array:
+        x = x.reshape(batch, kv_heads, blocks, group, inputs, -1).transpose(0, 1, 3, 2, 4, 5)
+        return x.reshape(batch, kv_heads, group, blocks * inputs, -1)[..., :count, :]
+
+    step = inputs if seen.causal else 0
+    run = functools.partial(_run, inputs=inputs, step=step, name=name, interpret=interpret)
     if free_axes():
-        # A kernel is a program of one device, on that device's part.
-        rows = usable_axes(batch, BATCH) or None
-        tensor = usable_axes(kv_heads, TENSOR) or None
-        own = PartitionSpec(rows, tensor)
+        # A kernel is a program of one device, on that device's heads.
+        heads = usable_axes(kv_heads, TENSOR) or None
+        whole, own = PartitionSpec(), PartitionSpec(None, heads)
         run = jax.shard_map(
             run,
-            in_specs=(PartitionSpec(), PartitionSpec(rows), own, PartitionSpec(None, rows, tensor)),
+            in_specs=(whole, whole, whole, own, own, PartitionSpec(None, None, heads)),
             out_specs=own,
             axis_names=set(free_axes()),
             check_vma=False,
         )
-    out = run(jnp.asarray(layer, jnp.int32)[None], start, grouped, parts)
-    out = out.transpose(0, 2, 4, 1, 3, 5)  # [B, blocks, inputs, K, group, hd]
-    return out.reshape(batch, -1, heads, width)[:, :count]
+    layer = jnp.asarray(seen.layer, jnp.int32)[None]
+    given = [to_blocks(x) for x in before or ()]
+    found = run(layer, seen.row, seen.last, to_blocks(query * width**-0.5), given, arrays)
+    return [from_blocks(x) for x in found]
 
 
 def _run(
-    layer: jax.Array, start: jax.Array, query: jax.Array, parts: list[jax.Array], interpret: bool
-) -> jax.Array:
-    """layer [1], start [B], query [B, K, blocks, group, inputs, hd], parts: k and v [layers, B, K,
-    M, hd], then their factors [layers, B, K, M] if there are any -> as query."""
-    batch, kv_heads, blocks, group, inputs, width = query.shape
-    length, rows = parts[0].shape[3], group * inputs
+    layer: jax.Array,
+    row: jax.Array,
+    last: jax.Array,
+    query: jax.Array,
+    before: Sequence[jax.Array],
+    arrays: Sequence[jax.Array],
+    inputs: int,
+    step: int,
+    name: str,
+    interpret: bool,
+) -> list[jax.Array]:
+    """The output in query's dtype; of PREFIX_KERNEL values and logs as Before has them.
+
+    Args:
+        layer: [1]; row, last: [B]; query: [B, K, blocks, rows, hd].
+        before: values and logs, as query; or nothing.
+        arrays: k and v [layers, Q, K, M, hd], then their factors [layers, Q, K, M] if there are
+            any.
+        inputs: of a block; step: by how many positions more the next block sees.
+    """
+    batch, kv_heads, blocks, rows, width = query.shape
+    length = arrays[0].shape[3]
     keys = next(
         n for n in _KEYS if length % n == 0 and (rows * n <= _MOST_SCORES or n == _KEYS[-1])
     )
 
-    def last(b, i, start):
-        """The last block of keys that a block of queries reads."""
-        return jnp.minimum((start[b] + (i + 1) * inputs - 1) // keys, length // keys - 1)
-
-    def own(b, h, i, j, layer, start):
+    def own(b, h, i, j, layer, row, last):
         return b, h, i, 0, 0
 
-    def stored(b, h, i, j, layer, start):
-        # Behind the last one the same block again, which is not fetched again.
-        return layer[0], b, h, jnp.minimum(j, last(b, i, start)), 0
+    def place(b, i, j, last):
+        """The block of keys to read: behind the last one that is seen the same one again, which is
+        not fetched again."""
+        end = last[b] + i * step + max(step - 1, 0)
+        return jnp.minimum(j, jnp.clip(end // keys, 0, length // keys - 1))
 
-    def factors(b, h, i, j, layer, start):
-        return layer[0], b, 0, jnp.minimum(j, last(b, i, start))
+    def stored(b, h, i, j, layer, row, last):
+        return layer[0], row[b], h, place(b, i, j, last), 0
 
-    queries = pl.BlockSpec((1, 1, 1, rows, width), own)
+    def factors(b, h, i, j, layer, row, last):
+        return layer[0], row[b], 0, place(b, i, j, last)
+
+    def block(columns: int) -> pl.BlockSpec:
+        return pl.BlockSpec((1, 1, 1, rows, columns), own)
+
     specs = [pl.BlockSpec((1, 1, 1, keys, width), stored)] * 2
-    if len(parts) > 2:
+    if len(arrays) > 2:
         specs += [pl.BlockSpec((1, 1, kv_heads, keys), factors)] * 2
-    out = pl.pallas_call(
-        functools.partial(_kernel, inputs=inputs),
+    whole = (*query.shape[:-1], width)
+    outputs = [jax.ShapeDtypeStruct(whole, query.dtype)]
+    if name == PREFIX_KERNEL:
+        logs = (*query.shape[:-1], _LANES)
+        outputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (whole, logs)]
+    return pl.pallas_call(
+        functools.partial(_kernel, inputs=inputs, step=step, arrays=len(arrays)),
         grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=2,
+            num_scalar_prefetch=3,
             grid=(batch, kv_heads, blocks, length // keys),
-            in_specs=[queries, *specs],
-            out_specs=queries,
+            in_specs=[block(width), *specs, *(block(x.shape[-1]) for x in before)],
+            out_specs=[block(output.shape[-1]) for output in outputs],
             scratch_shapes=[
                 pltpu.VMEM((rows, _LANES), jnp.float32),
                 pltpu.VMEM((rows, _LANES), jnp.float32),
                 pltpu.VMEM((rows, width), jnp.float32),
             ],
         ),
-        out_shape=jax.ShapeDtypeStruct((batch, kv_heads, blocks, rows, width), query.dtype),
+        out_shape=outputs,
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "parallel", "arbitrary")
         ),
-        name=KERNEL,
+        name=name,
         interpret=interpret,
-    )(layer, start, query.reshape(batch, kv_heads, blocks, rows, width), *parts)
-    return out.reshape(query.shape)
+    )(layer, row, last, query, *arrays, *before)
 
 
 def _kernel(
     layer_ref: jax.Ref,
-    start_ref: jax.Ref,
+    row_ref: jax.Ref,
+    last_ref: jax.Ref,
     query_ref: jax.Ref,
-    key_ref: jax.Ref,
-    value_ref: jax.Ref,
     *refs: jax.Ref,
     inputs: int,
+    step: int,
+    arrays: int,
 ) -> None:
     """One block of queries and one of keys: softmax's maximum, sum and weighted values so far.
 
-    refs: the blocks of factors of key and value if there are any, the output, then what is kept
-        from block to block: maximum and sum [rows, 128] (all columns alike), values [rows, hd].
+    refs: `arrays` blocks of the cache, those of what came before if anything did, one output or
+        two, then what is kept from block to block: maximum and sum [rows, 128] (all columns
+        alike), values [rows, hd].
     """
-    *factors, out_ref, top_ref, total_ref, values_ref = refs
-    row, head, block, step = map(pl.program_id, range(4))
+    (key_ref, value_ref, *factors), others = refs[:arrays], refs[arrays:-3]
+    top_ref, total_ref, values_ref = refs[-3:]
+    before, outputs = (others[:2], others[2:]) if len(others) == 3 else ((), others)
+    row, head, block, at = map(pl.program_id, range(4))
     rows, keys = query_ref.shape[3], key_ref.shape[3]
-    first = start_ref[row] + block * inputs  # the position of the block's first input
+    # Positions that the block's first input sees, and its last one.
+    least = last_ref[row] + 1 + block * step
+    most = least + max(step - 1, 0)
 
-    @pl.when(step == 0)
+    @pl.when(at == 0)
     def _():
-        top_ref[...] = jnp.full_like(top_ref, MASKED)
-        total_ref[...] = jnp.zeros_like(total_ref)
-        values_ref[...] = jnp.zeros_like(values_ref)
+        if before:
+            values_ref[...], top_ref[...] = before[0][0, 0, 0], before[1][0, 0, 0]
+            total_ref[...] = jnp.ones_like(total_ref)
+        else:
+            values_ref[...] = jnp.zeros_like(values_ref)
+            top_ref[...] = jnp.full_like(top_ref, MASKED)
+            total_ref[...] = jnp.zeros_like(total_ref)
 
-    @pl.when(step * keys < first + inputs)
+    @pl.when(at * keys < most)
     def _():
         query = query_ref[0, 0, 0]
         key, value = (ref[0, 0, 0].astype(query.dtype) for ref in (key_ref, value_ref))
         scores = _product(query, key, 1)
         if factors:
             scores *= factors[0][0, 0, pl.ds(head, 1), :]
-        # Rows are head by head of a group, inputs (a power of two) within.
-        shape = (rows, keys)
-        position = first + (jax.lax.broadcasted_iota(jnp.int32, shape, 0) & inputs - 1)
-        seen = step * keys + jax.lax.broadcasted_iota(jnp.int32, shape, 1)
-        scores = jnp.where(seen <= position, scores, MASKED)
-        before = top_ref[:, :1]
-        top = jnp.maximum(before, scores.max(axis=1, keepdims=True))
-        weights, less = jnp.exp(scores - top), jnp.exp(before - top)
+        shape, end = (rows, keys), least
+        if step:  # rows are head by head of a group, inputs (a power of two) within
+            end += jax.lax.broadcasted_iota(jnp.int32, shape, 0) & inputs - 1
+        position = at * keys + jax.lax.broadcasted_iota(jnp.int32, shape, 1)
+        scores = jnp.where(position < end, scores, MASKED)
+        before_top = top_ref[:, :1]
+        top = jnp.maximum(before_top, scores.max(axis=1, keepdims=True))
+        weights, less = jnp.exp(scores - top), jnp.exp(before_top - top)
         total = less * total_ref[:, :1] + weights.sum(axis=1, keepdims=True)
         if factors:
             weights *= factors[1][0, 0, pl.ds(head, 1), :]
@@ -183,19 +250,20 @@ def _kernel(
         top_ref[...] = jnp.broadcast_to(top, top_ref.shape)
         total_ref[...] = jnp.broadcast_to(total, total_ref.shape)
 
-    @pl.when(step == pl.num_programs(3) - 1)
+    @pl.when(at == pl.num_programs(3) - 1)
     def _():
-        out_ref[0, 0, 0] = (values_ref[...] / total_ref[:, :1]).astype(out_ref.dtype)
+        total = jnp.where(total_ref[...] > 0, total_ref[...], 1.0)  # 0: nothing is seen
+        outputs[0][0, 0, 0] = (values_ref[...] / total[:, :1]).astype(outputs[0].dtype)
+        if len(outputs) > 1:
+            outputs[1][0, 0, 0] = top_ref[...] + jnp.log(total)
 
 
 def _product(left: jax.Array, right: jax.Array, axis: int) -> jax.Array:
     """float32 products of rows of `left` with `right`, along that axis of right."""
-    # float32, of tests, is multiplied as such; the chip multiplies bfloat16 exactly anyway.
-    exact = precision(str(left.dtype))
     return jax.lax.dot_general(
         left,
         right,
         (((1,), (axis,)), ((), ())),
-        precision=exact,
+        precision=precision(str(left.dtype)),
         preferred_element_type=jnp.float32,
     )

@@ -244,14 +244,31 @@ def _attend_rest(
     return (out / total).astype(value.dtype)
 
 
-def _attend(
+class Part(NamedTuple):
+    """Attention to some of the keys that a query sees, to be joined with that to the others."""
+
+    values: jax.Array  # float32 [.., hd]: values by their weights, not yet divided
+    total: jax.Array  # float32 [.., 1]: the sum of the weights
+    top: jax.Array  # float32 [.., 1]: the score whose weight is 1
+
+
+def join(first: Part, second: Part) -> jax.Array:
+    """Attention to the keys of both parts, float32 [.., hd]."""
+    top = jnp.maximum(first.top, second.top)
+    one, other = jnp.exp(first.top - top), jnp.exp(second.top - top)
+    values = first.values * one + second.values * other
+    return values / (first.total * one + second.total * other)
+
+
+def attend_part(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
     allowed: jax.Array | None,
     exact: jax.lax.PrecisionLike,
-) -> jax.Array:
-    """query [B, K, G, N, hd], key and value [B, K, M, hd] -> [B, K, G, N, hd]."""
+) -> Part:
+    """Attention to some keys: query [B, K, G, N, hd], key and value [B, K, M, hd], allowed bool
+    that broadcasts to [B, N, M] -> a Part of [B, K, G, N, .]."""
     batch, kv_heads, group, length, width = query.shape
     rows = (query * width**-0.5).reshape(batch, kv_heads, group * length, width)
     scores = jnp.einsum(
@@ -260,12 +277,24 @@ def _attend(
     scores = scores.reshape(batch, kv_heads, group, length, -1)
     if allowed is not None:
         scores += jnp.where(allowed, 0.0, MASKED)[:, None, None]
-    # The sum divides the (narrow) output instead of the (wide) weights.
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    top = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+    weights = jnp.exp(scores - top)
     total = weights.sum(axis=-1, keepdims=True)
     weights = weights.astype(value.dtype).reshape(batch, kv_heads, group * length, -1)
     out = jnp.einsum(
         "bkrm,bkmd->bkrd", weights, value, precision=exact, preferred_element_type=jnp.float32
     )
-    out = out.reshape(batch, kv_heads, group, length, width) / total
-    return out.astype(value.dtype)
+    return Part(out.reshape(batch, kv_heads, group, length, width), total, top)
+
+
+def _attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    allowed: jax.Array | None,
+    exact: jax.lax.PrecisionLike,
+) -> jax.Array:
+    """query [B, K, G, N, hd], key and value [B, K, M, hd] -> [B, K, G, N, hd]."""
+    # The sum divides the (narrow) output instead of the (wide) weights.
+    part = attend_part(query, key, value, allowed, exact)
+    return (part.values / part.total).astype(value.dtype)

@@ -5,6 +5,7 @@ the keys and values of all positions, which are gathered: with grouped heads the
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,22 +21,30 @@ from medscope_jax.distributed import (
     tpu_generation,
     usable_axes,
 )
-from medscope_jax.models.attention.cached import attend_cached, takes_cached
+from medscope_jax.models.attention.cached import (
+    Before,
+    Seen,
+    attend_own,
+    attend_prefix,
+    padding_for_cached,
+)
 from medscope_jax.models.attention.cudnn import attend_cudnn, takes_cudnn
 from medscope_jax.models.attention.dense import (
     Joined,
     Packed,
+    Part,
     RowPlan,
-    attend,
     attend_blocks,
     attend_causal,
     attend_joined,
     attend_packed,
+    attend_part,
+    join,
     sees,
     segments,
 )
 from medscope_jax.models.attention.splash import attend_splash, padding_for_splash
-from medscope_jax.models.cache import Cache, read
+from medscope_jax.models.cache import Cache, Prefix, own_start, read
 from medscope_jax.models.layers import precision
 from medscope_jax.models.model_config import ModelConfig
 
@@ -60,6 +69,11 @@ def padding_to_add(length: int, config: ModelConfig) -> int:
     if config.attention == "splash":
         return padding_for_splash(length, shards)
     return -length % shards
+
+
+def cached_length(length: int, config: ModelConfig) -> int:
+    """Positions of a cache's rows for `length` of them, such as the attention takes."""
+    return length + (padding_for_cached(length) if config.attention == "splash" else 0)
 
 
 def attend_self(
@@ -111,23 +125,75 @@ def attend_cache(
     layer: jax.Array | int,
     start: jax.Array,
     config: ModelConfig,
+    interpret: bool = False,
 ) -> jax.Array:
     """Attention of each row's next inputs to its filled part of a cache, which holds them too.
+
+    What rows begin with is attended to once for all that lie side by side, and joined with the rest
+    of each.
 
     Args:
         query: [B, N, H, hd]; input n of row b attends to positions up to start[b] + n.
         cache: of B rows; layer: which of its layers.
         start: int32 [B].
+        interpret: run a TPU's kernel without one, slowly.
 
     Returns:
         [B, N, H, hd]. Without a TPU's kernel, all positions of the cache are read.
     """
-    if config.attention == "splash" and takes_cached(cache.length):
-        return attend_cached(query, cache, layer, start)
-    positions = start[:, None] + jnp.arange(query.shape[1])
+    batch, count, heads, width = query.shape
+    grouped = query.reshape(batch, count, cache.kv_heads, -1, width).transpose(0, 2, 3, 1, 4)
+    attend = _attend_by_kernel if config.attention == "splash" else _attend_densely
+    out = attend(grouped, cache, layer, own_start(cache, start), config, interpret)
+    return out.transpose(0, 3, 1, 2, 4).reshape(batch, count, heads, width)
+
+
+def _attend_by_kernel(query, cache, layer, start, config, interpret) -> jax.Array:
+    """attend_cache for query [B, K, G, N, hd], start among each row's own positions."""
+    prefix, before = cache.prefix, None
+    if prefix is not None:
+        folded, unfold = _fold(query, prefix)
+        row, last = (x[:: max(1, prefix.group)] for x in (prefix.row, prefix.length - 1))
+        seen = Seen(layer, row, last, causal=False)
+        before = Before(*map(unfold, attend_prefix(folded, prefix.cache, seen, interpret)))
+    seen = Seen(layer, jnp.arange(len(query)), start, causal=True)
+    return attend_own(query, cache, seen, before, interpret)
+
+
+def _attend_densely(query, cache, layer, start, config, interpret) -> jax.Array:
+    """As _attend_by_kernel."""
+    prefix, exact, count = cache.prefix, precision(config.dtype), query.shape[3]
+    positions = start[:, None] + jnp.arange(count)
     allowed = jnp.arange(cache.length) <= positions[..., None]
-    key, value = read(cache, layer, query.dtype)
-    return attend(query, key, value, allowed, precision(config.dtype))
+    own = attend_part(query, *read(cache, layer, query.dtype), allowed, exact)
+    if prefix is None:
+        return (own.values / own.total).astype(query.dtype)
+    key, value = read(prefix.cache, layer, query.dtype)
+    length = prefix.length[:: max(1, prefix.group)]
+    if not prefix.group:
+        key, value = key[prefix.row], value[prefix.row]
+    folded, unfold = _fold(query, prefix)
+    allowed = (jnp.arange(key.shape[2]) < length[:, None])[:, None]
+    part = attend_part(folded, key, value, allowed, exact)
+    return join(own, Part(*map(unfold, part))).astype(query.dtype)
+
+
+def _fold(query: jax.Array, prefix: Prefix) -> tuple[jax.Array, Callable]:
+    """Rows that begin alike as one row, of as many heads as they have together.
+
+    Returns:
+        (query [B / g, K, g * G, N, hd] of [B, K, G, N, hd], the function that takes what has its
+        shape but for the last axis apart again).
+    """
+    batch, kv_heads, group, count, _ = query.shape
+    size = max(1, prefix.group)
+    folded = query.reshape(-1, size, *query.shape[1:]).transpose(0, 2, 1, 3, 4, 5)
+
+    def unfold(x: jax.Array) -> jax.Array:
+        x = x.reshape(-1, kv_heads, size, group, count, x.shape[-1]).transpose(0, 2, 1, 3, 4, 5)
+        return x.reshape(batch, kv_heads, group, count, -1)
+
+    return folded.reshape(-1, kv_heads, size * group, count, query.shape[-1]), unfold
 
 
 def _attend_own(
