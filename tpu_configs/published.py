@@ -145,7 +145,7 @@ def use_published_size(config: ConfigDict, target: Target) -> None:
             "turn_tokens": 512,
             "call_tokens": 96,
             "prefill_rows": 1,
-            "prefill_tokens": 512,
+            "prefill_tokens": sizes.view.piece,
             "slots": sizes.slots,
         }
     )

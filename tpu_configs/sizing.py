@@ -24,7 +24,7 @@ SUPERVISED = {"warm_up": 4, "cold_start": 6, "passive": 6}
 _TEMPORARIES = 2.5  # bytes that training needs of a chip, for each that it keeps of its rows
 _OTHERS = 1.25 * 2**30  # and beside
 _FILLED = 0.9  # share of a chip that arithmetic may fill
-_BANK, _CACHES = 0.2, 0.25  # shares of a chip for stage 3's videos, and for its rollouts' caches
+_BANK, _CACHES = 0.2, 0.4  # shares of a chip for stage 3's videos, and for its rollouts' caches
 _FRAME = TOKENS + 12  # positions of a pair: its tokens, and its time digit by digit in tags
 
 
@@ -36,10 +36,20 @@ class View(NamedTuple):
     length: int
 
     @property
+    def prompt(self) -> int:
+        """Positions of a prompt: the preview and words."""
+        return self.preview * _FRAME + 600
+
+    @property
+    def piece(self) -> int:
+        """Tokens that are prefilled at once: half an observation, so that the weights are read
+        seldom and little is padding."""
+        return -(-self.window * _FRAME // 256) * 128
+
+    @property
     def packed(self) -> int:
         """Positions of a packed group: a prompt, and what follows it in each rollout."""
-        prompt = self.preview * _FRAME + 600
-        return prompt + GROUP * (self.length - prompt)
+        return self.prompt + GROUP * (self.length - self.prompt)
 
 
 # The paper's, and what one GPU holds: two looks that are as long, two looks half as long.
@@ -158,10 +168,14 @@ class Cut:
         return self.shards * 2 ** int(math.log2(max(1.0, most)))
 
     def slots(self, view: View) -> int:
-        """Rows that a chip rolls out at once: a power of two, whose caches have their share."""
+        """Rows that a chip rolls out at once: a power of two, whose caches have their share beside
+        those of the prompts that they begin with."""
         text = self.model.text
-        row = 4 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * view.length
-        return 2 ** int(math.log2(max(1.0, _CACHES * self.memory / (row / self.tensor))))
+        position = 4 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim
+        position /= self.tensor
+        prompts = math.ceil(self.questions / self.shards) * view.prompt * position
+        own = (view.length - view.prompt) * position
+        return 2 ** int(math.log2(max(1.0, (_CACHES * self.memory - prompts) / own)))
 
 
 def cut(
