@@ -19,7 +19,7 @@ import jax
 from jax.experimental import topologies
 from jax.extend.core import ClosedJaxpr
 
-from medscope_jax.distributed.mesh import quiet_tpu_runtime, tpu_generation
+from medscope_jax.distributed.mesh import set_up_tpu_runtime, tpu_generation
 from medscope_jax.errors import UserError, one_line
 
 GIB = 2**30
@@ -88,7 +88,7 @@ def topology_devices(topology: str, slices: int = 1) -> list[jax.Device]:
             "compiling for a TPU topology needs libtpu (Linux on x86-64): pip install libtpu"
         )
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no metadata server to ask for a slice
-    quiet_tpu_runtime()
+    set_up_tpu_runtime()
     # A v4 chip is two cores; as one device ("megacore") it is what a v4 slice runs by default.
     options: dict[str, Any] = {"chip_config_name": "megacore"} if generation == "v4" else {}
     if slices > 1:
