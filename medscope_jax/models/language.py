@@ -52,7 +52,7 @@ class Attention(nn.Module):
         else:
             assert context.start is not None and context.num_inputs is not None
             cache = write(cache, layer, key, value, context.start, context.num_inputs)
-            out = attend_cache(query, cache, layer, context.start, self.config)
+            out = attend_cache(query, cache, layer, context.start, context.num_inputs, self.config)
         out = out.reshape(x.shape[:-1] + (-1,))
         out = dense(text.hidden_size, False, self.config, "o_proj")(out)
         return out, cache

@@ -62,7 +62,11 @@ def assume(config: ConfigDict, mesh: Mesh, program: Program) -> Assumed:
     mean: dict[str, float] = {}
     if program.agent_loop:
         most, turns = config.rollout.turn_tokens, config.dialogue.max_tool_turns + 1
-        steps = slowest_steps(shards, requests, slots, rows, most, turns, TURN_SHARE)
+        slowest = slowest_steps(shards, questions, group, slots, rows, most, turns, TURN_SHARE)
+        steps = {
+            "execute_tools": slowest.execute_tools,
+            "decode_step": slowest.decode_step,
+        }
         mean = {
             "execute_tools": TOOL_CALLS * requests / rows,
             "decode_step": tokens_written(config) * requests / slots,
@@ -81,7 +85,12 @@ def assume(config: ConfigDict, mesh: Mesh, program: Program) -> Assumed:
         return Assumed(steps, mean, *program.pieces, choice, program.attended)
     own = config.dialogue.length - program.arguments["prompts"].least
     filled = filled_shares(texts_of(config, program), program.pieces, own)
-    return Assumed(steps, mean, *program.pieces, choice, program.attended, filled)
+    # Rows that do not write are not read, nor is a prompt that none of them begins with. With fewer
+    # slots than requests, each row reads its prompt by itself.
+    rows_active = slowest.rows / slots
+    begun = slowest.questions / questions if slots == requests else rows_active
+    active = rows_active, begun
+    return Assumed(steps, mean, *program.pieces, choice, program.attended, filled, active)
 
 
 def filled_shares(texts: Texts, pieces: tuple[int, int], own: int) -> tuple[float, float, float]:

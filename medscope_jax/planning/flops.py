@@ -27,7 +27,8 @@ class Inside(NamedTuple):
     """What is assumed of what stands in one loop."""
 
     pieces: float  # times that a loop without a fixed length runs, other than the agent loop's
-    filled: float  # share of rows' own positions that the kernel over a cache reads
+    own: float  # share of rows' own positions that the kernel over a cache reads
+    begun: float  # share of what they begin with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Assumed:
     # Of the positions that a row of a cache has of its own, the share that is read, in the mean:
     # for prompts, observations, and tokens that are decoded. Of what rows begin with, all is.
     filled: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    # Shares of the rows that write in a decode step, and of the prompts that those begin with.
+    active: tuple[float, float] = (1.0, 1.0)
 
     @property
     def mean(self) -> "Assumed":
@@ -62,7 +65,7 @@ class Assumed:
     @property
     def reading(self) -> "Inside":
         """What is assumed where prompts are read: everywhere but in some of the agent loop."""
-        return Inside(self.prompt, self.filled[0])
+        return Inside(self.prompt, self.filled[0], 1.0)
 
     def kinds(self, names: Sequence[str]) -> list[tuple[float, "Inside"]]:
         """Of each of the agent loop's loops, in order: how often it steps in all, and what is
@@ -78,8 +81,8 @@ class Assumed:
                 "planning/cost.py and rollout/loop.py"
             )
         others = {
-            _OBSERVES: Inside(self.observation, self.filled[1]),
-            _DECODES: Inside(self.prompt, self.filled[2]),
+            _OBSERVES: Inside(self.observation, self.filled[1], 1.0),
+            _DECODES: Inside(self.prompt, self.filled[2] * self.active[0], self.active[1]),
         }
         return [(self.steps[name], others.get(name, self.reading)) for name in names]
 
@@ -209,7 +212,7 @@ def _kernel(equation, assumed: Assumed, inside: Inside) -> float:
     if (name := equation.params.get("name")) in (OWN_KERNEL, PREFIX_KERNEL):
         query, keys = (equation.invars[i].aval.shape for i in (3, 4))
         pairs = math.prod(query) * keys[3]
-        return 4.0 * pairs * (inside.filled if name == OWN_KERNEL else 1.0)
+        return 4.0 * pairs * (inside.own if name == OWN_KERNEL else inside.begun)
     body = _plain(equation.params["jaxpr"])
     scores = _first_product(body)
     if scores is None:
@@ -227,7 +230,7 @@ def _kernel(equation, assumed: Assumed, inside: Inside) -> float:
     query, key = matrices[:2]
     blocks = math.prod(query[:-1]) * key[-2] / math.prod(scores.outvars[0].aval.shape)
     every = dataclasses.replace(assumed, choice=(1.0, 1.0))  # its branches: do, or do nothing
-    return _count(body, every, Inside(1.0, 1.0)).total * blocks * assumed.attended
+    return _count(body, every, Inside(1.0, 1.0, 1.0)).total * blocks * assumed.attended
 
 
 def _first_product(jaxpr: Jaxpr):

@@ -170,9 +170,9 @@ class _Reader:
             return estimate  # a kernel may read less than all of its operands, or some twice
         shapes = [computation.instructions[name].shape for name in instruction.operands]
         if opcode == "custom-call" and OWN_KERNEL in instruction.attributes:
-            return cached_bytes(shapes, inside.filled) + size(instruction.shape)
+            return cached_bytes(shapes, inside.own) + size(instruction.shape)
         if opcode == "custom-call" and PREFIX_KERNEL in instruction.attributes:
-            return cached_bytes(shapes, 1.0) + size(instruction.shape)
+            return cached_bytes(shapes, inside.begun) + size(instruction.shape)
         if opcode.removesuffix("-start") in SLICING:
             # A started one's tuple holds its operands before the slice.
             found = leaves(instruction.shape)

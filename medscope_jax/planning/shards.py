@@ -6,6 +6,7 @@ that is done while others write, and a shard whose rollouts are long, then cost 
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,14 +19,29 @@ _DRAWS = 4  # batches that are averaged
 Rollout = Sequence[int]  # tokens of each turn
 
 
+class ShardSteps(NamedTuple):
+    """What one shard does for its rollouts."""
+
+    execute_tools: float  # steps
+    decode_step: float
+    rows: float  # rows that write in a decode step, in the mean
+    questions: float  # questions that they are of
+
+
 def slowest_steps(
-    shards: int, requests: int, slots: int, rows: int, most: int, turns: int, share: float
-) -> dict[str, float]:
-    """Steps of the shard that decodes longest, the mean of a few batches: execute_tools and
-    decode_step, by their names.
+    shards: int,
+    questions: int,
+    group: int,
+    slots: int,
+    rows: int,
+    most: int,
+    turns: int,
+    share: float,
+) -> ShardSteps:
+    """The ShardSteps of the shard that decodes longest, the mean of a few batches.
 
     Args:
-        shards: that each have `requests` rollouts of their own.
+        shards: that each have `questions` questions of their own, with `group` rollouts each.
         slots, rows: as of `shard_steps`.
         most: tokens that a turn may have.
         turns: that a rollout may have.
@@ -34,11 +50,11 @@ def slowest_steps(
     random, found = np.random.default_rng(0), []
     for _ in range(_DRAWS):
         batch = [
-            shard_steps(draw(random, requests, most, turns, share), slots, rows)
+            shard_steps(draw(random, questions * group, most, turns, share), slots, rows, group)
             for _ in range(shards)
         ]
-        found.append(max(batch, key=lambda steps: steps["decode_step"]))
-    return {name: sum(steps[name] for steps in found) / _DRAWS for name in found[0]}
+        found.append(max(batch, key=lambda steps: steps.decode_step))
+    return ShardSteps(*(sum(numbers) / _DRAWS for numbers in zip(*found, strict=True)))
 
 
 def draw(
@@ -52,34 +68,38 @@ def draw(
     ]
 
 
-def shard_steps(rollouts: Sequence[Rollout], slots: int, rows: int) -> dict[str, int]:
-    """Steps that one shard takes for its rollouts, by the rules of rollout/loop.py.
+def shard_steps(rollouts: Sequence[Rollout], slots: int, rows: int, group: int = 1) -> ShardSteps:
+    """What one shard does for its rollouts, by the rules of rollout/loop.py.
 
     Args:
+        rollouts: `group` of each question, in order.
         slots: rollouts that are decoded side by side; the others wait for one that is done.
         rows: calls that are executed at a time at most.
     """
-    waiting_requests, refills = list(rollouts[slots:]), slots < len(rollouts)
-    writing = [list(rollout) for rollout in rollouts[:slots]]  # tokens left of each turn
-    waiting: list[list[int]] = []  # turns left of those that made a call
-    steps = {"execute_tools": 0, "decode_step": 0}
+    # (question, tokens left of each turn)
+    requests = [(n // group, list(rollout)) for n, rollout in enumerate(rollouts)]
+    writing, later, refills = requests[:slots], requests[slots:], slots < len(requests)
+    waiting: list[tuple[int, list[int]]] = []  # turns left of those that made a call
+    tools = decoded = written = asked = 0
     while writing or waiting:
         # Towards the end, as many as still write are enough; without refills, only if none writes.
         enough = min(max(len(writing), 1), rows) if refills else (rows if writing else 1)
         if len(waiting) >= enough:
-            steps["execute_tools"] += 1
+            tools += 1
             writing += waiting[:rows]
             waiting = waiting[rows:]
             continue
-        tokens = min(turns[0] for turns in writing)
-        steps["decode_step"] += tokens
-        going: list[list[int]] = []
-        for first, *rest in writing:
+        tokens = min(turns[0] for _, turns in writing)
+        decoded += tokens
+        written += tokens * len(writing)
+        asked += tokens * len({question for question, _ in writing})
+        going: list[tuple[int, list[int]]] = []
+        for question, (first, *rest) in writing:
             if first > tokens:
-                going.append([first - tokens, *rest])
+                going.append((question, [first - tokens, *rest]))
             elif rest:
-                waiting.append(rest)
-            elif waiting_requests:
-                going.append(list(waiting_requests.pop(0)))
+                waiting.append((question, rest))
+            elif later:
+                going.append(later.pop(0))
         writing = going
-    return steps
+    return ShardSteps(tools, decoded, written / decoded, asked / decoded)

@@ -26,17 +26,26 @@ from medscope_jax.planning.shards import TURNS, draw, shard_steps, slowest_steps
     ],
 )
 def test_steps_of_a_shard_by_hand(rollouts, slots, rows, tools, decoded):
-    assert shard_steps(rollouts, slots, rows) == {"execute_tools": tools, "decode_step": decoded}
+    found = shard_steps(rollouts, slots, rows)
+    assert (found.execute_tools, found.decode_step) == (tools, decoded)
+    assert found.rows * decoded == pytest.approx(sum(map(sum, rollouts)))
+
+
+def test_who_writes_by_hand():
+    """Two questions with two rollouts each: the first is done after four of ten steps."""
+    found = shard_steps([[1], [4], [10], [2]], 4, 1, group=2)
+    assert found == (0, 10, 17 / 10, 14 / 10)
 
 
 def test_the_slowest_of_many_takes_longer_than_one_and_one_longer_than_the_mean():
     """64 shards of 8 rollouts in 4 slots; the mean: all slots at work to the end."""
-    sizes = {"requests": 8, "slots": 4, "rows": 2, "most": 512, "turns": 6, "share": 0.5}
-    one, many = slowest_steps(1, **sizes), slowest_steps(64, **sizes)
+    sizes = {"questions": 1, "group": 8, "slots": 4, "rows": 2, "most": 512, "turns": 6}
+    one, many = (slowest_steps(n, **sizes, share=0.5) for n in (1, 64))
     mean = 3 * 256 * 8 / 4
-    assert mean < one["decode_step"]
-    assert 1.4 * mean < many["decode_step"] < 3 * mean
-    assert many == slowest_steps(64, **sizes)  # no draw of its own each time
+    assert mean < one.decode_step
+    assert 1.4 * mean < many.decode_step < 3 * mean
+    assert 1 < many.rows < 4 and many.questions == 1
+    assert many == slowest_steps(64, **sizes, share=0.5)  # no draw of its own each time
 
 
 def test_draws_have_the_assumed_means():

@@ -34,6 +34,7 @@ _KEYS = (MOST_KEYS, 1024, 512, 256, 128)  # the first that fits
 _MOST_ROWS = 1024  # queries of a block, all heads of a group together
 _MOST_SCORES = 2**19  # of a block of queries and keys: 2 MiB of float32
 _LANES = 128
+NOTHING = -(2**30)
 
 
 class Seen(NamedTuple):
@@ -41,7 +42,7 @@ class Seen(NamedTuple):
 
     layer: jax.Array | int
     row: jax.Array  # int32 [B], of the cache
-    last: jax.Array  # int32 [B], the last position that input 0 sees; -1: none
+    last: jax.Array  # int32 [B], the last position that input 0 sees; NOTHING: none sees any
     causal: bool  # whether input n sees n positions more; else all inputs see alike
 
 
@@ -154,11 +155,15 @@ def _run(
         end = last[b] + i * step + max(step - 1, 0)
         return jnp.minimum(j, jnp.clip(end // keys, 0, length // keys - 1))
 
+    # Rows that see nothing name one and the same block, which is fetched once at most.
     def stored(b, h, i, j, layer, row, last):
-        return layer[0], row[b], h, place(b, i, j, last), 0
+        sees = last[b] >= 0
+        place_of = (jnp.where(sees, x, 0) for x in (row[b], h, place(b, i, j, last)))
+        return layer[0], *place_of, 0
 
     def factors(b, h, i, j, layer, row, last):
-        return layer[0], row[b], 0, place(b, i, j, last)
+        sees = last[b] >= 0
+        return layer[0], jnp.where(sees, row[b], 0), 0, place(b, i, j, last)
 
     def block(columns: int) -> pl.BlockSpec:
         return pl.BlockSpec((1, 1, 1, rows, columns), own)

@@ -22,6 +22,7 @@ from medscope_jax.distributed import (
     usable_axes,
 )
 from medscope_jax.models.attention.cached import (
+    NOTHING,
     Before,
     Seen,
     attend_own,
@@ -124,6 +125,7 @@ def attend_cache(
     cache: Cache,
     layer: jax.Array | int,
     start: jax.Array,
+    count: jax.Array,
     config: ModelConfig,
     interpret: bool = False,
 ) -> jax.Array:
@@ -136,31 +138,37 @@ def attend_cache(
         query: [B, N, H, hd]; input n of row b attends to positions up to start[b] + n.
         cache: of B rows; layer: which of its layers.
         start: int32 [B].
+        count: int32 [B], inputs that are real; of a row without one, nothing is read.
         interpret: run a TPU's kernel without one, slowly.
 
     Returns:
-        [B, N, H, hd]. Without a TPU's kernel, all positions of the cache are read.
+        [B, N, H, hd]; of padding, finite numbers without a meaning. Without a TPU's kernel, all
+        positions of the cache are read.
     """
-    batch, count, heads, width = query.shape
-    grouped = query.reshape(batch, count, cache.kv_heads, -1, width).transpose(0, 2, 3, 1, 4)
+    batch, inputs, heads, width = query.shape
+    grouped = query.reshape(batch, inputs, cache.kv_heads, -1, width).transpose(0, 2, 3, 1, 4)
     attend = _attend_by_kernel if config.attention == "splash" else _attend_densely
-    out = attend(grouped, cache, layer, own_start(cache, start), config, interpret)
-    return out.transpose(0, 3, 1, 2, 4).reshape(batch, count, heads, width)
+    out = attend(grouped, cache, layer, own_start(cache, start), count > 0, config, interpret)
+    return out.transpose(0, 3, 1, 2, 4).reshape(batch, inputs, heads, width)
 
 
-def _attend_by_kernel(query, cache, layer, start, config, interpret) -> jax.Array:
-    """attend_cache for query [B, K, G, N, hd], start among each row's own positions."""
+def _attend_by_kernel(query, cache, layer, start, active, config, interpret) -> jax.Array:
+    """attend_cache for query [B, K, G, N, hd], start [B] among each row's own positions; active
+    [B]: rows with inputs."""
     prefix, before = cache.prefix, None
     if prefix is not None:
         folded, unfold = _fold(query, prefix)
-        row, last = (x[:: max(1, prefix.group)] for x in (prefix.row, prefix.length - 1))
+        size = max(1, prefix.group)
+        row, last = prefix.row[::size], prefix.length[::size] - 1
+        last = jnp.where(active.reshape(-1, size).any(axis=1), last, NOTHING)
         seen = Seen(layer, row, last, causal=False)
         before = Before(*map(unfold, attend_prefix(folded, prefix.cache, seen, interpret)))
-    seen = Seen(layer, jnp.arange(len(query)), start, causal=True)
+    last = jnp.where(active, start, NOTHING)
+    seen = Seen(layer, jnp.arange(len(query)), last, causal=True)
     return attend_own(query, cache, seen, before, interpret)
 
 
-def _attend_densely(query, cache, layer, start, config, interpret) -> jax.Array:
+def _attend_densely(query, cache, layer, start, active, config, interpret) -> jax.Array:
     """As _attend_by_kernel."""
     prefix, exact, count = cache.prefix, precision(config.dtype), query.shape[3]
     positions = start[:, None] + jnp.arange(count)

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from medscope_jax import models
 from medscope_jax.distributed import compile_for, make_mesh, topology_devices
 from medscope_jax.models.attention.cached import padding_for_cached
-from medscope_jax.models.attention.dense import attend
+from medscope_jax.models.attention.dense import attend as attend_densely
 from medscope_jax.models.attention.dispatch import attend_cache, cached_length
 from medscope_jax.models.cache import Cache, Prefix, read
 from medscope_jax.models.quantize import quantize
@@ -43,7 +43,14 @@ def queries(rows, count, heads):
 def dense(query, cache, start):
     positions = start[:, None] + jnp.arange(query.shape[1])
     allowed = jnp.arange(cache.length) <= positions[..., None]
-    return attend(query, *read(cache, LAYER, query.dtype), allowed, jax.lax.Precision.HIGHEST)
+    return attend_densely(
+        query, *read(cache, LAYER, query.dtype), allowed, jax.lax.Precision.HIGHEST
+    )
+
+
+def attend(query, cache, start, config=KERNEL, active=None):
+    active = jnp.full(len(query), query.shape[1]) if active is None else active
+    return attend_cache(query, cache, jnp.int32(LAYER), start, active, config, interpret=True)
 
 
 def assert_close(found, wanted):
@@ -66,14 +73,14 @@ def test_it_is_dense_attention_of_what_is_filled(count, heads, length, int8, dat
     starts = st.integers(0, length - count) | borders.filter(lambda n: n <= length - count)
     start = jnp.array(data.draw(st.lists(starts, min_size=2, max_size=2)))
     query, cache = queries(2, count, heads), filled_cache(2, kv_heads, length, int8)
-    found = attend_cache(query, cache, jnp.int32(LAYER), start, KERNEL, interpret=True)
+    found = attend(query, cache, start)
     assert_close(found, dense(query, cache, start))
 
 
 def test_a_row_s_inputs_may_reach_beyond_the_cache():
     """Padding inputs do: they are dropped, and must not disturb the others."""
     cache, query, start = filled_cache(1, 1, 256), queries(1, 8, 2), jnp.array([252])
-    found = attend_cache(query, cache, LAYER, start, KERNEL, interpret=True)
+    found = attend(query, cache, start)
     assert_close(found[:, :4], dense(query, cache, start)[:, :4])
     assert np.isfinite(found).all()
 
@@ -120,7 +127,7 @@ def test_rows_that_begin_alike_are_rows_with_a_prompt_each(config, int8, count, 
     cache, whole = with_prefix(rows, group, int8)
     start = jnp.asarray(LENGTHS[rows] + 7 * np.arange(len(rows)))
     query = queries(len(rows), count, 4)
-    found = attend_cache(query, cache, LAYER, start, config, interpret=True)
+    found = attend(query, cache, start, config)
     assert_close(found, dense(query, whole, start))
 
 
@@ -130,8 +137,19 @@ def test_a_row_without_a_prompt_yet_sees_its_own_alone(config):
     cache, _ = with_prefix([0, 0], 0)
     cache = cache.replace(prefix=cache.prefix.replace(length=jnp.zeros(2, jnp.int32)))
     query, start = queries(2, 1, 4), jnp.array([0, 9])
-    found = attend_cache(query, cache, LAYER, start, config, interpret=True)
+    found = attend(query, cache, start, config)
     assert_close(found, dense(query, cache.replace(prefix=None), start))
+
+
+@pytest.mark.parametrize("active", [[1, 0, 1, 1], [0, 0, 1, 0], [0, 0, 0, 0]])
+def test_rows_that_do_nothing_disturb_no_other_and_stay_finite(active):
+    rows, active = [0, 0, 2, 2], np.array(active)
+    cache, whole = with_prefix(rows, 2)
+    start, query = jnp.asarray(LENGTHS[rows] + [3, 0, 60, 9]), queries(4, 1, 4)
+    found = attend(query, cache, start, active=jnp.asarray(active))
+    assert np.isfinite(found).all()
+    wanted = dense(query, whole, start)
+    assert_close(found[active > 0], wanted[active > 0])
 
 
 @pytest.mark.parametrize("axes", [{"data": 2, "tensor": 2}, {"tensor": 4}, {"context": 2}])
@@ -141,11 +159,8 @@ def test_a_mesh_changes_nothing(axes):
     cache, whole = with_prefix([0, 0, 2, 2], 2, int8=True)
     query, start = queries(4, 3, 4), jnp.asarray(LENGTHS[[0, 0, 2, 2]])
 
-    def run(*arguments):
-        return attend_cache(*arguments, KERNEL, interpret=True)
-
     with jax.set_mesh(mesh):
-        found = jax.jit(run)(query, cache, LAYER, start)
+        found = jax.jit(attend)(query, cache, start)
     assert_close(found, dense(query, whole, start))
 
 
@@ -180,10 +195,11 @@ def test_it_compiles_for_a_tpu_and_reads_what_is_filled(kind, int8, count, heads
     query = argument(jnp.bfloat16, rows, count, heads, width, split=2)
     config = dataclasses.replace(KERNEL, dtype="bfloat16")
 
-    def program(query, cache, layer, start):
-        return attend_cache(query, cache, layer, start, config)
+    def program(query, cache, layer, start, count):
+        return attend_cache(query, cache, layer, start, count, config)
 
-    arguments = {"query": query, "cache": cache, "layer": argument(jnp.int32), "start": places}
+    arguments = {"query": query, "cache": cache, "layer": argument(jnp.int32)}
+    arguments |= {"start": places, "count": places}
     report = compile_for(program, arguments)
     local = kv_heads // chips
     position = 2 * local * (width + 4 * local if int8 else 2 * width)
