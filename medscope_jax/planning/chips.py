@@ -47,6 +47,10 @@ class Roofline:
         """Which of SIDES is the slowest."""
         return max(SIDES, key=lambda side: getattr(self, side))
 
+    def minus(self, other: "Roofline") -> "Roofline":
+        """What is left without another part of the same program."""
+        return Roofline(*(getattr(self, side) - getattr(other, side) for side in SIDES))
+
 
 def roofline(chip: Chip, flops: float, hbm_bytes: float, ici_bytes: float) -> Roofline:
     """The Roofline of one chip's share of a program.

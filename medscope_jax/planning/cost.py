@@ -1,6 +1,7 @@
 """What each of a run's programs costs on its slice: from its trace and compiled text to seconds."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 
 import jax
@@ -13,7 +14,7 @@ from medscope_jax.models.attention.cached import MOST_KEYS
 from medscope_jax.planning.buffers import Buffer, largest_buffers
 from medscope_jax.planning.chips import CHIPS, SIDES, Roofline, roofline
 from medscope_jax.planning.flops import Assumed, count_flops
-from medscope_jax.planning.hlo import ChipWork, read_work
+from medscope_jax.planning.hlo import ChipWork, read_works
 from medscope_jax.planning.ideal import Decoder, Least, Texts, least_of
 from medscope_jax.planning.programs import Program
 from medscope_jax.planning.shards import slowest_steps
@@ -25,6 +26,14 @@ from medscope_jax.training.run import ENCODE_FRAMES
 # a tool once or twice, and turns are assumed to be half as long as they may be (see shards.py).
 TOOL_CALLS = 2
 TURN_SHARE = 0.5
+# What a rollout does one after the other, with the steps of the agent loop that do it; the first
+# holds what is done before the loop, too.
+PHASES: dict[str, tuple[str, ...]] = {
+    "gathers, first prompts": (),
+    "prompts": ("prefill_prompts", "admit_request"),
+    "observations": ("execute_tools",),
+    "decode": ("decode_step",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +45,24 @@ class Cost:
     chip_flops: float  # that one chip computes, more than its share where chips repeat each other
     work: ChipWork  # what one chip moves
     roofline: Roofline | None  # None where the chip's rates are not known
+    phases: dict[str, Roofline]  # of a rollout, which come one after the other; else {}
     ideal: float | None  # seconds that the work needs however it is done; None as roofline
     rates: dict[str, float]  # units of work a second at the roofline, such as rollouts
     buffers: list[Buffer]  # the largest of a chip's memory; [] where the compiler tells none
+
+    @property
+    def seconds(self) -> float | None:
+        """The least time: while a phase waits for the memory, the next one's arithmetic can't be
+        done."""
+        if self.phases:
+            return sum(phase.seconds for phase in self.phases.values())
+        return self.roofline and self.roofline.seconds
+
+    @property
+    def binds(self) -> str:
+        """What the longest phase is bound by."""
+        parts = [*self.phases.values()] or [self.roofline]
+        return max((part for part in parts if part), key=lambda part: part.seconds).binds
 
 
 def tokens_written(config: ConfigDict) -> int:
@@ -173,18 +197,35 @@ def cost_of(
         least: what that work needs; None: the arithmetic that the program asks for, evenly split.
     """
     asked = count_flops(report.trace, assumed.mean)
-    work = read_work(report.text, report.chips, assumed)
-    flops = work.flops + count_flops(report.trace, assumed).chip_kernels
-    chip, line = CHIPS.get(report.device_kind), None
+    chip = CHIPS.get(report.device_kind)
+    # Without the loop, with the steps up to each phase: what a phase adds is the phase's.
+    cases, names = [assumed.only()], list(PHASES)
+    for end in range(1, len(names)):
+        cases.append(assumed.only(*(step for name in names[1 : end + 1] for step in PHASES[name])))
+    cases = cases if assumed.steps else [assumed]
+    works = read_works(report.text, report.chips, cases)
+    flops = [
+        work.flops + count_flops(report.trace, case).chip_kernels
+        for work, case in zip(works, cases, strict=True)
+    ]
+    work, line, ideal, phases = works[-1], None, None, {}
     if chip is not None:
-        line = roofline(chip, flops, work.hbm_bytes, work.ici_bytes)
-    ideal = None
-    if chip is not None:
+        lines = [
+            roofline(chip, number, each.hbm_bytes, each.ici_bytes)
+            for number, each in zip(flops, works, strict=True)
+        ]
+        line = lines[-1]
+        if assumed.steps:
+            added = [lines[0], *(b.minus(a) for a, b in itertools.pairwise(lines))]
+            phases = dict(zip(names, added, strict=True))
         even = asked.total / report.chips / chip.flops
         ideal = least.seconds(chip, report.chips) if least else even
-    rates = {unit: number / line.seconds for unit, number in units.items()} if line else {}
     buffers = largest_buffers(report.assignment, report.text)
-    return Cost(report, asked.total, flops, work, line, ideal, rates, buffers)
+    cost = Cost(report, asked.total, flops[-1], work, line, phases, ideal, {}, buffers)
+    if cost.seconds is None:
+        return cost
+    rates = {unit: number / cost.seconds for unit, number in units.items()}
+    return dataclasses.replace(cost, rates=rates)
 
 
 def to_dict(spec: str, config: ConfigDict, mesh: Mesh, costs: Mapping[str, Cost]) -> dict:
@@ -223,9 +264,13 @@ def _plain(cost: Cost) -> dict:
         },
         "roofline": line
         and {
-            "seconds": line.seconds,
-            "binds": line.binds,
+            "seconds": cost.seconds,
+            "binds": cost.binds,
             **{side: getattr(line, side) for side in SIDES},
+        },
+        "phases": {
+            name: {"seconds": part.seconds, **{side: getattr(part, side) for side in SIDES}}
+            for name, part in cost.phases.items()
         },
         "ideal_seconds": cost.ideal,
         "rates_per_second": cost.rates,

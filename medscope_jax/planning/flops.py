@@ -67,6 +67,11 @@ class Assumed:
         """What is assumed where prompts are read: everywhere but in some of the agent loop."""
         return Inside(self.prompt, self.filled[0], 1.0)
 
+    def only(self, *names: str) -> "Assumed":
+        """What is assumed, with no steps of the agent loop but those of these names."""
+        steps = {name: often * (name in names) for name, often in self.steps.items()}
+        return dataclasses.replace(self, steps=steps, mean_steps=None)
+
     def kinds(self, names: Sequence[str]) -> list[tuple[float, "Inside"]]:
         """Of each of the agent loop's loops, in order: how often it steps in all, and what is
         assumed of a step.

@@ -78,13 +78,22 @@ def read_work(text: str, chips: int, assumed: Assumed) -> ChipWork:
       UserError: a loop that multiplies matrices or sends something, or the agent loop that is
         assumed, is not where its name says how often it runs.
     """
+    (work,) = read_works(text, chips, [assumed])
+    return work
+
+
+def read_works(text: str, chips: int, cases: Sequence[Assumed]) -> list[ChipWork]:
+    """read_work for several things that may be assumed."""
     computations, entry = parse(text)
-    reader = _Reader(computations, chips, assumed)
-    reader.visit(entry, 1.0, assumed.reading)
-    if assumed.steps and not reader.has_agent_loop:
-        raise UserError(f"it holds no loop named {AGENT_LOOP}: see rollout/loop.py")
-    counted = {kind: Moved(*values) for kind, values in sorted(reader.collectives.items())}
-    return ChipWork(reader.flops, reader.hbm_bytes, counted, reader.dcn_bytes)
+    found = []
+    for assumed in cases:
+        reader = _Reader(computations, chips, assumed)
+        reader.visit(entry, 1.0, assumed.reading)
+        if assumed.steps and not reader.has_agent_loop:
+            raise UserError(f"it holds no loop named {AGENT_LOOP}: see rollout/loop.py")
+        counted = {kind: Moved(*values) for kind, values in sorted(reader.collectives.items())}
+        found.append(ChipWork(reader.flops, reader.hbm_bytes, counted, reader.dcn_bytes))
+    return found
 
 
 class _Reader:

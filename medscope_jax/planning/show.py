@@ -39,7 +39,8 @@ def print_plan(plan: dict, console: Console) -> None:
     assumed = plan["assumed"]
     console.print(
         "Times are those of chips at their peak rates (planning/chips.py), all links busy: no run "
-        "is faster, and nothing here is a measured speed. A rollout is taken to call tools "
+        "is faster, and nothing here is a measured speed. Phases of a rollout come one after the "
+        "other; within one, the slowest side counts. A rollout is taken to call tools "
         f"{assumed['looks_per_rollout']} times and to write {assumed['tokens_per_rollout']} "
         "tokens in the mean, and the time is that of the devices whose rollouts take longest; "
         "episodes fill all of their positions. Ideal, of a rollout: prompts read once a question, "
@@ -89,7 +90,11 @@ def _add_work(table: Table, programs: list[dict], chips: int) -> None:
     if all(lines):
         for side in SIDES:
             table.add_row(f"{side}, s", *(_number(line[side]) for line in lines))
-        table.add_row("roofline, s", *(_number(line["seconds"]) for line in lines))
+        for phase in dict.fromkeys(phase for p in programs for phase in p["phases"]):
+            parts = [p["phases"].get(phase) for p in programs]
+            cells = ("" if part is None else _number(part["seconds"]) for part in parts)
+            table.add_row(f"  {phase}, s", *cells)
+        table.add_row("least time, s", *(_number(line["seconds"]) for line in lines))
         ideals = [p["ideal_seconds"] for p in programs]
         table.add_row("ideal, s", *map(_number, ideals))
         reached = (i / line["seconds"] for i, line in zip(ideals, lines, strict=True))
