@@ -1,8 +1,17 @@
-"""Evaluates the models of a run: python -m medscope_jax.evaluate --workdir DIR --split SPLIT
+"""Evaluates models on a split of a suite, and prints the table.
 
-Rolls out every question of the split greedily and, beside it, several times with sampling; prints
-the table and writes DIR/evaluation_SPLIT.json. Several processes evaluate one run together as they
-train one, see medscope_jax.train.
+    python -m medscope_jax.evaluate --workdir DIR [--split SPLIT]
+    python -m medscope_jax.evaluate --workdir DIR --out OUT
+    python -m medscope_jax.evaluate --checkpoint CKPT --data_dir DATA --out OUT [--mesh tensor=4]
+    python -m medscope_jax.evaluate --rescore --out OUT [--judge.url URL --judge.model NAME]
+
+DIR is a training run: every question is rolled out greedily by each of its finished models and,
+where the answer is an interval, several times with sampling beside it. CKPT is a weights folder of
+medscope_jax.convert, with DATA a data folder of tfds_builders.build or a run whose suite is taken.
+With --out, OUT/predictions.jsonl has every rollout as soon as it is made: what was killed goes on
+when it is started again, and --rescore scores what is there without a model. Without --out, the
+table is written to DIR/evaluation_SPLIT.json, and several processes may evaluate one run together
+as they train one, see medscope_jax.train.
 """
 
 from collections.abc import Sequence
@@ -20,6 +29,13 @@ from medscope_jax.distributed.multihost import (
     is_first,
     join_processes,
     leaving_at_once,
+)
+from medscope_jax.evaluate_out import (
+    OUT_FLAGS,
+    predict_checkpoint,
+    predict_run,
+    read_out_flags,
+    score_again,
 )
 from medscope_jax.inference import MedScope, model_of_run
 from medscope_jax.metrics import Scored, print_results, result_rows, write_results
@@ -150,22 +166,34 @@ def _padded(lists: list[list]) -> list[list]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Evaluates every finished model of a workdir."""
+    """Evaluates the models that a command line names, or scores stored predictions."""
     flags = parse_arguments(
         __doc__,
         argv,
         {
-            "--workdir": {"required": True, "metavar": "DIR", "help": "folder of a training run"},
+            "--workdir": {"metavar": "DIR", "help": "folder of a training run"},
             "--split": {"default": "test", "metavar": "SPLIT", "help": "validation or test"},
+            **OUT_FLAGS,
             "--distributed": {"action": "store_true", "help": "one of a cluster's processes"},
         },
     )
     if flags.split not in SPLITS:
         raise ConfigError(f"unknown split {flags.split!r}; choose one of {', '.join(SPLITS)}")
+    asked = read_out_flags(flags)
+    if flags.rescore:
+        score_again(asked)
+        return
+    if flags.checkpoint:
+        predict_checkpoint(asked, flags.split)
+        return
     workdir, config = read_workdir(flags.workdir)
-    join_processes(flags.distributed)
+    if asked.out is None:
+        join_processes(flags.distributed)
     with leaving_at_once(), compiling_into(workdir.compiled):
-        evaluate_all(workdir, config, flags.split)
+        if asked.out is None:
+            evaluate_all(workdir, config, flags.split)
+        else:
+            predict_run(asked, workdir, config, flags.split)
 
 
 def evaluate_all(workdir: Workdir, config: ConfigDict, name: str) -> None:

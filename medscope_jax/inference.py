@@ -252,13 +252,22 @@ def workdir_inputs(path: Path) -> dict[str, Path]:
     return {f"the run's {own.name}": own for own in Workdir(path).own}
 
 
-def open_checkpoint(path: Path) -> MedScope:
-    """The model of a folder of imported weights, which are read when they are needed."""
+def open_checkpoint(path: Path, axes: Mapping[str, int] | None = None) -> MedScope:
+    """The model of a folder of imported weights, which are read when they are needed.
+
+    axes: of a mesh of all devices, see make_mesh; None: on one device.
+
+    Raises:
+        UserError: no weights folder, or the axes do not fit the devices or the model.
+    """
     path = local_copy(path)
     model = read_model(path)
     most = pretrained.most_pixels(path)
     size = functools.partial(pretrained.frame_size, model, max_pixels=most)
-    mesh = make_mesh({}, jax.devices()[:1])
+    if axes is None:
+        mesh = make_mesh({}, jax.devices()[:1])
+    else:
+        mesh = make_mesh(axes, kv_heads=model.text.num_key_value_heads)
 
     @functools.cache
     def tokenizer() -> Tokenizer:

@@ -14,7 +14,7 @@ from tests.dialogue import qwen_cases
 from tests.models import weights_cases
 
 
-def make_checkpoint(folder):
+def make_checkpoint(folder, kv_heads=1):
     """A tiny model of the family, as it would come from the hub, imported into folder."""
     serialized = qwen_cases.tiny()
     vision = VisionConfig(
@@ -23,7 +23,7 @@ def make_checkpoint(folder):
     )  # fmt: skip
     text = TextConfig(
         vocab_size=1024, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1, mrope_section=(4, 2, 2),
+        num_attention_heads=2, num_key_value_heads=kv_heads, mrope_section=(4, 2, 2),
     )  # fmt: skip
     model = ModelConfig(vision, text)
     source = weights_cases.write_folder(

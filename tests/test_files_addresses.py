@@ -26,6 +26,8 @@ FOLDERS = [
     (train, ["--config", CPU, "--workdir=run", f"--config.suite.data_dir={ADDRESS}"]),
     (train, ["--config", CPU, "--workdir=run", "--config.model.checkpoint", ADDRESS]),
     (evaluate, ["--workdir", ADDRESS]),
+    (evaluate, ["--checkpoint", ADDRESS, "--data_dir=a", "--out=o"]),
+    (evaluate, ["--checkpoint=a", "--data_dir", ADDRESS, "--out=o"]),
     (ask, [*ASK, f"--workdir={ADDRESS}"]),
     (ask, ["--checkpoint", ADDRESS, *ASK[1:]]),
     *((convert, [verb, "--source=a", "--target", ADDRESS]) for verb in convert.COMMANDS),
@@ -43,6 +45,7 @@ FOLDERS = [
 # Where only a path of this machine can be used: recordings, pages, configs, a journal.
 ENTRIES = [
     (train, ["--config", f"{ADDRESS}.py", "--workdir=run"]),
+    (evaluate, ["--workdir=run", "--out", ADDRESS]),
     (ask, [*ASK, f"--video={ADDRESS}"]),
     (ask, [*ASK, f"--html={ADDRESS}"]),
     (ask, [*ASK, f"--json={ADDRESS}"]),

@@ -21,9 +21,9 @@ PACKAGES = ("medscope_jax", "tfds_builders", "tpu_configs", "benchmarks")
 LAYERS = (
     "benchmarks",
     "tpu_configs",
-    "medscope_jax cli train evaluate ask plan check convert encode inference",
+    "medscope_jax cli train evaluate evaluate_out ask plan check convert encode inference",
     "tfds_builders",
-    "planning invariants",
+    "planning invariants evaluation",
     "training",
     "rollout rl report metrics",
     "data models bank",

@@ -47,6 +47,7 @@ class VideoQuestion(NamedTuple):
     video: int  # its video's place in the bank
     times: np.ndarray  # [T] seconds of that video's frames
     number: int  # rollout g samples with the key numbered number * group + g, whatever the batch
+    shown: np.ndarray | None = None  # frames [n] that its prompt shows, ascending; None: preview
 
 
 class PlacedQuestions(NamedTuple):
@@ -103,7 +104,8 @@ class RolloutEngine:
             UserError: as rollout.prompt_width.
         """
         records, times = [q.record for q in questions], [q.times for q in questions]
-        return prompt_width(records, times, self.tokenizer, self.layout, True, spare)
+        shown = [q.shown for q in questions]
+        return prompt_width(records, times, self.tokenizer, self.layout, True, spare, shown)
 
     def prepare(
         self,
@@ -140,6 +142,7 @@ class RolloutEngine:
             self.tokenizer,
             self.layout,
             tools,
+            [q.shown for q in questions],
         )
         return PlacedQuestions(videos, put(prompts, batch_shardings(prompts, self.mesh)))
 

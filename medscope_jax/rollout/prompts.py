@@ -47,6 +47,7 @@ def prompt_width(
     layout: Layout,
     tools: bool,
     spare: int = 1,
+    shown: Sequence[np.ndarray | None] | None = None,
 ) -> PromptWidth:
     """The PromptWidth of all questions.
 
@@ -55,9 +56,10 @@ def prompt_width(
     Args:
         records: N questions, with their options.
         times: N arrays [T_v], the frame times in seconds of the video that each question is about.
-            Only those of the preview count.
+            Only those of frames that the prompt shows count.
         tools: whether the prompt offers tools.
         spare: positions of layout.length that every prompt must leave to what follows.
+        shown: N, the frames that each prompt shows, see shown_frames.
 
     Raises:
         UserError: no questions, one that can't be asked (see dialogue.sanitize), or a prompt that
@@ -68,12 +70,12 @@ def prompt_width(
     without: dict[bytes, int] = {}  # preview -> tokens of its prompt up to the question
     empty = len(question_ids(tokenizer, "", tools))
     longest, at, shortest = 0, "", layout.length
-    for record, when in zip(records, times, strict=True):
+    for record, when, own in zip(records, times, shown or [None] * len(records), strict=True):
         question = _asked(record)
-        shown = np.asarray(when, np.float64)[preview_indices(len(when), layout.preview_frames)]
-        key = shown.tobytes()
+        seen = np.asarray(when, np.float64)[shown_frames(own, when, layout)]
+        key = seen.tobytes()
         if key not in without:
-            row = build_prompt("", range(len(shown)), shown, tokenizer, layout, tools)
+            row = build_prompt("", range(len(seen)), seen, tokenizer, layout, tools)
             without[key] = len(row.tokens) - empty
         count = without[key] + len(question_ids(tokenizer, question, tools))
         shortest = min(shortest, count)
@@ -94,6 +96,11 @@ def prompt_width(
     return PromptWidth(min(-longest // 8 * -8, layout.length), shortest // 8 * 8)
 
 
+def shown_frames(own: np.ndarray | None, times: np.ndarray, layout: Layout) -> np.ndarray:
+    """The frames of a video that a prompt shows: its own, or where it has none the preview's."""
+    return preview_indices(len(times), layout.preview_frames) if own is None else own
+
+
 def _asked(record: Mapping) -> str:
     return question_text(record, f"the question {record['question'][:60]!r}")
 
@@ -107,6 +114,7 @@ def make_prompts(
     tokenizer: Tokenizer,
     layout: Layout,
     tools: bool,
+    shown: Sequence[np.ndarray | None] | None = None,
 ) -> Prompts:
     """The prompts of P questions.
 
@@ -117,6 +125,7 @@ def make_prompts(
         keys: [P, group] random keys.
         width: of these questions or of more.
         tools: whether the prompt offers tools.
+        shown: P, the frames that each prompt shows, see shown_frames.
 
     Raises:
         UserError: a prompt is wider or shorter, or a question can't be asked (dialogue.sanitize).
@@ -124,9 +133,10 @@ def make_prompts(
     tokens = np.zeros((len(records), width.most), np.int32)
     visual_index = np.full((len(records), width.most), -1, np.int32)
     length = np.zeros(len(records), np.int32)
-    for i, (record, when) in enumerate(zip(records, times, strict=True)):
-        shown = preview_indices(len(when), layout.preview_frames)
-        row = build_prompt(_asked(record), shown, when, tokenizer, layout, tools)
+    owns = shown or [None] * len(records)
+    for i, (record, when, own) in enumerate(zip(records, times, owns, strict=True)):
+        seen = shown_frames(own, when, layout)
+        row = build_prompt(_asked(record), seen, when, tokenizer, layout, tools)
         length[i] = len(row.tokens)
         if not width.least <= length[i] <= width.most:
             raise UserError(

@@ -16,6 +16,7 @@ from medscope_jax.dialogue import Layout, Tokenizer, protocol
 from medscope_jax.errors import UserError
 from medscope_jax.models import ModelConfig, frame_grid
 from medscope_jax.models.hf.preprocessor import pixel_limits
+from medscope_jax.rl import RewardConfig
 from medscope_jax.rollout import find_special_tokens
 from medscope_jax.training.run import Run
 from medscope_jax.video import bucket_size
@@ -47,6 +48,9 @@ _ROLLOUT: dict[str, Any] = {
     "prefill_tokens": 0,
     "kv_dtype": "",
 }
+# Greedy alone: sampling several times is for models that were trained by it.
+_SAMPLES = 0
+_QUESTIONS = 4  # a question's video and conversation may take gigabytes of a device
 _PROMPT_TOKENS = 1024  # room for the system prompt, the tools and the question
 _FRAME_TEXT = 16  # room for a frame's time and tags, tokens
 
@@ -89,6 +93,11 @@ def pretrained_run(
             "video": {**VIDEO, "height": size[0], "width": size[1]},
             "dialogue": {**_DIALOGUE, "length": length},
             "rollout": _ROLLOUT,
+            "evaluation": {
+                "rollouts": _QUESTIONS * mesh.shape["data"] * mesh.shape["fsdp"],
+                "samples": _SAMPLES,
+            },
+            "reward": {"frame_window": RewardConfig().frame_window},
         }
     )
     return Run(

@@ -1,0 +1,1 @@
+"""Evaluations that lose nothing: predictions on the disk as they are made, scored again offline."""
