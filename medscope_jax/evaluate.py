@@ -3,11 +3,14 @@
     python -m medscope_jax.evaluate --workdir DIR [--split SPLIT]
     python -m medscope_jax.evaluate --workdir DIR --out OUT
     python -m medscope_jax.evaluate --checkpoint CKPT --data_dir DATA --out OUT [--mesh tensor=4]
+    python -m medscope_jax.evaluate --endpoint URL --endpoint.model NAME --data_dir DATA --out OUT
     python -m medscope_jax.evaluate --rescore --out OUT [--judge.url URL --judge.model NAME]
 
 DIR is a training run: every question is rolled out greedily by each of its finished models and,
 where the answer is an interval, several times with sampling beside it. CKPT is a weights folder of
-medscope_jax.convert, with DATA a data folder of tfds_builders.build or a run whose suite is taken.
+medscope_jax.convert, URL the address of an OpenAI-compatible endpoint whose model is shown the same
+frames and tools (its key: OPENAI_API_KEY), with DATA a data folder of tfds_builders.build or a run
+whose suite is taken.
 With --out, OUT/predictions.jsonl has every rollout as soon as it is made: what was killed goes on
 when it is started again, and --rescore scores what is there without a model. Without --out, the
 table is written to DIR/evaluation_SPLIT.json, and several processes may evaluate one run together
@@ -30,11 +33,11 @@ from medscope_jax.distributed.multihost import (
     join_processes,
     leaving_at_once,
 )
+from medscope_jax.evaluate_flags import OUT_FLAGS, read_out_flags
 from medscope_jax.evaluate_out import (
-    OUT_FLAGS,
     predict_checkpoint,
+    predict_elsewhere,
     predict_run,
-    read_out_flags,
     score_again,
 )
 from medscope_jax.inference import MedScope, model_of_run
@@ -185,6 +188,9 @@ def main(argv: Sequence[str]) -> None:
         return
     if flags.checkpoint:
         predict_checkpoint(asked, flags.split)
+        return
+    if flags.endpoint:
+        predict_elsewhere(asked, flags.split)
         return
     workdir, config = read_workdir(flags.workdir)
     if asked.out is None:

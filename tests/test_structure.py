@@ -21,7 +21,8 @@ PACKAGES = ("medscope_jax", "tfds_builders", "tpu_configs", "benchmarks")
 LAYERS = (
     "benchmarks",
     "tpu_configs",
-    "medscope_jax cli train evaluate evaluate_out ask plan check convert encode inference",
+    "medscope_jax cli train evaluate evaluate_out evaluate_flags ask plan check convert encode "
+    "inference",
     "tfds_builders",
     "planning invariants evaluation",
     "training",

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from medscope_jax.bank import HostBank
-from medscope_jax.dialogue import Layout
 from medscope_jax.errors import UserError
 from medscope_jax.evaluation.predictions import (
     HEADER,
@@ -235,14 +234,22 @@ def _questions(
     if subject.mode != "oracle":
         return questions
     layout = subject.run.layout
-    return [q._replace(shown=oracle_frames(q.record, q.times, layout)) for q in questions]
+    return [
+        q._replace(
+            shown=oracle_frames(q.record, q.times, layout.preview_frames, layout.window_frames)
+        )
+        for q in questions
+    ]
 
 
-def oracle_frames(record: Mapping[str, Any], times: np.ndarray, layout: Layout) -> np.ndarray:
+def oracle_frames(
+    record: Mapping[str, Any], times: np.ndarray, preview: int, window: int
+) -> np.ndarray:
     """The preview's frames, and those that a look at the true evidence shows, ascending.
 
     Args:
       times: [T] seconds, of the video's frames.
+      preview, window: most frames of the preview, and of a look.
     """
     evidence = as_evidence(record["evidence"], record["evidence_time"])
     looks = (
@@ -250,9 +257,9 @@ def oracle_frames(record: Mapping[str, Any], times: np.ndarray, layout: Layout) 
         if isinstance(evidence, float)
         else [(Tool.CROP_VIDEO, start, end) for start, end in evidence]
     )
-    seen = [preview_indices(len(times), layout.preview_frames)]
+    seen = [preview_indices(len(times), preview)]
     for look in looks:
-        frames, count = select_frames_host(*look, times, len(times), layout.window_frames)
+        frames, count = select_frames_host(*look, times, len(times), window)
         seen.append(frames[:count])
     return np.unique(np.concatenate(seen))
 

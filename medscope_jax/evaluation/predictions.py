@@ -12,7 +12,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from medscope_jax.rl import as_evidence, extract_answer
 from medscope_jax.rollout import Trajectory
 from medscope_jax.stored import Either, at_least
 from medscope_jax.tools import CallStatus, Tool
+
+T = TypeVar("T")
 
 FORMAT = 1
 # What a model is given: tools to look with, the preview alone, or the evidence's frames beside it.
@@ -200,8 +202,11 @@ def scored_line(line: Mapping[str, Any], header: PredictionHeader) -> Scored:
     )
 
 
-def in_order(lines: Sequence[Scored], keys: Sequence[tuple]) -> list[Scored]:
-    """Scores in the order of an evaluation that went through at once, whatever the files' order."""
+def in_order(lines: Sequence[T], keys: Sequence[tuple]) -> list[T]:
+    """Lines in the order of an evaluation that went through at once, whatever the files' order.
+
+    keys: of each, see key_of.
+    """
     first: dict[tuple, int] = {}
     for model, decoding, *_ in keys:
         first.setdefault((model, decoding), len(first))

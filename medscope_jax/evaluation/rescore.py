@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medscope_jax.errors import UserError
+from medscope_jax.evaluation.measured import Measured, measure
 from medscope_jax.evaluation.predictions import (
     HEADER,
     PREDICTION,
@@ -40,10 +41,12 @@ class StoredResults:
 
     Attributes:
       rows: of metrics.result_rows.
+      measured: each prediction's values.
       notes: lines about what is missing or was left out, and about who judged.
     """
 
     rows: list[dict[str, Any]]
+    measured: list[Measured]
     notes: list[str]
 
 
@@ -54,7 +57,7 @@ def stored_results(folder: Path) -> StoredResults:
       UserError: there are none, they are of different evaluations or weights, or one question's
         prediction is there twice.
     """
-    scores, keys, notes = [], [], []
+    found, keys, notes = [], [], []
     seen: dict[tuple, Path] = {}
     weights: dict[str, int] = {}
     judges: dict[str, None] = {}
@@ -79,11 +82,12 @@ def stored_results(folder: Path) -> StoredResults:
                 raise UserError(f"{path} has predictions of other weights called {model}")
             seen[key] = path
             keys.append(key)
-            scores.append(scored_line(line, first))
+            scored = scored_line(line, first)
+            found.append((scored, measure(line, scored, first.frame_window)))
             judges[_judge_text(line["judge"])] = None
         if told := reading.faults.told():
             notes.append(f"{shown(path)}: {told}")
-    if first is None or not scores:
+    if first is None or not found:
         raise UserError(f"{folder} holds no whole prediction yet: evaluate without --rescore")
     there = Counter(key[:2] for key in keys)
     for (model, decoding), count in there.items():
@@ -91,7 +95,9 @@ def stored_results(folder: Path) -> StoredResults:
             whole = f"{count} of {first.expected[decoding]} predictions"
             notes.append(f"{shown(model)}, {decoding}: {whole} are here; the table is of these")
     notes.append(f"judged by {', '.join(judges)}")
-    return StoredResults(result_rows(in_order(scores, keys)), notes)
+    ordered = in_order(found, keys)
+    rows = result_rows(scored for scored, _ in ordered)
+    return StoredResults(rows, [measured for _, measured in ordered], notes)
 
 
 def _judge_text(note: Any) -> str:

@@ -31,17 +31,18 @@ VIDEO = FrozenConfigDict(
         "native_pairs": False,
     }
 )
-_DIALOGUE: dict[str, Any] = {
+DIALOGUE: dict[str, Any] = {
     "preview_frames": 64,
     "window_frames": 32,
     "frame_format": protocol.QWEN_FRAME,
     "response_format": protocol.QWEN_RESPONSE,
     "max_tool_turns": 5,
 }
+TURN_TOKENS = 512  # most of an assistant's turn
 _ROLLOUT: dict[str, Any] = {
     "temperature": 1.0,
     "top_p": 1.0,
-    "turn_tokens": 512,
+    "turn_tokens": TURN_TOKENS,
     "call_tokens": 96,
     "prefill_rows": 1,
     "slots": 0,
@@ -83,15 +84,15 @@ def pretrained_run(
 ) -> Run:
     """The Run of a weights folder for frames of size (height, width) in pixels."""
     grid = frame_grid(model, *size)
-    turns, frame = _DIALOGUE["max_tool_turns"], grid[0] * grid[1] + _FRAME_TEXT
-    shown = _DIALOGUE["preview_frames"] + turns * _DIALOGUE["window_frames"]
-    length = _PROMPT_TOKENS + shown * frame + (turns + 1) * _ROLLOUT["turn_tokens"]
-    layout = Layout(length=length, grid=grid, **_DIALOGUE)
+    turns, frame = DIALOGUE["max_tool_turns"], grid[0] * grid[1] + _FRAME_TEXT
+    shown = DIALOGUE["preview_frames"] + turns * DIALOGUE["window_frames"]
+    length = _PROMPT_TOKENS + shown * frame + (turns + 1) * TURN_TOKENS
+    layout = Layout(length=length, grid=grid, **DIALOGUE)
     config = ConfigDict(
         {
             "seed": 0,
             "video": {**VIDEO, "height": size[0], "width": size[1]},
-            "dialogue": {**_DIALOGUE, "length": length},
+            "dialogue": {**DIALOGUE, "length": length},
             "rollout": _ROLLOUT,
             "evaluation": {
                 "rollouts": _QUESTIONS * mesh.shape["data"] * mesh.shape["fsdp"],

@@ -28,7 +28,7 @@ def test_the_evidence_is_shown_beside_the_preview():
 
     def beside(evidence=(), instant=-1.0):
         row = record(0, "vqa", "", evidence, instant)
-        frames = oracle_frames(row, times, LAYOUT)
+        frames = oracle_frames(row, times, LAYOUT.preview_frames, LAYOUT.window_frames)
         assert list(frames) == sorted(set(frames.tolist())) and preview <= set(frames.tolist())
         return set(frames.tolist())
 

@@ -1,0 +1,150 @@
+"""How sure a folder's numbers are: intervals of every mean, models against each other, and the page
+that says so in Markdown.
+
+Questions of one video rise and fall together: all intervals are clustered by video, see
+metrics/uncertainty.py.
+"""
+
+import collections
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from medscope_jax.evaluation.measured import Measured
+from medscope_jax.metrics.table import METRIC_LABELS
+from medscope_jax.metrics.uncertainty import mean_estimate, paired_difference
+from medscope_jax.visible import shown
+
+COMPARED = ("recall_0.5", "miou", "accuracy")
+_SHARES = {
+    **{name: METRIC_LABELS[name] for name in ("recall_0.3", "recall_0.5", "recall_0.7", "miou")},
+    "accuracy": "accuracy",
+    "answered": "answered",
+    "looked": "looked at all",
+    "evidence_seen": "saw the evidence",
+    "accuracy_seen": "accuracy, evidence seen",
+    "accuracy_unseen": "accuracy, evidence not seen",
+}
+_COUNTS = {"looks": "looks a question", "failed_calls": "failed calls", "seconds": "seconds seen"}
+
+
+def summarize(measured: Sequence[Measured]) -> dict[str, Any]:
+    """Plain values for JSON.
+
+    estimates: for each model, decoding, source and task in order of coming, each value's mean with
+    the ends of its 95 % interval, and of how many questions and videos it is; missing: those that
+    have no such value. comparisons: for each two models, the later one's gain on the questions that
+    both answered.
+    """
+    groups: dict[tuple[str, ...], list[Measured]] = collections.defaultdict(list)
+    for one in measured:
+        groups[one.model, one.decoding, one.source, one.task].append(one)
+    estimates = [
+        dict(zip(("model", "decoding", "source", "task"), key, strict=True))
+        | {"values": _estimates(group)}
+        for key, group in groups.items()
+    ]
+    return {"estimates": estimates, "comparisons": list(_comparisons(groups))}
+
+
+def _estimates(group: Sequence[Measured]) -> dict[str, dict[str, Any]]:
+    videos = [one.video for one in group]
+    found = {
+        name: mean_estimate([one.values[name] for one in group], videos) for name in group[0].values
+    }
+    return {name: _plain(value) for name, value in found.items() if value.count}
+
+
+def _comparisons(groups: dict[tuple[str, ...], list[Measured]]) -> Iterator[dict[str, Any]]:
+    for first, second in itertools.combinations(groups, 2):
+        if first[0] == second[0] or first[1:] != second[1:]:
+            continue
+        before = {one.question: one for one in groups[first]}
+        after = {one.question: one for one in groups[second]}
+        both = [question for question in before if question in after]
+        videos = [before[question].video for question in both]
+        for name in COMPARED:
+            found = paired_difference(
+                [before[question].values[name] for question in both],
+                [after[question].values[name] for question in both],
+                videos,
+            )
+            if found.count:
+                yield {
+                    **{"first": first[0], "second": second[0], "decoding": first[1]},
+                    **{"source": first[2], "task": first[3], "metric": name},
+                    **_plain(found),
+                }
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """A dataclass of numbers as JSON has it: null for what is not known."""
+    fields = dataclasses.asdict(value).items()
+    return {
+        name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in fields
+    }
+
+
+def to_markdown(summary: dict[str, Any], notes: Sequence[str]) -> str:
+    """A page: notes, a table of means with intervals for each source's task, then comparisons."""
+    lines = ["# Evaluation", "", *(f"- {_cell(note)}" for note in notes), ""]
+    lines += [
+        "Percent with 95 % intervals, clustered by video; seconds and counts as they are.",
+        "",
+    ]
+    kinds = dict.fromkeys((row["source"], row["task"]) for row in summary["estimates"])
+    for source, task in kinds:
+        rows = [r for r in summary["estimates"] if (r["source"], r["task"]) == (source, task)]
+        names = [
+            name for name in (*_SHARES, *_COUNTS) if any(name in row["values"] for row in rows)
+        ]
+        lines += [f"## {_cell(source)}, {_cell(task)}", ""]
+        lines += ["| model | questions, videos | " + " | ".join(map(_label, names)) + " |"]
+        lines += ["|---" * (2 + len(names)) + "|"]
+        for row in rows:
+            called = row["model"] + ("" if row["decoding"] == "greedy" else f", {row['decoding']}")
+            most = max(row["values"].values(), key=lambda value: value["count"])
+            cells = [_interval(row["values"].get(name), name in _SHARES) for name in names]
+            lines += [
+                f"| {_cell(called)} | {most['count']}, {most['videos']} | {' | '.join(cells)} |"
+            ]
+        lines += [""]
+    if summary["comparisons"]:
+        lines += ["## Models against each other, on the same questions", ""]
+        lines += [
+            "| | question | metric | gain in points | p | questions, videos |",
+            "|---" * 6 + "|",
+        ]
+        for row in summary["comparisons"]:
+            p = "-" if row["p_value"] is None else f"{row['p_value']:.3f}"
+            decoding = "" if row["decoding"] == "greedy" else f", {row['decoding']}"
+            lines += [
+                f"| {_cell(row['second'])} against {_cell(row['first'])}{decoding} | "
+                f"{_cell(row['source'])}, {_cell(row['task'])} | {_label(row['metric'])} | "
+                f"{_interval(row, True)} | {p} | {row['count']}, {row['videos']} |"
+            ]
+        lines += [""]
+    lines += ["Research software, not a medical device: it must not guide the care of anyone.", ""]
+    return "\n".join(lines)
+
+
+def _label(name: str) -> str:
+    return (_SHARES | _COUNTS)[name]
+
+
+def _interval(value: dict[str, Any] | None, percent: bool) -> str:
+    """A number with its interval, such as 31.2 (25.0 to 38.1)."""
+    if value is None:
+        return "-"
+    factor = 100 if percent else 1
+    number = f"{factor * value['value']:.1f}"
+    if value["low"] is None:
+        return number
+    return f"{number} ({factor * value['low']:.1f} to {factor * value['high']:.1f})"
+
+
+def _cell(text: str) -> str:
+    """Text from a file, which must not end a cell or a line."""
+    return shown(text).replace("|", "\\|")
