@@ -69,7 +69,10 @@ async def converse(
         _message("system", protocol.SYSTEM_WITH_TOOLS if tools else protocol.SYSTEM),
         _message("user", [*_pictures(video, shown, layout), _text(f"\n{question}\n{instruction}")]),
     ]
-    transcript, turns, calls, frames = "", [], [], []
+    transcript = ""
+    turns: list[str] = []
+    calls: list[tuple] = []
+    frames: list[list[int]] = []
     while True:
         turn, called = _turn(await ask(messages), tools)
         turns.append(turn)

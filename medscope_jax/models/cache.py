@@ -11,6 +11,8 @@ positions. Position numbers count from the prompt's begin on:
     own positions   a a . .   a a a .    b . . .   b b . .
 """
 
+from typing import Any
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -158,7 +160,8 @@ def join_layers(parts: list[Cache]) -> Cache:
     """Puts caches of single layers together into one; undoes split_layers."""
     alone = [part.replace(prefix=None) for part in parts]
     fields = zip(*(jax.tree.leaves(part) for part in alone), strict=True)
-    joined, prefix = Cache(*map(tuple, fields)), parts[0].prefix
+    arrays: list[Any] = [tuple(field) for field in fields]
+    joined, prefix = Cache(*arrays), parts[0].prefix
     if prefix is None:
         return joined
     begun = join_layers([part.prefix.cache for part in parts if part.prefix is not None])

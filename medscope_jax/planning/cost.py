@@ -56,13 +56,15 @@ class Cost:
         done."""
         if self.phases:
             return sum(phase.seconds for phase in self.phases.values())
-        return self.roofline and self.roofline.seconds
+        return self.roofline.seconds if self.roofline else None
 
     @property
     def binds(self) -> str:
         """What the longest phase is bound by."""
-        parts = [*self.phases.values()] or [self.roofline]
-        return max((part for part in parts if part), key=lambda part: part.seconds).binds
+        parts = [*self.phases.values()]
+        if not parts and self.roofline:
+            parts = [self.roofline]
+        return max(parts, key=lambda part: part.seconds).binds
 
 
 def tokens_written(config: ConfigDict) -> int:

@@ -179,10 +179,10 @@ def make_rollout(
             return _on_rows(lambda x, axis: _unfold(x, axis, own_group), episode), metrics
 
         questions: Any = PartitionSpec(axes or None)  # in the place of the arrays split so
-        rows = _on_rows(
-            lambda _, axis: PartitionSpec(*(None,) * axis, axes or None, within or None),
-            Episode(*(0,) * len(dataclasses.fields(Episode))),
-        )
+        rows: dict[str, Any] = {
+            name: PartitionSpec(*(None,) * axis, axes or None, within or None)
+            for name, axis in _row_axes().items()
+        }
         spread = jax.tree.map(lambda _: questions, prompts)
         keys = PartitionSpec(axes or None, within or None)
         episode, metrics = jax.shard_map(
@@ -194,7 +194,7 @@ def make_rollout(
                 spread.replace(keys=keys),
                 PartitionSpec(),
             ),
-            out_specs=(rows, PartitionSpec()),
+            out_specs=(Episode(**rows), PartitionSpec()),
             # Where context divides neither, devices along it repeat the same work.
             axis_names={*axes, *SEQUENCE} & set(mesh.axis_names),
             check_vma=False,
@@ -206,12 +206,16 @@ def make_rollout(
 
 def _on_rows(change: Callable[[Any, int], Any], episode: Episode) -> Episode:
     """An episode whose arrays are changed by a function of each and of the axis of its rows."""
-    axes = {field.name: 0 for field in dataclasses.fields(Episode)} | {"positions": 1}
     changed = {
         name: jax.tree.map(lambda x, axis=axis: change(x, axis), getattr(episode, name))
-        for name, axis in axes.items()
+        for name, axis in _row_axes().items()
     }
     return Episode(**changed)
+
+
+def _row_axes() -> dict[str, int]:
+    """The axis of an episode's rows in each of its fields."""
+    return {field.name: 0 for field in dataclasses.fields(Episode)} | {"positions": 1}
 
 
 def _unfold(array: jax.Array, axis: int, group: int) -> jax.Array:

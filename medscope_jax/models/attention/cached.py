@@ -13,7 +13,7 @@ the queries of rollouts that begin with one prompt: its keys are read once for a
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +84,8 @@ def _call(
 ) -> list[jax.Array]:
     """The kernel's outputs [B, K, G, N, .], see _run."""
     batch, kv_heads, group, count, width = query.shape
-    arrays = [part for part in (cache.k, cache.v, cache.k_scale, cache.v_scale) if part is not None]
+    stored: tuple[Any, ...] = (cache.k, cache.v, cache.k_scale, cache.v_scale)
+    arrays = [part for part in stored if part is not None]
     # A block holds `inputs` inputs, a power of two, of all the group's heads.
     inputs = 1
     while inputs < count and 2 * inputs * group <= _MOST_ROWS:
