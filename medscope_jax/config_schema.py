@@ -64,8 +64,8 @@ def _text(about: str, *choices: str, **more: Any) -> Key:
     return Key(str, about, choices=choices, **more)
 
 
-def _switch(about: str) -> Key:
-    return Key(bool, about)
+def _switch(about: str, **more: Any) -> Key:
+    return Key(bool, about, **more)
 
 
 def _stage(about: str, **more: Key) -> dict[str, Any]:
@@ -270,12 +270,18 @@ _TREE: dict[str, Any] = {
         "answer_weight": _number("of the answer, in the total", 0),
         "format_weight": _number("of the format, in the total", 0),
         "evidence_weight": _number("of the evidence, in the total", 0),
+        "overlong": _whole("written tokens from which a rollout loses 1; 0: none", 0, earlier=0),
+        "overlong_buffer": _whole("tokens below that, over which it begins", 0, earlier=0),
         "crop_reward": _text("'smooth', or 'step' as in the paper"),
         "scored_calls": _text("'last', or 'each' as in the paper"),
     },
     "advantage": {
         "": "How evidence modulates a group's advantages: rl/advantages.py.",
         "mode": _text("'binary', 'continuous', or 'none': plain group advantages"),
+        "baseline": _text("'mean' of the group, or 'leave-one-out' (RLOO)", earlier="mean"),
+        "per_source": _switch(
+            "whether advantages are divided by their source's deviation", earlier=False
+        ),
         "good_scale": _number("binary: factor where advantage and evidence agree", 0),
         "bad_scale": _number("binary: factor where they disagree", 0),
         "alpha": _number("continuous: slope", 0),
@@ -286,6 +292,7 @@ _TREE: dict[str, Any] = {
     },
     "loss": {
         "": "The policy loss: rl/loss.py.",
+        "kind": _text("'ppo', 'gspo' or 'cispo'", earlier="ppo"),
         "clip_low": _number("the ratio is at least 1 - clip_low", 0, 1),
         "clip_high": _number("the ratio is at most 1 + clip_high", 0),
         "dual_clip": _number(
@@ -293,8 +300,10 @@ _TREE: dict[str, Any] = {
         ),
         "aggregation": _text(
             "'token-mean' over all tokens; 'seq-mean-token-sum' and 'seq-mean-token-mean': over "
-            "a rollout's tokens, then a mean over rollouts"
+            "a rollout's tokens, then a mean over rollouts; 'constant-length': by `horizon`"
         ),
+        "horizon": _whole("tokens that 'constant-length' divides by, else 0", 0, earlier=0),
+        "entropy": _number("coefficient of an entropy bonus", 0, earlier=0.0),
     },
     "judge": {
         "": "Who judges answers: docs/judges.md. All of it may change when a run goes on.",

@@ -148,6 +148,8 @@ def get_config(arg: str = "") -> ConfigDict:
             "answer_weight": 1.0,
             "format_weight": 1.0,
             "evidence_weight": 1.0,
+            "overlong": 0,
+            "overlong_buffer": 0,
             "crop_reward": "smooth",
             "scored_calls": "last",
         }
@@ -155,6 +157,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.advantage = ConfigDict(
         {
             "mode": "binary",
+            "baseline": "mean",
+            "per_source": False,
             "good_scale": 1.2,
             "bad_scale": 0.8,
             "alpha": 0.2,
@@ -165,7 +169,15 @@ def get_config(arg: str = "") -> ConfigDict:
         }
     )
     config.loss = ConfigDict(
-        {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0, "aggregation": "token-mean"}
+        {
+            "kind": "ppo",
+            "clip_low": 0.2,
+            "clip_high": 0.2,
+            "dual_clip": 3.0,
+            "aggregation": "token-mean",
+            "horizon": 0,
+            "entropy": 0.0,
+        }
     )
     config.judge = ConfigDict(
         {

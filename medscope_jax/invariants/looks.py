@@ -32,9 +32,9 @@ from medscope_jax.distributed.multihost import (
 from medscope_jax.files import is_there, make_folder, remove_folder
 from medscope_jax.invariants.rolled import Found, Rolled, Skipped
 from medscope_jax.invariants.tiny import Tiny
-from medscope_jax.models import encode_frames, for_mesh
+from medscope_jax.models import Cache, Prefix, encode_frames, for_mesh, take_rows
 from medscope_jax.models.attention.dense import Packed
-from medscope_jax.models.attention.dispatch import attend_self
+from medscope_jax.models.attention.dispatch import attend_cache, attend_self
 from medscope_jax.rollout import find_special_tokens
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.make_steps import make_sft_step
@@ -107,8 +107,8 @@ def _stage(tiny: Tiny, mesh: Mesh):
 
 
 def kernels_are_dense(rolled: Rolled) -> Found | Skipped:
-    """The devices' attention kernel, with its gradients, against dense attention: causal rows, and
-    packed ones, of bfloat16."""
+    """The devices' attention kernels against dense attention, of bfloat16: causal rows and packed
+    ones, with their gradients, and rows of a cache that begin with one prompt."""
     tiny, mesh = rolled.tiny, rolled.tiny.mesh
     width = 8 * 128
     text = dataclasses.replace(tiny.model.text, hidden_size=width, mrope_section=(32, 16, 16))
@@ -131,6 +131,10 @@ def kernels_are_dense(rolled: Rolled) -> Found | Skipped:
             _attended(on_mesh(mesh, jax.jit(_pull(one, valid))), inputs) for one in (kernel, model)
         )
         figures += [_error(*pair) for pair in zip(found, wanted, strict=True)]
+    found, wanted = (
+        _attended(on_mesh(mesh, jax.jit(_cached(one))), inputs[:3]) for one in (kernel, model)
+    )
+    figures.append(_error(found[0], wanted[0]))
     return Found(max(figures), 0.02, "largest relative error of outputs and gradients")
 
 
@@ -145,6 +149,21 @@ def _pull(model, valid) -> Callable:
         run = jax.value_and_grad(weighted, argnums=(0, 1, 2), has_aux=True)
         (_, out), gradients = run(query, key, value)
         return (out, *gradients)
+
+    return of
+
+
+def _cached(model) -> Callable:
+    """(query, key, value) -> attention of a few inputs to a cache: all rows begin with row 0."""
+
+    def of(query, key, value):
+        own = Cache(*(x.transpose(0, 2, 1, 3)[None] for x in (key, value)))
+        rows, inputs = len(query), 40
+        begun = take_rows(own, jnp.zeros(1, jnp.int32))
+        length = jnp.full((rows,), 200)
+        cache = own.replace(prefix=Prefix(begun, jnp.zeros_like(length), length, rows))
+        start, count = length + 7 * jnp.arange(rows), jnp.full((rows,), inputs)
+        return (attend_cache(query[:, :inputs], cache, 0, start, count, model),)
 
     return of
 

@@ -20,6 +20,7 @@ from medscope_jax.rl.rewards import (
     fidelity,
     format_reward,
     frame_reward,
+    overlong_penalty,
     score_transcript,
     window_iou,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "LossConfig",
     "Reward",
     "RewardConfig",
+    "overlong_penalty",
     "as_evidence",
     "crop_reward",
     "endpoint_judge",

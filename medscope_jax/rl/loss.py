@@ -1,4 +1,10 @@
-"""Clipped policy-gradient loss over the generated tokens of trajectories."""
+"""Policy-gradient losses over the generated tokens of trajectories.
+
+ppo     each token's ratio, clipped, the loss bounded where A < 0   (dual clip; GRPO's form)
+gspo    one ratio a trajectory: the geometric mean of its tokens', clipped   (arXiv 2507.18071)
+cispo   -A * log-probability, weighted by the clipped ratio, which has no gradient: no token
+        loses its gradient   (MiniMax-M1, arXiv 2506.13585)
+"""
 
 import dataclasses
 
@@ -9,26 +15,42 @@ from medscope_jax.errors import UserError
 
 # exp() of anything beyond this says nothing more about the policy and overflows sooner or later.
 LOG_RATIO_BOUND = 20.0
-AGGREGATIONS = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean")
+AGGREGATIONS = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "constant-length")
+KINDS = ("ppo", "gspo", "cispo")
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Clipping and aggregation of the policy loss.
+    """The policy loss: its kind, clipping and aggregation.
 
     Attributes:
       clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high].
-      dual_clip: bound of the loss at dual_clip * |A| where A < 0 (above 1).
+      dual_clip: bound of ppo's loss at dual_clip * |A| where A < 0 (above 1).
       aggregation: "token-mean" over all tokens, or per trajectory a sum or mean over its tokens,
-        then a mean over trajectories: "seq-mean-token-sum", "seq-mean-token-mean".
+        then a mean over trajectories: "seq-mean-token-sum", "seq-mean-token-mean"; or their sum by
+        a constant number of tokens, so that a long one's tokens weigh as much as a short one's:
+        "constant-length" (Dr. GRPO, arXiv 2503.20783).
+      horizon: that number, for "constant-length" alone.
+      entropy: coefficient of a bonus, the mean entropy of the tokens' distributions.
+      kind: of KINDS, see the module.
     """
 
     clip_low: float = 0.2
     clip_high: float = 0.2
     dual_clip: float = 3.0
     aggregation: str = "token-mean"
+    horizon: int = 0
+    entropy: float = 0.0
+    kind: str = "ppo"
 
     def __post_init__(self):
+        if self.kind not in KINDS:
+            raise UserError(f'kind is "{self.kind}"; choose {", ".join(KINDS)}')
+        if (self.horizon > 0) != (self.aggregation == "constant-length"):
+            raise UserError(
+                f"horizon is {self.horizon}; it must be above 0 with aggregation=constant-length, "
+                "and 0 without"
+            )
         if self.aggregation not in AGGREGATIONS:
             raise UserError(
                 f'aggregation is "{self.aggregation}"; choose {", ".join(AGGREGATIONS)}'
@@ -37,14 +59,16 @@ class LossConfig:
             raise UserError(f"dual_clip is {self.dual_clip}; it must be above 1")
 
 
-def loss_normalizer(mask: jax.Array, aggregation: str) -> jax.Array:
-    """What `aggregate` divides by: tokens with mask, or trajectories that have any. Scalar >= 1.
+def loss_normalizer(mask: jax.Array, aggregation: str, horizon: int = 0) -> jax.Array:
+    """What `aggregate` divides by: tokens with mask, or trajectories that have any, with
+    "constant-length" times `horizon`. Scalar >= 1.
 
     A caller that splits a batch passes the whole batch's normalizer to each part; the parts'
     losses and gradients then add up to the whole batch's.
     """
     mask = mask.astype(jnp.float32)
     count = jnp.sum(mask) if aggregation == "token-mean" else jnp.sum(jnp.any(mask > 0, axis=-1))
+    count = count * horizon if aggregation == "constant-length" else count
     return jnp.maximum(count.astype(jnp.float32), 1.0)
 
 
@@ -79,7 +103,7 @@ def policy_loss(
     config: LossConfig = LossConfig(),
     normalizer: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The dual-clipped ratio objective (PPO/GRPO form, no KL term).
+    """The loss of config.kind, without a KL term.
 
     Args:
       logprobs: [B, T] log-probabilities of the sampled tokens under the policy being trained.
@@ -93,22 +117,32 @@ def policy_loss(
       `approx_kl`, the mean of old - new log-probability over tokens, `ratio_mean` and `ratio_max`
       of new to old probability (all of this part of the batch).
     """
-    log_ratio = _log_ratio(logprobs, jax.lax.stop_gradient(old_logprobs), mask)
+    token_log_ratio = log_ratio = _log_ratio(logprobs, jax.lax.stop_gradient(old_logprobs), mask)
+    if config.kind == "gspo":
+        tokens = jnp.maximum(jnp.sum(mask > 0, axis=-1, keepdims=True), 1)
+        mean = jnp.sum(log_ratio * (mask > 0), axis=-1, keepdims=True) / tokens
+        log_ratio = jnp.broadcast_to(mean, log_ratio.shape)
     ratio = jnp.exp(log_ratio)
     # A row without tokens is padding: its advantage may be anything, NaN included.
     used = jnp.any(mask > 0, axis=-1)
     weights = jax.lax.stop_gradient(jnp.where(used, advantages, 0.0))[:, None]
     plain = -weights * ratio
-    clipped = -weights * jnp.clip(ratio, 1.0 - config.clip_low, 1.0 + config.clip_high)
+    within = jnp.clip(ratio, 1.0 - config.clip_low, 1.0 + config.clip_high)
+    clipped = -weights * within
     pessimistic = jnp.maximum(plain, clipped)
     bound = -weights * config.dual_clip
-    negative = weights < 0
+    negative = (weights < 0) & (config.kind == "ppo")
     values = jnp.where(negative, jnp.minimum(bound, pessimistic), pessimistic)
+    if config.kind == "cispo":
+        told = jnp.where(mask > 0, logprobs, 0.0)
+        values = -weights * jax.lax.stop_gradient(within) * told
+    if normalizer is None:
+        normalizer = loss_normalizer(mask, config.aggregation, config.horizon)
     loss = aggregate(values, mask, config.aggregation, normalizer)
     metrics = {
         "clip_fraction": aggregate(clipped > plain, mask, "token-mean"),
         "dual_clip_fraction": aggregate(negative & (pessimistic > bound), mask, "token-mean"),
-        "approx_kl": aggregate(-log_ratio, mask, "token-mean"),
+        "approx_kl": aggregate(-token_log_ratio, mask, "token-mean"),
         "ratio_mean": aggregate(ratio, mask, "token-mean"),
         "ratio_max": jnp.max(jnp.where(mask > 0, ratio, 0.0)),
     }
@@ -129,4 +163,6 @@ def reference_kl(
     """
     difference = -_log_ratio(logprobs, jax.lax.stop_gradient(reference_logprobs), mask)
     values = jnp.expm1(difference) - difference
+    if normalizer is None:
+        normalizer = loss_normalizer(mask, config.aggregation, config.horizon)
     return aggregate(values, mask, config.aggregation, normalizer)

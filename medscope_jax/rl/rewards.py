@@ -56,6 +56,9 @@ class RewardConfig:
       scored_calls: "each" as published: the last valid call of each tool earns; "last": only the
         last valid call of all, and a get_frame on a segment earns as the window that it shows
         does, `frame_window` seconds to either side.
+      overlong, overlong_buffer: tokens that a rollout writes from which it loses 1, and over which
+        the loss grows from 0 up to there (DAPO's soft overlong punishment, arXiv 2503.14476,
+        equation 13); 0: it never loses any.
       fidelity: "masked" (a validity mask of its own) or "fork" (negative values mean "unknown").
     """
 
@@ -69,6 +72,8 @@ class RewardConfig:
     evidence_weight: float = 1.0
     crop_reward: str = "step"
     scored_calls: str = "each"
+    overlong: int = 0
+    overlong_buffer: int = 0
     fidelity: str = "masked"
 
     def __post_init__(self):
@@ -78,8 +83,21 @@ class RewardConfig:
             raise UserError(f'scored_calls is "{self.scored_calls}"; choose "each" or "last"')
         if self.fidelity not in ("masked", "fork"):
             raise UserError(f'fidelity is "{self.fidelity}"; choose "masked" or "fork"')
+        if not 0 <= self.overlong_buffer <= self.overlong:
+            raise UserError(
+                f"overlong_buffer is {self.overlong_buffer}; it must be from 0 to overlong, "
+                f"{self.overlong}"
+            )
         if not (self.delta > 0 and self.frame_window > 0):
             raise UserError("delta and frame_window must be positive")
+
+
+def overlong_penalty(tokens: int, config: RewardConfig) -> float:
+    """What a rollout that wrote so many tokens gets beside its reward, from -1 to 0."""
+    beyond = tokens - (config.overlong - config.overlong_buffer)
+    if not config.overlong or beyond <= 0:
+        return 0.0
+    return -min(1.0, beyond / max(1, config.overlong_buffer))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Stage 3, GA-GRPO: roll out, reward, update."""
 
-import functools
 import time
 
 import jax
@@ -41,9 +40,12 @@ def prepare_ga_grpo(
     bank = split_bank(run, params, split, "ga_grpo")
     roll, width = make_roll(run, split, records, bank, judge)
     rewards = RewardConfig(**config.reward)
-    advantage = jax.jit(
-        functools.partial(grounding_aware_advantages, config=AdvantageConfig(**config.advantage))
-    )
+    modulation = AdvantageConfig(**config.advantage)
+
+    @jax.jit
+    def advantage(rewards, fidelity, valid, sources):
+        return grounding_aware_advantages(rewards, fidelity, valid, modulation, sources)
+
     compiled = on_mesh(run.mesh, make_ga_grpo_step(config, run.model, run.mesh, run.layout))
     reference = jax.tree.map(jnp.copy, kl_reference(params, config.rl))
     batches = make_batches(
@@ -63,7 +65,10 @@ def prepare_ga_grpo(
             rolled, batch["row"], lambda: next(batches)["row"], config.rl.resample
         )
         begin, groups = time.monotonic(), drawn.groups
-        found = np.asarray(advantage(groups.totals, *fidelities(groups, rewards))).reshape(-1)
+        sources = [records[row]["source"] for row in groups.rows]
+        _, numbers = np.unique(sources, return_inverse=True)
+        known = *fidelities(groups, rewards), numbers.astype(np.int32)
+        found = np.asarray(advantage(groups.totals, *known)).reshape(-1)
         advantages = put(found, batch_shardings(found, run.mesh))
         flat = flat_tokens(put_videos(bank, groups.places, run.mesh, bank_shardings))
         episode = put(groups.episode, batch_shardings(groups.episode, run.mesh))

@@ -8,6 +8,7 @@ by its place in the whole batch, so that its tokens do not depend on the parts.
 """
 
 import concurrent.futures
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,9 +19,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from medscope_jax.bank import HostBank
+from medscope_jax.dialogue import Role
 from medscope_jax.distributed.multihost import broadcast, is_first
 from medscope_jax.errors import UserError
-from medscope_jax.rl import Judge, RewardConfig
+from medscope_jax.rl import Judge, RewardConfig, overlong_penalty
 from medscope_jax.rollout import FinishedRollouts, RunningRollouts, Trajectory
 from medscope_jax.training.asked import Questions, deciding
 from medscope_jax.training.from_config import require_split
@@ -101,6 +103,11 @@ def make_roll(
             scores = np.nan_to_num(scores)
         found = done.trajectories
         scored = reward_all(found, records_of(rows), scores.tolist(), rewards)
+        written = np.sum(done.episode.role == Role.GENERATED, axis=1).tolist()
+        scored = [
+            dataclasses.replace(one, total=one.total + overlong_penalty(tokens, rewards))
+            for one, tokens in zip(scored, written, strict=True)
+        ]
         videos = np.array([asked.place(records[row]) for row in rows], np.int32)
         return Groups(rows, videos, done.episode, found, scored)
 

@@ -177,7 +177,7 @@ def ga_grpo_step(
             f"{micro_batch} rows"
         )
     wanted = find_targets(episode.role, targets)
-    normalizer = loss_normalizer(wanted.mask, loss.aggregation)
+    normalizer = loss_normalizer(wanted.mask, loss.aggregation, loss.horizon)
     total = jnp.maximum(jnp.sum(wanted.mask), 1)
     old = jnp.take_along_axis(episode.logprobs, wanted.positions, axis=1)
     video = jnp.arange(len(advantages)) // size.group
@@ -212,6 +212,8 @@ def ga_grpo_step(
         largest = {"ratio_max": metrics.pop("ratio_max"), "logprob_gap_max": jnp.max(gap)}
         share = jnp.sum(wanted.mask) / total
         metrics = {name: number * share for name, number in metrics.items()}
+        if loss.entropy:
+            value -= loss.entropy * jnp.sum(entropy) / total
         if reference is not None:
             anchor, _ = evaluate(join_params(split_lora(state.params)[0], reference))
             kl = reference_kl(logprobs, anchor, wanted.mask, loss, normalizer)

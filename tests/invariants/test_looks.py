@@ -10,7 +10,6 @@ from medscope_jax import check
 from medscope_jax.distributed import make_mesh
 from medscope_jax.invariants import CHECKS, Rolled, Skipped, looks, make_tiny, rolled
 from medscope_jax.models.attention import dispatch
-from medscope_jax.models.attention.splash import attend_splash
 
 
 @pytest.fixture(scope="module")
@@ -83,16 +82,25 @@ def test_a_stage_that_goes_on_with_other_weights_is_noticed(alone, monkeypatch):
     assert looks.resume_is_exact(alone).figure > 0
 
 
-@pytest.mark.parametrize("wrong", [1.0, 1.05])
-def test_a_kernel_is_held_against_dense_attention(alone, monkeypatch, wrong):
-    """A TPU's, run as a plain program; and one that is off."""
-    choose = looks.for_mesh
+@pytest.mark.parametrize("wrong", ["", "attend_splash", "attend_own"])
+def test_kernels_are_held_against_dense_attention(alone, monkeypatch, wrong):
+    """A TPU's, run as plain programs; and one that is off."""
+    choose, splash = looks.for_mesh, dispatch.attend_splash
+    own, prefix = dispatch.attend_own, dispatch.attend_prefix
+    factor = {
+        name: np.asarray(1.05 if name == wrong else 1.0, "bfloat16") for name in dir(dispatch)
+    }
 
-    def kernel(*arguments):
-        return attend_splash(*arguments, interpret=True) * np.asarray(wrong, "bfloat16")
+    def run_splash(*arguments):
+        return splash(*arguments, interpret=True) * factor["attend_splash"]
 
-    monkeypatch.setattr(dispatch, "attend_splash", kernel)
+    def run_own(*arguments):
+        return own(*arguments[:-1], interpret=True) * factor["attend_own"]
+
+    monkeypatch.setattr(dispatch, "attend_splash", run_splash)
+    monkeypatch.setattr(dispatch, "attend_own", run_own)
+    monkeypatch.setattr(dispatch, "attend_prefix", lambda *x: prefix(*x[:-1], interpret=True))
     as_on_tpu = functools.partial(looks.dataclasses.replace, attention="splash")
     monkeypatch.setattr(looks, "for_mesh", lambda *x: as_on_tpu(choose(*x)))
     found = looks.kernels_are_dense(alone)
-    assert (found.figure <= found.bound) == (wrong == 1.0)
+    assert (found.figure <= found.bound) == (wrong == "")

@@ -16,6 +16,14 @@ from medscope_jax.rl.loss import AGGREGATIONS
 GOLDENS = json.loads((Path(__file__).parent / "goldens" / "policy_loss.json").read_text())
 
 
+HORIZON = 11  # tokens
+
+
+def config_of(aggregation, **more):
+    horizon = HORIZON if aggregation == "constant-length" else 0
+    return LossConfig(aggregation=aggregation, horizon=horizon, **more)
+
+
 @pytest.mark.parametrize("golden", GOLDENS, ids=range(len(GOLDENS)))
 def test_golden(golden):
     config = LossConfig(
@@ -40,6 +48,7 @@ def plain_loss(new, old, advantages, mask, config):
                 "token-mean": 1 / counts.sum(),
                 "seq-mean-token-sum": 1 / (counts > 0).sum(),
                 "seq-mean-token-mean": 1 / (counts > 0).sum() / max(counts[b], 1),
+                "constant-length": 1 / (counts > 0).sum() / HORIZON,
             }[config.aggregation]
             difference = float(new[b, t]) - float(old[b, t])
             ratio = np.exp(np.clip(difference, -20, 20))
@@ -65,7 +74,7 @@ def sample(seed, rows=4, length=9, spread=1.0):
 @given(st.integers(0, 10_000), st.sampled_from(AGGREGATIONS), st.sampled_from([0.05, 1.0, 12.0]))
 def test_loss_and_gradient_equal_second_implementation(seed, aggregation, spread):
     inputs = sample(seed, spread=spread)
-    config = LossConfig(clip_low=0.2, clip_high=0.28, aggregation=aggregation)
+    config = config_of(aggregation, clip_low=0.2, clip_high=0.28)
     value = jax.value_and_grad(policy_loss, has_aux=True)
     (loss, _), gradient = jax.jit(value, static_argnums=4)(*inputs, config)
     expected, expected_gradient = plain_loss(*inputs, config)
@@ -76,7 +85,7 @@ def test_loss_and_gradient_equal_second_implementation(seed, aggregation, spread
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_padding_is_invisible_even_when_it_is_not_a_number(aggregation):
     new, old, advantages, mask = sample(1)
-    config = LossConfig(aggregation=aggregation)
+    config = config_of(aggregation)
     dirty = np.where(mask, new, np.nan)
     wide = [np.pad(x, ((0, 2), (0, 3)), constant_values=np.nan) for x in (dirty, old)]
     padded = (*wide, np.append(advantages, [5, np.nan]), np.pad(mask, ((0, 2), (0, 3))))
@@ -93,9 +102,9 @@ def test_padding_is_invisible_even_when_it_is_not_a_number(aggregation):
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_parts_of_a_batch_add_up(aggregation):
     inputs = sample(2, rows=6)
-    config = LossConfig(aggregation=aggregation)
+    config = config_of(aggregation)
     whole = policy_loss(*inputs, config)[0]
-    normalizer = loss_normalizer(inputs[3], aggregation)
+    normalizer = loss_normalizer(inputs[3], aggregation, config.horizon)
     parts = [
         policy_loss(*(x[rows] for x in inputs), config, normalizer)[0]
         for rows in (slice(0, 2), slice(2, 6))

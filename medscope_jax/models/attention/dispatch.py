@@ -178,12 +178,24 @@ def _attend_densely(query, cache, layer, start, active, config, interpret) -> ja
         return (own.values / own.total).astype(query.dtype)
     key, value = read(prefix.cache, layer, query.dtype)
     length = prefix.length[:: max(1, prefix.group)]
-    if not prefix.group:
-        key, value = key[prefix.row], value[prefix.row]
-    folded, unfold = _fold(query, prefix)
+    if prefix.group or count > 1:
+        if not prefix.group:
+            key, value = key[prefix.row], value[prefix.row]
+        folded, change = _fold(query, prefix)
+    else:
+        # Each prompt is read once, for all rows: more products than copies of a prompt for each of
+        # its rows, but fewer bytes.
+        length = jnp.zeros(len(key), jnp.int32).at[prefix.row].max(prefix.length)
+        folded = query.transpose(1, 0, 2, 3, 4).reshape(1, key.shape[1], -1, 1, query.shape[-1])
+        folded = jnp.broadcast_to(folded, (len(key), *folded.shape[1:]))
+
+        def change(x: jax.Array) -> jax.Array:
+            x = x.reshape(*x.shape[:2], len(query), -1, 1, x.shape[-1])
+            return x.transpose(2, 0, 1, 3, 4, 5)[jnp.arange(len(query)), prefix.row]
+
     allowed = (jnp.arange(key.shape[2]) < length[:, None])[:, None]
     part = attend_part(folded, key, value, allowed, exact)
-    return join(own, Part(*map(unfold, part))).astype(query.dtype)
+    return join(own, Part(*map(change, part))).astype(query.dtype)
 
 
 def _fold(query: jax.Array, prefix: Prefix) -> tuple[jax.Array, Callable]:
