@@ -156,8 +156,8 @@ def test_a_judge_that_is_not_there_loses_no_prediction(of_checkpoint, tmp_path, 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "name either --workdir"),
-        (["--workdir=a", "--checkpoint=b"], "name either --workdir"),
+        ([], "name one of --workdir"),
+        (["--workdir=a", "--checkpoint=b"], "name one of --workdir"),
         (["--workdir=a", "--limit=3"], "--limit needs --out"),
         (["--rescore"], "--rescore needs --out"),
         (["--rescore", "--out=o", "--workdir=a"], "--rescore takes --out"),

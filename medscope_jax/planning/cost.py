@@ -107,7 +107,7 @@ def assume(config: ConfigDict, mesh: Mesh, program: Program) -> Assumed:
     vision = config.model.vision
     whole = len(vision.fullatt_block_indexes) / vision.depth
     choice = (1 - whole, whole)
-    if not program.agent_loop:
+    if "prompts" not in program.arguments:
         return Assumed(steps, mean, *program.pieces, choice, program.attended)
     own = config.dialogue.length - program.arguments["prompts"].least
     filled = filled_shares(texts_of(config, program), program.pieces, own)
@@ -168,7 +168,7 @@ def texts_of(config: ConfigDict, program: Program) -> Texts:
 
 def rollout_least(config: ConfigDict, program: Program, chips: int) -> Least | None:
     """What a rollout needs at least, see ideal.py; None of another program."""
-    if not program.agent_loop:
+    if "prompts" not in program.arguments:
         return None
     text = with_vocabulary(config.model, config.dialogue.vocab_size).text
     params = program.arguments["parameters"]["text"]

@@ -3,6 +3,7 @@
 import functools
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,15 +14,20 @@ from medscope_jax.training import pretrained
 
 
 def patches(checkpoint):
-    """(object, name, value) of what makes it so: turns of 24 tokens, each the likeliest word.
+    """(object, name, value) of what makes it so: turns of 24 tokens, each a word that is drawn by
+    the question's own random key.
 
-    Without, random weights write ids that stand for nothing.
+    Without, random weights write ids that stand for nothing, or always the same.
     """
     tokenizer = load_qwen_tokenizer(checkpoint, 1024)
     words = jnp.asarray(np.array([tokenizer.decode([i]).isalnum() for i in range(1024)]))
 
     def sample(scores, keys, position, temperature, top_p):
-        chosen = jnp.argmax(jnp.where(words, scores, -jnp.inf), axis=-1).astype(jnp.int32)
+        def noise(key, position):
+            return jax.random.gumbel(jax.random.fold_in(key, position), (words.size,))
+
+        drawn = scores + jax.vmap(noise)(keys, position)
+        chosen = jnp.argmax(jnp.where(words, drawn, -jnp.inf), axis=-1).astype(jnp.int32)
         return chosen, jnp.zeros(position.shape)
 
     program = functools.cache(functools.partial(make_rollout, sampler=sample))

@@ -208,8 +208,11 @@ def test_what_the_published_sizes_keep_fits_their_chips():
     assert 4 * row / 2 < chip / 4 < 4 * row  # a packed group is about four rows
     assert config.cold_start.batch_size == 32  # one a shard; four would fit, too
     assert config.cold_start.micro_batch == 0 and 128 / 32 * row / 2 < 0.3 * chip
-    cache = config.rollout.slots * 28 * 2 * 128 * 2 * 32_768  # one of four heads a chip
-    assert cache < chip / 4 < 2 * cache
+    position = 28 * 2 * 128 * 2  # one of four heads a chip
+    prompt = 256 * 76 + 600
+    cache = position * (prompt + config.rollout.slots * (32_768 - prompt))
+    assert cache < 0.4 * chip < 2 * cache
+    assert config.rollout.prefill_tokens == 2432  # half of 64 pairs of 76 positions
 
 
 def test_the_configs_without_a_size_are_as_before():
