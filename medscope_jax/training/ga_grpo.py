@@ -65,9 +65,11 @@ def prepare_ga_grpo(
             rolled, batch["row"], lambda: next(batches)["row"], config.rl.resample
         )
         begin, groups = time.monotonic(), drawn.groups
-        sources = [records[row]["source"] for row in groups.rows]
-        _, numbers = np.unique(sources, return_inverse=True)
-        known = *fidelities(groups, rewards), numbers.astype(np.int32)
+        numbers = np.zeros(len(groups.rows), np.int32)
+        if modulation.per_source:
+            sources = [records[row]["source"] for row in groups.rows]
+            numbers = np.unique(sources, return_inverse=True)[1].astype(np.int32)
+        known = *fidelities(groups, rewards), numbers
         found = np.asarray(advantage(groups.totals, *known)).reshape(-1)
         advantages = put(found, batch_shardings(found, run.mesh))
         flat = flat_tokens(put_videos(bank, groups.places, run.mesh, bank_shardings))
