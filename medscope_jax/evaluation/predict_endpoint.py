@@ -79,13 +79,13 @@ def predict_endpoint(
     due = [n for n in chosen if not predictions.has((name, "greedy", n, 0))]
     progress = Progress(len(chosen), name, len(chosen) - len(due), "questions")
     reasons: list[str] = []
+    most_failed = max(1, _MOST_FAILED * len(due))
     for first in range(0, len(due), workers):
         batch = due[first : first + workers]
         found = in_a_loop(_converse_all(subject, [records[n] for n in batch], split))
-        reasons += [result for result in found if isinstance(result, str)]
-        made = [
-            (n, told) for n, told in zip(batch, found, strict=True) if not isinstance(told, str)
-        ]
+        reasons += [why for why in found if isinstance(why, str)]
+        both = zip(batch, found, strict=True)
+        made = [(n, one) for n, one in both if isinstance(one, Trajectory)]
         lines = [
             {
                 **{"model": name, "weights": 0, "mode": subject.mode},
@@ -97,15 +97,16 @@ def predict_endpoint(
         ]
         predictions.add([records[n] for n, _ in made], lines)
         progress.update(len(batch))
-        if len(reasons) > max(1, _MOST_FAILED * len(due)):
+        if len(reasons) > most_failed:
             break
     progress.close()
-    if reasons:
-        words = f"{name} gave no conversation for {len(reasons)} of {len(due)} questions; the first"
-        words += f" time: {reasons[0]}"
-        if len(reasons) > max(1, _MOST_FAILED * len(due)):
-            raise UserError(f"{words}; mend it, and run again: the others are kept")
-        print(f"{words}; run again, and they are asked again")
+    if not reasons:
+        return
+    words = f"{name} gave no conversation for {len(reasons)} of {len(due)} questions; the first"
+    words += f" time: {reasons[0]}"
+    if len(reasons) > most_failed:
+        raise UserError(f"{words}; mend it, and run again: the others are kept")
+    print(f"{words}; run again, and they are asked again")
 
 
 async def _converse_all(

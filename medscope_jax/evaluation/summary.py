@@ -14,7 +14,7 @@ from typing import Any
 
 from medscope_jax.evaluation.measured import Measured
 from medscope_jax.metrics.table import METRIC_LABELS
-from medscope_jax.metrics.uncertainty import mean_estimate, paired_difference
+from medscope_jax.metrics.uncertainty import estimates, paired_difference
 from medscope_jax.visible import shown
 
 COMPARED = ("recall_0.5", "miou", "accuracy")
@@ -38,23 +38,17 @@ def summarize(measured: Sequence[Measured]) -> dict[str, Any]:
     have no such value. comparisons: for each two models, the later one's gain on the questions that
     both answered.
     """
+    keys = [(one.model, one.decoding, one.source, one.task) for one in measured]
     groups: dict[tuple[str, ...], list[Measured]] = collections.defaultdict(list)
-    for one in measured:
-        groups[one.model, one.decoding, one.source, one.task].append(one)
-    estimates = [
+    for key, one in zip(keys, measured, strict=True):
+        groups[key].append(one)
+    found = estimates([one.values for one in measured], [one.video for one in measured], keys)
+    rows = [
         dict(zip(("model", "decoding", "source", "task"), key, strict=True))
-        | {"values": _estimates(group)}
-        for key, group in groups.items()
+        | {"values": {name: _plain(value) for name, value in values.items() if value.count}}
+        for key, values in found.items()
     ]
-    return {"estimates": estimates, "comparisons": list(_comparisons(groups))}
-
-
-def _estimates(group: Sequence[Measured]) -> dict[str, dict[str, Any]]:
-    videos = [one.video for one in group]
-    found = {
-        name: mean_estimate([one.values[name] for one in group], videos) for name in group[0].values
-    }
-    return {name: _plain(value) for name, value in found.items() if value.count}
+    return {"estimates": rows, "comparisons": list(_comparisons(groups))}
 
 
 def _comparisons(groups: dict[tuple[str, ...], list[Measured]]) -> Iterator[dict[str, Any]]:

@@ -13,9 +13,12 @@ Questions without a value (NaN) are left out and counted.
 import dataclasses
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from scipy import special
+
+Group = TypeVar("Group", bound=Hashable)
 
 LEVEL = 0.95
 DRAWS = 2000
@@ -88,8 +91,8 @@ def mean_estimate(values: Sequence[float], videos: Sequence[Hashable]) -> Estima
 
 
 def estimates(
-    rows: Sequence[Mapping[str, float]], videos: Sequence[Hashable], groups: Sequence[str]
-) -> dict[str, dict[str, Estimate]]:
+    rows: Sequence[Mapping[str, float]], videos: Sequence[Hashable], groups: Sequence[Group]
+) -> dict[Group, dict[str, Estimate]]:
     """The mean of every value by group, such as a task, a source or a length, in order of coming.
 
     Args:

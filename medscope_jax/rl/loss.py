@@ -73,7 +73,11 @@ def loss_normalizer(mask: jax.Array, aggregation: str, horizon: int = 0) -> jax.
 
 
 def aggregate(
-    values: jax.Array, mask: jax.Array, aggregation: str, normalizer: jax.Array | None = None
+    values: jax.Array,
+    mask: jax.Array,
+    aggregation: str,
+    normalizer: jax.Array | None = None,
+    horizon: int = 0,
 ) -> jax.Array:
     """Reduces per-token values [B, T] under a mask [B, T] to a scalar.
 
@@ -84,7 +88,7 @@ def aggregate(
     if aggregation == "seq-mean-token-mean":
         rows = rows / jnp.maximum(jnp.sum(mask, axis=-1), 1.0)
     if normalizer is None:
-        normalizer = loss_normalizer(mask, aggregation)
+        normalizer = loss_normalizer(mask, aggregation, horizon)
     return jnp.sum(rows) / normalizer
 
 
@@ -136,9 +140,7 @@ def policy_loss(
     if config.kind == "cispo":
         told = jnp.where(mask > 0, logprobs, 0.0)
         values = -weights * jax.lax.stop_gradient(within) * told
-    if normalizer is None:
-        normalizer = loss_normalizer(mask, config.aggregation, config.horizon)
-    loss = aggregate(values, mask, config.aggregation, normalizer)
+    loss = aggregate(values, mask, config.aggregation, normalizer, config.horizon)
     metrics = {
         "clip_fraction": aggregate(clipped > plain, mask, "token-mean"),
         "dual_clip_fraction": aggregate(negative & (pessimistic > bound), mask, "token-mean"),
@@ -163,6 +165,4 @@ def reference_kl(
     """
     difference = -_log_ratio(logprobs, jax.lax.stop_gradient(reference_logprobs), mask)
     values = jnp.expm1(difference) - difference
-    if normalizer is None:
-        normalizer = loss_normalizer(mask, config.aggregation, config.horizon)
-    return aggregate(values, mask, config.aggregation, normalizer)
+    return aggregate(values, mask, config.aggregation, normalizer, config.horizon)
