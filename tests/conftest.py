@@ -6,21 +6,49 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Tests, and the programs that they start, compile the same again and again: each worker keeps what
+# it compiled until it ends.
+_compiled = tempfile.TemporaryDirectory(prefix="medscope_compiled_")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 # Tests compile much and compute little: LLVM's optimizations would take longer than they save.
 # Set XLA_FLAGS to test the code as users run it; .ci/run does, for its second half.
-os.environ.setdefault(
-    "XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
+_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+if os.environ.setdefault("XLA_FLAGS", _FLAGS) == _FLAGS:
+    # So would the newer way to compile fusions. Read once, then taken away: libtpu, which reads
+    # the variable too, ends a process that gives it a flag of the CPU's compiler.
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+    import jax
+
+    jax.devices()
+    os.environ["XLA_FLAGS"] = _FLAGS
 # The project is run from its folder, not installed: tests import it from there too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 # A shell's background job ignores Ctrl-C, and so would the programs that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def nothing_kept():
+    """JAX keeps no compiled program while a module's tests run, unless these ask for it."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("JAX_COMPILATION_CACHE_DIR")
+        jax.config.update("jax_compilation_cache_dir", None)
+        compilation_cache.reset_cache()
+        yield
+    jax.config.update("jax_compilation_cache_dir", folder)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ def rows_of(path, model):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def keep_all():
+def keep_all(nothing_kept):
     """Programs so small compile in less than the second from which on JAX keeps them."""
     key = "jax_persistent_cache_min_compile_time_secs"
     old = jax.config.values[key]

@@ -8,7 +8,7 @@ from medscope_jax.training.compiled import compiling_into
 
 
 @pytest.fixture
-def events(monkeypatch):
+def events(nothing_kept):
     """JAX's events, as they come; programs are kept however fast they compile."""
     found = []
 
