@@ -5,7 +5,7 @@ Questions about one video rise and fall together, so videos, not questions, are 
 - A mean: its cluster-robust standard error and Student's t with one degree of freedom fewer than
   there are videos. A share (values 0 and 1) has Wilson's interval for as many independent questions
   as that error stands for: it stays within [0, 1], and 20 of 20 is not certain.
-- Anything else of sums over questions (BLEU): the percentile bootstrap over videos.
+- Anything else of sums over questions (BLEU, METEOR): the percentile bootstrap over videos.
 
 Questions without a value (NaN) are left out and counted.
 """

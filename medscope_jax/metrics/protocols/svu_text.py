@@ -4,11 +4,12 @@
 |---|---|---|
 | BLEU-4  | nltk: only word characters and white space are kept, lower case, unsmoothed | of sums |
 | CIDEr   | pycocoevalcap: words as they stand, case and marks too; its factor 10 included | mean |
+| METEOR  | pycocoevalcap's Java program, version 1.5, see meteor.py | of sums |
 | ROUGE-L | rouge: F1, case kept, sentences end at "." | mean |
 
-METEOR, the fourth that the scripts have, is not among them. Where the scripts would stop (rouge: a
-text without a word), the question scores 0. CIDEr weighs words by how many of the references have
-them: it belongs to its set of questions, and is 0 for a single one.
+Where the scripts would stop (rouge: a text without a word) or wait for ever (METEOR: a line break
+in an answer), the question scores 0, or the break is a space. CIDEr weighs words by how many of the
+references have them: it belongs to its set of questions, and is 0 for a single one.
 """
 
 import re
@@ -18,6 +19,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from medscope_jax.errors import UserError
+from medscope_jax.metrics.protocols.meteor import meteor_rows, meteor_scores
 from medscope_jax.metrics.uncertainty import Estimate, bootstrap_estimate, mean_estimate
 
 _ORDERS = 4
@@ -30,23 +32,32 @@ def text_metrics(
     videos: Sequence[Hashable],
     *,
     seed: int,
-) -> dict[str, Estimate]:
-    """BLEU-4, CIDEr and ROUGE-L of answers, each with its interval.
+) -> tuple[dict[str, Estimate], list[str]]:
+    """BLEU-4, CIDEr, METEOR and ROUGE-L of answers, each with its interval, and notes.
+
+    METEOR needs Java: where it can't be run it is not among the metrics, and a note says why.
 
     Args:
       answers, references: texts of the questions, one reference each.
       videos: the video of each question.
-      seed: of the bootstrap over videos that BLEU-4's interval comes from.
+      seed: of the bootstrap over videos that BLEU-4's and METEOR's intervals come from.
 
     Raises:
       UserError: a library is missing.
     """
     _same_count(answers, references)
-    return {
+    found = {
         "bleu_4": bootstrap_estimate(bleu_rows(answers, references), videos, bleu_of, seed=seed),
         "cider": mean_estimate(cider_values(answers, references), videos),
-        "rouge_l": mean_estimate(rouge_l_values(answers, references), videos),
     }
+    notes = []
+    try:
+        rows = meteor_rows(answers, references)
+        found["meteor"] = bootstrap_estimate(rows, videos, meteor_scores, seed=seed)
+    except UserError as error:
+        notes.append(f"METEOR is left out: {error}")
+    found["rouge_l"] = mean_estimate(rouge_l_values(answers, references), videos)
+    return found, notes
 
 
 def bleu_rows(answers: Sequence[str], references: Sequence[str]) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from medscope_jax.errors import UserError
+from medscope_jax.metrics.protocols import meteor
 from medscope_jax.metrics.protocols.svu_text import (
     bleu_of,
     bleu_rows,
@@ -114,16 +115,22 @@ def test_rouge_of_an_answer_that_never_ends():
     assert sys.getrecursionlimit() == limit
 
 
-def test_all_of_them_with_their_intervals():
+def test_all_of_them_with_their_intervals(monkeypatch):
     answers, references = random_pairs(60)
     videos = [i // 4 for i in range(60)]
-    found = text_metrics(answers, references, videos, seed=1)
+
+    def absent():
+        raise UserError("METEOR needs Java, and there is none")
+
+    monkeypatch.setattr(meteor, "_java", absent)
+    found, notes = text_metrics(answers, references, videos, seed=1)
     assert list(found) == ["bleu_4", "cider", "rouge_l"]
+    assert notes == ["METEOR is left out: METEOR needs Java, and there is none"]
     for estimate in found.values():
         assert estimate.low < estimate.value < estimate.high
         assert (estimate.count, estimate.videos) == (60, 15)
     assert found["bleu_4"].value == pytest.approx(own_bleu(answers, references))
-    assert found == text_metrics(answers, references, videos, seed=1)
+    assert found == text_metrics(answers, references, videos, seed=1)[0]
     # BLEU-4's interval against one made video by video.
     draw, scores = np.random.default_rng(5), []
     rows = bleu_rows(answers, references).reshape(15, 4, -1).sum(axis=1)
