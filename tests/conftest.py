@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Tests, and the programs that they start, compile the same again and again: each worker keeps what
-# it compiled until it ends.
-_compiled = tempfile.TemporaryDirectory(prefix="medscope_compiled_")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+# Tests, and the programs that they start, compile the same again and again: what one compiled
+# is kept for all until the last has ended.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="medscope_compiled_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 # Tests compile much and compute little: LLVM's optimizations would take longer than they save.
 # Set XLA_FLAGS to test the code as users run it; .ci/run does, for its second half.

@@ -3,6 +3,7 @@
 A stage alone must end with the very parameters, and results, of the run that did all of them.
 """
 
+import contextlib
 import json
 import re
 
@@ -40,29 +41,25 @@ def rows_of(path, model):
     return [row for row in json.loads((path / "results.json").read_text()) if row["model"] == model]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def keep_all(nothing_kept):
-    """Programs so small compile in less than the second from which on JAX keeps them."""
-    key = "jax_persistent_cache_min_compile_time_secs"
-    old = jax.config.values[key]
-    jax.config.update(key, 0.1)
-    yield
-    jax.config.update(key, old)
-
-
 @pytest.fixture(scope="module")
 def alone(micro_run, micro_arguments, tmp_path_factory):
     """The workdir of a run of stage 3 alone, from the other run's stage 2."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
     changes = {"stages": "ga_grpo", "start_from": f"{micro_run}:cold_start", "log.profile": "1:1"}
-    jax.clear_caches()  # as a new process has none
-    traced = []
+    traced, kept = [], []
+
+    def compiling_into(folder):
+        kept.append(folder)
+        return contextlib.nullcontext()
+
     with pytest.MonkeyPatch.context() as patch:
         # The real profiler is tried in a process of its own: where libtpu has been loaded for
         # other tests, it crashes.
         patch.setattr(jax.profiler, "start_trace", traced.append)
         patch.setattr(jax.profiler, "stop_trace", lambda: traced.append("stop"))
+        patch.setattr(train, "compiling_into", compiling_into)
         train.main(changed(micro_arguments, workdir, **changes))
+    assert kept == [workdir / "compiled"]  # what that does: training/test_compiled.py
     assert traced == [workdir / "profile" / "ga_grpo", "stop"]
     return workdir
 
@@ -78,11 +75,6 @@ def test_the_models_that_the_run_has_are_evaluated(alone, micro_run):
     assert {row["model"] for row in rows} == {"rl"}
     assert rows == rows_of(micro_run, "rl")
     assert "<svg" in (alone / "report.html").read_text() or (alone / "report.html").exists()
-
-
-def test_what_is_compiled_is_kept_beside_the_run(alone):
-    assert jax.config.jax_compilation_cache_dir is None  # only while it ran
-    assert len(list((alone / "compiled").iterdir())) > 0
 
 
 def test_stages_one_after_the_other_in_one_workdir(micro_run, micro_arguments, tmp_path, capsys):
@@ -118,17 +110,13 @@ def test_a_stage_that_has_nothing_to_start_from_claims_no_folder(
 def test_a_done_run_made_longer_goes_on(alone, micro_arguments, micro_run, capsys):
     """Its table is kept beside, the log tells of it, and then it is done again.
 
-    The last of these tests, as it changes the run; in a copy, programs would be compiled again.
+    The last of these tests, as it changes the run.
     """
     workdir = alone
     before = (workdir / "results.json").read_bytes()
     changes = {"stages": "ga_grpo", "start_from": f"{micro_run}:cold_start", "ga_grpo.steps": 2}
     arguments = changed(micro_arguments, workdir, **changes)
-    events = []
-    jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
-    jax.clear_caches()
     train.main(arguments)
-    assert events.count("/jax/compilation_cache/cache_hits") > 0
     output = capsys.readouterr().out
     assert "its results so far are kept in" in output
     assert re.search(r"^ga_grpo: \d+ records, .* epochs, 2 steps, 1 of them left$", output, re.M)

@@ -62,6 +62,7 @@ def init_params(config: ModelConfig, key: jax.Array) -> dict:
     return jax.tree.unflatten(tree, values)
 
 
+@functools.cache
 def count_params(config: ModelConfig) -> int:
     """Number of parameters, computed without allocating any."""
     return sum(leaf.size for leaf in jax.tree.leaves(param_shapes(config)))

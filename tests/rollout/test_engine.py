@@ -158,7 +158,9 @@ def played(world):
     return cases.play(world, cases.CONFIG)[:2]
 
 
-@pytest.mark.parametrize("axes", [{}, {"data": 2}, {"fsdp": 2}])
+@pytest.mark.parametrize(
+    "axes", [{}, pytest.param({"data": 2}, marks=pytest.mark.invariant), {"fsdp": 2}]
+)
 def test_rollouts_are_the_programs(world, played, axes):
     """Sampled ones, on any mesh; a batch that is started before another one is waited for too."""
     params, bank = world[2], on_host(world[3])

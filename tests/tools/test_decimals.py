@@ -10,7 +10,7 @@ import pytest
 from medscope_jax.tools.decimals import read_decimals
 
 WIDTH = 900
-_read = jax.jit(read_decimals)
+_read = jax.jit(read_decimals, compiler_options={"xla_cpu_use_fusion_emitters": True})
 
 
 def check(texts):

@@ -109,6 +109,7 @@ def test_stopped_while_a_save_is_written_beside_the_steps(tmp_path, cache, whole
     assert log_of(tmp_path) == whole[1]
 
 
+@pytest.mark.invariant
 def test_killed_while_a_save_is_written_beside_the_steps(tmp_path, cache, whole):
     """The save before it is there, and the run goes on from that one."""
     process = start(tmp_path, cache, 0.2, "--delay", 1.5)
@@ -124,13 +125,8 @@ def test_killed_while_a_save_is_written_beside_the_steps(tmp_path, cache, whole)
     assert log_of(tmp_path) == whole[1]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        pytest.param(("--minutes", 0.005), marks=pytest.mark.invariant),
-        ("--minutes", 0.005, "--micro", 2),
-    ],
-)
+@pytest.mark.invariant
+@pytest.mark.parametrize("options", [("--minutes", 0.005), ("--minutes", 0.005, "--micro", 2)])
 def test_saves_by_time_change_nothing_but_what_a_kill_costs(tmp_path, cache, whole, options):
     """Killed beyond the first of them: less than the stage so far is done again."""
     micro = options[2:]

@@ -22,12 +22,16 @@ from medscope_jax.errors import UserError
 
 _COMMAND = ("-jar", "-Xmx2G", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm")
 _BREAK = re.compile(r"[\r\n]+")
+# Of the counts: words of the answer and of the reference, runs of matches, matched words of each.
+_COUNTS, _WORDS, _RUNS, _MATCHED = 23, slice(0, 2), 20, slice(21, 23)
 # It reads its tables in some seconds, and then scores hundreds of answers a second.
 _START_S, _LINE_S = 300.0, 1.0
 
 
 def meteor_rows(answers: Sequence[str], references: Sequence[str]) -> np.ndarray:
     """METEOR's counts of each question, [questions, 23].
+
+    Where an answer is its reference, the one run that it is counts as none: so the program adds.
 
     Raises:
       UserError: Java or the program can't be used, says why in one line.
@@ -36,7 +40,10 @@ def meteor_rows(answers: Sequence[str], references: Sequence[str]) -> np.ndarray
         f"SCORE ||| {_cleaned(reference)} ||| {_cleaned(answer)}"
         for answer, reference in zip(answers, references, strict=True)
     ]
-    return np.array([line.split() for line in _ask(lines)], float)
+    rows = np.array([line.split() for line in _ask(lines)], float).reshape(-1, _COUNTS)
+    same = (rows[:, _WORDS] == rows[:, _MATCHED]).all(axis=1) & (rows[:, _RUNS] == 1)
+    rows[same, _RUNS] = 0
+    return rows
 
 
 def meteor_scores(sums: np.ndarray) -> np.ndarray:
