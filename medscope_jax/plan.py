@@ -10,7 +10,7 @@ least time that the chips' peak rates allow. The exit status is 1 where a progra
 largest buffers are then listed, and the keys that lower what it needs.
 
 Of a config for GPUs that are not here (tpu_configs/gpu.py) memory alone is planned: arguments and
-outputs are counted, temporaries are those of the same program compiled for a CPU, an estimate.
+outputs are counted, temporaries are those of the same program compiled for a TPU, an estimate.
 """
 
 import json
@@ -46,6 +46,11 @@ from medscope_jax.training.config_checks import check_config
 from medscope_jax.training.origin import with_start_shapes
 
 
+# TPU slices whose chips stand in for so many GPUs that are not here: a GPU's compiler needs one. A
+# chip has more memory than a program may use of any GPU but an H200.
+_STAND_INS = {1: "v5p:1x1x1", 2: "v5p:2x1x1", 4: "v5p:2x2x1", 8: "v5p:2x2x2"}
+
+
 def main(argv: list[str]) -> int:
     """Plans a command line's config; returns the exit status: 1 where something does not fit."""
     flags: dict[str, dict[str, Any]] = {
@@ -73,7 +78,7 @@ def main(argv: list[str]) -> int:
 
 def plan_mesh(config: ConfigDict) -> Mesh:
     """The config's mesh over its TPU slices, there or not; over this machine's devices without any,
-    over CPU devices where those are GPUs that are not here.
+    over TPU chips where those are GPUs that are not here.
 
     Raises:
       UserError: no such slice, no libtpu, an impossible mesh, or devices that are not here and that
@@ -98,19 +103,19 @@ def _devices_here(device: ConfigDict) -> list[jax.Device]:
                 f"{device.platform} devices are not here either: try --config tpu_configs/v5e.py, "
                 "v6e.py, v5p.py or v4.py"
             ) from error
-    found = jax.devices("cpu")
-    if len(found) < device.count:
+    if device.count not in _STAND_INS:
+        counts = ", ".join(map(str, _STAND_INS))
         raise UserError(
-            f"{device.count} CPU devices have to stand in for the GPUs that are not here: set "
-            f"XLA_FLAGS=--xla_force_host_platform_device_count={device.count}"
+            f"GPUs that are not here are planned {counts} at a time, not {device.count}: give one "
+            "of these as --config.device.count"
         )
-    return found[: device.count]
+    return topology_devices(_STAND_INS[device.count])
 
 
 def stands_for(config: ConfigDict, mesh: Mesh) -> str:
-    """The kind of GPU that the mesh's CPU devices stand in for; "" where they are what they are."""
-    is_cpu = mesh.devices.flat[0].platform == "cpu"
-    return config.device.kind if is_cpu and config.device.platform == "gpu" else ""
+    """The kind of GPU that the mesh's TPU chips stand in for; "" where they are what they are."""
+    is_gpu = mesh.devices.flat[0].platform == "gpu"
+    return config.device.kind if config.device.platform == "gpu" and not is_gpu else ""
 
 
 def check(config: ConfigDict, mesh: Mesh) -> None:
@@ -141,8 +146,9 @@ def plan(config: ConfigDict, mesh: Mesh, names: list[str] | None = None) -> dict
       UserError: a name that there is no program of, or a program with a loop of which is not known
         how often it runs.
     """
-    jobs = _chosen(programs(config, mesh), names)
-    units, costs, absent = units_of(config), {}, stands_for(config, mesh)
+    absent = stands_for(config, mesh)
+    jobs = _chosen(programs(config, mesh, absent), names)
+    units, costs = units_of(config), {}
     with tqdm(total=len(jobs), leave=False, disable=None) as bar:
         for number, (name, program) in enumerate(jobs.items(), 1):
             bar.set_description(f"compiling {name}")

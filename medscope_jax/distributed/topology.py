@@ -55,7 +55,7 @@ class Report:
     code_bytes: int
     total_bytes: int  # arguments + outputs - aliased + temporaries + code
     hbm_bytes: int | None  # what the chip offers; None where the kind is not in the table
-    estimated: bool  # whether it was compiled for a CPU, which stands in for a device of that kind
+    estimated: bool  # whether it was compiled for what stands in for a device of that kind
     fits: bool
     compile_seconds: float
     message: str  # why it does not fit; "" if it does
@@ -116,8 +116,8 @@ def compile_for(
       arguments: name -> tree of jax.ShapeDtypeStruct, each with a NamedSharding on one mesh, which
         may be a mesh of `topology_devices`. In the order of the function's parameters.
       static: static arguments of a jitted function, by its own names.
-      stands_for: a kind of GPU in USABLE_GPU_BYTES, which is not here, and whose place CPU devices
-        take. Bytes of arguments and outputs are then exact, temporaries those of the CPU's program.
+      stands_for: a kind of GPU in USABLE_GPU_BYTES, which is not here, and whose place the devices
+        take. Bytes of arguments and outputs are then exact, temporaries those of their program.
 
     Returns:
       A Report. A program too large for the chip's memory gives `fits=False`, not an exception.

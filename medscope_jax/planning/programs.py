@@ -98,9 +98,14 @@ def compile_program(program: Program, stands_for: str = "") -> Report:
     return dataclasses.replace(report, arguments_bytes=sizes)
 
 
-def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
-    """The programs that a run of the config spends its time in, with the sizes it would use."""
+def programs(config: ConfigDict, mesh: Mesh, stands_for: str = "") -> dict[str, Program]:
+    """The programs that a run of the config spends its time in, with the sizes it would use.
+
+    stands_for: a kind of GPU whose place the mesh's TPU chips take. Their kernel of self-attention
+        is then taken for cuDNN's; a cache is attended to densely, as a GPU does.
+    """
     model = for_mesh(with_vocabulary(config.model, config.dialogue.vocab_size), mesh)
+    decoding = dataclasses.replace(model, attention="xla") if stands_for else model
     layout, clip_layout = layouts(config, model)
     tokenizer, times = _tokenizer(config, model.text.vocab_size), _times(config)
     width = prompt_width([{"question": _QUESTION}], [times], tokenizer, layout, tools=True)
@@ -120,7 +125,7 @@ def programs(config: ConfigDict, mesh: Mesh) -> dict[str, Program]:
         "encode": _encoding(config, model, params),
         "rollout": Program(
             rollout_program(
-                mesh, model, layout, rollout_config(config, config.rl.group_size, greedy=False)
+                mesh, decoding, layout, rollout_config(config, config.rl.group_size, greedy=False)
             ),
             {
                 "parameters": params,

@@ -48,9 +48,15 @@ def dense(query, cache, start):
     )
 
 
+# At once: the many small programs of its operations would take longer to compile.
+_attend_cache = jax.jit(attend_cache, static_argnames=("config", "interpret"))
+
+
 def attend(query, cache, start, config=KERNEL, active=None):
     active = jnp.full(len(query), query.shape[1]) if active is None else active
-    return attend_cache(query, cache, jnp.int32(LAYER), start, active, config, interpret=True)
+    return _attend_cache(
+        query, cache, jnp.int32(LAYER), start, active, config=config, interpret=True
+    )
 
 
 def assert_close(found, wanted):
