@@ -45,7 +45,6 @@ from medscope_jax.planning.programs import compile_program, programs
 from medscope_jax.training.config_checks import check_config
 from medscope_jax.training.origin import with_start_shapes
 
-
 # TPU slices whose chips stand in for so many GPUs that are not here: a GPU's compiler needs one. A
 # chip has more memory than a program may use of any GPU but an H200.
 _STAND_INS = {1: "v5p:1x1x1", 2: "v5p:2x1x1", 4: "v5p:2x2x1", 8: "v5p:2x2x2"}

@@ -19,7 +19,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 # Tests compile much and compute little: LLVM's optimizations would take longer than they save.
-# Set XLA_FLAGS to test the code as users run it; .ci/run does, for its second half.
+# Set XLA_FLAGS to test the code as users run it; .ci/run does, for comparisons with references.
 _FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 if os.environ.setdefault("XLA_FLAGS", _FLAGS) == _FLAGS:
     # So would the newer way to compile fusions. Read once, then taken away: libtpu, which reads

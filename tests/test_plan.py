@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parent.parent / "tpu_configs"
 def doubling(rows):
     """Stands for the real programs, which take longer to compile."""
 
-    def make(config, mesh):
+    def make(config, mesh, stands_for=""):
         x = jax.ShapeDtypeStruct(
             (rows, 65_536), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("fsdp"))
         )
@@ -73,7 +73,7 @@ def test_a_config_without_a_slice_is_planned_on_its_devices(monkeypatch, capsys)
 def test_progress_is_told_off_a_terminal(monkeypatch, capsys):
     """A line a program, before it is compiled: a log of minutes of silence looks like a hang."""
 
-    def make(config, mesh):
+    def make(config, mesh, stands_for=""):
         (program,) = doubling(8)(config, mesh).values()
         return {"encode": program, "rollout": program}
 
@@ -84,6 +84,7 @@ def test_progress_is_told_off_a_terminal(monkeypatch, capsys):
     assert lines == ["compiling encode (1 of 2)", "compiling rollout (2 of 2)"]
 
 
+@needs_libtpu
 def test_a_gpu_that_is_not_here_is_planned_by_its_memory(monkeypatch, capsys, tmp_path):
     """Of a stand-in only bytes are told, and that they are an estimate."""
     path = tmp_path / "plan.json"
@@ -104,6 +105,8 @@ def test_a_gpu_that_is_not_here_is_planned_by_its_memory(monkeypatch, capsys, tm
     monkeypatch.setattr(plan, "programs", doubling(400_000))
     assert plan.main(["--config", str(FOLDER / "gpu.py")]) == 1
     assert "a GPU with more memory" in capsys.readouterr().err
+    with pytest.raises(UserError, match="planned 1, 2, 4, 8 at a time, not 3"):
+        plan.main(["--config", str(FOLDER / "gpu.py"), "--config.device.count=3"])
 
 
 def test_a_config_without_a_slice_and_without_devices_names_those_with_one():
@@ -122,7 +125,7 @@ def test_a_config_without_a_slice_and_without_devices_names_those_with_one():
 def test_a_program_whose_loops_are_not_understood_is_not_planned(monkeypatch, steps, message):
     """A plan that counted such a loop once would be wrong without a word."""
 
-    def make(config, mesh):
+    def make(config, mesh, stands_for=""):
         x = jax.ShapeDtypeStruct((4,), float, sharding=NamedSharding(mesh, PartitionSpec()))
         kinds = dict.fromkeys(steps, lambda x: x + 1)
         program = lambda x: agent_loop(x, **kinds) if kinds else x + 1  # noqa: E731

@@ -32,8 +32,8 @@ def print_plan(plan: dict, console: Console) -> None:
     if plan["estimated"]:
         console.print(
             f"No {plan['device_kind']} is here. Arguments and outputs are what a run holds; "
-            "temporaries are an estimate: those of the same program on a TPU, whose attention takes "
-            "the place of cuDNN's. Nothing is said of time."
+            "temporaries are an estimate: the same program's on a TPU, whose kernel of attention "
+            "takes the place of cuDNN's. Nothing is said of time."
         )
         return
     assumed = plan["assumed"]

@@ -1,5 +1,6 @@
 """The programs that are planned are those that a run compiles, with the shapes that it gives."""
 
+import dataclasses
 import functools
 from types import SimpleNamespace
 
@@ -13,12 +14,33 @@ from medscope_jax.distributed import make_mesh
 from medscope_jax.errors import UserError
 from medscope_jax.models import for_mesh
 from medscope_jax.planning import assume, count_flops
+from medscope_jax.planning import programs as planned
 from medscope_jax.planning.programs import programs
 from medscope_jax.rollout.engine import rollout_program
 from medscope_jax.training import ga_grpo, sft
 from medscope_jax.training import run as run_room
 from medscope_jax.training.from_config import make_layout, with_vocabulary
 from tests.planning.plan_cases import SMALL, V5E
+
+
+def test_a_gpu_that_is_not_here_rolls_out_without_a_kernel(monkeypatch):
+    """As GPUs do. In its training the kernel of the TPU that stands in has cuDNN's place."""
+    seen, rollout = [], planned.rollout_program
+
+    def recording(mesh, model, *others):
+        seen.append(model.attention)
+        return rollout(mesh, model, *others)
+
+    def with_kernel(model, mesh):
+        return dataclasses.replace(model, attention="splash")
+
+    monkeypatch.setattr(planned, "for_mesh", with_kernel)
+    monkeypatch.setattr(planned, "rollout_program", recording)
+    config = load_config(f"{V5E}:topology=2x4", SMALL)
+    mesh = make_mesh(config.mesh, jax.devices()[:8], kv_heads=4)
+    for stands_for in ("", "H100"):
+        programs(config, mesh, stands_for)
+    assert seen == ["splash", "xla"]
 
 
 def test_the_programs_trace_with_the_planned_shapes():
