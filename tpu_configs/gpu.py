@@ -13,6 +13,10 @@ from tpu_configs.accelerator import accelerator_config
 from tpu_configs.published import read_target
 
 KINDS = {"h100": "H100", "a100": "A100", "l4": "L4", "t4": "T4"}
+# Conversations of the small model at once, where memory does not hold a step's: those that are
+# rolled out, and rows of a pass. T4 has twice the bytes for each, and no kernel of attention.
+SLOTS = {"L4": 128, "T4": 64}
+ROWS = {"T4": 64}
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -23,4 +27,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config = accelerator_config(target, device, {"data": 1, "fsdp": 1, "tensor": 1})
     if kind == "T4":
         config.model.dtype = "float32"  # older than bfloat16
+    if target.size:
+        return config
+    config.rollout.slots = SLOTS.get(kind, 0)
+    for stage in ("warm_up", "cold_start", "passive", "rl"):
+        config[stage].micro_batch = ROWS.get(kind, config[stage].micro_batch)
     return config
