@@ -15,6 +15,7 @@ from medscope_jax.rl.chat_config import EndpointConfig
 
 _ENDPOINT_TIMEOUT_S = 300.0  # of a turn: minutes of video, thought about
 _OF_JUDGE = ("--judge.url", "--judge.model")
+_OF_RESCORE = ("--out", "--rescore", "--against", *_OF_JUDGE)
 _MODELS = ("--workdir", "--checkpoint", "--endpoint")
 # Flags of some kinds of models, with those kinds.
 _GO_WITH = {
@@ -50,6 +51,11 @@ OUT_FLAGS: dict[str, dict[str, Any]] = {
     },
     "--out": {"metavar": "OUT", "help": "folder in which predictions are kept"},
     "--rescore": {"action": "store_true", "help": "with --out: score what is there, no model"},
+    "--against": {
+        "metavar": "OUT",
+        "help": "with --out: the folder of another evaluation of the same split, whose models are "
+        "compared with these",
+    },
     "--limit": {"type": int, "metavar": "N", "help": "with --out: the first N questions alone"},
     "--shard": {"metavar": "I/N", "help": "with --out: part I of N of the questions, from 1/N"},
     "--judge.url": {
@@ -65,7 +71,8 @@ class Asked:
     """What a command line asks for.
 
     Attributes:
-      out: where predictions are kept; None where they are not.
+      out: where predictions are kept; None where they are not. against: those of another
+        evaluation, to compare with; or None.
       checkpoint, data_dir: folders, or None.
       endpoint: a model behind one, or None; temperature: of its words, None for the server's own.
       axes: of a mesh for the checkpoint, or None.
@@ -75,6 +82,7 @@ class Asked:
     """
 
     out: Path | None
+    against: Path | None
     checkpoint: Path | None
     data_dir: Path | None
     endpoint: EndpointConfig | None
@@ -99,8 +107,8 @@ def read_out_flags(flags: argparse.Namespace) -> Asked:
         if getattr(flags, name.removeprefix("--")) not in (None, False)
     }
     models = [name for name in _MODELS if getattr(flags, name[2:])]
-    if flags.rescore and (models or given.keys() - {"--out", "--rescore", *_OF_JUDGE}):
-        raise ConfigError("--rescore takes --out, --judge.url and --judge.model alone")
+    if flags.rescore and (models or given.keys() - set(_OF_RESCORE)):
+        raise ConfigError("--rescore takes --out, --against, --judge.url and --judge.model alone")
     if not flags.rescore and len(models) != 1:
         raise ConfigError(
             "name one of --workdir, a training run, --checkpoint, imported weights, --endpoint, a "
@@ -121,11 +129,15 @@ def read_out_flags(flags: argparse.Namespace) -> Asked:
         raise ConfigError("--judge.url and --judge.model go together")
     if flags.limit is not None and flags.limit < 1:
         raise ConfigError(f"--limit must be at least 1, got {flags.limit}")
-    if flags.out:
-        check_local(flags.out, "--out")
+    for name in ("--out", "--against"):
+        if name in given:
+            check_local(given[name], name)
+    if "--against" in given and Path(flags.against).resolve() == Path(flags.out).resolve():
+        raise ConfigError("--against and --out are one folder, whose models are compared anyway")
     judge = {name.removeprefix("--judge."): given[name] for name in _OF_JUDGE if name in given}
     return Asked(
         out=Path(flags.out) if flags.out else None,
+        against=Path(flags.against) if flags.against else None,
         checkpoint=to_path(flags.checkpoint) if flags.checkpoint else None,
         data_dir=to_path(flags.data_dir) if flags.data_dir else None,
         endpoint=_endpoint(flags.endpoint, given["--endpoint.model"]) if flags.endpoint else None,

@@ -27,7 +27,7 @@ from medscope_jax.evaluation.predict_endpoint import (
     predict_endpoint,
 )
 from medscope_jax.evaluation.predictions import PredictionHeader, prediction_file
-from medscope_jax.evaluation.rescore import judge_stored, stored_results
+from medscope_jax.evaluation.rescore import judge_stored, results_to_compare, stored_results
 from medscope_jax.evaluation.summary import summarize, to_markdown
 from medscope_jax.files import check_outputs, is_there, make_folder, write_text
 from medscope_jax.inference import open_checkpoint, workdir_inputs
@@ -52,20 +52,25 @@ def score_again(asked: Asked) -> None:
     """Judges the predictions of a folder anew and writes their table."""
     assert asked.out is not None
     judge_stored(asked.out, _JUDGE | asked.judge if asked.judge else None)
-    write_table(asked.out)
+    write_table(asked.out, asked.against)
 
 
-def write_table(out: Path) -> None:
+def write_table(out: Path, against: Path | None = None) -> None:
     """Prints the table of all predictions in a folder, and writes it beside them: the rows, and
-    with intervals as JSON and as Markdown."""
+    with intervals as JSON and as Markdown.
+
+    against: of another evaluation, with whose models each of this folder's is compared.
+    """
     found = stored_results(out)
+    other = results_to_compare(against, found.header) if against else None
     print_results(found.rows)  # first: a full disk must not take it along
-    for note in found.notes:
+    notes = [*found.notes, *(other.notes if other else ())]
+    for note in notes:
         print(note)
-    summary = summarize(found.measured)
+    summary = summarize(found.measured, other.measured if other else ())
     write_results(out / RESULTS, found.rows)
-    write_results(out / INTERVALS, summary | {"notes": found.notes})
-    write_text(out / PAGE, to_markdown(summary, found.notes))
+    write_results(out / INTERVALS, summary | {"notes": notes})
+    write_text(out / PAGE, to_markdown(summary, notes))
     print(shown(f"written to {out / RESULTS}, with intervals to {INTERVALS} and {PAGE} beside it"))
 
 
@@ -157,7 +162,9 @@ def _predicting(
     path = prediction_file(asked.out, asked.shard)
     chosen = chosen_records(count, asked.limit, asked.shard)
     check_outputs({"--out": path}, inputs)
+    if asked.against:  # before hours of predicting
+        results_to_compare(asked.against, header)
     make_folder(asked.out, private=True)
     with open_predictions(path, header, judge) as predictions:
         yield predictions, chosen
-    write_table(asked.out)
+    write_table(asked.out, asked.against)

@@ -43,11 +43,13 @@ class StoredResults:
       rows: of metrics.result_rows.
       measured: each prediction's values.
       notes: lines about what is missing or was left out, and about who judged.
+      header: of its files.
     """
 
     rows: list[dict[str, Any]]
     measured: list[Measured]
     notes: list[str]
+    header: PredictionHeader
 
 
 def stored_results(folder: Path) -> StoredResults:
@@ -97,7 +99,28 @@ def stored_results(folder: Path) -> StoredResults:
     notes.append(f"judged by {', '.join(judges)}")
     ordered = in_order(found, keys)
     rows = result_rows(scored for scored, _ in ordered)
-    return StoredResults(rows, [measured for _, measured in ordered], notes)
+    return StoredResults(rows, [measured for _, measured in ordered], notes, first)
+
+
+def results_to_compare(folder: Path, header: PredictionHeader) -> StoredResults:
+    """The results of another evaluation of the questions that a header is of; its models' names say
+    which folder they are from.
+
+    Raises:
+      UserError: as stored_results, or the questions are others.
+    """
+    found = stored_results(folder)
+    for name in ("suite", "split", "frame_window"):
+        if getattr(found.header, name) != getattr(header, name):
+            raise UserError(
+                f"{folder} holds an evaluation of another {name}, which can't be compared: name "
+                "another folder as --against"
+            )
+    measured = [
+        dataclasses.replace(one, model=f"{one.model} of {folder}") for one in found.measured
+    ]
+    notes = [f"compared with {shown(folder)}: {note}" for note in found.notes]
+    return dataclasses.replace(found, measured=measured, notes=notes)
 
 
 def _judge_text(note: Any) -> str:

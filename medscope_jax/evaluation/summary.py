@@ -30,8 +30,11 @@ _SHARES = {
 _COUNTS = {"looks": "looks a question", "failed_calls": "failed calls", "seconds": "seconds seen"}
 
 
-def summarize(measured: Sequence[Measured]) -> dict[str, Any]:
+def summarize(measured: Sequence[Measured], others: Sequence[Measured] = ()) -> dict[str, Any]:
     """Plain values for JSON.
+
+    others: of another evaluation of the same questions; each of its models is compared with each of
+    these, under names of their own.
 
     estimates: for each model, decoding, source and task in order of coming, each value's mean with
     the ends of its 95 % interval, and of how many questions and videos it is; missing: those that
@@ -39,20 +42,32 @@ def summarize(measured: Sequence[Measured]) -> dict[str, Any]:
     both answered.
     """
     keys = [(one.model, one.decoding, one.source, one.task) for one in measured]
-    groups: dict[tuple[str, ...], list[Measured]] = collections.defaultdict(list)
-    for key, one in zip(keys, measured, strict=True):
-        groups[key].append(one)
+    groups, beside = _grouped(measured), _grouped(others)
     found = estimates([one.values for one in measured], [one.video for one in measured], keys)
     rows = [
         dict(zip(("model", "decoding", "source", "task"), key, strict=True))
         | {"values": {name: _plain(value) for name, value in values.items() if value.count}}
         for key, values in found.items()
     ]
-    return {"estimates": rows, "comparisons": list(_comparisons(groups))}
+    pairs = [*itertools.combinations(groups, 2), *itertools.product(beside, groups)]
+    return {"estimates": rows, "comparisons": list(_comparisons(pairs, groups | beside))}
 
 
-def _comparisons(groups: dict[tuple[str, ...], list[Measured]]) -> Iterator[dict[str, Any]]:
-    for first, second in itertools.combinations(groups, 2):
+_Groups = dict[tuple[str, ...], list[Measured]]
+
+
+def _grouped(measured: Sequence[Measured]) -> _Groups:
+    """Values by model, decoding, source and task."""
+    groups: _Groups = collections.defaultdict(list)
+    for one in measured:
+        groups[one.model, one.decoding, one.source, one.task].append(one)
+    return groups
+
+
+def _comparisons(
+    pairs: Sequence[tuple[tuple[str, ...], tuple[str, ...]]], groups: _Groups
+) -> Iterator[dict[str, Any]]:
+    for first, second in pairs:
         if first[0] == second[0] or first[1:] != second[1:]:
             continue
         before = {one.question: one for one in groups[first]}

@@ -1,5 +1,6 @@
 """Values of stored predictions, their intervals and comparisons, against counts by hand."""
 
+import dataclasses
 import json
 import math
 
@@ -8,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medscope_jax import evaluate
+from medscope_jax.evaluate_out import write_table
 from medscope_jax.evaluation.measured import evidence_seen
 from medscope_jax.evaluation.rescore import stored_results
 from medscope_jax.evaluation.summary import summarize, to_markdown
@@ -89,6 +92,33 @@ def test_intervals_are_of_videos_and_pairs_of_the_same_questions(tmp_path):
     assert (gain["first"], gain["second"], gain["count"]) == ("sft", "rl", 19)
     assert gain["value"] == pytest.approx((11 - 2) / 19)
     assert gain["low"] < 0 < gain["value"] < gain["high"] and 0.05 < gain["p_value"] < 0.1
+
+
+def test_models_of_two_folders_are_compared(tmp_path):
+    """As those of one folder are, under names that tell the folders apart."""
+    first, second, both = tmp_path / "first", tmp_path / "second", tmp_path / "both"
+    before, after = many("rl", lambda v: v < 4), many("rl", lambda v: v != 0)
+    cases.write(first, before)
+    cases.write(second, after)
+    cases.write(both, [*({**line, "model": "sft"} for line in before), *after])
+    wanted = summarize(stored_results(both).measured)["comparisons"]
+    write_table(second, first)
+    summary = json.loads((second / "intervals.json").read_text())
+    assert summary["comparisons"] == [{**row, "first": f"rl of {first}"} for row in wanted]
+    assert any(row["metric"] == "accuracy" and row["value"] > 0.4 for row in wanted)
+    assert [row["model"] for row in summary["estimates"]] == ["rl"]
+    assert f"| rl against rl of {first} | eye, vqa |" in (second / "results.md").read_text()
+    assert f"compared with {first}: judged by the built-in rules" in summary["notes"]
+
+
+def test_other_questions_are_not_compared(tmp_path, refusal):
+    first, second = tmp_path / "first", tmp_path / "second"
+    cases.write(first, cases.lines())
+    cases.write(second, cases.lines(), header=dataclasses.replace(cases.HEADER, suite="suite 2"))
+    line = refusal(evaluate.main, ["--rescore", "--out", str(second), "--against", str(first)])
+    assert line.startswith(f"{first} holds an evaluation of another suite")
+    line = refusal(evaluate.main, ["--rescore", "--out", str(first), "--against", str(first)])
+    assert line.startswith("--against and --out are one folder")
 
 
 def test_one_video_has_no_interval(tmp_path):
