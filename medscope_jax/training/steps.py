@@ -121,7 +121,7 @@ def _sum_over_parts(function: Callable[[dict], Any], batch: dict, rows: int) -> 
         raise ValueError(f"{len(batch['role'])} rows do not split into parts of {rows}")
 
     def apart(x: jax.Array) -> jax.Array:
-        # A TPU lays the three colours of whole pictures out with eight times their bytes.
+        # One TPU chip lays the three colours of whole pictures out with eight times their bytes.
         shape = (-1,) if x.dtype == jnp.uint8 else x.shape[1:]
         return x.reshape(rows, parts, *shape)
 
