@@ -176,7 +176,8 @@ class MemoryTokens:
         return self._tokens[self._first[video] : self._first[video + 1]][frames]
 
 
-StampIds = Callable[[np.ndarray], list[list[int]]]  # times [n] seconds -> n lists of token ids
+# times [n] seconds -> n sequences of token ids
+StampIds = Callable[[np.ndarray], Sequence[Sequence[int]]]
 
 
 def join_videos(

@@ -75,8 +75,11 @@ class ClinvideoReader:
         there = open_dataset(folder, AGAIN).info.splits
         return tuple(split for split in SPLITS if split in there)
 
-    def records(self, part: str, split: str) -> Rows[dict[str, Any]]:
+    def records(self, part: str, split: str, fields: tuple[str, ...] = ()) -> Rows[dict[str, Any]]:
         """The records of one part and split, by row; see ClinvideoSuite for their fields.
+
+        Args:
+          fields: those to read; all if none are named.
 
         Raises:
           UserError: no such part or split, or it has not been built.
@@ -89,7 +92,7 @@ class ClinvideoReader:
         plans = [open_dataset(path, AGAIN).info.metadata.get("plan") for path in (records, frames)]
         if plans[0] != plans[1]:
             raise UserError(f"{records} was built from other videos than {frames}: {AGAIN}")
-        return _rows(records, dataset, split, record_of)
+        return _rows(records, dataset, split, record_of, fields)
 
     def videos(self, split: str) -> StoredVideos:
         """The videos of a split, by row; their frames stay JPEG until they are asked for.

@@ -89,8 +89,11 @@ class PhantomReader:
         """The splits that a part has."""
         return SPLITS_OF_PART.get(part, ())
 
-    def records(self, part: str, split: str) -> Rows[dict[str, Any]]:
+    def records(self, part: str, split: str, fields: tuple[str, ...] = ()) -> Rows[dict[str, Any]]:
         """The records of one part and split, by row; see phantom.records for their fields.
+
+        Args:
+          fields: those to read; all if none are named.
 
         Raises:
           UserError: no such part or split, or the suite is not prepared.
@@ -98,7 +101,7 @@ class PhantomReader:
         if split not in self.splits(part):
             has = {name: list(splits) for name, splits in SPLITS_OF_PART.items()}
             raise UserError(f"the suite has no split {split!r} of a part {part!r}; it has {has}")
-        return _rows(_prepared(self.workdir), f"phantom_suite/{part}", split, _record_of)
+        return _rows(_prepared(self.workdir), f"phantom_suite/{part}", split, _record_of, fields)
 
     def videos(self, split: str) -> StoredVideos:
         """The videos of a split, by row; each is one row of the data set.

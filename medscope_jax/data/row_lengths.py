@@ -33,6 +33,8 @@ _FORMAT = 1  # raised whenever the same records make other rows
 _DIGEST = 32  # bytes of the checksum
 # Records of one job: what a worker needs to begin (tokenizer, times) is little beside them.
 _JOB = 20_000
+# Of a record, what lay_out and naming its video need.
+_FIELDS = ("id", "video", "window", "question", "options", "turns")
 
 
 class RowLengths(NamedTuple):
@@ -140,7 +142,7 @@ def measure(maker: RowMaker, count: int) -> RowLengths:
 def _measure(job: tuple[RowMaker, int, int]) -> np.ndarray:
     """int32 [3, n] of the records from the job's first number to before its last."""
     maker, start, stop = job
-    records = maker.suite.records(maker.part, maker.split)
+    records = maker.suite.records(maker.part, maker.split, _FIELDS)
     outlines = maker.suite.outlines(maker.split)
     tokenizer, size = maker.load_tokenizer(), maker.layout.tokens_per_frame
     found = np.zeros((3, stop - start), np.int32)

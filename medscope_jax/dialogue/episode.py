@@ -16,8 +16,9 @@ hold, by the same rules as on the device, so that a record and a rollout cannot 
 
 import dataclasses
 import enum
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -106,17 +107,24 @@ class CompactRow(NamedTuple):
     role: np.ndarray  # int8
 
 
+@functools.lru_cache(maxsize=2**16)
+def _repeated_ids(encode: Callable[[str], list[int]], text: str) -> tuple[int, ...]:
+    """Token ids of a text that many conversations hold: to encode those is half of laying out."""
+    return tuple(encode(text))
+
+
 def stamp_ids(
     tokenizer: Tokenizer, layout: Layout, times: Sequence[float] | np.ndarray
-) -> list[list[int]]:
+) -> list[tuple[int, ...]]:
     """Token ids of the text that tells each frame's time; times in seconds."""
     stamp = layout.frame_format.split("{frame}")[0 if layout.stamp_first else 1]
-    return [tokenizer.encode(stamp.format(time=float(time))) for time in times]
+    return [_repeated_ids(tokenizer.encode, stamp.format(time=float(time))) for time in times]
 
 
-def frame_text_ids(tokenizer: Tokenizer, layout: Layout) -> list[int]:
+def frame_text_ids(tokenizer: Tokenizer, layout: Layout) -> tuple[int, ...]:
     """Token ids of the constant text on the other side of each frame's visual tokens."""
-    return tokenizer.encode(layout.frame_format.split("{frame}")[1 if layout.stamp_first else 0])
+    constant = layout.frame_format.split("{frame}")[1 if layout.stamp_first else 0]
+    return _repeated_ids(tokenizer.encode, constant)
 
 
 def question_ids(tokenizer: Tokenizer, question: str, tools: bool) -> list[int]:
@@ -167,7 +175,8 @@ def build_prompt(
         tools: whether the prompt offers tools.
     """
     row = Row([], [], [], [])
-    _append(row, tokenizer.encode(protocol.prompt_opening(tools)), Role.PROMPT)
+    opening = _repeated_ids(tokenizer.encode, protocol.prompt_opening(tools))
+    _append(row, opening, Role.PROMPT)
     _append_frames(row, shown, times, tokenizer, layout, Role.PROMPT)
     _append(row, question_ids(tokenizer, question, tools), Role.PROMPT)
     return row
@@ -195,7 +204,10 @@ def build_episode(
     """
     row = build_prompt(question, shown, times, tokenizer, layout, tools)
     im_end = tokenizer.tag(protocol.IM_END)
-    opening, closing = map(tokenizer.encode, protocol.observation_frame(layout.response_format))
+    opening, closing = (
+        _repeated_ids(tokenizer.encode, text)
+        for text in protocol.observation_frame(layout.response_format)
+    )
     for turn in turns:
         _append(row, tokenizer.encode(turn), Role.GENERATED)
         if not turn.endswith(protocol.TOOL_CALL_END):

@@ -195,7 +195,7 @@ def test_the_device_reads_and_shows_the_same(qwen):
         size = int(count[index])
         assert [row.tokens[i] for i in shown] == tokens[index, :size].tolist()
         assert [row.visual_index[i] for i in shown] == visual_index[index, :size].tolist()
-    assert frame_text_ids(qwen, LAYOUT) == [qwen.tag("<|vision_end|>")]
+    assert frame_text_ids(qwen, LAYOUT) == (qwen.tag("<|vision_end|>"),)
 
 
 @pytest.fixture(scope="session")
