@@ -145,7 +145,7 @@ def test_a_judge_that_is_not_there_loses_no_prediction(of_checkpoint, tmp_path, 
         return ask
 
     with monkeypatch.context() as patch:
-        patch.setattr(predicting, "make_judge", judge)
+        patch.setattr(predicting, "make_telling_judge", judge)
         with pytest.raises(JudgeError, match="--rescore with --judge.url judges them"):
             of_checkpoint(tmp_path, "--limit=2", "--judge.url=http://x", "--judge.model=m")
     assert [line["score"] for line in predictions(tmp_path)] == [None, None]

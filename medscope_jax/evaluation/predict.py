@@ -16,6 +16,7 @@ from medscope_jax.evaluation.predictions import (
     HEADER,
     PREDICTION,
     PredictionHeader,
+    judged_fields,
     key_of,
     record_fields,
     trajectory_fields,
@@ -23,7 +24,7 @@ from medscope_jax.evaluation.predictions import (
 from medscope_jax.evaluation.sealed_lines import SealedFile
 from medscope_jax.locks import alone
 from medscope_jax.manifest import seal
-from medscope_jax.rl import JudgeError, as_evidence, judge_note, make_judge
+from medscope_jax.rl import JudgeError, Verdict, as_evidence, judge_note, make_telling_judge
 from medscope_jax.rollout import VideoQuestion
 from medscope_jax.tools import Tool
 from medscope_jax.tools.windows import select_frames_host
@@ -72,7 +73,7 @@ class Predictions:
         Raises:
           UserError: it is of another evaluation, or its first line is damaged.
         """
-        self._file, self._section, self._judge = file, judge, make_judge(judge)
+        self._file, self._section, self._judge = file, judge, make_telling_judge(judge)
         self._weights: dict[str, int] = {}
         self._done: set[tuple] = set()
         reading = file.read(HEADER, PREDICTION)
@@ -110,15 +111,15 @@ class Predictions:
         """
         new = [i for i, line in enumerate(lines) if key_of(line) not in self._done]
         lines, records = [lines[i] for i in new], [records[i] for i in new]
-        scores, failed = [math.nan] * len(lines), None
+        said, failed = [Verdict(math.nan)] * len(lines), None
         try:
-            scores = self._judge(records, [line["answer"] for line in lines])
+            said = self._judge(records, [line["answer"] for line in lines])
         except JudgeError as error:
             failed = error
         note = judge_note(self._section)
         self._file.append(
-            {**line, "judge": note, "score": None if math.isnan(value) else float(value)}
-            for line, value in zip(lines, scores, strict=True)
+            {**line, **judged_fields(note, verdict)}
+            for line, verdict in zip(lines, said, strict=True)
         )
         self._done.update(map(key_of, lines))
         if failed is not None:

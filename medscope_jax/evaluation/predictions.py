@@ -3,12 +3,13 @@
     OUT/predictions.jsonl          or predictions-I-of-N.jsonl of a shard; sealed_lines.py's form
         first line                 what the answers depend on beside weights, PredictionHeader's
         each other line            one rollout: the question with its truth, the trajectory, its
-                                   calls, the windows that it saw, the answer, the judge's score
+                                   calls, the windows that it saw, the answer, what the judge said
 
 A line holds all that scoring needs: no model and no videos are needed to score it again.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,14 +19,14 @@ import numpy as np
 
 from medscope_jax.errors import UserError
 from medscope_jax.metrics import Scored, score
-from medscope_jax.rl import as_evidence, extract_answer
+from medscope_jax.rl import Verdict, as_evidence, extract_answer
 from medscope_jax.rollout import Trajectory
 from medscope_jax.stored import Either, at_least
 from medscope_jax.tools import CallStatus, Tool
 
 T = TypeVar("T")
 
-FORMAT = 1
+FORMAT = 2
 # What a model is given: tools to look with, the preview alone, or the evidence's frames beside it.
 MODES = ("tools", "passive", "oracle")
 _NAME = re.compile(r"predictions(-\d+-of-\d+)?\.jsonl")
@@ -55,7 +56,8 @@ PREDICTION: dict[str, Any] = {
         }
     ],
     "windows": [{"tool": set(_TOOLS), "start": float, "end": float, "times": [float]}],
-    **{"judge": Either(str, {...: object}), "score": Either(float, None)},
+    "judge": Either(str, {...: object}),
+    **{"score": Either(float, None), "reply": Either(str, None)},
 }
 
 
@@ -173,6 +175,12 @@ def trajectory_fields(trajectory: Trajectory, times: np.ndarray) -> dict[str, An
         "calls": calls,
         "windows": windows,
     }
+
+
+def judged_fields(note: str | dict[str, Any], verdict: Verdict) -> dict[str, Any]:
+    """What a judge, of judge_note, said of an answer, as a line has it."""
+    score = None if math.isnan(verdict.score) else float(verdict.score)
+    return {"judge": note, "score": score, "reply": verdict.reply}
 
 
 def calls_of(line: Mapping[str, Any]) -> list[tuple]:

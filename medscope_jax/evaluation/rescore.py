@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from medscope_jax.evaluation.predictions import (
     PREDICTION,
     PredictionHeader,
     in_order,
+    judged_fields,
     key_of,
     prediction_files,
     read_header,
@@ -28,7 +28,7 @@ from medscope_jax.files import put_file
 from medscope_jax.locks import alone
 from medscope_jax.manifest import file_checksum
 from medscope_jax.metrics import result_rows
-from medscope_jax.rl import judge_note, make_judge
+from medscope_jax.rl import TellingJudge, judge_note, make_telling_judge
 from medscope_jax.visible import shown
 
 _BATCH = 64  # lines that are judged at once, and then on the disk
@@ -161,7 +161,7 @@ def judge_stored(folder: Path, section: Mapping[str, Any] | None) -> None:
 
 
 def _judge_file(path: Path, section: Mapping[str, Any] | None) -> None:
-    judge, note = make_judge(section or _RULES), judge_note(section or _RULES)
+    judge, note = make_telling_judge(section or _RULES), judge_note(section or _RULES)
     # Its name says what it is made of: what another judgement left is not gone on with.
     made_of = json.dumps([file_checksum(path), note])
     name = f".{path.name}.{hashlib.sha256(made_of.encode()).hexdigest()[:16]}"
@@ -190,14 +190,13 @@ def _judge_file(path: Path, section: Mapping[str, Any] | None) -> None:
 
 
 def _judged(
-    lines: Sequence[dict[str, Any]], judge: Any, note: Any, only_rules: bool
+    lines: Sequence[dict[str, Any]], judge: TellingJudge, note: Any, only_rules: bool
 ) -> list[dict[str, Any]]:
     """The lines with what the judge says now; with only_rules, those that the rules had judged."""
     asked = [i for i, line in enumerate(lines) if not only_rules or line["judge"] == note]
     records = [record_of(lines[i]) for i in asked]
-    scores = judge(records, [lines[i]["answer"] for i in asked])
+    said = judge(records, [lines[i]["answer"] for i in asked])
     judged = list(lines)
-    for i, value in zip(asked, scores, strict=True):
-        score = None if math.isnan(value) else float(value)
-        judged[i] = {**lines[i], "judge": note, "score": score}
+    for i, verdict in zip(asked, said, strict=True):
+        judged[i] = {**lines[i], **judged_fields(note, verdict)}
     return judged

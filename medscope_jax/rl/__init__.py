@@ -2,7 +2,7 @@
 
 from medscope_jax.rl.advantages import AdvantageConfig, grounding_aware_advantages
 from medscope_jax.rl.chat_config import EndpointConfig
-from medscope_jax.rl.endpoint import JudgeError, endpoint_judge, judge_many
+from medscope_jax.rl.endpoint import JudgeError, Verdict, endpoint_judge, judge_many
 from medscope_jax.rl.intervals import (
     interval_iou,
     merge_spans,
@@ -10,7 +10,13 @@ from medscope_jax.rl.intervals import (
     total_length,
 )
 from medscope_jax.rl.judge import judge_answer, token_f1
-from medscope_jax.rl.judging import Judge, judge_note, make_judge
+from medscope_jax.rl.judging import (
+    Judge,
+    TellingJudge,
+    judge_note,
+    make_judge,
+    make_telling_judge,
+)
 from medscope_jax.rl.loss import LossConfig, loss_normalizer, policy_loss, reference_kl
 from medscope_jax.rl.rewards import (
     Reward,
@@ -35,6 +41,8 @@ __all__ = [
     "LossConfig",
     "Reward",
     "RewardConfig",
+    "TellingJudge",
+    "Verdict",
     "overlong_penalty",
     "as_evidence",
     "crop_reward",
@@ -50,6 +58,7 @@ __all__ = [
     "judge_note",
     "loss_normalizer",
     "make_judge",
+    "make_telling_judge",
     "merge_spans",
     "normalize_answer",
     "parse_intervals",

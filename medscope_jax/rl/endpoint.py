@@ -7,7 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx2
 
@@ -63,6 +63,18 @@ class Scale:
 
     messages: Callable[[str, str, str], list[dict[str, str]]]
     scores: Sequence[float]
+
+
+class Verdict(NamedTuple):
+    """What a judge said of an answer.
+
+    Attributes:
+      score: of a scale; NaN where it gave none.
+      reply: its words; None where nobody was asked, or no score could be read in what came.
+    """
+
+    score: float
+    reply: str | None = None
 
 
 FITS_REFERENCE = Scale(judge_messages, _SCORES)
@@ -167,9 +179,8 @@ def endpoint_judge(
 
     async def work() -> float:
         async with open_client(config) as client:
-            return await _score(
-                client, config, (question, answer, reference), temperature, FITS_REFERENCE
-            )
+            triple = (question, answer, reference)
+            return (await _score(client, config, triple, temperature, FITS_REFERENCE)).score
 
     try:
         return in_a_loop(work())
@@ -186,14 +197,24 @@ def judge_many(
     max_failed: float = 0.25,
     scale: Scale = FITS_REFERENCE,
 ) -> list[float]:
-    """Scores many (question, answer, reference) triples, in order, several at a time.
+    """Scores many (question, answer, reference) triples, in order, see `verdicts`."""
+    return [
+        verdict.score for verdict in verdicts(config, questions, temperature, max_failed, scale)
+    ]
+
+
+def verdicts(
+    config: EndpointConfig,
+    questions: Sequence[tuple[str, str, str]],
+    temperature: float | None = 0.0,
+    max_failed: float = 0.25,
+    scale: Scale = FITS_REFERENCE,
+) -> list[Verdict]:
+    """Judges many (question, answer, reference) triples, in order, several at a time.
 
     The same triple is asked once. Empty answers have the scale's lowest score without asking. Where
-    the judge gives no score, it is NaN, and a warning says how often and why.
-
-    Time-outs, dropped connections, status 408, 425, 429 and 5xx and replies without a score are
-    tried again with growing waits (the server's Retry-After counts). Refusals, other statuses and
-    redirects are not.
+    the judge gives no score, it is NaN, and a warning says how often and why. What is tried again
+    is what endpoint_judge tries again.
 
     Args:
       temperature: of the model; None leaves it out, for models that take only their own.
@@ -205,26 +226,27 @@ def judge_many(
       JudgeError: more than that have none; the others are then not asked.
     """
     asked = list(dict.fromkeys(triple for triple in questions if triple[1].strip()))
-    scores = in_a_loop(_score_all(config, asked, temperature, max_failed, scale)) if asked else {}
-    return [scores[triple] if triple[1].strip() else min(scale.scores) for triple in questions]
+    found = in_a_loop(_judge_all(config, asked, temperature, max_failed, scale)) if asked else {}
+    lowest = Verdict(min(scale.scores))
+    return [found[triple] if triple[1].strip() else lowest for triple in questions]
 
 
-async def _score_all(
+async def _judge_all(
     config: EndpointConfig,
     asked: Sequence[tuple[str, str, str]],
     temperature: float | None,
     max_failed: float,
     scale: Scale,
-) -> dict[tuple[str, str, str], float]:
-    """The score of each triple, NaN where there is none."""
-    slots, scores, reasons = asyncio.Semaphore(config.workers), {}, []
+) -> dict[tuple[str, str, str], Verdict]:
+    """What the judge says of each triple."""
+    slots, found, reasons = asyncio.Semaphore(config.workers), {}, []
 
     async def one(client: httpx2.AsyncClient, triple: tuple[str, str, str]) -> None:
         async with slots:
             try:
-                scores[triple] = await _score(client, config, triple, temperature, scale)
+                found[triple] = await _score(client, config, triple, temperature, scale)
             except AttemptFailed as error:
-                scores[triple] = math.nan
+                found[triple] = Verdict(math.nan)
                 reasons.append(told(config, str(error)))
 
     most = max(1, max_failed * len(asked)) if max_failed else 0
@@ -251,7 +273,7 @@ async def _score_all(
             len(asked),
             reasons[0],
         )
-    return scores
+    return found
 
 
 async def _score(
@@ -260,30 +282,31 @@ async def _score(
     triple: tuple[str, str, str],
     temperature: float | None,
     scale: Scale,
-) -> float:
+) -> Verdict:
     question, answer, reference = triple
     messages = scale.messages(question, answer, reference)
     payload: dict[str, Any] = {"model": config.model, "messages": messages}
     if temperature is not None:
         payload["temperature"] = temperature
 
-    def read(completion: Completion) -> float:
+    def read(completion: Completion) -> Verdict:
         if completion.refused:
             raise AttemptFailed("the model refused", quoted(completion.text), again=False)
         if completion.cut:
             raise AttemptFailed("the reply was cut off at its limit of tokens")
         try:
-            return parse_score(completion.text, answer, scale.scores)
+            score = parse_score(completion.text, answer, scale.scores)
         except ValueError as error:
             raise AttemptFailed(str(error)) from None
+        return Verdict(score, completion.text)
 
     try:
-        score, _ = await persist(client, config, json.dumps(payload).encode(), read)
+        verdict, _ = await persist(client, config, json.dumps(payload).encode(), read)
     except AttemptFailed as error:
         if error.status == 400 and "temperature" in error.words and temperature is not None:
             error.args = (f"{error} (judge.temperature=None leaves it out)",)
         raise
-    return score
+    return verdict
 
 
 def _name(config: EndpointConfig) -> str:

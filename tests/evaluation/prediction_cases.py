@@ -67,6 +67,7 @@ def lines(model="rl", score=None):
             **record_fields(RECORDS[number]),
             **trajectory_fields(found, TIMES),
             **{"judge": "built-in", "score": rules(number, found) if score is None else score},
+            "reply": None,
         }
         for decoding, number, sample, found in rows
     ]

@@ -14,7 +14,7 @@ from medscope_jax.evaluation.rescore import judge_stored, stored_results
 from medscope_jax.evaluation.sealed_lines import sealed
 from medscope_jax.metrics import result_rows
 from medscope_jax.metrics.scoring import score_questions
-from medscope_jax.rl import make_judge
+from medscope_jax.rl import Verdict, make_judge, make_telling_judge
 from tests.evaluation import prediction_cases as cases
 
 
@@ -85,8 +85,8 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
     path.write_bytes(path.read_bytes().replace(b'"seed": 7', b'"seed": 8', 1))
     with pytest.raises(UserError, match="is no file of predictions, or damaged"):
         stored_results(tmp_path / "d")
-    path.write_bytes(sealed(cases.HEADER.line() | {"format": 2}))
-    with pytest.raises(UserError, match="has format 2, not 1: make the predictions again"):
+    path.write_bytes(sealed(cases.HEADER.line() | {"format": 1}))
+    with pytest.raises(UserError, match="has format 1, not 2: make the predictions again"):
         stored_results(tmp_path / "d")
 
 
@@ -113,11 +113,14 @@ def play(monkeypatch, fail_at=math.inf):
             if len(asked) >= fail_at:
                 raise UserError("the judge is gone")
             asked.extend(answers)
-            return [math.nan if "idea" in answer else 0.5 for answer in answers]
+            return [
+                Verdict(math.nan) if "idea" in answer else Verdict(0.5, f"of {answer}: half")
+                for answer in answers
+            ]
 
-        return ask if section["url"] else make_judge(section)
+        return ask if section["url"] else make_telling_judge(section)
 
-    monkeypatch.setattr(rescore, "make_judge", judge)
+    monkeypatch.setattr(rescore, "make_telling_judge", judge)
     monkeypatch.setattr(rescore, "_BATCH", 2)
     return asked
 
@@ -130,6 +133,11 @@ def test_another_judge_and_back(tmp_path, monkeypatch):
     assert len(asked) == 5 and {row["judge_score"] for row in found.rows} == {0.5}
     assert sum(row["unscored"] for row in found.rows) == 1
     assert found.notes == ["judged by m at http://judge"]
+    lines = [json.loads(line) for line in path.read_text().splitlines()[1:]]
+    replies = {(line["answer"], line["reply"]) for line in lines}
+    assert all(
+        said == ("idea" not in answer and f"of {answer}: half" or None) for answer, said in replies
+    )
     before = path.read_bytes()
     judge_stored(tmp_path, None)  # what an endpoint said is not thrown away
     assert path.read_bytes() == before and len(asked) == 5

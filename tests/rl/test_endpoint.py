@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from medscope_jax.rl import JudgeError, judge_many
+from medscope_jax.rl.endpoint import verdicts
 from tests.rl.endpoint_server import completion, judge_one
 
 KEY = "secret-value"  # of conftest.serve
@@ -178,6 +179,8 @@ def test_many_keep_their_order_and_skip_empty_answers(serve):
     triples = [("q", "q", "r"), ("q", "  ", "r"), ("q", "a", "r"), ("p", "p", "r")] * 3
     assert judge_many(config, triples) == [1.0, 0.0, 0.0, 1.0] * 3
     assert len(server.requests) == 3  # the same question is asked once
+    words = ['{"score": 1}', None, '{"score": 0}', '{"score": 1}']
+    assert [verdict.reply for verdict in verdicts(config, triples)] == words * 3
 
 
 def refuse(*answers):
