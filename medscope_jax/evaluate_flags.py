@@ -8,6 +8,7 @@ from typing import Any
 
 from medscope_jax.config import ConfigError
 from medscope_jax.errors import closest
+from medscope_jax.evaluation.benchmark import BENCHMARKS
 from medscope_jax.evaluation.predictions import MODES
 from medscope_jax.files import check_local
 from medscope_jax.paths import to_path
@@ -15,7 +16,7 @@ from medscope_jax.rl.chat_config import EndpointConfig
 
 _ENDPOINT_TIMEOUT_S = 300.0  # of a turn: minutes of video, thought about
 _OF_JUDGE = ("--judge.url", "--judge.model")
-_OF_RESCORE = ("--out", "--rescore", "--against", *_OF_JUDGE)
+_OF_RESCORE = ("--out", "--rescore", "--against", "--benchmark", *_OF_JUDGE)
 _MODELS = ("--workdir", "--checkpoint", "--endpoint")
 # Flags of some kinds of models, with those kinds.
 _GO_WITH = {
@@ -56,6 +57,11 @@ OUT_FLAGS: dict[str, dict[str, Any]] = {
         "help": "with --out: the folder of another evaluation of the same split, whose models are "
         "compared with these",
     },
+    "--benchmark": {
+        "metavar": "NAME",
+        "choices": tuple(BENCHMARKS),
+        "help": f"with --out: the figures of a published benchmark, too: {', '.join(BENCHMARKS)}",
+    },
     "--limit": {"type": int, "metavar": "N", "help": "with --out: the first N questions alone"},
     "--shard": {"metavar": "I/N", "help": "with --out: part I of N of the questions, from 1/N"},
     "--judge.url": {
@@ -72,7 +78,7 @@ class Asked:
 
     Attributes:
       out: where predictions are kept; None where they are not. against: those of another
-        evaluation, to compare with; or None.
+        evaluation, to compare with; or None. benchmark: of BENCHMARKS, or None.
       checkpoint, data_dir: folders, or None.
       endpoint: a model behind one, or None; temperature: of its words, None for the server's own.
       axes: of a mesh for the checkpoint, or None.
@@ -83,6 +89,7 @@ class Asked:
 
     out: Path | None
     against: Path | None
+    benchmark: str | None
     checkpoint: Path | None
     data_dir: Path | None
     endpoint: EndpointConfig | None
@@ -108,7 +115,9 @@ def read_out_flags(flags: argparse.Namespace) -> Asked:
     }
     models = [name for name in _MODELS if getattr(flags, name[2:])]
     if flags.rescore and (models or given.keys() - set(_OF_RESCORE)):
-        raise ConfigError("--rescore takes --out, --against, --judge.url and --judge.model alone")
+        raise ConfigError(
+            "--rescore takes --out, --against, --benchmark, --judge.url and --judge.model alone"
+        )
     if not flags.rescore and len(models) != 1:
         raise ConfigError(
             "name one of --workdir, a training run, --checkpoint, imported weights, --endpoint, a "
@@ -138,6 +147,7 @@ def read_out_flags(flags: argparse.Namespace) -> Asked:
     return Asked(
         out=Path(flags.out) if flags.out else None,
         against=Path(flags.against) if flags.against else None,
+        benchmark=flags.benchmark,
         checkpoint=to_path(flags.checkpoint) if flags.checkpoint else None,
         data_dir=to_path(flags.data_dir) if flags.data_dir else None,
         endpoint=_endpoint(flags.endpoint, given["--endpoint.model"]) if flags.endpoint else None,

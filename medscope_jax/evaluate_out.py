@@ -3,7 +3,7 @@ of a model behind an endpoint."""
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from medscope_jax.config import ConfigError
 from medscope_jax.data.clinvideo_reader import ClinvideoReader
 from medscope_jax.data.open_suite import Suite, open_suite
 from medscope_jax.evaluate_flags import Asked
+from medscope_jax.evaluation.benchmark import BENCHMARKS, benchmark_results
 from medscope_jax.evaluation.predict import (
     Predictions,
     Subject,
@@ -28,6 +29,7 @@ from medscope_jax.evaluation.predict_endpoint import (
 )
 from medscope_jax.evaluation.predictions import PredictionHeader, prediction_file
 from medscope_jax.evaluation.rescore import judge_stored, results_to_compare, stored_results
+from medscope_jax.evaluation.stored_qualities import judge_stored_qualities
 from medscope_jax.evaluation.summary import summarize, to_markdown
 from medscope_jax.files import check_outputs, is_there, make_folder, write_text
 from medscope_jax.inference import open_checkpoint, workdir_inputs
@@ -52,12 +54,40 @@ def score_again(asked: Asked) -> None:
     """Judges the predictions of a folder anew and writes their table."""
     assert asked.out is not None
     judge_stored(asked.out, _JUDGE | asked.judge if asked.judge else None)
-    write_table(asked.out, asked.against)
+    _write_tables(asked)
 
 
-def write_table(out: Path, against: Path | None = None) -> None:
+def _write_tables(asked: Asked) -> None:
+    """write_table, and the figures of the benchmark that is asked for."""
+    assert asked.out is not None
+    told = write_table(asked.out, asked.against)
+    if asked.benchmark == "svu31k" and asked.judge:
+        judge_stored_qualities(asked.out, _JUDGE | asked.judge)
+    if asked.benchmark:
+        write_benchmark(asked.benchmark, asked.out, asked.against, told)
+
+
+def write_benchmark(
+    name: str, out: Path, against: Path | None = None, told: Sequence[str] = ()
+) -> None:
+    """Writes a benchmark's figures of a folder's predictions beside them, as JSON and Markdown.
+
+    against: as for write_table. told: notes that need not be told again.
+    """
+    summary, notes = benchmark_results(name, out, against)
+    for note in notes:
+        if note not in told:
+            print(note)
+    path = out / f"benchmark_{name}.md"
+    page = to_markdown(summary, notes, BENCHMARKS[name].columns, f"Evaluation: {name}")
+    write_results(path.with_suffix(".json"), summary | {"notes": notes})
+    write_text(path, page)
+    print(shown(f"{name}'s figures are written to {path}, and as JSON beside it"))
+
+
+def write_table(out: Path, against: Path | None = None) -> list[str]:
     """Prints the table of all predictions in a folder, and writes it beside them: the rows, and
-    with intervals as JSON and as Markdown.
+    with intervals as JSON and as Markdown. Returns its notes.
 
     against: of another evaluation, with whose models each of this folder's is compared.
     """
@@ -72,6 +102,7 @@ def write_table(out: Path, against: Path | None = None) -> None:
     write_results(out / INTERVALS, summary | {"notes": notes})
     write_text(out / PAGE, to_markdown(summary, notes))
     print(shown(f"written to {out / RESULTS}, with intervals to {INTERVALS} and {PAGE} beside it"))
+    return notes
 
 
 def predict_run(asked: Asked, workdir: Workdir, config: ConfigDict, split: str) -> None:
@@ -167,4 +198,4 @@ def _predicting(
     make_folder(asked.out, private=True)
     with open_predictions(path, header, judge) as predictions:
         yield predictions, chosen
-    write_table(asked.out, asked.against)
+    _write_tables(asked)

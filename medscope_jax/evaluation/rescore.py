@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from medscope_jax.evaluation.sealed_lines import SealedFile, SealedReading, read
 from medscope_jax.files import put_file
 from medscope_jax.locks import alone
 from medscope_jax.manifest import file_checksum
-from medscope_jax.metrics import result_rows
+from medscope_jax.metrics import Scored, result_rows
 from medscope_jax.rl import TellingJudge, judge_note, make_telling_judge
 from medscope_jax.visible import shown
 
@@ -41,18 +41,23 @@ class StoredResults:
 
     Attributes:
       rows: of metrics.result_rows.
-      measured: each prediction's values.
+      measured: each prediction's values; scored: each one's scores, in the same order.
       notes: lines about what is missing or was left out, and about who judged.
       header: of its files.
     """
 
     rows: list[dict[str, Any]]
     measured: list[Measured]
+    scored: list[Scored]
     notes: list[str]
     header: PredictionHeader
 
 
-def stored_results(folder: Path) -> StoredResults:
+# What makes a prediction's values of its line, its scores and the header's frame_window.
+ValuesOf = Callable[[Mapping[str, Any], Scored, float], Measured]
+
+
+def stored_results(folder: Path, values_of: ValuesOf = measure) -> StoredResults:
     """The results of all predictions in a folder, of all its shards.
 
     Raises:
@@ -85,7 +90,7 @@ def stored_results(folder: Path) -> StoredResults:
             seen[key] = path
             keys.append(key)
             scored = scored_line(line, first)
-            found.append((scored, measure(line, scored, first.frame_window)))
+            found.append((scored, values_of(line, scored, first.frame_window)))
             judges[_judge_text(line["judge"])] = None
         if told := reading.faults.told():
             notes.append(f"{shown(path)}: {told}")
@@ -98,18 +103,20 @@ def stored_results(folder: Path) -> StoredResults:
             notes.append(f"{shown(model)}, {decoding}: {whole} are here; the table is of these")
     notes.append(f"judged by {', '.join(judges)}")
     ordered = in_order(found, keys)
-    rows = result_rows(scored for scored, _ in ordered)
-    return StoredResults(rows, [measured for _, measured in ordered], notes, first)
+    scores, measured = [scored for scored, _ in ordered], [values for _, values in ordered]
+    return StoredResults(result_rows(scores), measured, scores, notes, first)
 
 
-def results_to_compare(folder: Path, header: PredictionHeader) -> StoredResults:
+def results_to_compare(
+    folder: Path, header: PredictionHeader, values_of: ValuesOf = measure
+) -> StoredResults:
     """The results of another evaluation of the questions that a header is of; its models' names say
     which folder they are from.
 
     Raises:
       UserError: as stored_results, or the questions are others.
     """
-    found = stored_results(folder)
+    found = stored_results(folder, values_of)
     for name in ("suite", "split", "frame_window"):
         if getattr(found.header, name) != getattr(header, name):
             raise UserError(
@@ -121,6 +128,17 @@ def results_to_compare(folder: Path, header: PredictionHeader) -> StoredResults:
     ]
     notes = [f"compared with {shown(folder)}: {note}" for note in found.notes]
     return dataclasses.replace(found, measured=measured, notes=notes)
+
+
+def stored_lines(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of all predictions in a folder, file after file; damaged ones are left out.
+
+    Raises:
+      UserError: there are none, or a file is none of predictions.
+    """
+    for path in prediction_files(folder):
+        if opened := _opened(path, read_sealed(path, HEADER, PREDICTION)):
+            yield from opened[1]
 
 
 def _judge_text(note: Any) -> str:

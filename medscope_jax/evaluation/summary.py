@@ -9,8 +9,8 @@ import collections
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from medscope_jax.evaluation.measured import Measured
 from medscope_jax.metrics.table import METRIC_LABELS
@@ -18,23 +18,41 @@ from medscope_jax.metrics.uncertainty import estimates, paired_difference
 from medscope_jax.visible import shown
 
 COMPARED = ("recall_0.5", "miou", "accuracy")
-_SHARES = {
-    **{name: METRIC_LABELS[name] for name in ("recall_0.3", "recall_0.5", "recall_0.7", "miou")},
-    "accuracy": "accuracy",
-    "answered": "answered",
-    "looked": "looked at all",
-    "evidence_seen": "saw the evidence",
-    "accuracy_seen": "accuracy, evidence seen",
-    "accuracy_unseen": "accuracy, evidence not seen",
+
+
+class Column(NamedTuple):
+    """How a value is shown: its heading, and what it is multiplied by (100: percent)."""
+
+    label: str
+    factor: float = 100
+
+
+COLUMNS = {
+    **{
+        name: Column(METRIC_LABELS[name])
+        for name in ("recall_0.3", "recall_0.5", "recall_0.7", "miou")
+    },
+    "accuracy": Column("accuracy"),
+    "answered": Column("answered"),
+    "looked": Column("looked at all"),
+    "evidence_seen": Column("saw the evidence"),
+    "accuracy_seen": Column("accuracy, evidence seen"),
+    "accuracy_unseen": Column("accuracy, evidence not seen"),
+    "looks": Column("looks a question", 1),
+    "failed_calls": Column("failed calls", 1),
+    "seconds": Column("seconds seen", 1),
 }
-_COUNTS = {"looks": "looks a question", "failed_calls": "failed calls", "seconds": "seconds seen"}
 
 
-def summarize(measured: Sequence[Measured], others: Sequence[Measured] = ()) -> dict[str, Any]:
+def summarize(
+    measured: Sequence[Measured],
+    others: Sequence[Measured] = (),
+    compared: Sequence[str] = COMPARED,
+) -> dict[str, Any]:
     """Plain values for JSON.
 
     others: of another evaluation of the same questions; each of its models is compared with each of
-    these, under names of their own.
+    these, under names of their own. compared: the values by which models are compared.
 
     estimates: for each model, decoding, source and task in order of coming, each value's mean with
     the ends of its 95 % interval, and of how many questions and videos it is; missing: those that
@@ -46,11 +64,12 @@ def summarize(measured: Sequence[Measured], others: Sequence[Measured] = ()) -> 
     found = estimates([one.values for one in measured], [one.video for one in measured], keys)
     rows = [
         dict(zip(("model", "decoding", "source", "task"), key, strict=True))
-        | {"values": {name: _plain(value) for name, value in values.items() if value.count}}
+        | {"values": {name: plain(value) for name, value in values.items() if value.count}}
         for key, values in found.items()
     ]
     pairs = [*itertools.combinations(groups, 2), *itertools.product(beside, groups)]
-    return {"estimates": rows, "comparisons": list(_comparisons(pairs, groups | beside))}
+    comparisons = list(_comparisons(pairs, groups | beside, compared))
+    return {"estimates": rows, "comparisons": comparisons}
 
 
 _Groups = dict[tuple[str, ...], list[Measured]]
@@ -65,7 +84,9 @@ def _grouped(measured: Sequence[Measured]) -> _Groups:
 
 
 def _comparisons(
-    pairs: Sequence[tuple[tuple[str, ...], tuple[str, ...]]], groups: _Groups
+    pairs: Sequence[tuple[tuple[str, ...], tuple[str, ...]]],
+    groups: _Groups,
+    compared: Sequence[str],
 ) -> Iterator[dict[str, Any]]:
     for first, second in pairs:
         if first[0] == second[0] or first[1:] != second[1:]:
@@ -74,21 +95,21 @@ def _comparisons(
         after = {one.question: one for one in groups[second]}
         both = [question for question in before if question in after]
         videos = [before[question].video for question in both]
-        for name in COMPARED:
+        for name in compared:
             found = paired_difference(
-                [before[question].values[name] for question in both],
-                [after[question].values[name] for question in both],
+                [before[question].values.get(name, math.nan) for question in both],
+                [after[question].values.get(name, math.nan) for question in both],
                 videos,
             )
             if found.count:
                 yield {
                     **{"first": first[0], "second": second[0], "decoding": first[1]},
                     **{"source": first[2], "task": first[3], "metric": name},
-                    **_plain(found),
+                    **plain(found),
                 }
 
 
-def _plain(value: Any) -> dict[str, Any]:
+def plain(value: Any) -> dict[str, Any]:
     """A dataclass of numbers as JSON has it: null for what is not known."""
     fields = dataclasses.asdict(value).items()
     return {
@@ -96,9 +117,17 @@ def _plain(value: Any) -> dict[str, Any]:
     }
 
 
-def to_markdown(summary: dict[str, Any], notes: Sequence[str]) -> str:
-    """A page: notes, a table of means with intervals for each source's task, then comparisons."""
-    lines = ["# Evaluation", "", *(f"- {_cell(note)}" for note in notes), ""]
+def to_markdown(
+    summary: dict[str, Any],
+    notes: Sequence[str],
+    columns: Mapping[str, Column] = COLUMNS,
+    title: str = "Evaluation",
+) -> str:
+    """A page: notes, a table of means with intervals for each source's task, then comparisons.
+
+    columns: of the tables, by the names of values.
+    """
+    lines = [f"# {title}", "", *(f"- {_cell(note)}" for note in notes), ""]
     lines += [
         "Percent with 95 % intervals, clustered by video; seconds and counts as they are.",
         "",
@@ -106,16 +135,15 @@ def to_markdown(summary: dict[str, Any], notes: Sequence[str]) -> str:
     kinds = dict.fromkeys((row["source"], row["task"]) for row in summary["estimates"])
     for source, task in kinds:
         rows = [r for r in summary["estimates"] if (r["source"], r["task"]) == (source, task)]
-        names = [
-            name for name in (*_SHARES, *_COUNTS) if any(name in row["values"] for row in rows)
-        ]
+        names = [name for name in columns if any(name in row["values"] for row in rows)]
+        labels = [columns[name].label for name in names]
         lines += [f"## {_cell(source)}, {_cell(task)}", ""]
-        lines += ["| model | questions, videos | " + " | ".join(map(_label, names)) + " |"]
+        lines += ["| model | questions, videos | " + " | ".join(labels) + " |"]
         lines += ["|---" * (2 + len(names)) + "|"]
         for row in rows:
             called = row["model"] + ("" if row["decoding"] == "greedy" else f", {row['decoding']}")
             most = max(row["values"].values(), key=lambda value: value["count"])
-            cells = [_interval(row["values"].get(name), name in _SHARES) for name in names]
+            cells = [_interval(row["values"].get(name), columns[name].factor) for name in names]
             lines += [
                 f"| {_cell(called)} | {most['count']}, {most['videos']} | {' | '.join(cells)} |"
             ]
@@ -123,31 +151,27 @@ def to_markdown(summary: dict[str, Any], notes: Sequence[str]) -> str:
     if summary["comparisons"]:
         lines += ["## Models against each other, on the same questions", ""]
         lines += [
-            "| | question | metric | gain in points | p | questions, videos |",
+            "| | question | metric | gain | p | questions, videos |",
             "|---" * 6 + "|",
         ]
         for row in summary["comparisons"]:
             p = "-" if row["p_value"] is None else f"{row['p_value']:.3f}"
             decoding = "" if row["decoding"] == "greedy" else f", {row['decoding']}"
+            column = columns[row["metric"]]
             lines += [
                 f"| {_cell(row['second'])} against {_cell(row['first'])}{decoding} | "
-                f"{_cell(row['source'])}, {_cell(row['task'])} | {_label(row['metric'])} | "
-                f"{_interval(row, True)} | {p} | {row['count']}, {row['videos']} |"
+                f"{_cell(row['source'])}, {_cell(row['task'])} | {column.label} | "
+                f"{_interval(row, column.factor)} | {p} | {row['count']}, {row['videos']} |"
             ]
         lines += [""]
     lines += ["Research software, not a medical device: it must not guide the care of anyone.", ""]
     return "\n".join(lines)
 
 
-def _label(name: str) -> str:
-    return (_SHARES | _COUNTS)[name]
-
-
-def _interval(value: dict[str, Any] | None, percent: bool) -> str:
+def _interval(value: dict[str, Any] | None, factor: float) -> str:
     """A number with its interval, such as 31.2 (25.0 to 38.1)."""
     if value is None:
         return "-"
-    factor = 100 if percent else 1
     number = f"{factor * value['value']:.1f}"
     if value["low"] is None:
         return number
