@@ -42,6 +42,15 @@ VALID = {
         "clip_start_time": 0,
         "clip_end_time": 9,
     },
+    "svu31k": {
+        "videos": ["v.mp4"],
+        "tag": "Visual Temporal Reasoning",
+        "timecodes": [1, 2],
+        "messages": [
+            {"role": "user", "content": "<video>What?"},
+            {"role": "assistant", "content": "A vein."},
+        ],
+    },
     "medvideocap": {
         "video": "v.mp4",
         "question": "What?",

@@ -36,6 +36,7 @@ def test_all_readers_are_there():
         "ophvl",
         "plain",
         "surgvidlm",
+        "svu31k",
         "verl",
     )
 

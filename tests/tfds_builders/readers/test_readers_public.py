@@ -157,6 +157,55 @@ def test_medvidqa_bad_rows(tmp_path, collect, change, reason):
     assert reason in bad[0].reason
 
 
+SVU31K = {
+    "id": 7,
+    "videos": ["/data/a/v.mp4"],
+    "tag": "Visual Temporal Reasoning",
+    "timecodes": [435, 600],
+    "messages": [
+        {"role": "user", "content": "<video>Why is the duct clipped?"},
+        {"role": "assistant", "content": "To stop the bile,\nthen to cut it."},
+    ],
+}
+
+
+def test_svu31k(tmp_path, collect):
+    """The clip is the evidence; a whole video has none."""
+    whole = {**SVU31K, "id": 8, "tag": "full video description", "timecodes": [0, -1]}
+    good, bad = collect("svu31k", medvidqa(tmp_path, [SVU31K, whole], "clip_test_set.json"))
+    assert not bad
+    clip, full = good
+    assert (clip.question, clip.answer) == (
+        "Why is the duct clipped?",
+        "To stop the bile, then to cut it.",
+    )
+    assert (clip.spans, clip.task, clip.video) == (((435.0, 600.0),), "temporal reasoning", "v.mp4")
+    assert (clip.part, clip.split, clip.window) == ("eval", "test", None)
+    assert (full.spans, full.task) == ((), "full description")
+    (shown,), _ = collect("svu31k", medvidqa(tmp_path, [SVU31K], "clip_train.json"), part="qa")
+    assert (shown.part, shown.split, shown.window) == ("qa", "train", (435.0, 600.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"videos": ["a.mp4", "b.mp4"]}, "not about one video"),
+        ({"timecodes": [435, -1]}, "ends at -1"),
+        ({"timecodes": [600, 435]}, "ends before it starts"),
+        ({"timecodes": [435]}, "not a start and an end"),
+        ({"tag": None}, "tag is missing"),
+        ({"tag": "Video"}, "names no task"),
+        ({"messages": SVU31K["messages"][::-1]}, "one of the user and one of the assistant"),
+        ({"messages": SVU31K["messages"] * 2}, "one of the user and one of the assistant"),
+        ({"id": 7}, "id is that of an earlier row"),
+    ],
+)
+def test_svu31k_bad_rows(tmp_path, collect, change, reason):
+    rows = [SVU31K, {**SVU31K, "id": 8, **change}]
+    good, bad = collect("svu31k", medvidqa(tmp_path, rows, "test.json"))
+    assert len(good) == len(bad) == 1 and reason in bad[0].reason
+
+
 def test_charades(tmp_path, collect):
     path = tmp_path / "charades_sta_test.txt"
     path.write_text(

@@ -49,6 +49,7 @@ ROWS = {
         },
     ],
     "surgvidlm": [VALID["surgvidlm"] | {"split": "test"}],
+    "svu31k": [VALID["svu31k"], VALID["svu31k"] | {"split": "test"}],
     "medvideocap": [
         {"video": "v.mp4", "question": "What?", "answer": "A vein.", "anchor_frame_time": 1},
         {"video": "v.mp4", "caption": "A cut.", "split": "test"},
