@@ -8,6 +8,7 @@ by which a client knows what it has read. Its parser of uploads, one for mail, l
 return at an object's end; here is another.
 """
 
+import io
 import json
 import socketserver
 import sys
@@ -23,23 +24,38 @@ _ONE = threading.Lock()  # the emulator's storage is not made for threads
 
 
 class Handler(emulator.RequestHandler):
-    """The emulator's, a request at a time."""
+    """The emulator's, a request at a time.
+
+    Its storage alone is locked: a client that sends slowly, is stopped, or reads another answer
+    first holds up no other.
+    """
 
     def do_GET(self):
-        with _ONE:
-            super().do_GET()
+        self._answer(super().do_GET)
 
     def do_POST(self):
-        with _ONE:
-            super().do_POST()
+        self._answer(super().do_POST)
 
     def do_PUT(self):
-        with _ONE:
-            super().do_PUT()
+        self._answer(super().do_PUT)
 
     def do_DELETE(self):
-        with _ONE:
-            super().do_DELETE()
+        self._answer(super().do_DELETE)
+
+    def _answer(self, answer):
+        body = emulator._read_raw_data(self)
+        del self.headers["Transfer-Encoding"], self.headers["Content-Length"]
+        if body is not None:
+            self.headers["Content-Length"] = str(len(body))
+        client = self.rfile, self.wfile
+        self.rfile, self.wfile = io.BytesIO(body or b""), io.BytesIO()
+        try:
+            with _ONE:
+                answer()
+            answered = self.wfile.getvalue()
+        finally:
+            self.rfile, self.wfile = client
+        self.wfile.write(answered)
 
 
 def generation(storage, bucket, name):

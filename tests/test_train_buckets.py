@@ -43,11 +43,12 @@ def bucket(gcs, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(bucket, micro_arguments):
+def run(bucket, micro_arguments, own_flags):
     """The run of micro_run in a bucket: killed (-9) after its second stage, and gone on with."""
     workdir = to_path(f"{bucket}/run")
     command = [sys.executable, "-m", "medscope_jax.train", *micro_arguments]
-    with subprocess.Popen([*command, "--workdir", str(workdir)], cwd=ROOT) as process:
+    settings = {**os.environ, "XLA_FLAGS": own_flags}
+    with subprocess.Popen([*command, "--workdir", str(workdir)], cwd=ROOT, env=settings) as process:
         deadline = time.monotonic() + 240
         while "checkpoints/000002/commit_success.txt" not in list_objects(workdir):
             assert process.poll() is None and time.monotonic() < deadline
