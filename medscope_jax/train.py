@@ -156,7 +156,9 @@ def evaluate(run: Run, workdir: Workdir, models: dict[str, dict], seconds: float
         print_results(rows)  # first: minutes of work that a full disk must not take along
         minutes = f"this session took {seconds / 60:.1f} min up to evaluation"
         notes = [f"seed {run.config.seed}; {minutes}"]
-        report = render_report(read_metrics(workdir.metrics), rows, traces, notes=notes)
+        logged = read_metrics(workdir.metrics)
+        notes += [f"{r['stage']}, step {r['step']}: {r['note']}" for r in logged if "note" in r]
+        report = render_report(logged, rows, traces, notes=notes)
         write_text(workdir.report, report, private=True)  # it shows a recording's frames
         write_results(workdir.results, rows)  # last: its presence says that the run is done
 

@@ -18,29 +18,13 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="medscope_compiled_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-# Tests compile much and compute little: LLVM's optimizations would take longer than they save.
-# Set XLA_FLAGS to test the code as users run it; .ci/run does, for comparisons with references.
-_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-_OWN_FLAGS = os.environ.setdefault("XLA_FLAGS", _FLAGS)
-if _OWN_FLAGS == _FLAGS:
-    # So would the newer way to compile fusions. Read once, then taken away: libtpu, which reads
-    # the variable too, ends a process that gives it a flag of the CPU's compiler.
-    _OWN_FLAGS = os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_cpu_use_fusion_emitters=false"
-    import jax
-
-    jax.devices()
-    os.environ["XLA_FLAGS"] = _FLAGS
 # The project is run from its folder, not installed: tests import it from there too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import tests.xla_flags  # noqa: E402, F401 - before anything is compiled
+
 # A shell's background job ignores Ctrl-C, and so would the programs that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture(scope="session")
-def own_flags():
-    """XLA_FLAGS as this process compiles, for a program whose numbers are compared with its own."""
-    return _OWN_FLAGS
 
 
 @pytest.fixture(scope="module")

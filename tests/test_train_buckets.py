@@ -21,6 +21,7 @@ from medscope_jax.training.metrics_log import read_metrics
 from tests.data import suite_cases
 from tests.distributed.process_cases import end_of, output_of, start_processes
 from tests.training.metrics_cases import without_timing
+from tests.xla_flags import flags_for
 from tfds_builders.build import build
 from tfds_builders.card import __main__ as card
 
@@ -43,11 +44,11 @@ def bucket(gcs, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(bucket, micro_arguments, own_flags):
+def run(bucket, micro_arguments):
     """The run of micro_run in a bucket: killed (-9) after its second stage, and gone on with."""
     workdir = to_path(f"{bucket}/run")
     command = [sys.executable, "-m", "medscope_jax.train", *micro_arguments]
-    settings = {**os.environ, "XLA_FLAGS": own_flags}
+    settings = {**os.environ, "XLA_FLAGS": flags_for(devices=8)}
     with subprocess.Popen([*command, "--workdir", str(workdir)], cwd=ROOT, env=settings) as process:
         deadline = time.monotonic() + 240
         while "checkpoints/000002/commit_success.txt" not in list_objects(workdir):

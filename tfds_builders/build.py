@@ -3,7 +3,7 @@
     python -m tfds_builders.build clinvideo_frames --manual_dir MANUAL --data_dir DATA
     python -m tfds_builders.build clinvideo_suite --manual_dir MANUAL --data_dir DATA
         [--config vcot] [--num-processes N] [--beam_pipeline_options OPTIONS] [--overwrite]
-        [--measure_for tpu_configs/v5e.py:7b --checkpoint CKPT]
+        [--measure_for tpu_configs/v5e.py:7b [--checkpoint CKPT]]
 
 clinvideo_suite builds clinvideo_frames first where DATA has none. Without --config it builds every
 part that has a row. What is there already is kept if it was built from the same videos and
@@ -21,9 +21,8 @@ Beam (python -m pip install apache-beam), with OPTIONS like
 whose machines see MANUAL and DATA under the same paths.
 
 --measure_for names the config that will train on a large suite, and --checkpoint the imported
-weights it starts from: how long each record's row is, is then found here, over all cores, instead
-of at the run's first start. A config without a checkpoint trains its own tokenizer, and measures
-then.
+weights it starts from, if it does: how long each record's row is, is then found here, over all
+cores, instead of at the run's first start.
 
 TFDS's own `tfds build` does the same builder by builder, with all of its flags:
 tfds_builders/tfds.py starts it, without TensorFlow.
@@ -180,8 +179,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--measure_for", metavar="FILE[:ARG]", help="a run's config: see above")
     parser.add_argument("--checkpoint", metavar="CKPT", help="with it: imported weights")
     flags = parser.parse_args(arguments)
-    if bool(flags.measure_for) != bool(flags.checkpoint):
-        raise UserError("--measure_for and --checkpoint go together: a config and its weights")
+    if flags.checkpoint and not flags.measure_for:
+        raise UserError("--checkpoint needs --measure_for, the config that starts from it")
     if flags.measure_for and (flags.builder != ClinvideoSuite.name or flags.config):
         raise UserError("--measure_for is for all of clinvideo_suite: leave --config out")
     check_local(flags.manual_dir, "--manual_dir")

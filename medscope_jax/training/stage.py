@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from medscope_jax.distributed import param_shardings
+from medscope_jax.distributed.multihost import is_first
 from medscope_jax.errors import UserError
 from medscope_jax.models import init_params, rounding_error
 from medscope_jax.models.initialization import (
@@ -18,13 +19,14 @@ from medscope_jax.models.initialization import (
     with_ticks,
 )
 from medscope_jax.paths import to_path
+from medscope_jax.training.alarms import watching
 from medscope_jax.training.cadence import Cadence
 from medscope_jax.training.checkpoint import Checkpoints, Restored
 from medscope_jax.training.duration import Pace
 from medscope_jax.training.from_config import MODELS, check_start
 from medscope_jax.training.guard import stop_if_not_finite
 from medscope_jax.training.imported import imported_params
-from medscope_jax.training.metrics_log import MetricsWriter, Progress
+from medscope_jax.training.metrics_log import MetricsWriter, Progress, read_metrics
 from medscope_jax.training.origin import origin_params
 from medscope_jax.training.preemption import Stopped, StopSignals
 from medscope_jax.training.profiling import StepTrace, steps_to_trace
@@ -204,6 +206,7 @@ def run_stage(
     progress = Progress(steps, name, done=first)
     pace = Pace(name, section, rows, first, Workdir(run.folder).metrics)
     cadence = Cadence(log)
+    watch = watching(_logged(run, name, first))
     schedule = make_schedule(section, updates_of(run.config, name))
     place, placed = batches.get_state(), first  # of the data, when the host looked last
     metrics: dict = {}
@@ -230,6 +233,10 @@ def run_stage(
             if last or step % every == 0:
                 metrics = jax.device_get(metrics) | _optimizer_metrics(state, schedule)
                 writer.write(name, step, metrics)
+                for alarm in watch(metrics) if name == "ga_grpo" else ():
+                    writer.write(name, step, {"note": alarm})
+                    if is_first():
+                        print(f"{name}, step {step}: {alarm}", flush=True)
                 progress.update(step - first, **_shown(metrics))
                 pace(step)
                 first = step
@@ -266,6 +273,16 @@ def _optimizer_metrics(state: TrainState, schedule: optax.Schedule) -> dict:
     skipped = int(state.skipped)
     taken = max(int(state.step) - skipped - 1, 0)
     return {"learning_rate": float(schedule(taken)), "skipped": skipped}
+
+
+def _logged(run: Run, name: str, first: int) -> list[dict]:
+    """The metrics of a stage's steps so far, as logged; of stage 3 alone."""
+    if name != "ga_grpo" or not first:
+        return []
+    rows = read_metrics(Workdir(run.folder).metrics)
+    return [
+        row for row in rows if row["stage"] == name and row["step"] <= first and "reward" in row
+    ]
 
 
 def _shown(metrics: dict) -> dict:

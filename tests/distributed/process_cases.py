@@ -1,18 +1,14 @@
 """Starting several processes of one run on this machine."""
 
 import os
-import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+from tests.xla_flags import flags_for
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-
-
-def flags_for(devices: int) -> str:
-    """These tests' XLA_FLAGS for a program of so many devices."""
-    return re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"])
 
 
 def start_processes(
