@@ -328,6 +328,12 @@ _TREE: dict[str, Any] = {
         "samples": _whole("of each grounding question, beside the greedy answer", 1),
         "rollouts": _whole("rows of one batch", 1),
         "traces": _whole("evidence traces in the report", 0),
+        "every": _whole(
+            "steps of a stage after which it is validated, its best checkpoint kept; 0: never",
+            0,
+            earlier=0,
+        ),
+        "questions": _whole("asked in a validation, at most", 1, earlier=64),
     },
     "log": {
         "": "What is written while training. It may change when a run goes on.",

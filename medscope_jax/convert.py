@@ -2,12 +2,13 @@
 
     python -m medscope_jax.convert import --source HF_FOLDER --target CKPT
     python -m medscope_jax.convert import --source PEFT_FOLDER --base CKPT --target ADAPTED
-    python -m medscope_jax.convert save --source RUN --target CKPT
+    python -m medscope_jax.convert save --source RUN --target CKPT [--best]
     python -m medscope_jax.convert export --source CKPT --target HF_FOLDER [--adapter]
 
 `import` makes a weights folder (models/weights.py) of a Hugging Face folder's safetensors shards,
 or of PEFT's folder of an adapter, which then points to the weights that it goes on;
-`save` makes one of a training run's newest model, which passes through memory as a whole;
+`save` makes one of a training run's newest model, or of its best one in validation, which passes
+through memory as a whole;
 `export` makes a folder in the hub's form, with adapters merged into their kernels, or PEFT's folder
 of the adapters alone; a tokenizer without a chat template is given one with tools and frames.
 Numbers that are not merged are kept bit for bit. A few hundred MB of a model of any size are in
@@ -47,7 +48,7 @@ from medscope_jax.models.model_config import ModelConfig
 from medscope_jax.models.qwen import count_params, param_shapes
 from medscope_jax.paths import to_path
 from medscope_jax.training.run import make_run
-from medscope_jax.training.stage import newest_model
+from medscope_jax.training.stage import best_model, newest_model
 from medscope_jax.training.workdir import read_workdir
 from medscope_jax.visible import shown
 
@@ -143,10 +144,11 @@ def export_adapter(source: Path, target: Path) -> int:
     return sum(array.size for array in tensors.values())
 
 
-def save_run(source: Path, target: Path) -> tuple[str, int]:
+def save_run(source: Path, target: Path, best: bool = False) -> tuple[str, int]:
     """Makes the weights folder `target` of a training run; returns (model, its parameters).
 
-    The model is the last finished one, rl or else sft, and passes through memory as a whole.
+    The model is the last finished one, rl or else sft, or with `best` the one of all its steps that
+    was best in validation; it passes through memory as a whole.
     Adapters stay beside their kernels, so that an export can merge them or hand out them alone;
     int8 kernels are written as the float32 ones that they stand for, those the adapters were
     trained on. The tokenizer of imported weights goes along; a run from random weights has one of
@@ -158,7 +160,7 @@ def save_run(source: Path, target: Path) -> tuple[str, int]:
     check_free(target)
     workdir, config = read_workdir(source)
     run = make_run(config, workdir, make_mesh({}, jax.devices()[:1]))
-    name, params = newest_model(run, workdir)
+    name, params = (best_model if best else newest_model)(run, workdir)
     params = plain_kernels(params)
     like = local_copy(workdir.pretrained) if config.model.checkpoint else None
     weights.save_params(target, params, run.model, like)
@@ -265,6 +267,9 @@ def main(argv: Sequence[str]) -> None:
     if command not in ("import", "save"):
         text = "export the adapters alone, in PEFT's format"
         options["--adapter"] = {"action": "store_true", "help": text}
+    if command not in ("import", "export"):
+        text = "of all validated checkpoints the best, in place of the newest model"
+        options["--best"] = {"action": "store_true", "help": text}
     flags = parse_arguments(__doc__, argv[command in COMMANDS :], options)
     jax.config.update("jax_platforms", "cpu")  # accelerators, if any, have nothing to do with it
     source, target = to_path(flags.source, "--source"), to_path(flags.target, "--target")
@@ -287,7 +292,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"adapters of rank {lora.rank} on {names}, {where}")
         return
     if command == "save":
-        name, count = save_run(source, target)
+        name, count = save_run(source, target, flags.best)
         print(f"{name}, {count:,} parameters: {shown(target)}")
         return
     kind = {"unit": "B", "unit_scale": True, "leave": False, "disable": None}

@@ -30,10 +30,11 @@ from medscope_jax.evaluation.predict_endpoint import (
 from medscope_jax.evaluation.predictions import PredictionHeader, prediction_file
 from medscope_jax.evaluation.rescore import judge_stored, results_to_compare, stored_results
 from medscope_jax.evaluation.stored_qualities import judge_stored_qualities
-from medscope_jax.evaluation.summary import summarize, to_markdown
+from medscope_jax.evaluation.summary import LEGEND, Table, summarize, tables, to_markdown
 from medscope_jax.files import check_outputs, is_there, make_folder, write_text
 from medscope_jax.inference import open_checkpoint, workdir_inputs
 from medscope_jax.metrics import print_results, write_results
+from medscope_jax.report import render_tables
 from medscope_jax.rl import RewardConfig
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.from_config import MODELS
@@ -79,10 +80,15 @@ def write_benchmark(
         if note not in told:
             print(note)
     path = out / f"benchmark_{name}.md"
-    page = to_markdown(summary, notes, BENCHMARKS[name].columns, f"Evaluation: {name}")
     write_results(path.with_suffix(".json"), summary | {"notes": notes})
-    write_text(path, page)
-    print(shown(f"{name}'s figures are written to {path}, and as JSON beside it"))
+    _write_pages(path, tables(summary, BENCHMARKS[name].columns), notes, f"Evaluation: {name}")
+    print(shown(f"{name}'s figures are written to {path}, as a page and as JSON beside it"))
+
+
+def _write_pages(path: Path, found: Sequence[Table], notes: Sequence[str], title: str) -> None:
+    """Writes tables as Markdown and as a page for people, PATH with .html in place of .md."""
+    write_text(path, to_markdown(found, notes, title))
+    write_text(path.with_suffix(".html"), render_tables(found, notes, title, LEGEND))
 
 
 def write_table(out: Path, against: Path | None = None) -> list[str]:
@@ -100,7 +106,7 @@ def write_table(out: Path, against: Path | None = None) -> list[str]:
     summary = summarize(found.measured, other.measured if other else ())
     write_results(out / RESULTS, found.rows)
     write_results(out / INTERVALS, summary | {"notes": notes})
-    write_text(out / PAGE, to_markdown(summary, notes))
+    _write_pages(out / PAGE, tables(summary), notes, "Evaluation")
     print(shown(f"written to {out / RESULTS}, with intervals to {INTERVALS} and {PAGE} beside it"))
     return notes
 

@@ -69,6 +69,7 @@ from medscope_jax.training.stage import (
     initial_params,
     run_stage,
 )
+from medscope_jax.training.validation import make_validation
 from medscope_jax.training.workdir import Workdir, keep_config, open_workdir, set_results_aside
 from medscope_jax.visible import shown
 from tfds_builders.prepare import prepare_suite
@@ -132,7 +133,15 @@ def train(run: Run, workdir: Workdir, stop: StopSignals) -> dict[str, dict]:
             start = functools.partial(params_before, name)
             ready = functools.partial(prepare[name], sized)
             ended[name] = run_stage(
-                sized, name, start, ready, checkpoints, writer, stop=stop, rows=rows
+                sized,
+                name,
+                start,
+                ready,
+                checkpoints,
+                writer,
+                stop=stop,
+                rows=rows,
+                validate=make_validation(sized, name),
             )
         found = {n: ended.get(s) or finished_params(run, checkpoints, s) for n, s in MODELS.items()}
         note_judge(run, workdir, writer)
@@ -169,7 +178,8 @@ def note_judge(run: Run, workdir: Workdir, writer: MetricsWriter) -> None:
     if is_first():
         writer.flush()
         logged = read_metrics(workdir.metrics)  # nothing where the file was deleted since
-        if not logged or logged[-1].get("judge") != note:
+        told = [row["judge"] for row in logged if "judge" in row]
+        if told[-1:] != [note]:
             writer.write("evaluation", 0, {"judge": note})
 
 

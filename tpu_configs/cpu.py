@@ -190,7 +190,9 @@ def get_config(arg: str = "") -> ConfigDict:
             "unscored": "left_out",
         }
     )
-    config.evaluation = ConfigDict({"samples": 8, "rollouts": 128, "traces": 6})
+    config.evaluation = ConfigDict(
+        {"samples": 8, "rollouts": 128, "traces": 6, "every": 0, "questions": 64}
+    )
     config.log = ConfigDict(
         {"every": 10, "checkpoint_every": 100, "checkpoint_minutes": 0.0, "profile": ""}
     )

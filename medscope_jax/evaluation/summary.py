@@ -20,6 +20,9 @@ from medscope_jax.visible import shown
 COMPARED = ("recall_0.5", "miou", "accuracy")
 
 
+LEGEND = "Percent with 95 % intervals, clustered by video; seconds and counts as they are."
+
+
 class Column(NamedTuple):
     """How a value is shown: its heading, and what it is multiplied by (100: percent)."""
 
@@ -117,52 +120,59 @@ def plain(value: Any) -> dict[str, Any]:
     }
 
 
-def to_markdown(
-    summary: dict[str, Any],
-    notes: Sequence[str],
-    columns: Mapping[str, Column] = COLUMNS,
-    title: str = "Evaluation",
-) -> str:
-    """A page: notes, a table of means with intervals for each source's task, then comparisons.
+class Table(NamedTuple):
+    """A table as text: a heading, the columns' headings, rows of cells that begin with a name."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+def tables(summary: dict[str, Any], columns: Mapping[str, Column] = COLUMNS) -> list[Table]:
+    """What summarize made, as tables: means with intervals of each source's task, then comparisons.
 
     columns: of the tables, by the names of values.
     """
-    lines = [f"# {title}", "", *(f"- {_cell(note)}" for note in notes), ""]
-    lines += [
-        "Percent with 95 % intervals, clustered by video; seconds and counts as they are.",
-        "",
-    ]
+    found = []
     kinds = dict.fromkeys((row["source"], row["task"]) for row in summary["estimates"])
     for source, task in kinds:
         rows = [r for r in summary["estimates"] if (r["source"], r["task"]) == (source, task)]
         names = [name for name in columns if any(name in row["values"] for row in rows)]
-        labels = [columns[name].label for name in names]
-        lines += [f"## {_cell(source)}, {_cell(task)}", ""]
-        lines += ["| model | questions, videos | " + " | ".join(labels) + " |"]
-        lines += ["|---" * (2 + len(names)) + "|"]
+        table = Table(f"{source}, {task}", ["model", "questions, videos"], [])
+        table.header.extend(columns[name].label for name in names)
         for row in rows:
             called = row["model"] + ("" if row["decoding"] == "greedy" else f", {row['decoding']}")
             most = max(row["values"].values(), key=lambda value: value["count"])
             cells = [_interval(row["values"].get(name), columns[name].factor) for name in names]
-            lines += [
-                f"| {_cell(called)} | {most['count']}, {most['videos']} | {' | '.join(cells)} |"
-            ]
-        lines += [""]
+            table.rows.append([called, f"{most['count']}, {most['videos']}", *cells])
+        found.append(table)
     if summary["comparisons"]:
-        lines += ["## Models against each other, on the same questions", ""]
-        lines += [
-            "| | question | metric | gain | p | questions, videos |",
-            "|---" * 6 + "|",
-        ]
-        for row in summary["comparisons"]:
-            p = "-" if row["p_value"] is None else f"{row['p_value']:.3f}"
-            decoding = "" if row["decoding"] == "greedy" else f", {row['decoding']}"
-            column = columns[row["metric"]]
-            lines += [
-                f"| {_cell(row['second'])} against {_cell(row['first'])}{decoding} | "
-                f"{_cell(row['source'])}, {_cell(row['task'])} | {column.label} | "
-                f"{_interval(row, column.factor)} | {p} | {row['count']}, {row['videos']} |"
-            ]
+        title = "Models against each other, on the same questions"
+        header = ["models", "question", "metric", "gain", "p", "questions, videos"]
+        compared = [_compared(row, columns[row["metric"]]) for row in summary["comparisons"]]
+        found.append(Table(title, header, compared))
+    return found
+
+
+def _compared(row: dict[str, Any], column: Column) -> list[str]:
+    decoding = "" if row["decoding"] == "greedy" else f", {row['decoding']}"
+    return [
+        f"{row['second']} against {row['first']}{decoding}",
+        f"{row['source']}, {row['task']}",
+        column.label,
+        _interval(row, column.factor),
+        "-" if row["p_value"] is None else f"{row['p_value']:.3f}",
+        f"{row['count']}, {row['videos']}",
+    ]
+
+
+def to_markdown(found: Sequence[Table], notes: Sequence[str], title: str = "Evaluation") -> str:
+    """A page of tables, with notes above them."""
+    lines = [f"# {title}", "", *(f"- {_cell(note)}" for note in notes), "", LEGEND, ""]
+    for table in found:
+        lines += [f"## {_cell(table.title)}", "", "| " + " | ".join(table.header) + " |"]
+        lines += ["|---" * len(table.header) + "|"]
+        lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in table.rows]
         lines += [""]
     lines += ["Research software, not a medical device: it must not guide the care of anyone.", ""]
     return "\n".join(lines)

@@ -16,7 +16,16 @@ from medscope_jax.visible import visible
 # then what goes wrong before the reward shows it: a policy that stiffens, leaves its samples or has
 # nothing to learn from, answers that grow, a sampler and a trainer that disagree.
 _FIRST = (
-    *("loss", "reward", "reward_accuracy", "iou", "tool_rate", "entropy", "groups_without_signal"),
+    *(
+        "loss",
+        "reward",
+        "validation_score",
+        "reward_accuracy",
+        "iou",
+        "tool_rate",
+        "entropy",
+        "groups_without_signal",
+    ),
     *("tokens", "clip_fraction", "logprob_gap_mean", "kl", "gradient_norm", "skipped"),
     *("learning_rate", "calls", "reward_format"),
 )

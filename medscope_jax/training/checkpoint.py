@@ -12,9 +12,10 @@ import dataclasses
 import errno
 import json
 import logging
+import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,8 @@ class Checkpoints(contextlib.AbstractContextManager):
 
         Args:
           directory: the folder; for several processes, one that all of them see.
-          latest: how many of the newest to keep, beside the newest of each stage, and the newest
-            that finished it.
+          latest: how many of the newest to keep, beside the newest of each stage, the newest that
+            finished it, and the one with the highest validation score.
           asynchronous: let `save` return once the arrays are copied and write in the background.
           read_only: only restore, and change nothing: a run may be saving here at this moment.
         """
@@ -94,7 +95,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         Args:
           state: pytree of arrays, sharded or not; typed random keys are saved as their data.
           data: the data iterator's state, of JSON values.
-          meta: of JSON values, with at least "stage" and "step".
+          meta: of JSON values, with at least "stage" and "step"; "validation" is a score.
           stage_finished: keep it until a newer one finishes the same stage.
 
         Raises:
@@ -125,6 +126,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         stage: str | None = None,
         partial: bool = False,
         finished: bool = True,
+        best: bool = False,
     ) -> Restored | None:
         """Restores the newest intact checkpoint; None if there is none (of the stage) at all.
 
@@ -138,12 +140,16 @@ class Checkpoints(contextlib.AbstractContextManager):
           partial: `abstract` is only a part of the saved state (say, the parameters without the
             optimizer), under the same names.
           finished: False: the stage's newest checkpoint, whether it finished the stage or not.
+          best: of those with a validation score, the one with the highest instead of the newest.
 
         Raises:
           UserError: every checkpoint is damaged, or it holds other names, shapes or types.
         """
         self.wait()
         numbers = [n for n in sorted(self._manager.all_steps(), reverse=True) if n not in self._bad]
+        if best:
+            scores = self._scores(numbers)
+            numbers = sorted(scores, key=lambda number: scores[number], reverse=True)
         damaged = others = 0
         for number in numbers:
             try:
@@ -193,6 +199,17 @@ class Checkpoints(contextlib.AbstractContextManager):
         self.metas()
         ended = (manifest for manifest in self._manifests.values() if manifest["stage_finished"])
         return {manifest["meta"]["stage"] for manifest in ended}
+
+    def _scores(self, numbers: Sequence[int]) -> dict[int, float]:
+        """The validation scores of those checkpoints that have one and whose metadata can be read,
+        oldest first."""
+        found = {}
+        for number in sorted(numbers):
+            with contextlib.suppress(Exception):
+                meta = self._manifest(number)[0]["meta"]
+                if meta.get("validation") is not None:
+                    found[number] = meta["validation"]
+        return found
 
     def wait(self) -> None:
         """Waits until the last save is on the disk; raises as `save` does if it failed."""
@@ -265,14 +282,15 @@ class Checkpoints(contextlib.AbstractContextManager):
         _LOG.warning("checkpoint %s is damaged and not used: %s", path, reason)
 
     def _prune(self) -> None:
-        """Deletes all but the newest, each stage's newest, and the newest that finished it; never
-        what is damaged.
+        """Deletes all but the newest, and each stage's newest, newest that finished it and best by
+        validation; never what is damaged.
 
         A damaged checkpoint may have been a passing fault of the disk, or worth a rescue.
         """
         numbers = [n for n in sorted(self._manager.all_steps()) if n not in self._bad]
         keep = set(numbers[-self._latest :])
-        last = {}
+        last: dict[tuple[str, Any], int] = {}
+        best: dict[str, float] = {}
         for number in numbers:
             if number not in self._manifests:
                 try:
@@ -283,8 +301,11 @@ class Checkpoints(contextlib.AbstractContextManager):
                         keep.add(number)
                     continue
             manifest = self._manifests[number]
-            last[manifest["meta"]["stage"], False] = number
-            last[manifest["meta"]["stage"], manifest["stage_finished"]] = number
+            stage, score = manifest["meta"]["stage"], manifest["meta"].get("validation")
+            last[stage, False] = number
+            last[stage, manifest["stage_finished"]] = number
+            if score is not None and score > best.get(stage, -math.inf):
+                best[stage], last[stage, "best"] = score, number
         for number in numbers:
             if number not in keep and number not in last.values():
                 self._manager.delete(number)

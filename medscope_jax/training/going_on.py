@@ -19,7 +19,7 @@ MAY_CHANGE = (
     *("device.", "mesh.", "model.remat", "model.remat_policy"),
     *("warm_up.micro_batch", "cold_start.micro_batch", "passive.micro_batch", "rl.micro_batch"),
     *("rl.parts", "rollout.slots", "rollout.prefill_rows", "rollout.prefill_tokens"),
-    "evaluation.rollouts",
+    *("evaluation.rollouts", "evaluation.every", "evaluation.questions"),
     # What the run does in all, see check_lengths.
     "stages",
     *(f"{stage}.{key}" for stage in STAGES for key in ("steps", "epochs")),

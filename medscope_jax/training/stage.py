@@ -1,6 +1,7 @@
 """Running one stage: from its first step or its last checkpoint to its end."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ import optax
 from medscope_jax.distributed import param_shardings
 from medscope_jax.distributed.multihost import is_first
 from medscope_jax.errors import UserError
+from medscope_jax.files import is_there
 from medscope_jax.models import init_params, rounding_error
 from medscope_jax.models.initialization import (
     with_balanced_scales,
@@ -43,6 +45,7 @@ from medscope_jax.training.train_state import (
     trained,
     updates_of,
 )
+from medscope_jax.training.validation import Validate, best_score
 from medscope_jax.training.workdir import Workdir
 
 
@@ -111,6 +114,29 @@ def _finished(run: Run, checkpoints: Checkpoints, name: str) -> Restored | None:
     return checkpoints.restore(shapes, stage=name, partial=True)
 
 
+def best_model(run: Run, workdir: Workdir) -> tuple[str, dict]:
+    """Name and parameters of the model with the highest validation score: of rl, or else sft, at
+    whatever step.
+
+    Raises:
+        UserError: neither was validated.
+    """
+    if workdir.checkpoints.is_dir():
+        with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
+            for name in ("rl", "sft"):
+                stage = MODELS[name]
+                shapes = {"params": state_of(run, stage).params}
+                found = checkpoints.restore(
+                    shapes, stage=stage, partial=True, finished=False, best=True
+                )
+                if found is not None:
+                    return f"{name}, step {found.meta['step']}", found.state["params"]
+    raise UserError(
+        f"{workdir.path} holds no checkpoint that was validated: train with "
+        "--config.evaluation.every=N, or leave --best out"
+    )
+
+
 def newest_model(run: Run, workdir: Workdir) -> tuple[str, dict]:
     """Name and parameters of the last trained model that is finished: rl, or else sft.
 
@@ -176,6 +202,7 @@ def run_stage(
     writer: MetricsWriter,
     stop: StopSignals | None = None,
     rows: int | None = None,
+    validate: Validate | None = None,
 ) -> dict:
     """Runs a stage to its end and returns the parameters it ends with.
 
@@ -188,6 +215,8 @@ def run_stage(
             where there is something left to do.
         stop: asks the stage to save after the step under way and to raise Stopped.
         rows: that the batches are drawn from, to be told; None: nothing is.
+        validate: every evaluation.every steps and at the end; what does better than all before is
+            saved, and kept.
     """
     _check_reference(run)
     section, log = run.config[name], run.config.log
@@ -210,12 +239,15 @@ def run_stage(
     schedule = make_schedule(section, updates_of(run.config, name))
     place, placed = batches.get_state(), first  # of the data, when the host looked last
     metrics: dict = {}
+    best = best_score(checkpoints.metas(), name)
 
-    def save(step: int) -> None:
+    def save(step: int, score: float | None = None) -> None:
         writer.flush()  # a checkpoint knows no line that is not stored
         length = {"steps": steps, "epochs": section.epochs}
         logged = {"lines": writer.lines, "bytes": writer.bytes}
         meta = {"stage": name, "step": step} | length | logged
+        if score is not None:
+            meta["validation"] = score
         checkpoints.save(state, batches.get_state(), meta, stage_finished=step == steps)
         cadence.saved()
 
@@ -240,14 +272,23 @@ def run_stage(
                 progress.update(step - first, **_shown(metrics))
                 pace(step)
                 first = step
+            score = None
+            if validate is not None and (last or step % run.config.evaluation.every == 0):
+                found = validate(state.params)
+                writer.write(name, step, found)
+                score = found["validation_score"]
+                if is_first():
+                    print(f"{name}, step {step}: validation score {score:.3f}", flush=True)
+            better = score is not None and score > best
             leaving = stop.agreed()
-            saving = cadence.due(step) or last or leaving
+            saving = cadence.due(step) or last or leaving or better
             if saving or step % every == 0:
                 again = functools.partial(_batch_again, batches, place, placed, state)
                 stop_if_not_finite(state, name, run.folder, again)
                 place, placed = batches.get_state(), step
             if saving:
-                save(step)
+                save(step, score)
+                best = max(best, -math.inf if score is None else score)
             if leaving:
                 checkpoints.wait()
                 raise Stopped(f"{name} is saved after step {step} of {steps}")
@@ -279,7 +320,8 @@ def _logged(run: Run, name: str, first: int) -> list[dict]:
     """The metrics of a stage's steps so far, as logged; of stage 3 alone."""
     if name != "ga_grpo" or not first:
         return []
-    rows = read_metrics(Workdir(run.folder).metrics)
+    log = Workdir(run.folder).metrics
+    rows = read_metrics(log) if is_there(log) else []
     return [
         row for row in rows if row["stage"] == name and row["step"] <= first and "reward" in row
     ]

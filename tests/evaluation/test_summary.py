@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from medscope_jax import evaluate
 from medscope_jax.evaluate_out import write_table
 from medscope_jax.evaluation.measured import evidence_seen
 from medscope_jax.evaluation.rescore import stored_results
-from medscope_jax.evaluation.summary import summarize, to_markdown
+from medscope_jax.evaluation.summary import LEGEND, summarize, tables, to_markdown
+from medscope_jax.report import render_tables
 from tests.evaluation import prediction_cases as cases
 
 
@@ -126,7 +128,7 @@ def test_one_video_has_no_interval(tmp_path):
     found = stored_results(tmp_path)
     (row,) = summarize(found.measured)["estimates"]
     assert row["values"]["accuracy"]["low"] is None
-    assert "| rl | 2, 1 |" in to_markdown(summarize(found.measured), found.notes)
+    assert "| rl | 2, 1 |" in to_markdown(tables(summarize(found.measured)), found.notes)
 
 
 def test_the_page_can_be_read_as_markdown(tmp_path):
@@ -134,12 +136,52 @@ def test_the_page_can_be_read_as_markdown(tmp_path):
     rows = [*many("a|b\n# c", lambda v: v < 4), *many("rl", lambda v: v < 6)]
     cases.write(tmp_path, rows)
     found = stored_results(tmp_path)
-    page = to_markdown(summarize(found.measured), found.notes)
-    tables = [block for block in page.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 2
-    for table in tables:
+    page = to_markdown(tables(summarize(found.measured)), found.notes)
+    blocks = [block for block in page.split("\n\n") if block.startswith("|")]
+    assert len(blocks) == 2
+    for table in blocks:
         cells = [line.replace("\\|", "").count("|") for line in table.splitlines()]
         assert len(set(cells)) == 1
     assert "judged by the built-in rules" in page and "not a medical device" in page
     assert "rl against a\\|b" in page
     assert page.count("\n# ") == 0 and np.sum([line.startswith("#") for line in page.splitlines()])
+
+
+class Cells(HTMLParser):
+    """The texts of a page's table cells, row by row, and whether it asks for anything."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows, self.outside, self.inside = [], [], False
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("th", "td"):
+            self.rows[-1].append("")
+            self.inside = True
+        self.outside += [value for name, value in attrs if name in ("src", "href")]
+        assert tag != "script"
+
+    def handle_endtag(self, tag):
+        self.inside = self.inside and tag not in ("th", "td")
+
+    def handle_data(self, data):
+        if self.inside:
+            self.rows[-1][-1] += data
+
+
+def test_the_page_for_people_has_the_same_cells(tmp_path):
+    """Whatever names the files bring, and nothing is asked for from outside."""
+    name = "<script>a|b</script>"
+    cases.write(tmp_path, [*many(name, lambda v: v < 4), *many("rl", lambda v: v < 6)])
+    found = stored_results(tmp_path)
+    made = tables(summarize(found.measured))
+    html = render_tables(made, found.notes, "Evaluation", LEGEND)
+    page = Cells()
+    page.feed(html)
+    assert page.outside == []
+    expected = [row for table in made for row in (table.header, *table.rows)]
+    assert [row for row in page.rows if row] == expected
+    assert name in expected[1] and "judged by the built-in rules" in html
+    assert "not a medical device" in html
