@@ -30,7 +30,7 @@ from medscope_jax.evaluation.predict_endpoint import (
 from medscope_jax.evaluation.predictions import PredictionHeader, prediction_file
 from medscope_jax.evaluation.rescore import judge_stored, results_to_compare, stored_results
 from medscope_jax.evaluation.stored_qualities import judge_stored_qualities
-from medscope_jax.evaluation.summary import LEGEND, Table, summarize, tables, to_markdown
+from medscope_jax.evaluation.summary import LEGEND, TextTable, summarize, tables, to_markdown
 from medscope_jax.files import check_outputs, is_there, make_folder, write_text
 from medscope_jax.inference import open_checkpoint, workdir_inputs
 from medscope_jax.metrics import print_results, write_results
@@ -85,7 +85,7 @@ def write_benchmark(
     print(shown(f"{name}'s figures are written to {path}, as a page and as JSON beside it"))
 
 
-def _write_pages(path: Path, found: Sequence[Table], notes: Sequence[str], title: str) -> None:
+def _write_pages(path: Path, found: Sequence[TextTable], notes: Sequence[str], title: str) -> None:
     """Writes tables as Markdown and as a page for people, PATH with .html in place of .md."""
     write_text(path, to_markdown(found, notes, title))
     write_text(path.with_suffix(".html"), render_tables(found, notes, title, LEGEND))

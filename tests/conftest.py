@@ -20,7 +20,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 # The project is run from its folder, not installed: tests import it from there too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import tests.xla_flags  # noqa: E402, F401 - before anything is compiled
+import tests.xla_cases  # noqa: E402, F401 - before anything is compiled
 
 # A shell's background job ignores Ctrl-C, and so would the programs that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

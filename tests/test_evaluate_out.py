@@ -18,7 +18,7 @@ from medscope_jax.evaluation.sealed_lines import read_sealed
 from medscope_jax.training.from_config import MODELS
 from tests.ask_cases import make_checkpoint
 from tests.evaluation import evaluate_program
-from tests.xla_flags import flags_for
+from tests.xla_cases import flags_for
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -21,7 +21,7 @@ from medscope_jax.training.metrics_log import read_metrics
 from tests.data import suite_cases
 from tests.distributed.process_cases import end_of, output_of, start_processes
 from tests.training.metrics_cases import without_timing
-from tests.xla_flags import flags_for
+from tests.xla_cases import flags_for
 from tfds_builders.build import build
 from tfds_builders.card import __main__ as card
 

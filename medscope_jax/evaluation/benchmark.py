@@ -20,7 +20,7 @@ from medscope_jax.evaluation.rescore import (
     stored_results,
 )
 from medscope_jax.evaluation.stored_qualities import qualities_of, read_qualities
-from medscope_jax.evaluation.summary import Column, plain, summarize
+from medscope_jax.evaluation.summary import Heading, plain, summarize
 from medscope_jax.metrics import Scored
 from medscope_jax.metrics.protocols.letters import lettered_choice
 from medscope_jax.metrics.protocols.qualities import QUALITIES
@@ -33,9 +33,9 @@ _SEED = 0  # of the draws that BLEU-4's and METEOR's intervals come from
 # VideoMME's lengths: seconds up to which a video is short, or medium.
 _SHORT_S, _MEDIUM_S = 120.0, 900.0
 _MOMENT = {
-    "iou": Column("mIoU"),
-    **{f"recall_{at}": Column(f"R@{at:g}".replace("0.", ".")) for at in (0.3, 0.5, 0.7)},
-    "unread": Column("unread"),
+    "iou": Heading("mIoU"),
+    **{f"recall_{at}": Heading(f"R@{at:g}".replace("0.", ".")) for at in (0.3, 0.5, 0.7)},
+    "unread": Heading("unread"),
 }
 
 
@@ -49,7 +49,7 @@ class Benchmark:
       compared: the values by which models are compared.
     """
 
-    columns: Mapping[str, Column]
+    columns: Mapping[str, Heading]
     values: Callable[[Mapping[str, Any], Scored], dict[str, float]]
     compared: Sequence[str]
 
@@ -96,24 +96,28 @@ BENCHMARKS = {
     "medvidqa": Benchmark(_MOMENT, _moment, ("iou", "recall_0.5")),
     "nextgqa": Benchmark(
         {
-            **{"acc_gqa": Column("Acc@GQA"), "acc_qa": Column("Acc@QA"), "iop": Column("mIoP")},
-            **{"iop_0.3": Column("IoP@.3"), "iop_0.5": Column("IoP@.5"), "iou": Column("mIoU")},
-            **{"iou_0.3": Column("IoU@.3"), "iou_0.5": Column("IoU@.5")},
+            **{"acc_gqa": Heading("Acc@GQA"), "acc_qa": Heading("Acc@QA"), "iop": Heading("mIoP")},
+            **{"iop_0.3": Heading("IoP@.3"), "iop_0.5": Heading("IoP@.5"), "iou": Heading("mIoU")},
+            **{"iou_0.3": Heading("IoU@.3"), "iou_0.5": Heading("IoU@.5")},
         },
         _grounded_choice,
         ("acc_gqa", "acc_qa", "iop"),
     ),
     "svu31k": Benchmark(
         {
-            **{"bleu_4": Column("BLEU-4"), "cider": Column("CIDEr", 1), "meteor": Column("METEOR")},
-            "rouge_l": Column("ROUGE-L"),
-            **{quality: Column(quality, 1) for quality in QUALITIES},
+            **{
+                "bleu_4": Heading("BLEU-4"),
+                "cider": Heading("CIDEr", 1),
+                "meteor": Heading("METEOR"),
+            },
+            "rouge_l": Heading("ROUGE-L"),
+            **{quality: Heading(quality, 1) for quality in QUALITIES},
         },
         _described,
         ("cider", "rouge_l", *QUALITIES),
     ),
     "videomme": Benchmark(
-        {"accuracy": Column("accuracy"), "unread": Column("no letter")}, _lettered, ("accuracy",)
+        {"accuracy": Heading("accuracy"), "unread": Heading("no letter")}, _lettered, ("accuracy",)
     ),
 }
 

@@ -23,7 +23,7 @@ COMPARED = ("recall_0.5", "miou", "accuracy")
 LEGEND = "Percent with 95 % intervals, clustered by video; seconds and counts as they are."
 
 
-class Column(NamedTuple):
+class Heading(NamedTuple):
     """How a value is shown: its heading, and what it is multiplied by (100: percent)."""
 
     label: str
@@ -32,18 +32,18 @@ class Column(NamedTuple):
 
 COLUMNS = {
     **{
-        name: Column(METRIC_LABELS[name])
+        name: Heading(METRIC_LABELS[name])
         for name in ("recall_0.3", "recall_0.5", "recall_0.7", "miou")
     },
-    "accuracy": Column("accuracy"),
-    "answered": Column("answered"),
-    "looked": Column("looked at all"),
-    "evidence_seen": Column("saw the evidence"),
-    "accuracy_seen": Column("accuracy, evidence seen"),
-    "accuracy_unseen": Column("accuracy, evidence not seen"),
-    "looks": Column("looks a question", 1),
-    "failed_calls": Column("failed calls", 1),
-    "seconds": Column("seconds seen", 1),
+    "accuracy": Heading("accuracy"),
+    "answered": Heading("answered"),
+    "looked": Heading("looked at all"),
+    "evidence_seen": Heading("saw the evidence"),
+    "accuracy_seen": Heading("accuracy, evidence seen"),
+    "accuracy_unseen": Heading("accuracy, evidence not seen"),
+    "looks": Heading("looks a question", 1),
+    "failed_calls": Heading("failed calls", 1),
+    "seconds": Heading("seconds seen", 1),
 }
 
 
@@ -120,7 +120,7 @@ def plain(value: Any) -> dict[str, Any]:
     }
 
 
-class Table(NamedTuple):
+class TextTable(NamedTuple):
     """A table as text: a heading, the columns' headings, rows of cells that begin with a name."""
 
     title: str
@@ -128,7 +128,7 @@ class Table(NamedTuple):
     rows: list[list[str]]
 
 
-def tables(summary: dict[str, Any], columns: Mapping[str, Column] = COLUMNS) -> list[Table]:
+def tables(summary: dict[str, Any], columns: Mapping[str, Heading] = COLUMNS) -> list[TextTable]:
     """What summarize made, as tables: means with intervals of each source's task, then comparisons.
 
     columns: of the tables, by the names of values.
@@ -138,7 +138,7 @@ def tables(summary: dict[str, Any], columns: Mapping[str, Column] = COLUMNS) -> 
     for source, task in kinds:
         rows = [r for r in summary["estimates"] if (r["source"], r["task"]) == (source, task)]
         names = [name for name in columns if any(name in row["values"] for row in rows)]
-        table = Table(f"{source}, {task}", ["model", "questions, videos"], [])
+        table = TextTable(f"{source}, {task}", ["model", "questions, videos"], [])
         table.header.extend(columns[name].label for name in names)
         for row in rows:
             called = row["model"] + ("" if row["decoding"] == "greedy" else f", {row['decoding']}")
@@ -150,11 +150,11 @@ def tables(summary: dict[str, Any], columns: Mapping[str, Column] = COLUMNS) -> 
         title = "Models against each other, on the same questions"
         header = ["models", "question", "metric", "gain", "p", "questions, videos"]
         compared = [_compared(row, columns[row["metric"]]) for row in summary["comparisons"]]
-        found.append(Table(title, header, compared))
+        found.append(TextTable(title, header, compared))
     return found
 
 
-def _compared(row: dict[str, Any], column: Column) -> list[str]:
+def _compared(row: dict[str, Any], column: Heading) -> list[str]:
     decoding = "" if row["decoding"] == "greedy" else f", {row['decoding']}"
     return [
         f"{row['second']} against {row['first']}{decoding}",
@@ -166,7 +166,7 @@ def _compared(row: dict[str, Any], column: Column) -> list[str]:
     ]
 
 
-def to_markdown(found: Sequence[Table], notes: Sequence[str], title: str = "Evaluation") -> str:
+def to_markdown(found: Sequence[TextTable], notes: Sequence[str], title: str = "Evaluation") -> str:
     """A page of tables, with notes above them."""
     lines = [f"# {title}", "", *(f"- {_cell(note)}" for note in notes), "", LEGEND, ""]
     for table in found:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.xla_flags import flags_for
+from tests.xla_cases import flags_for
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

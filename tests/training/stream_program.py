@@ -54,7 +54,7 @@ READ: list[str] = []  # ids of the records, in the order in which they were read
 class Counting(ClinvideoReader):
     """A data folder that notes which records are read."""
 
-    def records(self, part, split):
+    def records(self, part, split, fields=()):
         return Mapped(super().records(part, split), noted)
 
 

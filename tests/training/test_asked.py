@@ -26,7 +26,7 @@ class Asking(MemorySuite):
     wrong: tuple[int, ...] = ()
     reads: list[int] = []  # numbers of the records that were read
 
-    def records(self, part, split):
+    def records(self, part, split, fields=()):
         suite = self
 
         class Records:

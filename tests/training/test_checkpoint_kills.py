@@ -25,7 +25,7 @@ from medscope_jax.training.stage import state_of
 from medscope_jax.training.workdir import Workdir, read_workdir
 from tests.training.metrics_cases import without_timing
 from tests.training.mini_program import digest
-from tests.xla_flags import flags_for
+from tests.xla_cases import flags_for
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SLOW = [pytest.mark.slow, pytest.mark.invariant]

@@ -22,9 +22,10 @@ def config_of(epochs, batch_size=32):
     "rows, epochs, steps", [(100, 3, 10), (96, 3, 9), (7, 1, 1), (1000, 0.5, 16)]
 )
 def test_epochs_are_steps_that_show_every_record_as_often(rows, epochs, steps):
-    found = with_duration(config_of(epochs), "warm_up", rows, [])
+    config = config_of(epochs)
+    found = with_duration(config, "warm_up", rows, [])
     assert found.warm_up.steps == steps and steps * 32 >= epochs * rows > (steps - 1) * 32
-    assert found.warm_up.epochs == epochs and found.cold_start.steps == 450
+    assert found.warm_up.epochs == epochs and found.cold_start.steps == config.cold_start.steps
 
 
 def test_a_number_of_steps_is_taken_as_it_is():

@@ -13,7 +13,7 @@ from medscope_jax.errors import EXIT_STOPPED
 from medscope_jax.training.metrics_log import read_metrics
 from medscope_jax.training.preemption import SIGNALS, Stopped, StopSignals
 from tests.training.metrics_cases import without_timing
-from tests.xla_flags import flags_for
+from tests.xla_cases import flags_for
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
