@@ -45,7 +45,7 @@ class Suite(Protocol):
     def records(self, part: str, split: str, fields: tuple[str, ...] = ()) -> Rows[dict[str, Any]]:
         """The records of a part and split, by row; phantom.records says what their fields are.
 
-        fields: those to read; all if none are named. To read few is several times as fast.
+        fields: those to read; all if none are named. Each that is left out saves time.
         """
         ...
 

@@ -109,7 +109,7 @@ class CompactRow(NamedTuple):
 
 @functools.lru_cache(maxsize=2**16)
 def _repeated_ids(encode: Callable[[str], list[int]], text: str) -> tuple[int, ...]:
-    """Token ids of a text that many conversations hold: to encode those is half of laying out."""
+    """Token ids of a text that many conversations hold, encoded once."""
     return tuple(encode(text))
 
 

@@ -18,22 +18,23 @@ _LEAST = 0.02  # IoU
 
 
 def watching(history: Sequence[Mapping]) -> Callable[[Mapping], list[str]]:
-    """A function that is given the metrics of each further step, and says what begins there.
+    """A function that is given the metrics of each further step, and says each alarm once, where it
+    begins.
 
     Args:
       history: metrics of the steps so far, with tool_rate, iou and reward, each in [0, 1] or so.
     """
-    steps = list(history)
-    before = alarms(steps)
+    steps: list[Mapping] = []
+    said: set[str] = set()
 
     def watch(metrics: Mapping) -> list[str]:
-        nonlocal before
         steps.append(metrics)
-        now = alarms(steps)
-        begun = [text for kind, text in now.items() if kind not in before]
-        before = now
-        return begun
+        begun = {kind: text for kind, text in alarms(steps).items() if kind not in said}
+        said.update(begun)
+        return list(begun.values())
 
+    for metrics in history:
+        watch(metrics)
     return watch
 
 

@@ -67,6 +67,13 @@ def test_a_run_that_goes_on_says_the_rest_alone():
     assert len(whole[-1]) == 2
 
 
+def test_what_comes_and_goes_is_said_once():
+    """Also by a run that goes on while nothing is wrong."""
+    tools = np.concatenate([ramp(0.9, 0.1, 30), ramp(0.1, 0.9, 30), ramp(0.9, 0.1, 30)])
+    rows = steps(tools, ramp(0.3, 0.3, 90), ramp(1, 1, 90))
+    assert len(said(rows)) == 1 and said(rows[60:], history=rows[:60]) == []
+
+
 @given(
     st.lists(
         st.fixed_dictionaries(
