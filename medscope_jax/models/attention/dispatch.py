@@ -91,12 +91,11 @@ def attend_self(
         valid: bool [B, T] (causal rows), Packed or Joined; positions of L beyond it are padding.
 
     Returns:
-        [B, L, H, hd]. A GPU's kernel does not take joined rows, and no kernel but a TPU's takes
-        rows that are split: dense attention does.
+        [B, L, H, hd]. No kernel but a TPU's takes rows that are split: dense attention does.
     """
     exact = precision(config.dtype)
     is_split = bool(usable_axes(query.shape[1], SEQUENCE))
-    if config.attention == "cudnn" and not (is_split or isinstance(valid, Joined)):
+    if config.attention == "cudnn" and not is_split:
         return checkpoint_name(attend_cudnn(query, key, value, valid), "attention")
     if config.attention != "splash" and not is_split:
         key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)

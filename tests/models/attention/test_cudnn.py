@@ -19,7 +19,7 @@ from jax._src.cudnn import fused_attention_stablehlo  # what a machine without c
 from medscope_jax import models
 from medscope_jax.distributed import make_mesh
 from medscope_jax.models.attention.cudnn import attend_cudnn, conversations
-from medscope_jax.models.attention.dense import Packed
+from medscope_jax.models.attention.dense import Joined, Packed, attend_joined
 from medscope_jax.models.attention.dispatch import attend_self
 from tests.models.attention.attention_cases import (
     assert_dense,
@@ -36,32 +36,49 @@ def by_call(case):
     return functools.partial(attend_cudnn, valid=case.valid, implementation="xla")
 
 
-@pytest.mark.parametrize("case", [causal_case, packed_case])
+@pytest.mark.parametrize("case", [causal_case, packed_case, joined_case])
 def test_values_and_gradients_are_those_of_dense_attention(case):
     assert_dense(by_call, case())
 
 
-def test_a_mesh_changes_nothing():
+@pytest.mark.parametrize("case", [packed_case, joined_case])
+def test_a_mesh_changes_nothing(case):
     mesh = make_mesh({"fsdp": 2, "tensor": 2}, jax.devices()[:4])
-    assert_dense(by_call, packed_case(), mesh)
+    assert_dense(by_call, case(), mesh)
 
 
-@pytest.mark.parametrize("axes", [{}, {"fsdp": 2, "context": 2}])
-def test_joined_rows_are_dense_attention_s(axes):
-    """Also of rows whose positions are split, of all devices but TPUs."""
+def test_joined_rows_that_are_split_are_dense_attention_s():
     config = models.ModelConfig(attention="cudnn")
-    mesh = make_mesh(axes, jax.devices()[: 4 if axes else 1])
+    mesh = make_mesh({"fsdp": 2, "context": 2}, jax.devices()[:4])
 
     def attend_of(case):
-        def attend(*inputs):
-            valid = case.valid
-            if not axes:  # nothing is padded: rows are as long as the case's
-                inputs = [x[:, : case.real.shape[1]] for x in inputs]
-            return attend_self(*inputs, valid, config)
-
-        return attend
+        return functools.partial(attend_self, valid=case.valid, config=config)
 
     assert_dense(attend_of, joined_case(), mesh)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.data())
+def test_joined_rows_of_any_conversations(data):
+    """Rows with fewer conversations than others, with padding between them, or with none at all."""
+    sizes = st.lists(st.tuples(st.booleans(), st.integers(1, 4)), max_size=5)
+    segment = np.zeros((2, 16), np.int32)
+    for row in segment:
+        flat = [
+            number
+            for number, (real, count) in enumerate(data.draw(sizes), 1)
+            for number in [number if real else 0] * count
+        ][:16]
+        row[: len(flat)] = flat
+    query, key, value, _ = attention_inputs(2, 16)
+    exact = jax.lax.Precision.HIGHEST
+    wanted = attend_joined(
+        query, key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3), jnp.asarray(segment), exact
+    )
+    found = attend_cudnn(query, key, value, Joined(jnp.asarray(segment)), implementation="xla")
+    real = segment > 0
+    np.testing.assert_allclose(found[real], wanted[real], atol=2e-5)
+    assert not np.asarray(found[~real]).any()
 
 
 def test_a_row_of_padding_alone_is_finite():
@@ -90,24 +107,26 @@ def test_conversations_hold_their_real_positions_in_order(data, shared, group, o
     assert whose.tolist() == [0] * shared + [g for g in range(group) for _ in range(own)]
 
 
-def test_it_lowers_for_a_gpu(monkeypatch):
-    """Packed rows, forward and backward: cuDNN's calls, causal with lengths, and no other."""
+@pytest.mark.parametrize(
+    ("case", "kernels"),
+    [(packed_case, ["fmhaSoftmax"]), (joined_case, ["fmhaSoftmax", "fmhaSoftmax"])],
+)
+def test_it_lowers_for_a_gpu(monkeypatch, case, kernels):
+    """Forward and backward: cuDNN's calls, causal with lengths, and no other."""
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91200)
-    valid = packed_case().valid
+    valid = case().valid
     half = [jnp.bfloat16(x) for x in attention_inputs(2, 256)[:3]]
     config = models.ModelConfig(dtype="bfloat16", attention="cudnn")
 
-    def slope(*inputs):
-        def total(*inputs):
-            return attend_self(*inputs, valid, config).astype(jnp.float32).sum()
+    def total(*inputs):
+        return attend_self(*inputs, valid, config).astype(jnp.float32).sum()
 
-        return jax.grad(total, argnums=(0, 1, 2))(*inputs)
-
+    slope = jax.value_and_grad(total, argnums=(0, 1, 2))
     lowered = jax.jit(slope).trace(*half).lower(lowering_platforms=("cuda",)).as_text()
     calls = re.findall(r"custom_call @(\S+?)\(", lowered)
-    assert calls == ["__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"]
+    assert calls == [f"__cudnn${name}" for name in (*kernels, "fmhaSoftmaxBackward")]
     masks = re.findall(r"mask_type\W+22: \W+22(\w+)\W+22", lowered)
-    assert masks == ["PADDING_CAUSAL"] * 2
+    assert masks == ["PADDING_CAUSAL"] * len(calls)
     assert "dot_general" not in lowered  # no scores beside the kernel's
 
 
@@ -136,7 +155,7 @@ def test_the_devices_choose():
 
 
 @gpu_only
-@pytest.mark.parametrize("case", [causal_case, packed_case])
+@pytest.mark.parametrize("case", [causal_case, packed_case, joined_case])
 def test_on_a_gpu_it_is_dense_attention_to_bfloat16(case):
     def attend_of(case):
         def attend(*inputs):
