@@ -259,6 +259,19 @@ _TREE: dict[str, Any] = {
             "of a prompt or an observation, read at a time: bounds attention's scores; 0: all", 0
         ),
         "kv_dtype": _text("of the key-value cache; '': the model's", "", "int8"),
+        "weights_dtype": _text(
+            "of the decoder's kernels in stage 3's rollouts; '': the trained ones'. With int8 the "
+            "policy that samples is another: see loss.importance_cap",
+            "",
+            "int8",
+            earlier="",
+        ),
+        "tensor": _whole(
+            "parts of every layer in rollouts, a multiple of mesh.tensor, also where there are "
+            "fewer key-value heads; 0: mesh.tensor",
+            0,
+            earlier=0,
+        ),
     },
     "reward": {
         "": "What a rollout earns: rl/rewards.py. benchmarks/ablation.py compares.",

@@ -136,6 +136,8 @@ def get_config(arg: str = "") -> ConfigDict:
             "slots": 0,
             "prefill_tokens": 0,
             "kv_dtype": "",
+            "weights_dtype": "",
+            "tensor": 0,
         }
     )
     config.reward = ConfigDict(

@@ -28,6 +28,7 @@ from medscope_jax.models.presets import PRESETS, preset
 from medscope_jax.models.quantize import (
     cast_params,
     freeze,
+    int8_kernels,
     plain_kernels,
     rounding_error,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "forward_cached",
     "frame_grid",
     "freeze",
+    "int8_kernels",
     "hf_config",
     "hf_shapes",
     "import_hf",

@@ -38,7 +38,7 @@ def freeze(params: Mapping, base: str) -> dict:
         head, norms, biases, vision tower) is bfloat16. int8 kernels are not rounded again.
     """
     if base == "int8":
-        return cast_params(_with_int8_kernels(params), "bfloat16")
+        return cast_params(int8_kernels(params), "bfloat16")
     return cast_params(plain_kernels(params), base)
 
 
@@ -81,7 +81,10 @@ def rounding_error(params: Mapping, frozen: Mapping) -> jax.Array:
     return jnp.sqrt(off / whole)
 
 
-def _with_int8_kernels(params: Mapping) -> dict:
+def int8_kernels(params: Mapping) -> dict:
+    """params with the kernels of the decoder's layers in int8, those that are not yet; all else as
+    it is."""
+
     def quantized(projection: Mapping) -> dict:
         if "kernel_scale" in projection:
             return dict(projection)

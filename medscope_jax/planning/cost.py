@@ -18,7 +18,7 @@ from medscope_jax.planning.hlo import ChipWork, read_works
 from medscope_jax.planning.ideal import Decoder, Least, Texts, least_of
 from medscope_jax.planning.programs import Program
 from medscope_jax.planning.shards import slowest_steps
-from medscope_jax.rollout import device_rollouts
+from medscope_jax.rollout import device_rollouts, rollout_mesh
 from medscope_jax.training.from_config import with_vocabulary
 from medscope_jax.training.run import ENCODE_FRAMES
 
@@ -79,6 +79,7 @@ def assume(config: ConfigDict, mesh: Mesh, program: Program) -> Assumed:
     admitted once. As many prompts are prefilled at a time as the batch slots can use.
     """
     asked = config.ga_grpo.batch_size // config.rl.parts
+    mesh = rollout_mesh(mesh, config.rollout.tensor)
     questions, group = device_rollouts(mesh, asked, config.rl.group_size)
     requests = questions * group
     shards = max(1, asked * config.rl.group_size // requests)

@@ -34,13 +34,22 @@ from medscope_jax.distributed import (
     bank_shardings,
     batch_shardings,
     compile_for,
+    param_shardings,
     replicated,
 )
 from medscope_jax.distributed.topology import bytes_per_chip
 from medscope_jax.models import ModelConfig, for_mesh
 from medscope_jax.models.presets import published_size
 from medscope_jax.paths import to_path
-from medscope_jax.rollout import Prompts, PromptWidth, find_special_tokens, prompt_width
+from medscope_jax.rollout import (
+    Prompts,
+    PromptWidth,
+    find_special_tokens,
+    prompt_width,
+    rollout_mesh,
+    rollout_model,
+    weights_program,
+)
 from medscope_jax.rollout.engine import rollout_program
 from medscope_jax.training.from_config import (
     layouts,
@@ -121,17 +130,24 @@ def programs(config: ConfigDict, mesh: Mesh, stands_for: str = "") -> dict[str, 
     )
     piece = config.rollout.prefill_tokens or layout.length
     videos = _bank(config, model, layout, questions, stamp)
+    rolled = rollout_config(
+        config, config.rl.group_size, greedy=False, weights_dtype=config.rollout.weights_dtype
+    )
+    own, weights, placing = rollout_mesh(mesh, rolled.tensor), params, {}
+    if own is not mesh or rolled.weights_dtype:
+        placing = {"weights": _placing(params, model, own, rolled.weights_dtype)}
+        weights = jax.eval_shape(placing["weights"].function, params)
+        weights = abstract(weights, param_shardings(weights, own))
     return {
         "encode": _encoding(config, model, params),
+        **placing,
         "rollout": Program(
-            rollout_program(
-                mesh, decoding, layout, rollout_config(config, config.rl.group_size, greedy=False)
-            ),
+            rollout_program(own, rollout_model(decoding, own), layout, rolled),
             {
-                "parameters": params,
-                "bank": abstract(videos, bank_shardings(videos, mesh)),
-                "prompts": _split(_prompts(width, questions, config.rl.group_size), mesh),
-                "special_tokens": _whole(special_tokens, mesh),
+                "parameters": weights,
+                "bank": abstract(videos, bank_shardings(videos, own)),
+                "prompts": _split(_prompts(width, questions, config.rl.group_size), own),
+                "special_tokens": _whole(special_tokens, own),
             },
             agent_loop=True,
             pieces=(-(-width.most // piece), -(-shown // piece)),
@@ -148,6 +164,14 @@ def _encoding(config: ConfigDict, model: ModelConfig, params: dict) -> Program:
         make_encode(model),
         {"parameters": {"vision": params["vision"]}, "frames": _frames(config, ENCODE_FRAMES)},
     )
+
+
+def _placing(params: dict, model: ModelConfig, mesh: Mesh, dtype: str) -> Program:
+    """The weights on their way to where rollouts read them; see rollout.place_weights."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    leaves, tree = jax.tree.flatten(shapes)
+    function = weights_program(tree, tuple(leaves), model, mesh, dtype)
+    return Program(function, {"parameters": params})
 
 
 def _warm_up_step(config, mesh, model, layout, frame_text) -> Program:

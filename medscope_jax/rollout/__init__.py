@@ -17,6 +17,7 @@ from medscope_jax.rollout.prompts import (
 )
 from medscope_jax.rollout.sampling import row_keys, sample
 from medscope_jax.rollout.state import Prompts, RolloutConfig
+from medscope_jax.rollout.weights import place_weights, rollout_mesh, rollout_model, weights_program
 
 __all__ = [
     "device_rollouts",
@@ -33,9 +34,13 @@ __all__ = [
     "make_prompts",
     "make_rollout",
     "observe",
+    "place_weights",
     "prompt_width",
     "read_trajectories",
     "rollout",
+    "rollout_mesh",
+    "rollout_model",
     "row_keys",
     "sample",
+    "weights_program",
 ]

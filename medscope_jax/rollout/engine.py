@@ -1,7 +1,8 @@
 """Questions in, trajectories out: training, evaluation, `ask` and the benchmarks roll out here.
 
+    weights  = engine.place(params)                                as rollouts read them
     batch    = engine.prepare(bank, questions, key, width=width)   their prompts and videos, placed
-    running  = engine.start(params, batch)                         does not wait for the device
+    running  = engine.start(weights, batch)                        does not wait for the device
     finished = engine.wait(running)                                episode and trajectories, on host
 
 Training starts one part of its batch before it waits for the part before; who has any number of
@@ -10,7 +11,7 @@ questions and nothing to do meanwhile calls roll_out.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -34,6 +35,7 @@ from medscope_jax.rollout.prompts import (
 )
 from medscope_jax.rollout.sampling import row_keys
 from medscope_jax.rollout.state import Prompts, RolloutConfig
+from medscope_jax.rollout.weights import place_weights, rollout_mesh, rollout_model
 
 # Engines of the same mesh, model, layout and config share a program: stage 3 and evaluation trace
 # and compile it once for both.
@@ -80,7 +82,9 @@ class RolloutEngine:
     several processes, each calls the same methods with the same arguments, in the same order.
 
     Attributes:
-        mesh: questions are split over its data and fsdp axes, see rollout.make_rollout.
+        mesh: that weights come on. Questions are split over the data and fsdp axes of rollout_mesh,
+            see rollout.make_rollout.
+        model: as its weights come.
         special_tokens: of the tokenizer and the layout's texts.
         config: rollouts a question, and how they are sampled.
     """
@@ -91,6 +95,17 @@ class RolloutEngine:
     special_tokens: SpecialTokens
     layout: Layout
     config: RolloutConfig
+
+    @property
+    def rollout_mesh(self) -> Mesh:
+        """The mesh that rollouts run on: the same devices, which may be split otherwise."""
+        return rollout_mesh(self.mesh, self.config.tensor)
+
+    def place(self, params: dict) -> dict:
+        """The parameters as start takes them, once for all batches that they roll out."""
+        if self.rollout_mesh is self.mesh and not self.config.weights_dtype:
+            return params
+        return place_weights(params, self.model, self.rollout_mesh, self.config.weights_dtype)
 
     def prompt_width(self, questions: Sequence[VideoQuestion], spare: int = 1) -> PromptWidth:
         """Positions that questions' prompts take, with tools or without.
@@ -120,7 +135,7 @@ class RolloutEngine:
 
         Args:
             bank: of a split, on the host.
-            questions: as many as the mesh's data and fsdp axes divide.
+            questions: as many as rollout_mesh's data and fsdp axes divide.
             key: of which each rollout has its own by its number, see VideoQuestion.
             width: of prompt_width, for these questions or for more.
             tools: whether the prompt offers tools.
@@ -132,7 +147,7 @@ class RolloutEngine:
         numbers = np.array([q.number for q in questions])[:, None] * self.config.group
         numbers = numbers + np.arange(self.config.group)
         keys = row_keys(key, jnp.asarray(numbers.reshape(-1))).reshape(numbers.shape)
-        videos = put_videos(bank, places, self.mesh, bank_shardings)
+        videos = put_videos(bank, places, self.rollout_mesh, bank_shardings)
         prompts = make_prompts(
             [q.record for q in questions],
             range(len(questions)),
@@ -144,14 +159,19 @@ class RolloutEngine:
             tools,
             [q.shown for q in questions],
         )
-        return PlacedQuestions(videos, put(prompts, batch_shardings(prompts, self.mesh)))
+        return PlacedQuestions(videos, put(prompts, batch_shardings(prompts, self.rollout_mesh)))
 
-    def start(self, params: dict, batch: PlacedQuestions) -> RunningRollouts:
-        """Gives the device a batch's rollouts; does not wait for them."""
-        program = rollout_program(self.mesh, self.model, self.layout, self.config)
-        special_tokens = replicate(self.special_tokens, self.mesh)
-        episode, work = program(params, batch.bank, batch.prompts, special_tokens)
+    def start(self, weights: dict, batch: PlacedQuestions) -> RunningRollouts:
+        """Gives the device a batch's rollouts, by weights of `place`; does not wait for them."""
+        special_tokens = replicate(self.special_tokens, self.rollout_mesh)
+        episode, work = self.program(weights, batch.bank, batch.prompts, special_tokens)
         return RunningRollouts(episode, work)
+
+    @property
+    def program(self) -> Callable:
+        """The compiled rollout, see rollout.make_rollout; the same one for engines made alike."""
+        mesh = self.rollout_mesh
+        return rollout_program(mesh, rollout_model(self.model, mesh), self.layout, self.config)
 
     def wait(self, running: RunningRollouts) -> FinishedRollouts:
         """The rollouts on the host, once the device has finished them."""
@@ -179,11 +199,12 @@ class RolloutEngine:
         Yields:
             For each batch, a list of `group` trajectories for each of its questions.
         """
-        group, shards = self.config.group, self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        group, mesh, weights = self.config.group, self.rollout_mesh, self.place(params)
+        shards = mesh.shape["data"] * mesh.shape["fsdp"]
         batch_size = -(-batch_size // shards) * shards
         for first in range(0, len(questions), batch_size):
             asked = list(questions[first : first + batch_size])
             filled = asked + asked[:1] * (batch_size - len(asked))
             batch = self.prepare(bank, filled, key, width=width, tools=tools)
-            found = self.wait(self.start(params, batch)).trajectories
+            found = self.wait(self.start(weights, batch)).trajectories
             yield [found[i * group : (i + 1) * group] for i in range(len(asked))]

@@ -39,6 +39,8 @@ class RolloutConfig:
     slots: int = 0  # batch slots of each device's part; 0: one for each request
     prefill_tokens: int = 0  # of a row in one chunk; 0: a whole prompt or observation
     kv_dtype: str = ""  # of the key-value cache: "" for the model's, or "int8"
+    weights_dtype: str = ""  # of the decoder's kernels: "" for the trained ones', or "int8"
+    tensor: int = 0  # parts of the heads, see weights.rollout_mesh; 0: as the weights come
 
 
 class Prompts(struct.PyTreeNode):

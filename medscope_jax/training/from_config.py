@@ -109,8 +109,10 @@ def require_split(name: str, rows: int, mesh: Mesh) -> None:
         raise UserError(f"{name} {rows} does not split over data x fsdp = {shards} devices")
 
 
-def rollout_config(config: ConfigDict, group: int, greedy: bool) -> RolloutConfig:
-    """The RolloutConfig of a config, for `group` rollouts a question."""
+def rollout_config(
+    config: ConfigDict, group: int, greedy: bool, weights_dtype: str = ""
+) -> RolloutConfig:
+    """The RolloutConfig of a config, for `group` rollouts a question; weights_dtype: as of it."""
     section = config.rollout
     return RolloutConfig(
         group=group,
@@ -122,4 +124,6 @@ def rollout_config(config: ConfigDict, group: int, greedy: bool) -> RolloutConfi
         slots=section.slots,
         prefill_tokens=section.prefill_tokens,
         kv_dtype=section.kv_dtype,
+        weights_dtype=weights_dtype,
+        tensor=section.tensor,
     )

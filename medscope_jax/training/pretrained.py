@@ -48,6 +48,8 @@ _ROLLOUT: dict[str, Any] = {
     "slots": 0,
     "prefill_tokens": 0,
     "kv_dtype": "",
+    "weights_dtype": "",
+    "tensor": 0,
 }
 # Greedy alone: sampling several times is for models that were trained by it.
 _SAMPLES = 0

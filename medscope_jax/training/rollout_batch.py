@@ -23,9 +23,15 @@ from medscope_jax.dialogue import Role
 from medscope_jax.distributed.multihost import broadcast, is_first
 from medscope_jax.errors import UserError
 from medscope_jax.rl import Judge, RewardConfig, overlong_penalty
-from medscope_jax.rollout import FinishedRollouts, RunningRollouts, Trajectory
+from medscope_jax.rollout import (
+    FinishedRollouts,
+    RunningRollouts,
+    Trajectory,
+    rollout_mesh,
+    rollout_model,
+)
 from medscope_jax.training.asked import Questions, deciding
-from medscope_jax.training.from_config import require_split
+from medscope_jax.training.from_config import require_split, with_vocabulary
 from medscope_jax.training.groups import (
     Groups,
     join_groups,
@@ -67,7 +73,12 @@ def check_parts(config: ConfigDict, mesh: Mesh) -> None:
             f"config.rl.parts is {config.rl.parts}; {groups} groups (ga_grpo.batch_size) do not "
             "split into so many equal parts"
         )
-    require_split("ga_grpo.batch_size // rl.parts", groups // config.rl.parts, mesh)
+    tensor = config.rollout.tensor
+    for each in (mesh, rollout_mesh(mesh, tensor)):
+        require_split("ga_grpo.batch_size // rl.parts", groups // config.rl.parts, each)
+    rollout_model(
+        with_vocabulary(config.model, config.dialogue.vocab_size), rollout_mesh(mesh, tensor)
+    )
     if groups % -(-groups // max(1, most // size)):
         raise UserError(
             f"config.rl.micro_batch is {most}; {groups} groups (ga_grpo.batch_size) of {size} "
@@ -86,7 +97,7 @@ def make_roll(
         bank: of the split's videos.
     """
     config, group = run.config, run.config.rl.group_size
-    engine = rollout_engine(run, group, greedy=False)
+    engine = rollout_engine(run, group, greedy=False, weights_dtype=config.rollout.weights_dtype)
     asked = Questions(records, split)
     width = engine.prompt_width([asked[n] for n in deciding(run, "rl", "train", len(records))])
     rewards = RewardConfig(**config.reward)
@@ -116,10 +127,11 @@ def make_roll(
         questions = [asked[row]._replace(number=first + i) for i, row in enumerate(rows)]
         count = len(rows) // config.rl.parts
         parts = [slice(i, i + count) for i in range(0, len(rows), count)]
+        weights = engine.place(params)
 
         def start(part: slice) -> RunningRollouts:
             batch = engine.prepare(bank, questions[part], key, width=width)
-            return engine.start(params, batch)
+            return engine.start(weights, batch)
 
         queue, done, judging = [start(parts[0])], [], []
         # One thread: parts are judged one after the other, each as concurrently as the judge is.

@@ -117,9 +117,12 @@ def run_tokenizer(config: ConfigDict, suite: Suite) -> Tokenizer:
     return suite_tokenizer(config, suite)
 
 
-def rollout_engine(run: Run, group: int, greedy: bool) -> RolloutEngine:
-    """The engine of a run's conversations about whole videos; `group` rollouts a question."""
-    config = rollout_config(run.config, group, greedy)
+def rollout_engine(run: Run, group: int, greedy: bool, weights_dtype: str = "") -> RolloutEngine:
+    """The engine of a run's conversations about whole videos; `group` rollouts a question.
+
+    weights_dtype: as of RolloutConfig. Only stage 3 corrects for what it changes.
+    """
+    config = rollout_config(run.config, group, greedy, weights_dtype)
     return RolloutEngine(run.mesh, run.model, run.tokenizer, run.special_tokens, run.layout, config)
 
 

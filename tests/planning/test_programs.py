@@ -16,7 +16,6 @@ from medscope_jax.models import for_mesh
 from medscope_jax.planning import assume, count_flops
 from medscope_jax.planning import programs as planned
 from medscope_jax.planning.programs import programs
-from medscope_jax.rollout.engine import rollout_program
 from medscope_jax.training import ga_grpo, sft
 from medscope_jax.training import run as run_room
 from medscope_jax.training.from_config import make_layout, with_vocabulary
@@ -183,7 +182,7 @@ def test_stage_3_runs_the_planned_step(small, monkeypatch):
 def test_rollouts_run_the_planned_program(small):
     run, planned = small
     engine = run_room.rollout_engine(run, run.config.rl.group_size, greedy=False)
-    program = rollout_program(engine.mesh, engine.model, engine.layout, engine.config)
+    program = engine.program
     assert program is planned["rollout"].function
 
 

@@ -19,6 +19,7 @@ from medscope_jax.dialogue import (
 )
 from medscope_jax.distributed import make_mesh
 from medscope_jax.errors import UserError
+from medscope_jax.models import ModelConfig
 from medscope_jax.rollout import (
     PromptWidth,
     RolloutEngine,
@@ -79,7 +80,7 @@ def silent_engine(monkeypatch, tokenizer, mesh, group=1):
     seen = []
     monkeypatch.setattr(engine, "rollout_program", lambda *_: silent(seen))
     config = dataclasses.replace(cases.CONFIG, group=group)
-    return RolloutEngine(mesh, None, tokenizer, {}, LAYOUT, config), seen
+    return RolloutEngine(mesh, ModelConfig(), tokenizer, {}, LAYOUT, config), seen
 
 
 @pytest.mark.parametrize("devices", [1, 2])
@@ -184,7 +185,5 @@ def test_a_program_is_compiled_once(world):
     programs = []
     for _ in range(2):
         rollouts = world_engine(world, make_mesh({}, jax.devices()[:1]))
-        programs.append(
-            engine.rollout_program(rollouts.mesh, rollouts.model, rollouts.layout, rollouts.config)
-        )
+        programs.append(rollouts.program)
     assert programs[0] is programs[1]
