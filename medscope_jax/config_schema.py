@@ -231,6 +231,13 @@ _TREE: dict[str, Any] = {
         "group_size": _whole("rollouts a question; a group of one has no advantage", 2),
         "updates": _whole("optimizer steps on one batch of rollouts", 1),
         "parts": _whole("of a batch: the judge reads one while the next rolls out", 1),
+        "lag": _whole(
+            "1: a batch is rolled out by the weights before the last update, on the device while "
+            "the batch before is judged; 0: by the newest weights, exactly on-policy",
+            0,
+            most=1,
+            earlier=0,
+        ),
         "resample": _whole(
             "most further batches to roll out, a step, for groups to take the place of those whose "
             "rollouts are all rewarded alike (DAPO's dynamic sampling)",
@@ -317,6 +324,18 @@ _TREE: dict[str, Any] = {
         ),
         "horizon": _whole("tokens that 'constant-length' divides by, else 0", 0, earlier=0),
         "entropy": _number("coefficient of an entropy bonus", 0, earlier=0.0),
+        "importance_cap": _number(
+            "tokens weigh as the learning policy's probability to the sampler's, at most so much "
+            "(truncated importance sampling; often 2): for rollout.weights_dtype and rl.lag; "
+            "0: the clipped ratio is to the sampler's",
+            0,
+            earlier=0.0,
+        ),
+        "sequence_bound": _number(
+            "leaves a rollout out whose mean ratio to the sampler is beyond this factor; 0: none",
+            0,
+            earlier=0.0,
+        ),
     },
     "judge": {
         "": "Who judges answers: docs/judges.md. All of it may change when a run goes on.",

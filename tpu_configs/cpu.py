@@ -120,6 +120,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "group_size": 8,
             "updates": 1,
             "parts": 1,
+            "lag": 0,
             "resample": 0,
             "micro_batch": 32,
             "kl_coefficient": 0.04,
@@ -179,6 +180,8 @@ def get_config(arg: str = "") -> ConfigDict:
             "aggregation": "token-mean",
             "horizon": 0,
             "entropy": 0.0,
+            "importance_cap": 0.0,
+            "sequence_bound": 0.0,
         }
     )
     config.judge = ConfigDict(

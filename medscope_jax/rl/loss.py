@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from medscope_jax.errors import UserError
+from medscope_jax.rl.off_policy import importance
 
 # exp() of anything beyond this says nothing more about the policy and overflows sooner or later.
 LOG_RATIO_BOUND = 20.0
@@ -33,6 +34,11 @@ class LossConfig:
       horizon: that number, for "constant-length" alone.
       entropy: coefficient of a bonus, the mean entropy of the tokens' distributions.
       kind: of KINDS, see the module.
+      importance_cap: weighs each token by the learning policy's probability to the sampler's, at
+        most so much (1 or more); the policy's own ratio is then to itself before this update. 0:
+        no weights, the ratio is to the sampler's.
+      sequence_bound: trajectories whose mean ratio to the sampler's is beyond this factor (above 1)
+        have no loss; 0: all have. See off_policy.py for both.
     """
 
     clip_low: float = 0.2
@@ -42,8 +48,14 @@ class LossConfig:
     horizon: int = 0
     entropy: float = 0.0
     kind: str = "ppo"
+    importance_cap: float = 0.0
+    sequence_bound: float = 0.0
 
     def __post_init__(self):
+        if 0 < self.importance_cap < 1:
+            raise UserError(f"importance_cap is {self.importance_cap}; it must be 0, or 1 or more")
+        if 0 < self.sequence_bound <= 1:
+            raise UserError(f"sequence_bound is {self.sequence_bound}; it must be 0, or above 1")
         if self.kind not in KINDS:
             raise UserError(f'kind is "{self.kind}"; choose {", ".join(KINDS)}')
         if (self.horizon > 0) != (self.aggregation == "constant-length"):
@@ -119,9 +131,15 @@ def policy_loss(
 
     Returns: (scalar loss, metrics): `clip_fraction` and `dual_clip_fraction` of tokens,
       `approx_kl`, the mean of old - new log-probability over tokens, `ratio_mean` and `ratio_max`
-      of new to old probability (all of this part of the batch).
+      of new to old probability (all of this part of the batch); those of off_policy.importance.
     """
-    token_log_ratio = log_ratio = _log_ratio(logprobs, jax.lax.stop_gradient(old_logprobs), mask)
+    sampled = jax.lax.stop_gradient(old_logprobs)
+    before = jax.lax.stop_gradient(logprobs)
+    correction, corrected = importance(
+        _log_ratio(before, sampled, mask), mask, config.importance_cap, config.sequence_bound
+    )
+    old = before if config.importance_cap else sampled
+    token_log_ratio = log_ratio = _log_ratio(logprobs, old, mask)
     if config.kind == "gspo":
         tokens = jnp.maximum(jnp.sum(mask > 0, axis=-1, keepdims=True), 1)
         mean = jnp.sum(log_ratio * (mask > 0), axis=-1, keepdims=True) / tokens
@@ -140,8 +158,10 @@ def policy_loss(
     if config.kind == "cispo":
         told = jnp.where(mask > 0, logprobs, 0.0)
         values = -weights * jax.lax.stop_gradient(within) * told
+    values = correction * values
     loss = aggregate(values, mask, config.aggregation, normalizer, config.horizon)
     metrics = {
+        **{name: aggregate(each, mask, "token-mean") for name, each in corrected.items()},
         "clip_fraction": aggregate(clipped > plain, mask, "token-mean"),
         "dual_clip_fraction": aggregate(negative & (pessimistic > bound), mask, "token-mean"),
         "approx_kl": aggregate(-token_log_ratio, mask, "token-mean"),

@@ -8,6 +8,12 @@ from medscope_jax.rollout.engine import (
 )
 from medscope_jax.rollout.loop import device_rollouts, make_rollout, rollout
 from medscope_jax.rollout.observation import SpecialTokens, find_special_tokens, observe
+from medscope_jax.rollout.placement import (
+    place_weights,
+    rollout_mesh,
+    rollout_model,
+    weights_program,
+)
 from medscope_jax.rollout.prompts import (
     PromptWidth,
     Trajectory,
@@ -17,7 +23,6 @@ from medscope_jax.rollout.prompts import (
 )
 from medscope_jax.rollout.sampling import row_keys, sample
 from medscope_jax.rollout.state import Prompts, RolloutConfig
-from medscope_jax.rollout.weights import place_weights, rollout_mesh, rollout_model, weights_program
 
 __all__ = [
     "device_rollouts",

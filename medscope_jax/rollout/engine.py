@@ -26,6 +26,7 @@ from medscope_jax.distributed.multihost import gather, put, replicate
 from medscope_jax.models import ModelConfig
 from medscope_jax.rollout.loop import make_rollout
 from medscope_jax.rollout.observation import SpecialTokens
+from medscope_jax.rollout.placement import place_weights, rollout_mesh, rollout_model
 from medscope_jax.rollout.prompts import (
     PromptWidth,
     Trajectory,
@@ -35,7 +36,6 @@ from medscope_jax.rollout.prompts import (
 )
 from medscope_jax.rollout.sampling import row_keys
 from medscope_jax.rollout.state import Prompts, RolloutConfig
-from medscope_jax.rollout.weights import place_weights, rollout_mesh, rollout_model
 
 # Engines of the same mesh, model, layout and config share a program: stage 3 and evaluation trace
 # and compile it once for both.

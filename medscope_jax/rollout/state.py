@@ -40,7 +40,7 @@ class RolloutConfig:
     prefill_tokens: int = 0  # of a row in one chunk; 0: a whole prompt or observation
     kv_dtype: str = ""  # of the key-value cache: "" for the model's, or "int8"
     weights_dtype: str = ""  # of the decoder's kernels: "" for the trained ones', or "int8"
-    tensor: int = 0  # parts of the heads, see weights.rollout_mesh; 0: as the weights come
+    tensor: int = 0  # parts of the heads, see placement.rollout_mesh; 0: as the weights come
 
 
 class Prompts(struct.PyTreeNode):

@@ -1,6 +1,7 @@
 """Stage 3, GA-GRPO: roll out, reward, update."""
 
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +22,26 @@ from medscope_jax.rl import (
 )
 from medscope_jax.training.groups import Groups, summarize
 from medscope_jax.training.guard import stop_if_not_finite
+from medscope_jax.training.lag import Lookahead, make_lagging, step_key
 from medscope_jax.training.make_steps import make_ga_grpo_step
 from medscope_jax.training.packing import few_sizes, measure_packing
-from medscope_jax.training.rollout_batch import DynamicBatch, dynamic_sampling, make_roll
+from medscope_jax.training.rollout_batch import (
+    DynamicBatch,
+    Roller,
+    RolloutBatch,
+    dynamic_sampling,
+    make_roller,
+    roll,
+)
 from medscope_jax.training.run import Run, VideoSplit, load_records
 from medscope_jax.training.split_bank import split_bank
 from medscope_jax.training.stage import Batches, Update
-from medscope_jax.training.train_state import kl_reference
+from medscope_jax.training.train_state import (
+    TrainState,
+    kl_reference,
+    trained,
+    updates_of,
+)
 
 
 def prepare_ga_grpo(
@@ -38,7 +52,7 @@ def prepare_ga_grpo(
     records = load_records(run, "rl", "train")
     group = config.rl.group_size
     bank = split_bank(run, params, split, "ga_grpo")
-    roll, width = make_roll(run, split, records, bank, judge)
+    roller = make_roller(run, split, records, bank, judge)
     rewards = RewardConfig(**config.reward)
     modulation = AdvantageConfig(**config.advantage)
 
@@ -48,23 +62,26 @@ def prepare_ga_grpo(
 
     compiled = on_mesh(run.mesh, make_ga_grpo_step(config, run.model, run.mesh, run.layout))
     reference = jax.tree.map(jnp.copy, kl_reference(params, config.rl))
-    batches = make_batches(
+    batches: Batches = make_batches(
         range(len(records)),
         lambda row: {"row": np.int32(row)},
         config.ga_grpo.batch_size,
         seed=config.seed,
     )
 
+    if config.rl.lag:
+        batches = Lookahead(batches)
+        draw = make_lagging(roller, batches, updates_of(config, "ga_grpo"), config.rl.updates)
+    else:
+        draw = _make_on_policy(roller, batches, config.rl.resample)
+
     def update(state, batch):
-        key = jax.random.fold_in(addressable_copy(state.key), addressable_copy(state.step))
-
-        def rolled(number, rows):
-            return roll(state.params, rows, key, number * len(rows))
-
-        drawn = dynamic_sampling(
-            rolled, batch["row"], lambda: next(batches)["row"], config.rl.resample
-        )
+        drawn = draw(state, batch["row"])
         begin, groups = time.monotonic(), drawn.groups
+        before = None
+        if config.rl.lag:
+            before = jax.tree.map(jnp.copy, trained(state.params, train_vision=False))
+            state = state.replace(sampler=None)
         numbers = np.zeros(len(groups.rows), np.int32)
         if modulation.per_source:
             sources = [records[row]["source"] for row in groups.rows]
@@ -75,18 +92,41 @@ def prepare_ga_grpo(
         flat = flat_tokens(put_videos(bank, groups.places, run.mesh, bank_shardings))
         episode = put(groups.episode, batch_shardings(groups.episode, run.mesh))
         role = np.asarray(groups.episode.role)
-        sizes = {"size": measure_packing(role, group, width), "targets": most_generated(role)}
+        sizes = {
+            "size": measure_packing(role, group, roller.width),
+            "targets": most_generated(role),
+        }
         gap: dict[str, jax.Array] = {}
         for _ in range(config.rl.updates):
             state, metrics = compiled(state, episode, advantages, flat, reference, **sizes)
             # Only before the first update does the trainer score with the sampler's weights.
             gap = gap or {name: metrics[name] for name in metrics if name.startswith("logprob_gap")}
+        state = state.replace(sampler=before)
         stop_if_not_finite(state, "ga_grpo", run.folder, lambda: rollout_arrays(groups, found))
         seconds = {"seconds_update": time.monotonic() - begin}
         note = {"judge": judge_note(config.judge)}
         return state, {**metrics, **gap, **summary_of(drawn), **note, **seconds}
 
     return batches, update
+
+
+def _make_on_policy(
+    roller: Roller, batches: Batches, resample: int
+) -> Callable[[TrainState, np.ndarray], DynamicBatch]:
+    """The function that gives a step its rollouts, by the state's own parameters."""
+
+    def more() -> np.ndarray:
+        return next(batches)["row"]
+
+    def draw(state: TrainState, rows: np.ndarray) -> DynamicBatch:
+        key = step_key(state.key, int(addressable_copy(state.step)))
+
+        def rolled(number: int, rows: np.ndarray) -> RolloutBatch:
+            return roll(roller, state.params, rows, key, number * len(rows))
+
+        return dynamic_sampling(rolled, rows, more, resample)
+
+    return draw
 
 
 def fidelities(groups: Groups, config: RewardConfig) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,8 @@
     judge                      part 1            part 2 ...
 
 Parts are of one batch, under one policy: training stays exactly on-policy. A row's random key goes
-by its place in the whole batch, so that its tokens do not depend on the parts.
+by its place in the whole batch, so that its tokens do not depend on the parts. With rl.lag the
+device rolls the next batch out while this one is judged, see lag.py.
 """
 
 import concurrent.futures
@@ -27,6 +28,7 @@ from medscope_jax.rollout import (
     FinishedRollouts,
     RunningRollouts,
     Trajectory,
+    VideoQuestion,
     rollout_mesh,
     rollout_model,
 )
@@ -60,9 +62,32 @@ class DynamicBatch(NamedTuple):
     batches: list[RolloutBatch]  # all that were rolled out for it
 
 
-# (parameters, questions as numbers of records [P], random key, number of the first question): of
-# its rollouts' own keys, see rollout.VideoQuestion.
-Roll = Callable[[dict, np.ndarray, jax.Array, int], RolloutBatch]
+class StartedBatch(NamedTuple):
+    """A batch of questions whose first part is under way on the device."""
+
+    weights: dict  # as rollouts read them
+    rows: np.ndarray  # [P] its questions, as numbers of records
+    questions: list[VideoQuestion]
+    key: jax.Array
+    running: RunningRollouts
+
+
+class Roller(NamedTuple):
+    """How batches are rolled out and judged."""
+
+    # (parameters, questions as numbers of records [P], random key, number of the first question):
+    # of its rollouts' own keys, see rollout.VideoQuestion.
+    start: Callable[[dict, np.ndarray, jax.Array, int], StartedBatch]
+    # (batch, what to do while its last part is judged, on the device too)
+    finish: Callable[[StartedBatch, Callable[[], None]], RolloutBatch]
+    width: int  # positions that hold every prompt
+
+
+def roll(
+    roller: Roller, params: dict, rows: np.ndarray, key: jax.Array, first: int
+) -> RolloutBatch:
+    """Rolls a batch out and judges it; arguments as those of Roller.start."""
+    return roller.finish(roller.start(params, rows, key, first), lambda: None)
 
 
 def check_parts(config: ConfigDict, mesh: Mesh) -> None:
@@ -86,10 +111,10 @@ def check_parts(config: ConfigDict, mesh: Mesh) -> None:
         )
 
 
-def make_roll(
+def make_roller(
     run: Run, split: VideoSplit, records: Series[dict], bank: HostBank, judge: Judge
-) -> tuple[Roll, int]:
-    """The function that rolls out questions of a batch, and the positions that hold every prompt.
+) -> Roller:
+    """The Roller of stage 3's batches.
 
     Args:
         split: the videos of the training split.
@@ -122,26 +147,34 @@ def make_roll(
         videos = np.array([asked.place(records[row]) for row in rows], np.int32)
         return Groups(rows, videos, done.episode, found, scored)
 
-    def roll(params: dict, rows: np.ndarray, key: jax.Array, first: int) -> RolloutBatch:
-        begin = time.monotonic()
-        questions = [asked[row]._replace(number=first + i) for i, row in enumerate(rows)]
+    def parts_of(rows: np.ndarray) -> list[slice]:
         count = len(rows) // config.rl.parts
-        parts = [slice(i, i + count) for i in range(0, len(rows), count)]
+        return [slice(i, i + count) for i in range(0, len(rows), count)]
+
+    def start_part(
+        weights: dict, questions: list[VideoQuestion], key: jax.Array
+    ) -> RunningRollouts:
+        return engine.start(weights, engine.prepare(bank, questions, key, width=width))
+
+    def start(params: dict, rows: np.ndarray, key: jax.Array, first: int) -> StartedBatch:
+        questions = [asked[row]._replace(number=first + i) for i, row in enumerate(rows)]
         weights = engine.place(params)
+        running = start_part(weights, questions[parts_of(rows)[0]], key)
+        return StartedBatch(weights, rows, questions, key, running)
 
-        def start(part: slice) -> RunningRollouts:
-            batch = engine.prepare(bank, questions[part], key, width=width)
-            return engine.start(weights, batch)
-
-        queue, done, judging = [start(parts[0])], [], []
+    def finish(started: StartedBatch, meanwhile: Callable[[], None]) -> RolloutBatch:
+        begin = time.monotonic()
+        weights, rows, questions, key, running = started
+        parts, queue, done, judging = parts_of(rows), [running], [], []
         # One thread: parts are judged one after the other, each as concurrently as the judge is.
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             for part, following in zip(parts, [*parts[1:], None], strict=True):
                 if following is not None:
-                    queue.append(start(following))
+                    queue.append(start_part(weights, questions[following], key))
                 done.append(engine.wait(queue.pop(0)))
                 judging.append(pool.submit(judged, rows[part], done[-1].trajectories))
             rolled = time.monotonic()
+            meanwhile()
             scores = [broadcast(np.array(told.result(), np.float32)) for told in judging]
             groups = [
                 rewarded(rows[part], each, told)
@@ -157,7 +190,7 @@ def make_roll(
             int(np.sum(np.isnan(np.concatenate(scores)))),
         )
 
-    return roll, width.most
+    return Roller(start, finish, width.most)
 
 
 def dynamic_sampling(

@@ -44,6 +44,7 @@ from medscope_jax.training.train_state import (
     stage_params,
     trained,
     updates_of,
+    with_sampler,
 )
 from medscope_jax.training.validation import Validate, best_score
 from medscope_jax.training.workdir import Workdir
@@ -64,8 +65,13 @@ Update = Callable[[TrainState, Any], tuple[TrainState, dict]]
 
 
 def state_of(run: Run, name: str) -> TrainState:
-    """A stage's state as shapes with shardings; allocates nothing."""
-    return abstract_state(run.config, run.model, run.mesh, name)
+    """A stage's state as shapes with shardings, as it is saved; allocates nothing."""
+    state = abstract_state(run.config, run.model, run.mesh, name)
+    return with_sampler(state) if _lags(run, name) else state
+
+
+def _lags(run: Run, name: str) -> bool:
+    return name == "ga_grpo" and bool(run.config.rl.lag)
 
 
 def initial_params(run: Run, stage: str = "warm_up") -> dict:
@@ -363,4 +369,5 @@ def first_state(run: Run, name: str, params: dict) -> TrainState:
     )
     key = model_key(run.config, name)
     place = shardings_of(run.config, run.model, run.mesh, name)
-    return jax.jit(lambda p, k: create(p, key=k), out_shardings=place)(params, key)
+    state = jax.jit(lambda p, k: create(p, key=k), out_shardings=place)(params, key)
+    return jax.tree.map(jnp.copy, with_sampler(state)) if _lags(run, name) else state

@@ -39,6 +39,8 @@ class TrainState(struct.PyTreeNode):
     skipped_in_row: jax.Array | np.int32 = np.int32(
         0
     )  # [] of these, the ones since the last step taken
+    # With rl.lag: the trained part before the last batch, which the next one is rolled out by.
+    sampler: dict | None = None
 
 
 def trained(params: Mapping, train_vision: bool) -> dict:
@@ -122,6 +124,11 @@ def init_state(
         skipped=jnp.int32(0),
         skipped_in_row=jnp.int32(0),
     )
+
+
+def with_sampler(state: TrainState) -> TrainState:
+    """The state whose sampler is the trained part as it is now, the very arrays."""
+    return state.replace(sampler=trained(state.params, train_vision=False))
 
 
 def updates_of(config: ConfigDict, name: str) -> int:

@@ -53,6 +53,17 @@ def check_values(config: ConfigDict) -> tuple[Layout, Layout]:
         AdvantageConfig(**config.advantage)
     with section_named("loss"):
         LossConfig(**config.loss)
+    for key, value in (("parts", 1), ("resample", 0)):
+        if config.rl.lag and config.rl[key] != value:
+            raise UserError(
+                f"config.rl.{key} is {config.rl[key]}; with config.rl.lag=1 it must be {value}: "
+                "the next batch is rolled out while this one is judged"
+            )
+    if config.loss.importance_cap and config.rl.updates > 1:
+        raise UserError(
+            f"config.rl.updates is {config.rl.updates}; with config.loss.importance_cap it must be "
+            "1: the ratio is to the policy before the one update"
+        )
     with section_named("judge"):
         make_judge(config.judge)
     return whole, clip

@@ -172,7 +172,7 @@ def test_stage_3_runs_the_planned_step(small, monkeypatch):
     monkeypatch.setattr(ga_grpo, "on_mesh", lambda mesh, function: kept.append(function))
     monkeypatch.setattr(ga_grpo, "load_records", lambda *_: [{}] * 8)
     monkeypatch.setattr(ga_grpo, "split_bank", lambda *_: None)
-    monkeypatch.setattr(ga_grpo, "make_roll", lambda *_: (None, 0))
+    monkeypatch.setattr(ga_grpo, "make_roller", lambda *_: SimpleNamespace(width=0))
     ga_grpo.prepare_ga_grpo(run, None, None, {"text": {}})
     text = lowered(kept[0], program, run.mesh)
     assert text == lowered(program.function, program, run.mesh)

@@ -21,7 +21,7 @@ from medscope_jax.rollout import row_keys
 from medscope_jax.training import ga_grpo, make_steps
 from medscope_jax.training.checkpoint import Checkpoints
 from medscope_jax.training.metrics_log import MetricsWriter, read_metrics
-from medscope_jax.training.rollout_batch import RolloutBatch
+from medscope_jax.training.rollout_batch import Roller, RolloutBatch
 from medscope_jax.training.run import Run
 from medscope_jax.training.stage import run_stage, state_of
 from medscope_jax.training.train_state import apply_gradients
@@ -34,9 +34,9 @@ from tpu_configs.cpu import get_config
 RECORDS, STEPS = 13, 6
 
 
-def make_run(folder, resample):
+def make_run(folder, resample, lag, updates):
     config = ConfigDict(get_config().to_dict())
-    config.rl.update({"group_size": GROUP, "resample": resample, "updates": 1})
+    config.rl.update({"group_size": GROUP, "resample": resample, "lag": lag, "updates": updates})
     config.ga_grpo.update({"steps": STEPS, "batch_size": 3})
     config.log.checkpoint_every = 2
     config.video.max_frames = STRIDE
@@ -57,16 +57,34 @@ def step(state, episode, advantages, bank, reference, *, optimizer, poison, **_)
     return state, {"policy_loss": value, "gradient_norm": norm, "logprob_gap_max": value}
 
 
-def session(monkeypatch, folder, resample=2, poison=(), kill=None):
-    """One start of stage 3, killed before its update number `kill`; bits of its last state."""
-    run = make_run(folder, resample)
+def weight_of(params):
+    """A number by which parameters are known."""
+    return float(jax.tree.leaves(params["text"])[0].reshape(-1)[0])
 
-    def roll(params, rows, key, first):
+
+def session(monkeypatch, folder, resample=2, poison=(), kill=None, lag=0, updates=1, events=None):
+    """One start of stage 3, killed before its update number `kill`; bits of its last state.
+
+    events: takes (what was done, with weights of this number).
+    """
+    run, events = make_run(folder, resample, lag, updates), [] if events is None else events
+
+    def start(params, rows, key, first):
+        events.append(("started", weight_of(params)))
+        return weight_of(params), rows, key, first
+
+    def finish(started, meanwhile):
         """Rewards of 0 and 1 by each rollout's key: half of the groups of two have a signal."""
+        weight, rows, key, first = started
+        events.append(("finished", weight))
+        meanwhile()
         keys = row_keys(key, jnp.arange(len(rows) * GROUP) + first * GROUP)
         totals = jax.vmap(jax.random.bernoulli)(keys).reshape(-1, GROUP)
         groups = make_groups(rows, totals)
         groups = dataclasses.replace(groups, places=groups.rows.astype(np.int32))
+        if lag:  # what was recorded while sampling is known to be of these weights
+            logprobs = np.full_like(groups.episode.logprobs, weight)
+            groups = dataclasses.replace(groups, episode=groups.episode.replace(logprobs=logprobs))
         return RolloutBatch(groups, {"decoded": 5}, {"seconds_rollout": 0.1, "seconds_judge": 0.1})
 
     names = 100.0 * np.arange(RECORDS)[:, None] + np.arange(STRIDE)
@@ -76,7 +94,8 @@ def session(monkeypatch, folder, resample=2, poison=(), kill=None):
     bank = on_host(FrameBank(shown, zeros, stamps, length, zeros[:, 0]))
     monkeypatch.setattr(ga_grpo, "load_records", lambda *_: [{}] * RECORDS)
     monkeypatch.setattr(ga_grpo, "split_bank", lambda *_: bank)
-    monkeypatch.setattr(ga_grpo, "make_roll", lambda *_: (roll, LENGTH))
+    roller = Roller(start, finish, LENGTH)
+    monkeypatch.setattr(ga_grpo, "make_roller", lambda *_: roller)
     monkeypatch.setattr(make_steps, "ga_grpo_step", functools.partial(step, poison=poison))
 
     def prepare(params):
@@ -87,15 +106,16 @@ def session(monkeypatch, folder, resample=2, poison=(), kill=None):
             count.append(0)
             if len(count) - 1 == kill:
                 raise KeyboardInterrupt
+            events.append(("update", weight_of(state.params)))
             return update(state, batch)
 
         return batches, killed
 
-    start = jax.tree.map(jnp.asarray, cases.params())
+    first = jax.tree.map(jnp.asarray, cases.params())
     with Checkpoints(folder / "checkpoints") as checkpoints:
         kept = max((meta["lines"] for meta in checkpoints.metas()), default=0)
         with MetricsWriter(folder / "metrics.jsonl", keep=kept) as writer:
-            run_stage(run, "ga_grpo", lambda: start, prepare, checkpoints, writer)
+            run_stage(run, "ga_grpo", lambda: first, prepare, checkpoints, writer)
         restored = checkpoints.restore(state_of(run, "ga_grpo"))
     leaves = jax.tree.leaves((restored.state.params, restored.state.opt_state))
     return [np.asarray(leaf).tobytes() for leaf in leaves], restored.data
@@ -132,6 +152,30 @@ def test_dynamic_sampling_is_exact_to_resume(monkeypatch, tmp_path):
     lines = log(tmp_path / "off")
     assert {line["batches_drawn"] for line in lines} == {1}
     assert max(line["groups_without_signal"] for line in lines) > 0
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_one_step_off(monkeypatch, tmp_path, updates):
+    """Each batch but the first is rolled out by the weights before the update ahead of it, and
+    begins while the one before is judged; killed anywhere, a run goes on with the same ones."""
+    whole, broken, events = tmp_path / "whole", tmp_path / "broken", []
+    options = {"resample": 0, "lag": 1, "updates": updates}
+    wanted = session(monkeypatch, whole, **options, events=events)
+    kinds = [kind for kind, _ in events]
+    assert kinds == ["update", "started"] + ["finished", "started", "update"] * 5 + ["finished"]
+    before = [weight for kind, weight in events if kind == "update"]
+    by = [weight for kind, weight in events if kind == "finished"]
+    assert by == [before[0], *before[:-1]] and len(set(before)) == STEPS
+    for kill in (3, 1, None):
+        if kill is None:
+            assert session(monkeypatch, broken, **options) == wanted
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                session(monkeypatch, broken, **options, kill=kill)
+    assert log(broken) == log(whole)
+    on_policy = tmp_path / "on_policy"
+    session(monkeypatch, on_policy, resample=0, updates=updates)
+    assert log(on_policy) != log(whole)
 
 
 def test_the_guard_keeps_the_rollouts(monkeypatch, tmp_path):

@@ -4,6 +4,7 @@ The program is a stand-in that shows which row drew what and which frames it was
 the real one, behind a local server that holds its answers back.
 """
 
+import functools
 import http.server
 import json
 import threading
@@ -18,6 +19,7 @@ from ml_collections import ConfigDict
 from medscope_jax.bank import FrameBank, flat_index, flat_tokens
 from medscope_jax.dialogue import CallRecord, Episode, Role
 from medscope_jax.distributed import make_mesh
+from medscope_jax.models import ModelConfig
 from medscope_jax.rl import JudgeError, RewardConfig, make_judge
 from medscope_jax.rollout import PromptWidth, Trajectory, engine, row_keys
 from medscope_jax.training import rollout_batch as rolling
@@ -105,12 +107,12 @@ def make_roll(
     )
     layout = SimpleNamespace(tokens_per_frame=1)
     mesh = make_mesh({}, jax.devices()[:1])
-    run = Run(config, None, mesh, None, None, None, layout, None)
+    run = Run(config, None, mesh, None, None, ModelConfig(), layout, None)
     videos = [SimpleNamespace(times=np.arange(FRAMES)) for _ in range(VIDEOS)]
     split = SimpleNamespace(videos=videos, rows={f"video {n}": n for n in range(VIDEOS)})
-    roll, width = rolling.make_roll(run, split, RECORDS, on_host(make_frame_bank()), judge)
-    assert width == LENGTH
-    return roll
+    roller = rolling.make_roller(run, split, RECORDS, on_host(make_frame_bank()), judge)
+    assert roller.width == LENGTH
+    return functools.partial(rolling.roll, roller)
 
 
 def roll_rows(roll, rows):

@@ -101,9 +101,7 @@ def test_int8_weights(world):
     for part in ("self_attn", "mlp"):
         for name, projection in layers[part].items():
             own = exact["text"]["layers"][part][name]
-            layers[part][name] = projection | {
-                key: own[key] for key in ("kernel", "kernel_scale")
-            }
+            layers[part][name] = projection | {key: own[key] for key in ("kernel", "kernel_scale")}
     by_hand = {**params, "text": {**params["text"], "layers": layers}}
     wanted = rolled(world, one_device(), by_hand)[0]
     mesh = make_mesh({"fsdp": 2, "tensor": 2}, jax.devices()[:4])
