@@ -60,6 +60,11 @@ class Cache(flax.struct.PyTreeNode):
         return jax.tree.leaves(self.k)[0].shape[3]
 
     @property
+    def rows(self) -> int:
+        """How many rows it has, B."""
+        return jax.tree.leaves(self.k)[0].shape[1]
+
+    @property
     def kv_heads(self) -> int:
         """Heads that a layer stores, K."""
         return jax.tree.leaves(self.k)[0].shape[2]
@@ -209,16 +214,28 @@ def own_start(cache: Cache, start: jax.Array) -> jax.Array:
 
 
 def read(
-    cache: Cache, layer: jax.Array | int, dtype: jax.typing.DTypeLike
+    cache: Cache,
+    layer: jax.Array | int,
+    dtype: jax.typing.DTypeLike,
+    start: jax.Array | int = 0,
+    count: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Keys and values [B, K, M, head_dim] of a layer, int8 ones as the numbers they stand for; the
-    rows' own."""
+    rows' own.
+
+    start, count: of the M positions that are read; all, without.
+    """
+
+    def take(whole):
+        size = (1, *whole.shape[1:3], count or cache.length, *whole.shape[4:])
+        begin = (layer, 0, 0, start, 0)[: whole.ndim]
+        return jax.lax.dynamic_slice(whole, begin, size)[0]
 
     def part(whole, scale):
-        whole = jax.lax.dynamic_index_in_dim(whole, layer, keepdims=False)
+        whole = take(whole)
         if scale is None:
             return whole
-        scale = jax.lax.dynamic_index_in_dim(scale, layer, keepdims=False)
+        scale = take(scale)
         return dequantize(whole[..., None], scale[..., None])[..., 0].astype(dtype)
 
     return part(cache.k, cache.k_scale), part(cache.v, cache.v_scale)

@@ -8,6 +8,7 @@ again. Only matrix products count (2 m n k): all else is a few percent of a mode
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,9 +17,11 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from medscope_jax.errors import UserError
 from medscope_jax.models.attention.cached import OWN_KERNEL, PREFIX_KERNEL
+from medscope_jax.models.attention.filled import BEGUN_BLOCKS, OWN_BLOCKS
 
 AGENT_LOOP = "agent_loop"  # named scope of the loop in rollout/loop.py
 PIECES = "chunked_prefill"  # named scope of the loop in rollout/prefill.py
+_BLOCKS = re.compile(rf"({OWN_BLOCKS}|{BEGUN_BLOCKS})_(\d+)")
 _OBSERVES = "execute_tools"  # the agent loop's step that reads observations
 _DECODES = "decode_step"  # and the one that writes
 
@@ -36,7 +39,8 @@ class Assumed:
     """How often things happen that only a run's data decide.
 
     A loop without a fixed length is known by the named scope that it stands in: AGENT_LOOP holds a
-    loop for each kind of step, PIECES reads a text piece by piece. Of another one is not known how
+    loop for each kind of step, PIECES reads a text piece by piece, and attention's loops over the
+    blocks of a cache tell how many there are (attention/filled.py). Of another one is not known how
     often it runs: it may neither multiply matrices nor send anything to other chips, and the little
     that it moves counts as often as a text has pieces. Choices are the vision tower's, between
     attention within windows and over the whole frame. An attention kernel skips the blocks that
@@ -128,6 +132,17 @@ def unknown_loop(name: str) -> UserError:
     )
 
 
+def times_of(scope: str, inside: Inside) -> float | None:
+    """How often a loop of this named scope runs, other than the agent loop's; None: not known."""
+    if scope == PIECES:
+        return inside.pieces
+    blocks = _BLOCKS.fullmatch(scope)
+    if blocks is None:
+        return None
+    share = inside.own if blocks[1] == OWN_BLOCKS else inside.begun
+    return max(1.0, share * int(blocks[2]))
+
+
 def count_flops(trace: ClosedJaxpr, assumed: Assumed) -> Flops:
     """Operations of a traced program, such as Report.trace.
 
@@ -157,10 +172,10 @@ def _count(jaxpr: Jaxpr, assumed: Assumed, inside: Inside) -> Flops:
                     step = _plain(kind.params["body_jaxpr"])
                     parts.append(_count(step, assumed, own).times(steps))
             else:
-                once = _count(body, assumed, inside)
-                if once.total and scope != PIECES:
+                once, often = _count(body, assumed, inside), times_of(scope, inside)
+                if once.total and often is None:
                     raise unknown_loop(scope)
-                parts.append(once.times(inside.pieces))
+                parts.append(once.times(inside.pieces if often is None else often))
         elif name == "cond":
             shares = assumed.branches(len(params["branches"]))
             for share, branch in zip(shares, params["branches"], strict=True):

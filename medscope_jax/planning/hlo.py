@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from medscope_jax.errors import UserError
 from medscope_jax.models.attention.cached import OWN_KERNEL, PREFIX_KERNEL
 from medscope_jax.planning.arithmetic import product_flops
-from medscope_jax.planning.flops import AGENT_LOOP, PIECES, Assumed, Inside, unknown_loop
+from medscope_jax.planning.flops import AGENT_LOOP, Assumed, Inside, times_of, unknown_loop
 from medscope_jax.planning.fusions import IN_PLACE, SLICING, bytes_read, bytes_written
 from medscope_jax.planning.hlo_text import (
     Computation,
@@ -145,9 +145,9 @@ class _Reader:
             for kind, (count, own) in zip(kinds, often, strict=True):
                 self.visit(kind.calls("body"), times * count, own)
             return
-        before = self.flops, dict(self.collectives)
-        self.visit(body, times * inside.pieces, inside)
-        if name != PIECES and (self.flops, self.collectives) != before:
+        before, often = (self.flops, dict(self.collectives)), times_of(name, inside)
+        self.visit(body, times * (inside.pieces if often is None else often), inside)
+        if often is None and (self.flops, self.collectives) != before:
             raise unknown_loop(name)
 
     def open_loops(self, name: str) -> list[Instruction]:

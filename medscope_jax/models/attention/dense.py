@@ -252,12 +252,18 @@ class Part(NamedTuple):
     top: jax.Array  # float32 [.., 1]: the score whose weight is 1
 
 
-def join(first: Part, second: Part) -> jax.Array:
-    """Attention to the keys of both parts, float32 [.., hd]."""
+def merge(first: Part, second: Part) -> Part:
+    """Attention to the keys of both parts."""
     top = jnp.maximum(first.top, second.top)
     one, other = jnp.exp(first.top - top), jnp.exp(second.top - top)
     values = first.values * one + second.values * other
-    return values / (first.total * one + second.total * other)
+    return Part(values, first.total * one + second.total * other, top)
+
+
+def join(first: Part, second: Part) -> jax.Array:
+    """Attention to the keys of both parts, float32 [.., hd]."""
+    both = merge(first, second)
+    return both.values / both.total
 
 
 def attend_part(

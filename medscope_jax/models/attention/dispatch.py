@@ -39,13 +39,13 @@ from medscope_jax.models.attention.dense import (
     attend_causal,
     attend_joined,
     attend_packed,
-    attend_part,
     join,
     sees,
     segments,
 )
+from medscope_jax.models.attention.filled import BEGUN_BLOCKS, OWN_BLOCKS, attend_filled
 from medscope_jax.models.attention.splash import attend_splash, padding_for_splash
-from medscope_jax.models.cache import Cache, Prefix, own_start, read
+from medscope_jax.models.cache import Cache, Prefix, own_start
 from medscope_jax.models.layers import precision
 from medscope_jax.models.model_config import ModelConfig
 
@@ -170,30 +170,36 @@ def _attend_by_kernel(query, cache, layer, start, active, config, interpret) -> 
 def _attend_densely(query, cache, layer, start, active, config, interpret) -> jax.Array:
     """As _attend_by_kernel."""
     prefix, exact, count = cache.prefix, precision(config.dtype), query.shape[3]
-    positions = start[:, None] + jnp.arange(count)
-    allowed = jnp.arange(cache.length) <= positions[..., None]
-    own = attend_part(query, *read(cache, layer, query.dtype), allowed, exact)
+    last = start[:, None] + jnp.arange(count)  # position of the row that each query attends up to
+    newest = jnp.where(active, start + count - 1, 0).max(initial=0)
+
+    def allowed(positions: jax.Array) -> jax.Array:
+        return positions <= last[..., None]
+
+    own = attend_filled(query, cache, layer, newest, allowed, exact, OWN_BLOCKS)
     if prefix is None:
         return (own.values / own.total).astype(query.dtype)
-    key, value = read(prefix.cache, layer, query.dtype)
-    length = prefix.length[:: max(1, prefix.group)]
+    length, rows = prefix.length[:: max(1, prefix.group)], None
     if prefix.group or count > 1:
-        if not prefix.group:
-            key, value = key[prefix.row], value[prefix.row]
+        rows = None if prefix.group else prefix.row
         folded, change = _fold(query, prefix)
     else:
         # Each prompt is read once, for all rows: more products than copies of a prompt for each of
         # its rows, but fewer bytes.
-        length = jnp.zeros(len(key), jnp.int32).at[prefix.row].max(prefix.length)
-        folded = query.transpose(1, 0, 2, 3, 4).reshape(1, key.shape[1], -1, 1, query.shape[-1])
-        folded = jnp.broadcast_to(folded, (len(key), *folded.shape[1:]))
+        prompts = prefix.cache.rows
+        length = jnp.zeros(prompts, jnp.int32).at[prefix.row].max(prefix.length)
+        folded = query.transpose(1, 0, 2, 3, 4).reshape(1, cache.kv_heads, -1, 1, query.shape[-1])
+        folded = jnp.broadcast_to(folded, (prompts, *folded.shape[1:]))
 
         def change(x: jax.Array) -> jax.Array:
             x = x.reshape(*x.shape[:2], len(query), -1, 1, x.shape[-1])
             return x.transpose(2, 0, 1, 3, 4, 5)[jnp.arange(len(query)), prefix.row]
 
-    allowed = (jnp.arange(key.shape[2]) < length[:, None])[:, None]
-    part = attend_part(folded, key, value, allowed, exact)
+    def begun(positions: jax.Array) -> jax.Array:
+        return (positions < length[:, None])[:, None]
+
+    newest = length.max() - 1
+    part = attend_filled(folded, prefix.cache, layer, newest, begun, exact, BEGUN_BLOCKS, rows)
     return join(own, Part(*map(change, part))).astype(query.dtype)
 
 
