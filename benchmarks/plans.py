@@ -99,7 +99,10 @@ def plan_one(path: str, spec: str, name: str) -> dict:
     try:
         mesh = plan_mesh(config)
         check(config, mesh)
-        return to_dict(spec, config, mesh, plan(config, mesh, [name]))
+        names = [name]
+        if name == "rollout" and (config.rollout.tensor or config.rollout.weights_dtype):
+            names.append("weights")  # on their way to the rollouts
+        return to_dict(spec, config, mesh, plan(config, mesh, names))
     except (jax.errors.JaxRuntimeError, UserError) as error:
         return {"programs": {name: {"fits": False, "failed": one_line(error)[:300]}}}
 
@@ -108,7 +111,8 @@ def add(plans: dict, spec: str, found: dict) -> None:
     """Puts a plan of some programs of a config beside those of its other programs."""
     known = plans.setdefault(spec, {"programs": {}})
     programs = known["programs"] | found["programs"]
-    known |= found | {"programs": {name: programs[name] for name in PROGRAMS if name in programs}}
+    order = sorted(programs, key=[*PROGRAMS, *programs].index)
+    known |= found | {"programs": {name: programs[name] for name in order}}
     known["fits"] = all(program["fits"] for program in programs.values())
 
 

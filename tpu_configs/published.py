@@ -146,6 +146,7 @@ def use_published_size(config: ConfigDict, target: Target) -> None:
             "call_tokens": 96,
             "prefill_rows": 1,
             "prefill_tokens": sizes.view.piece,
+            "tensor": sizes.rollout_tensor,
             # Without a TPU's kernel, attention has a copy of what it reads of the caches.
             "slots": sizes.slots if packed else max(1, sizes.slots // 2),
         }

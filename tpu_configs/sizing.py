@@ -67,6 +67,7 @@ class Sizes(NamedTuple):
     rows: dict[str, int]  # of one pass
     questions: int
     slots: int
+    rollout_tensor: int  # of rollouts; 0: as in training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +178,15 @@ class Cut:
         own = (view.length - view.prompt) * position
         return 2 ** int(math.log2(max(1.0, (_CACHES * self.memory - prompts) / own)))
 
+    def heads(self, slots: int) -> int:
+        """Parts of the heads in rollouts, if they are more than in training: chips along context
+        take part in a question's rollouts together, where all of these have a slot, in place of
+        some rollouts each, for which each would read all of its weights."""
+        parts = self.tensor * self.context
+        fits = self.questions * GROUP <= slots * self.shards
+        whole = self.model.text.num_attention_heads % parts == 0
+        return parts if self.context > 1 and fits and whole else 0
+
 
 def cut(
     model: ModelConfig, memory: int, full: bool, packed: bool, chips: int, slices: int
@@ -197,4 +207,5 @@ def cut(
     view, one = next(found, (VIEWS[-1], tried[-1]))
     batch = {stage: one.batch(stage) for stage in SUPERVISED}
     rows = {stage: one.rows(stage, view) for stage in SUPERVISED}
-    return Sizes(view, tensor, one.context, batch, rows, one.questions, one.slots(view))
+    slots = one.slots(view)
+    return Sizes(view, tensor, one.context, batch, rows, one.questions, slots, one.heads(slots))
