@@ -77,6 +77,22 @@ def test_the_models_that_the_run_has_are_evaluated(alone, micro_run):
     assert "Grounding and grounded VQA" in (alone / "report.html").read_text()
 
 
+@pytest.mark.invariant
+def test_rollouts_by_other_weights_are_weighed(micro_run, micro_arguments, tmp_path):
+    """By int8 weights and, from the second step on, by those of the step before: near the learning
+    policy's, and told apart from them. What is evaluated is the exact model."""
+    changes = {"stages": "ga_grpo", "start_from": f"{micro_run}:cold_start", "ga_grpo.steps": 3}
+    changes |= {"rl.lag": 1, "rollout.weights_dtype": "int8", "loss.importance_cap": 2.0}
+    train.main(changed(micro_arguments, tmp_path / "run", **changes))
+    lines = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "reward" in line]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    for line in lines:
+        assert line["ratio_max"] == 1  # to the policy before the one update
+        assert line["importance_mean"] == pytest.approx(1, abs=0.05)
+        assert 0 < line["logprob_gap_max"] < 1
+    assert {row["model"] for row in rows_of(tmp_path / "run", "rl")} == {"rl"}
+
+
 def test_stages_one_after_the_other_in_one_workdir(micro_run, micro_arguments, tmp_path, capsys):
     """The first alone has no model to evaluate; the baseline then learns from it."""
     workdir = tmp_path / "run"
