@@ -27,7 +27,8 @@ What the figures are of, and what not:
   before this one included; bytes_before is what it was when the job began.
 
 Then how the cost of 64 rollouts grows with turns, with window frames and, for ours, with the
-length of the videos: 60, 600 and 3600 bank frames, of which every prompt shows the same number.
+length of the videos (60, 600 and 3600 bank frames, of which every prompt shows the same number) and
+with the frames that a prompt shows, for 1 and for 8 rollouts a question.
 
 --json FILE keeps all numbers; measurements that are in FILE already and are not done again stay, so
 that sizes can be measured one at a time. Needs torch and transformers. Run it on an idle machine,
@@ -60,6 +61,11 @@ _GROWTH = {
     "turns": [Job(turns=n, window=8, length=160 + 48 * n, always=True) for n in (1, 2, 4, 8)],
     "window": [Job(turns=2, window=n, length=224 + 6 * n, always=True) for n in (8, 16, 32)],
     "video": [Job(turns=2, bank_seconds=n, length=320, always=True) for n in (60, 600, 3600)],
+    "preview": [
+        Job(turns=2, bank_seconds=600, length=320 + 5 * n, always=True, group=group, preview=n)
+        for n in (16, 128, 512)
+        for group in (1, 8)
+    ],
 }
 
 
@@ -92,13 +98,18 @@ def measure_growth(folder: Path, rollouts: int, quick: bool) -> dict:
         found = run_side(folder, side, jobs, 1, False)
         for what, several in grown.items():
             for job in several if _can(side, what) else ():
-                value = {"turns": job.turns, "window": job.window, "video": job.bank_seconds}[what]
+                value = {
+                    "turns": job.turns,
+                    "window": job.window,
+                    "video": job.bank_seconds,
+                    "preview": f"{job.preview} x {job.group}",
+                }[what]
                 result[what].setdefault(str(value), {})[side] = found[job]
     return result
 
 
 def _can(side: str, what: str) -> bool:
-    return side == "ours" or what != "video"
+    return side == "ours" or what not in ("video", "preview")
 
 
 def run_side(

@@ -54,13 +54,15 @@ class Job:
 
     Attributes:
       size: of SIZES.
-      rollouts: a multiple of GROUP.
+      rollouts: a multiple of group.
+      group: rollouts of a question.
       turns: most tool calls of a rollout.
       window: most frames of one.
       length: slots of a conversation.
       always: whether every turn asks for a long window; else the weights decide.
       bank_seconds: of the bank's videos in place of the recordings' (one frame a second, random
         visual tokens); 0 for the recordings'.
+      preview: frames that a prompt shows; 0: as many as the CPU config's.
     """
 
     size: str = "1m"
@@ -70,6 +72,8 @@ class Job:
     length: int = 256
     always: bool = False
     bank_seconds: int = 0
+    group: int = GROUP
+    preview: int = 0
 
     @property
     def name(self) -> str:
@@ -111,6 +115,7 @@ def make_world(folder: Path, job: Job) -> World:
     config.rl.kl_coefficient = 0.0  # the other sides have no penalty
     config.model.text.initializer_range = _GAIN / config.model.text.hidden_size**0.5
     config.dialogue.update(max_tool_turns=job.turns, window_frames=job.window, length=job.length)
+    config.dialogue.preview_frames = job.preview or config.dialogue.preview_frames
     # Times of hours must not take more tokens than those of minutes: each is one, in all jobs.
     ticks = max(config.video.max_frames, job.bank_seconds and 3600) + 1
     letters = ["so left where is it? 0123456789", *WORDS] * 20
@@ -133,7 +138,7 @@ def make_world(folder: Path, job: Job) -> World:
     questions = ["where is it?", "is it left?", "so where?", "left?", "where so?", "it?"]
     records = [
         {"video": str(i % RECORDINGS), "question": f"{questions[i % 6]} {i}"}
-        for i in range(job.rollouts // GROUP)
+        for i in range(job.rollouts // job.group)
     ]
     places = [i % RECORDINGS for i in range(len(records))]
     return World(run, params, records, places, count_params(model))

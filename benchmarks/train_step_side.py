@@ -105,7 +105,7 @@ def _ours(folder, world, job, repeats, update) -> tuple[list[TimedRollout], floa
     def keep(done):
         kept[:] = [done]
 
-    once = ours(run, world.params, world.records, world.places, videos, bank, GROUP, keep)
+    once = ours(run, world.params, world.records, world.places, videos, bank, job.group, keep)
     first, _ = _timed(once)
     outcomes = [once() for _ in range(repeats)]
     episode, work = jax.device_put(kept[0].episode), kept[0].work
@@ -114,7 +114,7 @@ def _ours(folder, world, job, repeats, update) -> tuple[list[TimedRollout], floa
     result["frames_shown"] = int(jnp.sum(episode.visual_index >= 0)) // run.layout.tokens_per_frame
     asked = bank.padded(np.array(world.places))
     part = jnp.asarray(flat_tokens(asked))
-    video = np.arange(len(episode.tokens)) // GROUP
+    video = np.arange(len(episode.tokens)) // job.group
     index = flat_index(video, episode.visual_index, len(part) // len(world.places))
     fields = (episode.tokens, index, episode.role, episode.logprobs)
     arrays = dict(zip(_FIELDS, map(np.asarray, fields), strict=True))
