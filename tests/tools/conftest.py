@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from medscope_jax.tools import Call, CallStatus, Tool, byte_table, interpret, parse_call
+from tests.xla_cases import NEWER_FUSIONS
 
 BYTES = [bytes([i]) for i in range(256)]
 
@@ -26,7 +27,7 @@ def agree():
     """
     plain = byte_table(BYTES)
     # Loops of a great many steps: what makes fusions faster is worth its time to compile.
-    on_device = jax.jit(interpret, compiler_options={"xla_cpu_use_fusion_emitters": True})
+    on_device = jax.jit(interpret, compiler_options=NEWER_FUSIONS)
 
     def check(calls, durations, rows, width, table=plain, encode=list):
         host = [parse_call_bytes(c, d) for c, d in zip(calls, durations, strict=True)]

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from medscope_jax.tools.decimals import read_decimals
+from tests.xla_cases import NEWER_FUSIONS
 
 WIDTH = 900
-_read = jax.jit(read_decimals, compiler_options={"xla_cpu_use_fusion_emitters": True})
+_read = jax.jit(read_decimals, compiler_options=NEWER_FUSIONS)
 
 
 def check(texts):
