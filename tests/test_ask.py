@@ -230,7 +230,9 @@ def test_outputs_that_are_refused(micro_run, recording, refusal, tmp_path):
     same = tmp_path / "trace"
     line = refusal(ask.main, arguments(micro_run, recording, html=same, json=same))
     assert "is --html's already" in line
-    assert "required: --question" in refusal(ask.main, ["--workdir", micro_run, "--video", "a"])
+    assert "name --video and --question" in refusal(
+        ask.main, ["--workdir", str(micro_run), "--video", "a"]
+    )
 
 
 def test_a_full_disk_while_writing_keeps_the_old_trace(

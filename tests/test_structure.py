@@ -22,7 +22,7 @@ LAYERS = (
     "benchmarks",
     "tpu_configs",
     "medscope_jax cli train evaluate evaluate_out evaluate_flags ask plan check convert encode "
-    "inference",
+    "inference question_file",
     "tfds_builders",
     "planning invariants evaluation",
     "training",
