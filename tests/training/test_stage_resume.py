@@ -69,6 +69,7 @@ def run():
     config.log = ConfigDict(
         {"every": 2, "checkpoint_every": 3, "checkpoint_minutes": 0, "profile": ""}
     )
+    config.evaluation = ConfigDict({"every": 2})
     mesh = make_mesh({}, jax.devices()[:1])
     return Run(config, Path("."), mesh, None, None, cases.MODEL, None, None)
 
@@ -93,8 +94,16 @@ def compiled(optimizer):
     return jax.jit(noisy, donate_argnums=0)
 
 
-def session(run, folder, optimizer, fuse):
-    """One start of a program of two stages, as train.train does it; returns the parameters."""
+def score(params):
+    """A number between 0 and 1 that goes up and down with what is learned."""
+    return {
+        "validation_score": float(jnp.sin(1e3 * jax.tree.leaves(params["text"])[0].sum()) / 2 + 0.5)
+    }
+
+
+def session(run, folder, optimizer, fuse, validate=None):
+    """One start of a program of two stages, as train.train does it; returns the parameters, the
+    state, and the best checkpoint's step and score where it validates."""
     examples = cases.sft_batch(10)
 
     class Writer(MetricsWriter):
@@ -127,8 +136,13 @@ def session(run, folder, optimizer, fuse):
             params = jax.tree.map(jnp.asarray, cases.params())
             for name in ("warm_up", "cold_start"):
                 start = functools.partial(lambda params: params, params)
-                params = run_stage(run, name, start, prepare, checkpoints, writer)
-        return bits(params), [bits(checkpoints.restore(state_of(run, "cold_start")).state)]
+                params = run_stage(
+                    run, name, start, prepare, checkpoints, writer, validate=validate
+                )
+        state = state_of(run, "cold_start")
+        best = checkpoints.restore(state, stage="cold_start", finished=False, best=True)
+        best = best and (best.meta["step"], best.meta["validation"], bits(best.state.params))
+        return bits(params), [bits(checkpoints.restore(state).state)], best
 
 
 def lines(folder):
@@ -162,6 +176,42 @@ def test_stopped_at_any_event_the_program_ends_the_same(run, whole, tmp_path, ev
     with pytest.raises(Killed):
         session(run, tmp_path, optimizer, Fuse(event))
     assert session(run, tmp_path, optimizer, Fuse()) == outcome
+    assert lines(tmp_path) == log
+
+
+def validated(run, folder, optimizer, fuse):
+    def validate(params):
+        fuse()
+        return score(params)
+
+    return session(run, folder, optimizer, fuse, validate)
+
+
+@pytest.fixture(scope="module")
+def whole_validated(run, whole, tmp_path_factory):
+    """As whole, of a program that validates after steps 2, 4 and 5."""
+    folder, fuse = tmp_path_factory.mktemp("validated"), Fuse()
+    outcome = validated(run, folder, whole[0], fuse)
+    log = lines(folder)
+    scores = [line["validation_score"] for line in log if "validation_score" in line][3:]
+    steps = [line["step"] for line in log if "validation_score" in line][3:]
+    assert steps == [2, 4, 5] and len(set(scores)) == 3
+    assert outcome[2][:2] == max(zip(steps, scores, strict=True), key=lambda each: each[1])
+    return fuse.count, outcome, log
+
+
+# Before and after a validation, and what it made the run save, of the second stage.
+VALIDATED = [e if e in (32, 36) else pytest.param(e, marks=SLOW) for e in range(1, 55)]
+
+
+@pytest.mark.parametrize("event", VALIDATED)
+def test_stopped_between_validations(run, whole, whole_validated, tmp_path, event):
+    """The same scores, and the same best checkpoint."""
+    events, outcome, log = whole_validated
+    assert events == 54
+    with pytest.raises(Killed):
+        validated(run, tmp_path, whole[0], Fuse(event))
+    assert validated(run, tmp_path, whole[0], Fuse()) == outcome
     assert lines(tmp_path) == log
 
 
