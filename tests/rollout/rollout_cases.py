@@ -159,10 +159,10 @@ def play(world, config, draw=sample):
     return episode, metrics, program, arguments
 
 
-def assert_same(found, wanted):
-    """Two episodes are the same, log-probabilities to 1e-5."""
+def assert_same(found, wanted, atol=1e-5):
+    """Two episodes are the same, log-probabilities to atol."""
     for name in ("tokens", "visual_index", "role", "positions"):
         np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), err_msg=name)
     for got, want in zip(found.calls, wanted.calls, strict=True):
         np.testing.assert_array_equal(got, want)
-    np.testing.assert_allclose(found.logprobs, wanted.logprobs, atol=1e-5)
+    np.testing.assert_allclose(found.logprobs, wanted.logprobs, atol=atol)

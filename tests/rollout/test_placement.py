@@ -108,7 +108,8 @@ def test_int8_weights(world):
     placed = jax.device_put(params, param_shardings(params, mesh))
     for own, given, tensor in ((one_device(), params, 0), (mesh, placed, 4)):
         found, weights = rolled(world, own, given, weights_dtype="int8", tensor=tensor)
-        cases.assert_same(found.episode, wanted.episode)
+        # Sums of products with int8 are up to 127 times as large before their factor is applied.
+        cases.assert_same(found.episode, wanted.episode, atol=5e-5)
         assert weights["text"]["layers"]["mlp"]["up_proj"]["kernel"].dtype == jnp.int8
     assert params["text"]["layers"]["mlp"]["up_proj"]["kernel"].dtype == jnp.float32
 

@@ -35,7 +35,7 @@ def run():
         "epochs": 0.0,
     }
     sections = {"warm_up": stage | {"train_vision": True}, "cold_start": stage, "ga_grpo": stage}
-    config = ConfigDict({"seed": 3, "rl": {"updates": 2}, **sections})
+    config = ConfigDict({"seed": 3, "rl": {"updates": 2, "lag": 0}, **sections})
     config.log = ConfigDict(
         {"every": 2, "checkpoint_every": 10, "checkpoint_minutes": 0, "profile": ""}
     )

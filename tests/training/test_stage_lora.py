@@ -36,7 +36,7 @@ def make_run(rl=(), model=MODEL):
         "cold_start": stage | {"train_vision": False, "lora": True},
         "ga_grpo": stage | {"train_vision": False, "lora": True},
     }
-    config = ConfigDict({"seed": 3, "rl": {"updates": 1, **dict(rl)}, **sections})
+    config = ConfigDict({"seed": 3, "rl": {"updates": 1, "lag": 0, **dict(rl)}, **sections})
     config.log = ConfigDict(
         {"every": 1, "checkpoint_every": 2, "checkpoint_minutes": 0, "profile": ""}
     )

@@ -50,7 +50,7 @@ def test_another_config_names_the_first_keys_with_both_values(tmp_path):
         {
             "seed": 0,
             "start_from": "",
-            "rl": {"group_size": 8, "rate": 1e-4},
+            "rl": {"group_size": 8, "lag": 0, "rate": 1e-4},
             "shape": (1, 2),
             "log": {"every": 5},
         }
@@ -64,7 +64,7 @@ def test_another_config_names_the_first_keys_with_both_values(tmp_path):
         reopen(tmp_path, config)
     with config.unlocked():
         del config["seed"]
-        config.rl = ConfigDict({"group_size": 8, "rate": 1e-4, "new": True})
+        config.rl = ConfigDict({"group_size": 8, "lag": 0, "rate": 1e-4, "new": True})
     with pytest.raises(UserError, match="rl.new was nothing, now True; seed was 0, now nothing"):
         reopen(tmp_path, config)
 
