@@ -126,7 +126,7 @@ def test_a_program_whose_loops_are_not_understood_is_not_planned(monkeypatch, st
     """A plan that counted such a loop once would be wrong without a word."""
 
     def make(config, mesh, stands_for=""):
-        x = jax.ShapeDtypeStruct((4,), float, sharding=NamedSharding(mesh, PartitionSpec()))
+        x = jax.ShapeDtypeStruct((4,), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))
         kinds = dict.fromkeys(steps, lambda x: x + 1)
         program = lambda x: agent_loop(x, **kinds) if kinds else x + 1  # noqa: E731
         return {"rollout": Program(program, {"x": x}, agent_loop=True)}
