@@ -57,7 +57,7 @@ def parse_arguments(
     namespace = parser.parse_args(rest)
     namespace.overrides = overrides
     for name, options in flags.items():
-        value = getattr(namespace, name.removeprefix("--"))
+        value = getattr(namespace, name.removeprefix("--").replace("-", "_"))
         if isinstance(value, str) and options.get("metavar") in (*_FILES, *_FOLDERS):
             (check_folder if options["metavar"] in _FOLDERS else check_local)(value, name)
     return namespace

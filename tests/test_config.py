@@ -183,6 +183,8 @@ def test_command_line():
     parsed = config_lib.parse_arguments("Trains.", line.split(), FLAGS)
     assert (parsed.config, parsed.workdir, parsed.seed) == ("f.py:smoke", "d", None)
     assert parsed.overrides == ["rl.group_size=16", "seed=-1"]
+    flags = {"--no-growth": {"action": "store_true"}}
+    assert config_lib.parse_arguments("Measures.", ["--no-growth"], flags).no_growth
 
 
 @pytest.mark.parametrize(
