@@ -172,10 +172,10 @@ def _count(jaxpr: Jaxpr, assumed: Assumed, inside: Inside) -> Flops:
                     step = _plain(kind.params["body_jaxpr"])
                     parts.append(_count(step, assumed, own).times(steps))
             else:
-                once, often = _count(body, assumed, inside), times_of(scope, inside)
-                if once.total and often is None:
+                once, times = _count(body, assumed, inside), times_of(scope, inside)
+                if once.total and times is None:
                     raise unknown_loop(scope)
-                parts.append(once.times(inside.pieces if often is None else often))
+                parts.append(once.times(inside.pieces if times is None else times))
         elif name == "cond":
             shares = assumed.branches(len(params["branches"]))
             for share, branch in zip(shares, params["branches"], strict=True):

@@ -145,9 +145,9 @@ class _Reader:
             for kind, (count, own) in zip(kinds, often, strict=True):
                 self.visit(kind.calls("body"), times * count, own)
             return
-        before, often = (self.flops, dict(self.collectives)), times_of(name, inside)
-        self.visit(body, times * (inside.pieces if often is None else often), inside)
-        if often is None and (self.flops, self.collectives) != before:
+        before, trips = (self.flops, dict(self.collectives)), times_of(name, inside)
+        self.visit(body, times * (inside.pieces if trips is None else trips), inside)
+        if trips is None and (self.flops, self.collectives) != before:
             raise unknown_loop(name)
 
     def open_loops(self, name: str) -> list[Instruction]:

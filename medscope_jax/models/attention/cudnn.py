@@ -86,18 +86,18 @@ def attend_cudnn(
         x = jnp.take_along_axis(x, positions, axis=1, mode="clip")
         return x.reshape(-1, count, *x.shape[2:])
 
-    out = _attend_first(*map(lay_out, (query, key, value)), lengths, implementation)
+    out = _attend_first(lengths, implementation, *map(lay_out, (query, key, value)))
     out = out.reshape(rows, -1, *out.shape[2:])
     out = jnp.take_along_axis(out, found.places[..., None, None], axis=1, mode="clip")
     return jnp.pad(out, [(0, 0), (0, length - out.shape[1]), (0, 0), (0, 0)])
 
 
 def _attend_first(
+    lengths: jax.Array,
+    implementation: Implementation,
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    lengths: jax.Array,
-    implementation: Implementation,
 ) -> jax.Array:
     """Causal attention [B, L, H, hd] among each row's first lengths [B] positions; 0 behind them.
 
@@ -129,7 +129,7 @@ def _attend_joined(
     def add(number: jax.Array, out: jax.Array) -> jax.Array:
         begin, lengths = _conversation(segment, number)
         inputs = (_shift(x, begin) for x in (query, key, value))
-        return out + _shift(_attend_first(*inputs, lengths, implementation), -begin)
+        return out + _shift(_attend_first(lengths, implementation, *inputs), -begin)
 
     return jax.lax.fori_loop(1, segment.max() + 1, add, jnp.zeros_like(query))
 
@@ -146,7 +146,7 @@ def _backward(implementation, kept, slope):
         begin, lengths = _conversation(segment, number)
 
         def attend(*inputs: jax.Array) -> jax.Array:
-            return _attend_first(*inputs, lengths, implementation)
+            return _attend_first(lengths, implementation, *inputs)
 
         pull = jax.vjp(attend, *(_shift(x, begin) for x in inputs))[1]
         own = pull(_shift(slope, begin))
