@@ -36,6 +36,7 @@ MISTYPED = {
     "benchmarks.bfloat16": [(["--jsn=f"], "--json")],
     "benchmarks.damage": [(["--replya=x"], "--replay")],
     "benchmarks.input_wait": [(["--jsn=f"], "--json")],
+    "benchmarks.large_suite": [(["--traget=d"], "--target")],
     "benchmarks.model": [(["--jsn=f"], "--json")],
     "benchmarks.plans": [(["--jsno=f"], "--json")],
     "benchmarks.rollouts": [(["--wrkdir=run"], "--workdir")],
