@@ -59,7 +59,7 @@ def world(folder):
     model = model_config({"text": text, "vision": vision})
     rollout = {"turn_tokens": 16, "call_tokens": 12, "prefill_rows": 3}
     rollout |= {"temperature": 1.0, "top_p": 1.0}
-    rollout |= {"slots": 0, "prefill_tokens": 0, "kv_dtype": ""}
+    rollout |= {"slots": 0, "prefill_tokens": 0, "kv_dtype": "", "tensor": 0}
     video = {"fps": 1.0, "height": SIZE[0], "width": SIZE[1], "max_frames": 40}
     config = ConfigDict({"rollout": rollout, "video": video})
     special_tokens = find_special_tokens(tokenizer, LAYOUT)
