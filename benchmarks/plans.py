@@ -84,6 +84,8 @@ def main(argv: list[str]) -> None:
             for program in found["programs"].values():
                 program["compiled"] = datetime.date.today().isoformat()
             add(result["plans"], spec, found)
+            known = result["plans"]
+            result["plans"] = {one: known[one] for one in configs() if one in known}
             write_text(path, json.dumps(result, indent=1) + "\n")
     print(table(result["plans"]))
 
