@@ -12,6 +12,7 @@ named, since a file's name may name a patient.
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,5 +142,5 @@ def _failed(asked: AskedQuestion, error: UserError) -> dict[str, Any]:
     path = asked.recording[0]
     told = str(error)
     for name in (path, os.path.basename(path)):
-        told = told.replace(name, "the recording")
+        told = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "the recording", told)
     return {**_head(asked), "question": asked.question, "error": told}
